@@ -1,0 +1,70 @@
+"""What every row becomes: text in parts, some of them trained; and the ledger that accounts for each row."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of an example's text, and whether the model is trained to produce it."""
+
+    text: str
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row as text. `label` is set in classification only; `line` is where the row starts in its file, from 1."""
+
+    id: str
+    parts: tuple[Part, ...]
+    label: str | None = None
+    line: int = 0
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(part.text for part in self.parts)
+
+    @property
+    def prompt(self) -> str:
+        """The text before the last trained part; the whole text when nothing is trained."""
+        return "".join(part.text for part in self.parts[: self._last_trained()])
+
+    @property
+    def answer(self) -> str:
+        """The text of the last trained part; "" when nothing is trained."""
+        last = self._last_trained()
+        return self.parts[last].text if last < len(self.parts) else ""
+
+    def _last_trained(self) -> int:
+        trained = [index for index, part in enumerate(self.parts) if part.trained]
+        return trained[-1] if trained else len(self.parts)
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something to say about one row."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Every row accounted for: rows = trained + len(rejected), and every truncated row is also a trained one."""
+
+    rows: int = 0
+    trained: int = 0
+    truncated: tuple[Note, ...] = ()
+    rejected: tuple[Note, ...] = ()
+    leaks: tuple[Note, ...] = ()
+    detected: str = ""
+
+    def sentence(self) -> str:
+        """The account in words, with the first reason of each kind."""
+        text = f"{self.rows} rows: {self.trained} used, {len(self.truncated)} cut, {len(self.rejected)} rejected"
+        for name, notes in (("cut", self.truncated), ("rejected", self.rejected), ("leak", self.leaks)):
+            if notes:
+                more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""
+                text += f"; {name}: line {notes[0].line}: {notes[0].reason}{more}"
+        return text
