@@ -1,0 +1,292 @@
+"""What every method promises on every kind of decoder: the protocol of `methods/`, method by method, family by family."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from tests import bases
+from tunewise.errors import UserError
+from tunewise.methods import METHODS, parse_method
+from tunewise.methods.attach import Tuned, attach, count
+from tunewise.methods.base import CannotFold, Method
+from tunewise.methods.store import load_adapter, save_adapter
+from tunewise.models.anatomy import read_anatomy
+
+# One or more configurations a method: the registry must not hold a method that is missing here.
+VARIANTS: dict[str, list[dict]] = {
+    "frozen": [{}],
+    "full": [{}],
+    "top_layers": [{"layers": 1}],
+    "bitfit": [{"add": True}],
+    "lora": [
+        {"rank": 4},
+        {"rank": 2, "roles": ["all"], "rslora": True, "init": "gaussian"},
+        {"rank": 3, "roles": ["attention"], "layers": [-1], "dropout": 0.5},
+    ],
+    "bottleneck": [{"bottleneck": 4}, {"bottleneck": 3, "placement": "houlsby", "activation": "gelu"}],
+    "prompt_tuning": [{"virtual_tokens": 3}, {"virtual_tokens": 2, "init": "random"}],
+}
+METHOD_CASES = [(name, fields) for name, variants in VARIANTS.items() for fields in variants]
+CASES = [(family, name, fields) for family in bases.CONFIGS for name, fields in METHOD_CASES]
+TRAINED_CASES = [case for case in CASES if case[1] != "frozen"]
+IDS = torch.tensor([[5, 9, 33, 20, 7, 41, 3], [8, 8, 60, 12, 50, 6, 11]])
+
+
+def identify(case: tuple[str, str, dict]) -> str:
+    family, name, fields = case
+    return "-".join([family, name, *(f"{key}={value}" for key, value in fields.items())])
+
+
+over_cases = pytest.mark.parametrize("case", CASES, ids=identify)
+over_trained_cases = pytest.mark.parametrize("case", TRAINED_CASES, ids=identify)
+
+
+def method_of(case: tuple[str, str, dict]) -> Method:
+    return parse_method({"name": case[1], **case[2]})
+
+
+def attached(case: tuple[str, str, dict], dtype: torch.dtype = torch.float64) -> Tuned:
+    return attach(bases.build(case[0], dtype), method_of(case))
+
+
+def logits(model: PreTrainedModel, prefix: tuple[int, ...] = ()) -> Tensor:
+    """Logits at the positions of IDS, with virtual tokens before them where there are any."""
+    with torch.no_grad():
+        return model(with_prefix(prefix), use_cache=False).logits[:, len(prefix) :]
+
+
+def with_prefix(prefix: tuple[int, ...]) -> Tensor:
+    return torch.cat([torch.tensor([list(prefix)] * len(IDS), dtype=torch.long), IDS], dim=1)
+
+
+def randomise(tuned: Tuned) -> None:
+    """Move every trained tensor, so that the method has an effect."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in tuned.trainable.values():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+
+
+def test_every_method_of_the_registry_has_cases_here():
+    assert set(VARIANTS) == set(METHODS)
+    assert len(bases.CONFIGS) >= 11
+    assert len(CASES) >= 120
+
+
+@over_cases
+def test_born_as_the_base_and_off_is_the_base_bit_for_bit(case):
+    base = logits(bases.build(case[0]))
+    tuned = attached(case)
+    if not tuned.prefix_ids:
+        tuned.model.eval()
+        assert torch.equal(logits(tuned.model), base)
+    randomise(tuned)
+    changed = logits(tuned.model, tuned.prefix_ids)
+    if case[1] != "frozen":
+        assert (changed - base).abs().max() > 1e-6
+    tuned.off()
+    assert tuned.prefix_ids == ()
+    assert torch.equal(logits(tuned.model), base)
+    tuned.on()
+    assert torch.equal(logits(tuned.model, tuned.prefix_ids), changed)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case[1] != "prompt_tuning"], ids=identify)
+def test_the_dial_lies_between_base_and_tuned(case):
+    base = bases.build(case[0])
+    tuned = attached(case)
+    randomise(tuned)
+    full = {name: value.clone() for name, value in tuned.state().items()}
+    tuned.scale = 0.25
+    for name, parameter in tuned.selected.items():
+        start = base.get_parameter(name)
+        torch.testing.assert_close(parameter, start + 0.25 * (full[f"base.{name}"] - start))
+    for name, value in tuned.state().items():
+        assert torch.equal(value, full[name]), "state is the tuned one at every scale"
+    tuned.scale = 1.0
+    for name, parameter in tuned.trainable.items():
+        assert torch.equal(parameter, full[name])
+
+
+@over_cases
+def test_exactly_the_declared_tensors_get_gradients(case):
+    tuned = attached(case)
+    randomise(tuned)
+    ids = with_prefix(tuned.prefix_ids)
+    loss = tuned.model(ids, use_cache=False).logits[:, len(tuned.prefix_ids) :].square().sum()
+    if case[1] == "frozen":
+        assert not loss.requires_grad
+        return
+    loss.backward()
+    declared = set(map(id, tuned.trainable.values()))
+    for name, parameter in tuned.trainable.items():
+        assert parameter.grad is not None, name
+    for name, parameter in tuned.model.named_parameters():
+        if id(parameter) not in declared:
+            assert parameter.grad is None, name
+            assert not parameter.requires_grad, name
+
+
+@over_cases
+def test_count_on_meta_is_the_real_count(case):
+    tuned = attached(case)
+    config = AutoConfig.for_model(case[0].removesuffix("_tied"), **bases.CONFIGS[case[0]])
+    with torch.device("meta"):
+        shell = AutoModelForCausalLM.from_config(config)
+    assert count(shell, method_of(case)) == tuned.n_trainable == sum(v.numel() for v in tuned.state().values())
+    assert tuned.n_trainable > 0 or case[1] == "frozen"
+
+
+@over_trained_cases
+def test_saved_and_loaded_bit_for_bit(case, tmp_path):
+    tuned = attached(case, torch.float32)
+    randomise(tuned)
+    save_adapter(tuned, tmp_path / "adapter")
+    fresh = load_adapter(bases.build(case[0], torch.float32), tmp_path / "adapter")
+    assert fresh.method.configuration() == tuned.method.configuration()
+    assert fresh.state().keys() == tuned.state().keys()
+    for name, value in tuned.state().items():
+        assert torch.equal(fresh.state()[name], value), name
+    assert torch.equal(logits(fresh.model, fresh.prefix_ids), logits(tuned.model, tuned.prefix_ids))
+
+
+@over_cases
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_folded_equals_attached_or_refuses_with_the_reason(case, scale):
+    tuned = attached(case)
+    randomise(tuned)
+    tuned.scale = scale
+    before = {name: value.clone() for name, value in tuned.model.state_dict().items()}
+    foldable = case[1] in ("frozen", "full", "top_layers", "lora") or (case[1] == "bitfit" and not tuned.deltas)
+    if not foldable:
+        with pytest.raises(CannotFold, match=r"no equivalent dense weight|no place|tied"):
+            tuned.fold()
+        return
+    folded = tuned.fold()
+    torch.testing.assert_close(logits(folded), logits(tuned.model), rtol=0, atol=1e-10)
+    assert folded.state_dict().keys() == before.keys()
+    for name, value in tuned.model.state_dict().items():
+        assert torch.equal(value, before[name]), "folding leaves the attached model alone"
+
+
+@over_cases
+def test_detached_is_the_base_bit_for_bit(case):
+    model = bases.build(case[0])
+    reference = copy.deepcopy(model)
+    tuned = attach(model, method_of(case))
+    randomise(tuned)
+    assert tuned.detach() is model
+    for name, value in reference.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in reference.parameters()]
+    assert torch.equal(logits(model), logits(reference))
+
+
+@over_cases
+def test_a_first_method_leaves_nothing_behind_for_a_second(case):
+    model = bases.build(case[0])
+    first = attach(model, method_of(case))
+    randomise(first)
+    with pytest.raises(UserError, match="already carries"):
+        attach(model, METHODS["frozen"]())
+    first.detach()
+    second = attach(model, parse_method({"name": "lora", "rank": 2, "roles": ["v"]}), seed=3)
+    alone = attach(bases.build(case[0]), parse_method({"name": "lora", "rank": 2, "roles": ["v"]}), seed=3)
+    for tuned in (second, alone):
+        randomise(tuned)
+    assert second.state().keys() == alone.state().keys()
+    assert torch.equal(logits(second.model), logits(alone.model))
+
+
+@over_trained_cases
+def test_gradient_checkpointing_changes_no_gradient(case):
+    gradients = []
+    for checkpointing in (False, True):
+        tuned = attached(case)
+        randomise(tuned)
+        if checkpointing:
+            tuned.model.gradient_checkpointing_enable({"use_reentrant": False})
+        tuned.model.train()
+        torch.manual_seed(0)
+        ids = with_prefix(tuned.prefix_ids)
+        tuned.model(ids, use_cache=False).logits.square().mean().backward()
+        gradients.append({name: p.grad for name, p in tuned.trainable.items()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-9, atol=1e-12)
+
+
+@over_trained_cases
+def test_learns_eight_examples_by_heart(case):
+    """The loss on eight fixed sequences falls by what the method's size allows."""
+    tuned = attached(case, torch.float32)
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(3, bases.VOCABULARY, (8, 6), generator=generator)
+    n_prefix = len(tuned.prefix_ids)
+    inputs = torch.cat([torch.tensor([list(tuned.prefix_ids)] * 8, dtype=torch.long), ids], dim=1)
+    optimiser = torch.optim.AdamW(tuned.trainable.values(), lr=2e-2, weight_decay=0.0)
+    losses = []
+    for _ in range(30):
+        scores = tuned.model(inputs, use_cache=False).logits[:, n_prefix:-1].flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(scores, ids[:, 1:].flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    bar = {"full": 0.2, "top_layers": 0.5}.get(case[1], 0.95)
+    assert losses[-1] < bar * losses[0], (losses[0], losses[-1])
+
+
+@over_cases
+def test_generate_runs_and_equals_greedy_by_hand(case):
+    tuned = attached(case, torch.float32)
+    randomise(tuned)
+    start = with_prefix(tuned.prefix_ids)[:1]
+    generated = tuned.model.generate(
+        start, attention_mask=torch.ones_like(start), max_new_tokens=4, do_sample=False, eos_token_id=None
+    )
+    by_hand = start
+    for _ in range(4):
+        with torch.no_grad():
+            step = tuned.model(by_hand, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)
+        by_hand = torch.cat([by_hand, step], dim=1)
+    assert torch.equal(generated, by_hand)
+
+
+@pytest.mark.parametrize("name", [n for n in VARIANTS if n != "frozen"])
+def test_a_delta_acts_in_bfloat16_with_float32_parameters(name):
+    tuned = attached(("llama", name, VARIANTS[name][0]), torch.bfloat16)
+    randomise(tuned)
+    assert tuned.model(with_prefix(tuned.prefix_ids), use_cache=False).logits.dtype == torch.bfloat16
+    for key, parameter in tuned.trainable.items():
+        assert parameter.dtype == (torch.bfloat16 if key.startswith("base.") else torch.float32)
+
+
+@pytest.mark.parametrize("family", bases.CONFIGS)
+def test_counts_are_the_papers_closed_forms(family):
+    model = bases.build(family)
+    anatomy = read_anatomy(model)
+    d, layers, r = anatomy.d_model, anatomy.n_layers, 4
+    d_kv = next(site.d_out for site in anatomy.sites if site.role == "v")
+    d_q = next(site.d_out for site in anatomy.sites if site.role == "q")
+    expected = {
+        # LoRA, section 4.1: r (d_in + d_out) a matrix
+        ("lora", "rank"): layers * r * ((d + d_q) + (d + d_kv)),
+        # Houlsby et al., section 2.1: 2md + d + m an adapter, two a layer
+        ("bottleneck", "bottleneck"): layers * 2 * (2 * r * d + d + r),
+        # Lester et al., section 2: p e
+        ("prompt_tuning", "virtual_tokens"): r * d,
+    }
+    for (name, size), n in expected.items():
+        extra = {"placement": "houlsby"} if name == "bottleneck" else {}
+        assert count(model, parse_method({"name": name, size: r, **extra})) == n, name
+    assert count(model, METHODS["full"]()) == sum(p.numel() for p in model.parameters())
+    assert count(model, METHODS["frozen"]()) == 0
+    biases = sum(p.numel() for name, p in model.named_parameters() if name.endswith(".bias"))
+    if biases:
+        assert count(model, METHODS["bitfit"]()) == biases
+    else:
+        with pytest.raises(UserError, match="0 biases"):
+            count(model, METHODS["bitfit"]())

@@ -1,0 +1,164 @@
+"""Hugging Face peft as the oracle: the same numbers from the same file, in both directions."""
+
+import json
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests import bases
+from tunewise.errors import UserError
+from tunewise.methods import parse_method
+from tunewise.methods.attach import attach
+from tunewise.methods.store import load_adapter, save_adapter
+from tunewise.models.anatomy import read_anatomy
+
+IDS = torch.tensor([[5, 9, 33, 20, 7, 41, 3], [8, 8, 60, 12, 50, 6, 11]])
+WHOLE = {"phi3": "qkv", "gpt2": "qkv", "gpt_neox": "qkv"}  # peft knows no slices of a fused module
+
+
+def roles(family: str) -> list[str]:
+    return [WHOLE[family], "down"] if family in WHOLE else ["q", "v", "down"]
+
+
+def randomise(parameters) -> None:
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+
+
+def leaf_names(family: str) -> list[str]:
+    anatomy = read_anatomy(bases.build(family))
+    return sorted({site.module.split(".", 3)[-1] for site in anatomy.find(roles(family))})
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("family", bases.CONFIGS)
+def test_peft_reads_our_lora(family, rslora, tmp_path):
+    method = parse_method({"name": "lora", "rank": 4, "alpha": 12, "rslora": rslora, "roles": roles(family)})
+    tuned = attach(bases.build(family, torch.float32), method)
+    randomise(tuned.trainable.values())
+    save_adapter(tuned, tmp_path / "adapter")
+    ours = tuned.model(IDS, use_cache=False).logits
+    theirs = peft.PeftModel.from_pretrained(bases.build(family, torch.float32), tmp_path / "adapter", is_trainable=True)
+    logits = theirs(input_ids=IDS, use_cache=False).logits
+    torch.testing.assert_close(logits, ours, rtol=0, atol=1e-5)
+    assert (logits - bases.build(family, torch.float32)(IDS).logits).abs().max() > 1e-3
+
+    ours.square().mean().backward()
+    logits.square().mean().backward()
+    gradients = {name: p.grad for name, p in theirs.named_parameters() if p.requires_grad}
+    assert len(gradients) == len(tuned.trainable)
+    stored = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    for name, parameter in tuned.trainable.items():
+        key = next(k for k in stored if torch.equal(stored[k], parameter))
+        grad = gradients[key.replace(".weight", ".default.weight")]
+        torch.testing.assert_close(grad, parameter.grad, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("family", bases.CONFIGS)
+def test_we_read_pefts_lora(family, rslora, tmp_path):
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=4,
+        lora_alpha=12,
+        use_rslora=rslora,
+        target_modules=leaf_names(family),
+        fan_in_fan_out=family == "gpt2",
+    )
+    theirs = peft.get_peft_model(bases.build(family, torch.float32), config)
+    randomise(p for name, p in theirs.named_parameters() if "lora_" in name)
+    theirs.eval().save_pretrained(tmp_path / "adapter")
+    tuned = load_adapter(bases.build(family, torch.float32), tmp_path / "adapter")
+    torch.testing.assert_close(
+        tuned.model(IDS, use_cache=False).logits, theirs(input_ids=IDS, use_cache=False).logits, rtol=0, atol=1e-5
+    )
+    assert set(tuned.method.roles) == set(roles(family))
+
+
+def test_our_keys_and_configuration_are_those_peft_writes(tmp_path):
+    theirs = peft.get_peft_model(
+        bases.build("llama", torch.float32),
+        peft.LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=12, target_modules=["q_proj", "v_proj"]),
+    )
+    theirs.save_pretrained(tmp_path / "theirs")
+    tuned = attach(bases.build("llama", torch.float32), parse_method({"name": "lora", "rank": 4, "alpha": 12}))
+    save_adapter(tuned, tmp_path / "ours")
+    keys = [load_file(tmp_path / side / "adapter_model.safetensors").keys() for side in ("ours", "theirs")]
+    assert keys[0] == keys[1]
+    ours, reference = (json.loads((tmp_path / s / "adapter_config.json").read_text()) for s in ("ours", "theirs"))
+    reference["target_modules"] = sorted(reference["target_modules"])
+    ours.pop("base_model_name_or_path")
+    for field, value in ours.items():
+        assert reference[field] == value, field
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "opt"])
+def test_prompt_tuning_both_ways(family, tmp_path):
+    tuned = attach(bases.build(family, torch.float32), parse_method({"name": "prompt_tuning", "virtual_tokens": 3}))
+    randomise(tuned.trainable.values())
+    save_adapter(tuned, tmp_path / "ours")
+    prefix = torch.tensor([list(tuned.prefix_ids)] * len(IDS))
+    ours = tuned.model(torch.cat([prefix, IDS], dim=1), use_cache=False).logits
+    theirs = peft.PeftModel.from_pretrained(bases.build(family, torch.float32), tmp_path / "ours")
+    torch.testing.assert_close(theirs(input_ids=IDS, use_cache=False).logits, ours, rtol=0, atol=1e-5)
+    theirs.save_pretrained(tmp_path / "theirs")
+    back = load_adapter(bases.build(family, torch.float32), tmp_path / "theirs")
+    assert torch.equal(back.state()["delta.embedding.prompt"], tuned.state()["delta.embedding.prompt"])
+
+
+def test_layers_are_kept_apart_by_whole_paths(tmp_path):
+    method = parse_method({"name": "lora", "rank": 4, "roles": ["q"], "layers": [1]})
+    tuned = attach(bases.build("llama", torch.float32), method)
+    randomise(tuned.trainable.values())
+    save_adapter(tuned, tmp_path / "adapter")
+    theirs = peft.PeftModel.from_pretrained(bases.build("llama", torch.float32), tmp_path / "adapter")
+    torch.testing.assert_close(theirs(input_ids=IDS).logits, tuned.model(IDS).logits, rtol=0, atol=1e-5)
+    assert sum("lora_A" in name for name, _ in theirs.named_parameters()) == 1
+
+
+def test_a_slice_stays_ours_alone(tmp_path):
+    tuned = attach(bases.build("gpt2", torch.float32), parse_method({"name": "lora", "rank": 4, "roles": ["q"]}))
+    save_adapter(tuned, tmp_path / "adapter")
+    assert not (tmp_path / "adapter" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"use_dora": True}, "sets use_dora=True"),
+        ({"modules_to_save": ["lm_head"]}, "sets modules_to_save="),
+        ({"target_modules": ".*(q|v)_proj"}, "names its modules by a pattern"),
+        ({"init_lora_weights": "pissa"}, "changes the base's weights too"),
+        ({"peft_type": "BOFT"}, "has no counterpart here yet"),
+        ({"a_field_from_the_future": 3}, "sets a_field_from_the_future=3"),
+        ({"rank_pattern": {"q_proj": 2}}, "sets rank_pattern="),
+    ],
+)
+def test_what_we_cannot_express_is_refused_by_name(change, message, tmp_path):
+    theirs = peft.get_peft_model(
+        bases.build("llama", torch.float32), peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"])
+    )
+    theirs.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(UserError, match=message):
+        load_adapter(bases.build("llama", torch.float32), tmp_path)
+
+
+def test_an_adapter_for_other_modules_or_sizes_is_refused(tmp_path):
+    theirs = peft.get_peft_model(
+        bases.build("llama", torch.float32), peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"])
+    )
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="belongs to no site of this base"):
+        load_adapter(bases.build("gpt2", torch.float32), tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    save_file({k: v[:, :-1].contiguous() for k, v in tensors.items()}, tmp_path / "adapter_model.safetensors")
+    model = bases.build("llama", torch.float32)
+    with pytest.raises(UserError, match="has shape"):
+        load_adapter(model, tmp_path)
+    attach(model, parse_method("frozen"))  # the failed load left nothing attached

@@ -1,0 +1,70 @@
+"""tunewise: which way of adapting this model is worth it here, what did it cost, and what did it forget?
+
+The public names, imported when they are first used so that `import tunewise` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tunewise.compare import compare
+    from tunewise.errors import UserError
+    from tunewise.methods import METHODS, BitFit, BottleneckAdapter, Frozen, Full, LoRA, PromptTuning, TopLayers
+    from tunewise.methods.attach import Tuned, attach, count
+    from tunewise.methods.store import load_adapter, save_adapter
+    from tunewise.models.load import load_base
+    from tunewise.run import evaluate, run, train
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "UserError": "tunewise.errors",
+    "METHODS": "tunewise.methods",
+    "BitFit": "tunewise.methods",
+    "BottleneckAdapter": "tunewise.methods",
+    "Frozen": "tunewise.methods",
+    "Full": "tunewise.methods",
+    "LoRA": "tunewise.methods",
+    "PromptTuning": "tunewise.methods",
+    "TopLayers": "tunewise.methods",
+    "Tuned": "tunewise.methods.attach",
+    "attach": "tunewise.methods.attach",
+    "count": "tunewise.methods.attach",
+    "load_adapter": "tunewise.methods.store",
+    "save_adapter": "tunewise.methods.store",
+    "load_base": "tunewise.models.load",
+    "compare": "tunewise.compare",
+    "evaluate": "tunewise.run",
+    "run": "tunewise.run",
+    "train": "tunewise.run",
+}
+
+__all__ = [
+    "METHODS",
+    "BitFit",
+    "BottleneckAdapter",
+    "Frozen",
+    "Full",
+    "LoRA",
+    "PromptTuning",
+    "TopLayers",
+    "Tuned",
+    "UserError",
+    "attach",
+    "compare",
+    "count",
+    "evaluate",
+    "load_adapter",
+    "load_base",
+    "run",
+    "save_adapter",
+    "train",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tunewise' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value

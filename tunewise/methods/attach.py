@@ -1,0 +1,260 @@
+"""Attaching a method to a base: `attach(model, LoRA(rank=8)) -> Tuned`. What every method shares is written here, once."""
+
+import copy
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tunewise.errors import UserError
+from tunewise.methods.base import CannotFold, Delta, Method
+from tunewise.models.anatomy import Anatomy, Site, read_anatomy
+from tunewise.models.weights import dense_weight, set_dense_weight
+
+_ATTACHED: "weakref.WeakKeyDictionary[PreTrainedModel, Tuned]" = weakref.WeakKeyDictionary()
+
+
+def attach(
+    model: PreTrainedModel,
+    method: Method,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    seed: int = 0,
+) -> "Tuned":
+    """Freeze `model` and put `method` on it, initialised from `seed`; the global generator is left as it was.
+
+    The model keeps its class, module tree and key names, so whatever drives a transformers model drives it tuned.
+    `tokenizer` is needed by methods that start from text. Raises UserError when a method is attached already, or
+    when the base lacks a site that the method asks for.
+    """
+    if model in _ATTACHED:
+        raise UserError(
+            f"this model already carries {_ATTACHED[model].method.name!r}", hint="call .detach() on that one first"
+        )
+    anatomy = read_anatomy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        deltas = dict(method.deltas(anatomy))
+        sites = _sites_by_name(anatomy)
+        for name, delta in deltas.items():
+            weight = model.get_submodule(sites[name].module).weight
+            delta.to(device=weight.device, dtype=_delta_dtype(model.dtype))
+        method.warm_start(model, anatomy, deltas, tokenizer)
+    tuned = Tuned(model, method, anatomy, deltas)
+    _ATTACHED[model] = tuned
+    return tuned
+
+
+def count(model: PreTrainedModel, method: Method) -> int:
+    """How many values `method` would train on `model`, which may live on the `meta` device; nothing is allocated."""
+    anatomy = read_anatomy(model)
+    with torch.device("meta"):
+        added = sum(p.numel() for delta in method.deltas(anatomy).values() for p in delta.parameters())
+    return added + sum(p.numel() for p in _selected(model, method, anatomy).values())
+
+
+class Tuned:
+    """A base with one method attached.
+
+    `scale` λ sets how much of it acts: y + λ·(after(x, y) − y) at every site and θ₀ + λ·(θ − θ₀) for selected
+    tensors, so 0 is the base, bit for bit, and 1 the tuned model. A soft prompt has no dial between: at 0 the
+    virtual tokens are left out, at every other λ they are there, scaled.
+    """
+
+    def __init__(self, model: PreTrainedModel, method: Method, anatomy: Anatomy, deltas: dict[str, Delta]) -> None:
+        self.model = model
+        self.method = method
+        self.anatomy = anatomy
+        self.deltas = deltas
+        self.selected = _selected(model, method, anatomy)
+        self._original = {name: p.detach().clone() for name, p in self.selected.items()}
+        self._set_aside: dict[str, Tensor] = {}  # the tuned values of selected tensors while λ is not 1
+        self._scale = 1.0
+        self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
+        model.requires_grad_(False)
+        for parameter in self.trainable.values():
+            parameter.requires_grad_(True)
+        self._hooks = self._install()
+
+    @property
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Every tensor being trained, by a stable name: `base.<name in the model>` or `delta.<site>.<name>`."""
+        tensors = {f"base.{name}": parameter for name, parameter in self.selected.items()}
+        for site, delta in self.deltas.items():
+            tensors |= {f"delta.{site}.{name}": parameter for name, parameter in delta.named_parameters()}
+        return tensors
+
+    @property
+    def n_trainable(self) -> int:
+        return sum(parameter.numel() for parameter in self.trainable.values())
+
+    @property
+    def prefix_ids(self) -> tuple[int, ...]:
+        """Virtual token ids that every sequence must begin with; none while the method is off."""
+        return () if self._scale == 0 else self.method.prefix_ids(self.anatomy)
+
+    def state(self) -> dict[str, Tensor]:
+        """The tuned values, detached and copied: everything an adapter file holds."""
+        aside = {f"base.{name}": value for name, value in self._set_aside.items()}
+        return {name: aside.get(name, p).detach().clone() for name, p in self.trainable.items()}
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set every trained tensor; raises UserError unless names and shapes are exactly this method's."""
+        own = self.trainable
+        missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
+        if missing or extra:
+            raise UserError(
+                f"these are not the tensors of {self.method.name!r}: {len(missing)} missing "
+                f"({', '.join(sorted(missing)[:3])}), {len(extra)} unknown ({', '.join(sorted(extra)[:3])})",
+                hint="load the adapter with the method it was saved from: tunewise.load_adapter(model, folder)",
+            )
+        wrong = [name for name in own if own[name].shape != state[name].shape]
+        if wrong:
+            raise UserError(
+                f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}, this base needs {tuple(own[wrong[0]].shape)}",
+                hint="the adapter belongs to a base of another size",
+            )
+        scale = self._scale
+        self.scale = 1.0
+        for name, parameter in own.items():
+            parameter.copy_(state[name])
+        self.scale = scale
+
+    @property
+    def scale(self) -> float:
+        return self._scale
+
+    @scale.setter
+    @torch.no_grad()
+    def scale(self, value: float) -> None:
+        if self._scale == 1.0 and value != 1.0:
+            self._set_aside = {name: p.detach().clone() for name, p in self.selected.items()}
+        for name, parameter in self.selected.items():
+            if value == 0.0:
+                parameter.copy_(self._original[name])
+            elif self._set_aside:
+                tuned = self._set_aside[name]
+                parameter.copy_(tuned if value == 1.0 else torch.lerp(self._original[name], tuned, value))
+        if value == 1.0:
+            self._set_aside = {}
+        self._scale = float(value)
+
+    def off(self) -> None:
+        self.scale = 0.0
+
+    def on(self) -> None:
+        self.scale = 1.0
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The base inside the block; λ as it was after it."""
+        scale = self.scale
+        self.off()
+        try:
+            yield
+        finally:
+            self.scale = scale
+
+    def detach(self) -> PreTrainedModel:
+        """Take everything off: the model is the base again, bit for bit, with its own `requires_grad` flags."""
+        self.off()
+        for hook in self._hooks:
+            hook.remove()
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(self._required_grad[name])
+            parameter.grad = None
+        _ATTACHED.pop(self.model, None)
+        return self.model
+
+    def fold(self) -> PreTrainedModel:
+        """A new model whose own weights act as base and method together, at the present λ; this one is untouched.
+
+        Raises CannotFold where no such weights exist: deltas that are not linear, tied embeddings, quantised bases.
+        """
+        sites = _sites_by_name(self.anatomy)
+        tied = [name for name in self.deltas if sites[name].role in ("embedding", "head") and self.anatomy.head_is_tied]
+        if tied:
+            raise CannotFold(
+                f"the {tied[0]} of this base is tied to its other end: a weight folded there would change both",
+                hint="serve it attached: tunewise.load_adapter",
+            )
+        folded = self._copy_of_model()
+        for name, delta in self.deltas.items():
+            weight, bias = dense_weight(self.model, sites[name])
+            wide = weight.to(_delta_dtype(weight.dtype))
+            new_weight, new_bias = delta.fold(wide, None if bias is None else bias.to(wide))
+            weight = torch.lerp(wide, new_weight, self._scale)
+            if new_bias is not None:
+                old = torch.zeros_like(new_bias) if bias is None else bias.to(wide)
+                new_bias = torch.lerp(old, new_bias, self._scale)
+            set_dense_weight(folded, sites[name], weight, new_bias)
+        return folded
+
+    def _copy_of_model(self) -> PreTrainedModel:
+        for hook in self._hooks:
+            hook.remove()
+        gradients = {name: p.grad for name, p in self.selected.items()}
+        for parameter in self.selected.values():
+            parameter.grad = None
+        try:
+            return copy.deepcopy(self.model).requires_grad_(True)
+        finally:
+            self._hooks = self._install()
+            for name, parameter in self.selected.items():
+                parameter.grad = gradients[name]
+
+    def _install(self) -> list[torch.utils.hooks.RemovableHandle]:
+        sites = _sites_by_name(self.anatomy)
+        handles = []
+        for name, delta in self.deltas.items():
+            module = self.model.get_submodule(sites[name].module)
+            inputs: list[Tensor] = []  # what the site was given, where `before` changes it
+            if type(delta).before is not Delta.before:
+                handles.append(module.register_forward_pre_hook(self._before(delta, inputs)))
+            handles.append(module.register_forward_hook(self._after(sites[name], delta, inputs)))
+        return handles
+
+    def _before(self, delta: Delta, inputs: list[Tensor]) -> Callable:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            inputs.append(args[0])
+            return (delta.before(args[0]), *args[1:])
+
+        return hook
+
+    def _after(self, site: Site, delta: Delta, inputs: list[Tensor]) -> Callable:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            x = inputs.pop() if inputs else args[0]
+            if self._scale == 0.0:
+                return None
+            if delta.training != module.training:  # model.train() and .eval() do not reach outside the module tree
+                delta.train(module.training)
+            y = site.read(output)
+            tuned = delta.after(x, y)
+            if self._scale != 1.0:
+                tuned = y + self._scale * (tuned - y)
+            return site.write(output, tuned)
+
+        return hook
+
+
+def _sites_by_name(anatomy: Anatomy) -> dict[str, Site]:
+    ends = [site for site in (anatomy.embedding, anatomy.head) if site is not None]
+    return {site.name: site for site in (*anatomy.sites, *ends)}
+
+
+def _selected(model: PreTrainedModel, method: Method, anatomy: Anatomy) -> dict[str, nn.Parameter]:
+    """The base's parameters that the method names, in the model's own order."""
+    wanted = set(method.select(anatomy))
+    absent = wanted - set(anatomy.parameters)
+    if absent:
+        raise UserError(f"this base has no parameter {sorted(absent)[0]!r}", hint="see model.named_parameters()")
+    return {name: parameter for name, parameter in model.named_parameters() if name in wanted}
+
+
+def _delta_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Deltas are kept in float32 on a half-precision base, and in the base's own precision otherwise."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,1 @@
+"""Soft prompts: learned vectors that the base reads as if they were tokens."""

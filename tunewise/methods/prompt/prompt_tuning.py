@@ -1,0 +1,89 @@
+"""Prompt tuning: [P; X], learned vectors P before the embedded input X.  Lester et al. 2021, arXiv:2104.08691, section 2.
+
+A soft prompt is extra vocabulary: virtual token j has the id `vocab_size + j`, and the delta on the embedding turns
+those ids into the rows of P. Whoever builds a sequence begins it with `Tuned.prefix_ids`; positions, masks, caches
+and generation then need nothing special.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import AliasChoices, Field, model_validator
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tunewise.errors import UserError
+from tunewise.methods.base import Delta, Method
+from tunewise.models.anatomy import Anatomy
+
+
+class SoftPrompt(Delta):
+    """P (virtual_tokens, d) on the embedding; x holds token ids."""
+
+    def __init__(self, virtual_tokens: int, vocab_size: int, d: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        # Lester et al., section 3.2: random starts are drawn from this range
+        self.prompt = nn.Parameter(torch.empty(virtual_tokens, d).uniform_(-0.5, 0.5))
+
+    def before(self, x: Tensor) -> Tensor:
+        return torch.where(x >= self.vocab_size, 0, x)
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        row = (x - self.vocab_size).clamp(min=0)
+        return torch.where((x >= self.vocab_size).unsqueeze(-1), self.prompt.to(y.dtype)[row], y)
+
+
+class PromptTuning(Method):
+    """`virtual_tokens` learned vectors before every sequence; the base itself does not change."""
+
+    name = "prompt_tuning"
+    family = "additive"
+    trains = "virtual tokens before the input"
+    paper = "arXiv:2104.08691"
+    equation = "[P; X]"
+    learning_rate = 3e-1
+    learning_rate_source = "Lester et al. 2021, arXiv:2104.08691, section 3.1 (0.3)"
+
+    virtual_tokens: int = Field(20, ge=1, validation_alias=AliasChoices("virtual_tokens", "num_virtual_tokens"))
+    """Length of the soft prompt."""
+    init: Literal["vocabulary", "text", "random"] = "vocabulary"
+    """Start from embeddings of tokens drawn at random, from those of `text`, or uniform in ±0.5."""
+    text: str = Field("", validation_alias=AliasChoices("text", "prompt_tuning_init_text"))
+    """The text to start from, repeated or cut to `virtual_tokens` tokens."""
+
+    @model_validator(mode="after")
+    def _text_where_it_is_used(self) -> "PromptTuning":
+        if (self.init == "text") != bool(self.text):
+            raise ValueError("init='text' and a non-empty text belong together")
+        return self
+
+    def prefix_ids(self, anatomy: Anatomy) -> tuple[int, ...]:
+        return tuple(range(anatomy.vocab_size, anatomy.vocab_size + self.virtual_tokens))
+
+    def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
+        site = anatomy.embedding
+        return {site.name: SoftPrompt(self.virtual_tokens, anatomy.vocab_size, site.d_out)}
+
+    @torch.no_grad()
+    def warm_start(
+        self,
+        model: PreTrainedModel,
+        anatomy: Anatomy,
+        deltas: Mapping[str, Delta],
+        tokenizer: PreTrainedTokenizerBase | None,
+    ) -> None:
+        if self.init == "random":
+            return
+        if self.init == "vocabulary":
+            ids = torch.randint(anatomy.vocab_size, (self.virtual_tokens,))
+        elif tokenizer is None:
+            raise UserError("prompt_tuning with init='text' needs a tokenizer", hint="attach(..., tokenizer=tokenizer)")
+        else:
+            tokens = tokenizer.encode(self.text, add_special_tokens=False)
+            repeats = -(-self.virtual_tokens // len(tokens))
+            ids = torch.tensor((tokens * repeats)[: self.virtual_tokens])
+        embed = model.get_submodule(anatomy.embedding.module)
+        (delta,) = deltas.values()
+        delta.prompt.copy_(embed(ids.to(embed.weight.device)))

@@ -1,0 +1,1 @@
+"""Reparametrising methods: a change of the weights, written in fewer numbers."""

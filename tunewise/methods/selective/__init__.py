@@ -1,0 +1,1 @@
+"""Selective methods: tensors of the base itself become trainable."""

@@ -1,0 +1,56 @@
+"""BitFit: y = W x + (b₀ + Δb). Only bias vectors are trained.  Ben Zaken et al. 2022, arXiv:2106.10199."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tunewise.errors import UserError
+from tunewise.methods.base import CannotFold, Delta, Method
+from tunewise.models.anatomy import Anatomy
+
+
+class AddedBias(Delta):
+    """A bias (d_out,) on a module that has none, zero at birth."""
+
+    def __init__(self, d_out: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(d_out))
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + self.bias.to(y.dtype)
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        raise CannotFold(
+            "the base has no place for the biases that bitfit added", hint="serve it attached: tunewise.load_adapter"
+        )
+
+
+class BitFit(Method):
+    """Every bias of the base; with `add`, also new ones where a linear layer has none."""
+
+    name = "bitfit"
+    family = "selective"
+    trains = "bias vectors"
+    paper = "arXiv:2106.10199"
+    equation = "y = W x + (b₀ + Δb)"
+    learning_rate = 1e-3
+    learning_rate_source = "Ben Zaken et al. 2022, arXiv:2106.10199, appendix (1e-4 to 1e-3)"
+
+    add: bool = False
+    """Give linear layers without a bias a new one, zero at birth (bases such as llama have none)."""
+
+    def select(self, anatomy: Anatomy) -> Iterable[str]:
+        biases = [name for name in anatomy.parameters if name.endswith(".bias")]
+        if not biases and not self.add:
+            raise UserError(
+                f"bitfit trains biases, and this {anatomy.model_type} base has 0 biases",
+                hint="method.add=true adds zero-initialised ones to its linear layers",
+            )
+        return biases
+
+    def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
+        if not self.add:
+            return {}
+        sites = anatomy.find(["all"])
+        return {site.name: AddedBias(site.d_out) for site in sites if not site.has_bias}

@@ -1,0 +1,23 @@
+"""Frozen: θ = θ₀. Nothing is trained; k demonstrations in the prompt make it in-context learning.
+
+Brown et al. 2020, "Language Models are Few-Shot Learners", arXiv:2005.14165.
+"""
+
+from pydantic import Field
+
+from tunewise.methods.base import Method
+
+
+class Frozen(Method):
+    """The base as it is, with `shots` demonstrations before every question."""
+
+    name = "frozen"
+    family = "baseline"
+    trains = "nothing"
+    paper = "arXiv:2005.14165"
+    equation = "θ = θ₀"
+    learning_rate = 0.0
+    learning_rate_source = "nothing is trained"
+
+    shots: int = Field(0, ge=0)
+    """Demonstrations drawn from the training split, by seed; 0 is zero-shot."""

@@ -1,0 +1,200 @@
+"""Adapter folders: saving, loading, and proving that what was saved works.
+
+tunewise.json               the method, the base and tokenizer it belongs to, versions
+adapter_model.safetensors   its tensors, under peft's names where peft has such an adapter
+adapter_config.json         peft's configuration, where it has one: peft loads the folder as it stands
+probe.safetensors           a few prompts with the logits of base and tuned model, to check a reload against
+manifest.json               size and sha-256 of each file
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tunewise import files
+from tunewise.errors import UserError
+from tunewise.methods import parse_method
+from tunewise.methods.attach import Tuned, attach
+from tunewise.methods.base import Method
+from tunewise.methods.interop import PeftForm, from_peft, to_peft
+from tunewise.models import fingerprint
+from tunewise.models.anatomy import read_anatomy
+
+FORMAT = 1
+CARD, TENSORS, PEFT_CONFIG, PROBE = (
+    "tunewise.json",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "probe.safetensors",
+)
+PROBED_VOCABULARY = 256
+
+
+def save_adapter(
+    tuned: Tuned,
+    folder: str | Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    base_name: str = "",
+    notes: Mapping[str, object] | None = None,
+    probe: Sequence[Sequence[int]] = (),
+) -> None:
+    """Write the adapter folder in one step. `probe` holds a few prompts as token ids, for `check_probe`."""
+    form = to_peft(tuned, base_name) or PeftForm({}, {})
+    tensors = {form.keys.get(name, name): tensor.contiguous() for name, tensor in tuned.state().items()}
+    with tuned.disabled():
+        base_print = fingerprint.of_model(tuned.model)
+    card = {
+        "format": FORMAT,
+        "method": tuned.method.configuration(),
+        "base": {"name": base_name, "model_type": tuned.anatomy.model_type, "fingerprint": base_print},
+        "tokenizer": None if tokenizer is None else fingerprint.of_tokenizer(tokenizer),
+        "chat_template": None if tokenizer is None else fingerprint.of_chat_template(tokenizer),
+        "dtype": str(tuned.model.dtype).removeprefix("torch."),
+        "n_trainable": tuned.n_trainable,
+        "versions": {name: version(name) for name in ("tunewise", "torch", "transformers")},
+        "notes": dict(notes or {}),
+    }
+    with files.folder(folder) as new:
+        files.write_json(new / CARD, card)
+        with files.writing(new / TENSORS) as path:
+            save_file(tensors, path, metadata={"format": "pt"})
+        if form.config:
+            files.write_json(new / PEFT_CONFIG, form.config)
+        if probe:
+            with files.writing(new / PROBE) as path:
+                save_file(_probe(tuned, probe), path, metadata={"format": "pt"})
+
+
+def load_adapter(
+    model: PreTrainedModel, folder: str | Path, *, tokenizer: PreTrainedTokenizerBase | None = None
+) -> Tuned:
+    """Attach the adapter in `folder`, ours or one that peft wrote, to `model`.
+
+    Raises UserError when a file is damaged, the adapter belongs to another base or tokenizer, or it does not fit.
+    """
+    folder = Path(folder)
+    if (folder / CARD).is_file():
+        method, state = _read_own(model, folder, tokenizer)
+    elif (folder / PEFT_CONFIG).is_file():
+        config = files.read_json(folder / PEFT_CONFIG)
+        if not isinstance(config, dict):
+            raise UserError(f"{folder / PEFT_CONFIG} is no adapter configuration", hint="it must hold a json object")
+        method, state = from_peft(config, _read_tensors(folder), read_anatomy(model))
+    else:
+        raise UserError(
+            f"{folder} is no adapter folder: it has neither {CARD} nor {PEFT_CONFIG}",
+            hint="give the adapter/ folder of a run, or one written by peft's save_pretrained()",
+        )
+    # starting values that need text would be overwritten by the state at once
+    tuned = attach(model, method, tokenizer=tokenizer)
+    try:
+        tuned.load_state(state)
+    except UserError:
+        tuned.detach()
+        raise
+    return tuned
+
+
+def check_probe(tuned: Tuned, folder: str | Path) -> dict[str, float]:
+    """The largest absolute differences between the probe saved in `folder` and this model now.
+
+    `tuned` with the method on, `base` with it off, `effect` between the two as saved: 0 would be an adapter that
+    does nothing.
+    """
+    path = Path(folder) / PROBE
+    if not path.is_file():
+        raise UserError(f"{folder} holds no {PROBE}", hint="adapters saved by a run have one; save with probe=[...]")
+    saved = load_file(path)
+    prompts = [saved[f"prompt.{index}"].tolist() for index in range(len(saved) // 3)]
+    now = _probe(tuned, prompts)
+
+    def largest(names: Sequence[tuple[dict[str, Tensor], str, dict[str, Tensor], str]]) -> float:
+        return max(float((a[x] - b[y]).abs().max()) for a, x, b, y in names)
+
+    indices = range(len(prompts))
+    return {
+        "tuned": largest([(saved, f"tuned.{i}", now, f"tuned.{i}") for i in indices]),
+        "base": largest([(saved, f"base.{i}", now, f"base.{i}") for i in indices]),
+        "effect": largest([(saved, f"tuned.{i}", saved, f"base.{i}") for i in indices]),
+    }
+
+
+def _read_own(
+    model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[Method, dict[str, Tensor]]:
+    card = read_card(folder)
+    files.verify(folder)
+    base = card["base"]
+    here = fingerprint.of_model(model)
+    if base["fingerprint"] != here:
+        raise UserError(
+            f"{folder} was made for base {base['name'] or base['model_type']} (fingerprint {base['fingerprint'][:8]}), "
+            f"this one is {here[:8]}",
+            hint=f"load the base it belongs to: --model {base['name'] or 'THE_BASE_IT_WAS_TRAINED_ON'}",
+        )
+    if tokenizer is not None and card["tokenizer"] not in (None, fingerprint.of_tokenizer(tokenizer)):
+        raise UserError(
+            f"{folder} was trained with another tokenizer than this one",
+            hint="load the tokenizer from the same folder or hub name as the base",
+        )
+    method = parse_method(card["method"])
+    tensors = _read_tensors(folder)
+    if not (folder / PEFT_CONFIG).is_file():
+        return method, tensors
+    config = files.read_json(folder / PEFT_CONFIG)
+    assert isinstance(config, dict)
+    return method, from_peft(config, tensors, read_anatomy(model))[1]
+
+
+def read_card(folder: str | Path) -> dict:
+    """The content of an adapter's tunewise.json; raises UserError for another format or a file that is none."""
+    card = files.read_json(Path(folder) / CARD)
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise UserError(
+            f"{Path(folder) / CARD} has format {card.get('format') if isinstance(card, dict) else None!r}, "
+            f"this version reads {FORMAT}",
+            hint="pip install --upgrade tunewise",
+        )
+    return card
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    path = folder / TENSORS
+    if not path.is_file():
+        unsafe = folder / "adapter_model.bin"
+        raise UserError(
+            f"{path} is missing" + (f", and {unsafe.name} is a pickle, which can run code" if unsafe.exists() else ""),
+            hint="save it again with peft's save_pretrained(safe_serialization=True)",
+        )
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own type, which it does not export by a stable name
+        raise UserError(f"{path} is damaged: {error}", hint="copy the folder again from its source") from error
+
+
+@torch.no_grad()
+def _probe(tuned: Tuned, prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """Last-position logits at evenly spaced vocabulary entries, with the method on and off, for each prompt."""
+    step = max(1, tuned.anatomy.vocab_size // PROBED_VOCABULARY)
+    was_training = tuned.model.training
+    tuned.model.eval()
+
+    def logits(prompt: Sequence[int]) -> Tensor:
+        ids = torch.tensor([[*tuned.prefix_ids, *prompt]], device=tuned.model.device)
+        return tuned.model(ids, use_cache=False).logits[0, -1, ::step].float().cpu().contiguous()
+
+    found: dict[str, Tensor] = {}
+    for index, prompt in enumerate(prompts):
+        found[f"prompt.{index}"] = torch.tensor(list(prompt))
+        found[f"tuned.{index}"] = logits(prompt)
+    with tuned.disabled():
+        for index, prompt in enumerate(prompts):
+            found[f"base.{index}"] = logits(prompt)
+    tuned.model.train(was_training)
+    return found

@@ -1,0 +1,40 @@
+"""Fingerprints: which base, tokenizer and chat template an adapter was made for."""
+
+import hashlib
+import json
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SAMPLES_PER_TENSOR = 1 << 20
+
+
+def of_model(model: PreTrainedModel) -> str:
+    """A digest of the names, shapes and values of the model's parameters.
+
+    Values are rounded to bfloat16, so that a base has one fingerprint in whichever precision it is loaded, and of
+    a tensor with more than 2²⁰ values that many, evenly spaced, are read: seconds for a 7B model.
+    """
+    digest = hashlib.sha256(model.config.model_type.encode())
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().flatten()
+        step = max(1, flat.numel() // SAMPLES_PER_TENSOR)
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(flat[::step].to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A digest of the vocabulary with its ids, the special tokens, and how a probe text is cut."""
+    probe = "Naïve café: 42 tests_of\n\ttokenising, “quotes” & emoji 🙂"
+    content = [sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map, tokenizer.encode(probe)]
+    return _digest(json.dumps(content, ensure_ascii=False, default=str))
+
+
+def of_chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """A digest of the tokenizer's own chat template, or None where it has none."""
+    return None if tokenizer.chat_template is None else _digest(json.dumps(tokenizer.chat_template))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,118 @@
+"""Loading a base: a transformers model and its tokenizer, from a folder, a hub name, or the embedded `tiny`."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from tunewise.errors import UserError, nearest
+from tunewise.models import fingerprint
+from tunewise.models.anatomy import Anatomy, read_anatomy
+from tunewise.models.precision import choose_dtype
+from tunewise.models.tiny import FOLDER as TINY
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED = {"tiny": TINY}
+UNSAFE_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt")
+
+
+@dataclass
+class Base:
+    """A pretrained model, its tokenizer, its anatomy, and what tells it from every other."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    anatomy: Anatomy
+    name: str
+    fingerprint: str
+    dtype: torch.dtype
+
+
+def load_base(name: str, dtype: str = "auto", device: str = "cpu") -> Base:
+    """Load the base `name`: "tiny", a folder, or a hub name, in evaluation mode.
+
+    `dtype` is "auto" (bfloat16 where this machine multiplies it natively), "float32", "bfloat16" or "float64".
+    Weights are read from safetensors only, and no code of the checkpoint is run. Raises UserError for a folder that
+    is no model, weights in a pickle format, and a hub name that cannot be reached.
+    """
+    source = EMBEDDED.get(name, name)
+    if Path(source).exists():
+        _check_folder(Path(source))
+    elif _looks_like_a_path(name):
+        raise _no_such_folder(Path(name))
+    where = torch.device(device)
+    try:
+        config = AutoConfig.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        with _quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=choose_dtype(dtype, where), use_safetensors=True
+            )
+    except (OSError, ValueError) as error:
+        raise _cannot_load(name, error) from error
+    model.to(where).eval()
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return Base(model, tokenizer, read_anatomy(model), name, fingerprint.of_model(model), model.dtype)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse what is no model folder, and weights that would have to be unpickled."""
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} is no model folder: it has no config.json",
+            hint="give a folder written by save_pretrained(), a hub name such as HuggingFaceTB/SmolLM2-135M, or tiny",
+        )
+    names = os.listdir(folder)
+    if not any(name.endswith(".safetensors") for name in names):
+        unsafe = sorted(name for name in names if name.endswith(UNSAFE_WEIGHTS))
+        if unsafe:
+            raise UserError(
+                f"{folder} holds its weights as {unsafe[0]}, a pickle, which can run code when it is read",
+                hint="convert it once, where you trust it: AutoModelForCausalLM.from_pretrained(FOLDER)"
+                ".save_pretrained(NEW_FOLDER) writes model.safetensors",
+            )
+        raise UserError(f"{folder} has no *.safetensors file", hint="copy model.safetensors beside config.json")
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or (os.sep != "/" and os.sep in name)
+
+
+def _no_such_folder(folder: Path) -> UserError:
+    beside = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    close = nearest(folder.name, beside)
+    return UserError(
+        f"no model folder {folder}",
+        hint=f"did you mean {folder.parent / close}?" if close else "check the path, or use --model tiny",
+    )
+
+
+def _cannot_load(name: str, error: Exception) -> UserError:
+    if Path(name).exists() or name in EMBEDDED:
+        reason = str(error).strip().splitlines()[0]
+        return UserError(f"cannot load {name}: {reason}", hint="the folder must hold a decoder that transformers knows")
+    close = nearest(name, EMBEDDED)
+    return UserError(
+        f"cannot load {name!r}: there is no such folder, and the hub did not give it",
+        hint=f"did you mean {close}?"
+        if close
+        else "check the name and the network, or give a folder: huggingface-cli download NAME --local-dir FOLDER",
+    )
+
+
+class _quiet:
+    """No progress bar of transformers inside: tunewise prints its own line."""
+
+    def __enter__(self) -> None:
+        self.was_enabled = transformers.utils.logging.is_progress_bar_enabled()
+        transformers.utils.logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        if self.was_enabled:
+            transformers.utils.logging.enable_progress_bar()

@@ -1,0 +1,43 @@
+"""Reading and writing the dense weight of any site, whatever its module stores (Linear, Conv1D, Embedding, a slice)."""
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from tunewise.errors import UserError
+from tunewise.models.anatomy import Site
+
+
+def dense_weight(model: nn.Module, site: Site) -> tuple[Tensor, Tensor | None]:
+    """The site's weight (d_out, d_in) and bias (d_out,) or None, as new tensors; an embedding's weight is (rows, d)."""
+    module = _plain(model, site)
+    weight = module.weight.detach()
+    weight = weight.T if isinstance(module, Conv1D) else weight
+    bias = None if isinstance(module, nn.Embedding) or module.bias is None else module.bias.detach()
+    return site.read(weight, dim=0).clone(), None if bias is None else site.read(bias).clone()
+
+
+@torch.no_grad()
+def set_dense_weight(model: nn.Module, site: Site, weight: Tensor, bias: Tensor | None = None) -> None:
+    """Write the site's weight (d_out, d_in) and, where given, its bias (d_out,), in the module's own dtype and layout.
+
+    Raises UserError for a bias on a module that has none.
+    """
+    module = _plain(model, site)
+    if bias is not None and (isinstance(module, nn.Embedding) or module.bias is None):
+        raise UserError(f"{site.module} has no bias to write to", hint="keep the adapter attached instead of folding")
+    stored = module.weight.T if isinstance(module, Conv1D) else module.weight
+    whole = site.write(stored, weight.to(stored), dim=0)
+    module.weight.copy_(whole.T if isinstance(module, Conv1D) else whole)
+    if bias is not None:
+        module.bias.copy_(site.write(module.bias, bias.to(module.bias)))
+
+
+def _plain(model: nn.Module, site: Site) -> nn.Module:
+    module = model.get_submodule(site.module)
+    if not isinstance(module, nn.Linear | Conv1D | nn.Embedding) or not module.weight.is_floating_point():
+        raise UserError(
+            f"{site.module} is a {type(module).__name__} without a dense floating-point weight",
+            hint="load the base unquantised to read or write its weights",
+        )
+    return module
