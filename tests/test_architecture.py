@@ -132,7 +132,16 @@ def unsafe_loading(source: Source) -> list[str]:
             )
             faults += [f"line {node.lineno}: {name}" for name in named if name.split(".")[0] in UNSAFE_MODULES]
     for name, node in source.calls():
-        if name in ("torch.load", "torch.save", "eval", "exec", "np.load", "numpy.load", "yaml.load"):
+        if name in (
+            "torch.load",
+            "torch.save",
+            "eval",
+            "exec",
+            "np.load",
+            "numpy.load",
+            "yaml.unsafe_load",
+            "yaml.full_load",
+        ):
             faults.append(f"line {node.lineno}: {name}")
         for keyword in node.keywords:
             if keyword.arg == "trust_remote_code" and not (

@@ -1,0 +1,1 @@
+"""Pages, tables and figures from run folders; nothing here imports torch."""

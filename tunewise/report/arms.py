@@ -1,0 +1,117 @@
+"""Runs -> arms: the seeds of one method under one configuration, with means and intervals."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from tunewise.report.folders import Run
+from tunewise.stats import Interval, mean_interval
+
+
+@dataclass(frozen=True)
+class Arm:
+    """All seeds of one configuration: quality and retention with intervals, costs as means, memory as the largest."""
+
+    label: str
+    runs: tuple[Run, ...]
+    metric: str
+    scores: tuple[float, ...]
+    quality: Interval
+    forgetting: Interval | None
+    """Change of the retention loss in nats per token; above zero the tuned model has forgotten."""
+
+    @property
+    def n_trainable(self) -> int:
+        return round(self._mean("n_trainable"))
+
+    @property
+    def adapter_bytes(self) -> int:
+        return round(self._mean("adapter_bytes"))
+
+    @property
+    def seconds(self) -> float:
+        return self._mean("seconds")
+
+    @property
+    def train_seconds(self) -> float:
+        return self._mean("train_seconds")
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(int(run.metrics.get("peak_bytes") or 0) for run in self.runs)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(int(run.metrics.get("seed", 0)) for run in self.runs)
+
+    @property
+    def middle(self) -> Run:
+        """The run whose score is the median (the lower of two), to show samples of."""
+        ranked = sorted(zip(self.scores, range(len(self.runs))))
+        return self.runs[ranked[(len(ranked) - 1) // 2][1]]
+
+    def _mean(self, name: str) -> float:
+        values = [float(run.metrics.get(name) or 0.0) for run in self.runs]
+        return sum(values) / len(values)
+
+
+def main_metric(runs: Sequence[Run]) -> str:
+    """The first metric that every run reports on test: a task names its most telling one first."""
+    first = runs[0].metrics.get("test", {})
+    shared = [name for name in first if all(name in run.metrics.get("test", {}) for run in runs)]
+    return shared[0] if shared else ""
+
+
+def gather_arms(runs: Sequence[Run], labels: Mapping[str, str] | None = None) -> list[Arm]:
+    """The arms of `runs` in the order in which they first appear, or in that of `labels` (arm folder -> label)."""
+    metric = main_metric(runs)
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.arm_folder, []).append(run)
+    names = {**label_by_difference(groups), **(labels or {})}
+    order = [key for key in (labels or {}) if key in groups]
+    order += [key for key in groups if key not in order]
+    return [_arm(names[key], groups[key], metric) for key in order]
+
+
+def label_by_difference(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
+    """Arm folder -> the method's name, followed by the fields in which arms of that name differ."""
+    methods = {key: runs[0].method for key, runs in groups.items()}
+    labels = {}
+    for key, method in methods.items():
+        rivals = [other for other in methods.values() if other.get("name") == method.get("name")]
+        differing = [
+            field for field in method if field != "name" and any(rival.get(field) != method[field] for rival in rivals)
+        ]
+        detail = ", ".join(f"{field}={_short(method[field])}" for field in differing)
+        labels[key] = f"{method.get('name', key)} ({detail})" if detail else str(method.get("name", key))
+    return labels
+
+
+def _arm(label: str, runs: Sequence[Run], metric: str) -> Arm:
+    ordered = tuple(sorted(runs, key=lambda run: int(run.metrics.get("seed", 0))))
+    scores = tuple(float(run.metrics.get("test", {}).get(metric, 0.0)) for run in ordered)
+    changes = [(run.metrics.get("retention") or {}).get("change") for run in ordered]
+    known = [float(change) for change in changes if change is not None]
+    return Arm(label, ordered, metric, scores, mean_interval(scores), mean_interval(known) if known else None)
+
+
+def smoothed_losses(arm: Arm, n_points: int = 60) -> tuple[list[float], list[float]]:
+    """(steps, losses): the training loss averaged over the seeds and then over windows, for a readable curve."""
+    by_step: dict[int, list[float]] = {}
+    for run in arm.runs:
+        for entry in run.log:
+            step, loss = entry.get("step"), entry.get("loss")
+            if isinstance(step, int) and isinstance(loss, int | float):
+                by_step.setdefault(step, []).append(float(loss))
+    steps = sorted(by_step)
+    width = max(1, len(steps) // n_points)
+    windows = [steps[start : start + width] for start in range(0, len(steps), width)]
+    means = [sum(sum(by_step[s]) / len(by_step[s]) for s in window) / len(window) for window in windows]
+    return [float(median(window)) for window in windows], means
+
+
+def _short(value: Any) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 24 else text[:23] + "…"

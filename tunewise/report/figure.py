@@ -1,0 +1,139 @@
+"""Figures as inline SVG: quality against each cost, and loss curves. Needs the extra `plot` (matplotlib).
+
+Colours are written as style-sheet variables, so that one figure serves a light and a dark page.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tunewise.report.arms import Arm, smoothed_losses
+from tunewise.report.words import SHARES, metric_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# stand-ins that matplotlib accepts and no figure uses otherwise, each replaced by a variable of the page
+INK, QUIET, GRID = "#010101", "#020202", "#030303"
+N_SERIES = 10
+SERIES = tuple(f"#0400{index:02x}" for index in range(N_SERIES))
+MARKERS = "osD^vPXphd"
+VARIABLES = {INK: "var(--ink)", QUIET: "var(--quiet)", GRID: "var(--line)"} | {
+    colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One cost: its name with the unit, and whether it spans orders of magnitude."""
+
+    title: str
+    values: Sequence[float | None]
+    log: bool = False
+
+
+def available() -> bool:
+    """Whether matplotlib is installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def panels(arms: Sequence[Arm]) -> list[Panel]:
+    """The costs worth a panel: seconds, trained parameters, and forgetting where it was measured."""
+    trained = [arm.n_trainable > 0 for arm in arms]
+    found = [
+        Panel("training, seconds", [arm.train_seconds if t else None for arm, t in zip(arms, trained)]),
+        Panel("trained parameters", [float(arm.n_trainable) if t else None for arm, t in zip(arms, trained)], log=True),
+    ]
+    if any(arm.forgetting and t for arm, t in zip(arms, trained)):
+        found.append(
+            Panel(
+                "forgetting, nats per token",
+                [arm.forgetting.mean if arm.forgetting and t else None for arm, t in zip(arms, trained)],
+            )
+        )
+    return found
+
+
+def quality_against_cost(arms: Sequence[Arm], *, narrow: bool = False) -> str:
+    """One panel a cost, quality upwards; arms that train nothing are dashed lines across. SVG text."""
+    drawn = panels(arms)
+    shape = (len(drawn), 1) if narrow else (1, len(drawn))
+    figure, axes = _subplots(
+        shape, width=3.9 if narrow else 10.2, height=2.75 * len(drawn) if narrow else 3.1, share=True
+    )
+    scale = 100 if arms[0].metric in SHARES else 1
+    for panel, axis in zip(drawn, axes):
+        for index, (arm, cost) in enumerate(zip(arms, panel.values)):
+            colour, mean = SERIES[index % N_SERIES], arm.quality.mean * scale
+            if cost is None:
+                if arm.n_trainable == 0:
+                    axis.axhline(mean, color=colour, linewidth=1.4, linestyle=(0, (4, 3)), zorder=1)
+                continue
+            spread = arm.quality.half_width * scale if arm.quality.n > 1 else 0.0
+            axis.errorbar(
+                cost, mean, yerr=spread, color=colour, marker=MARKERS[index % len(MARKERS)], markersize=7,
+                elinewidth=1.4, capsize=0, markeredgewidth=0, zorder=3,
+            )  # fmt: skip
+        if panel.log:
+            axis.set_xscale("log")
+        axis.margins(x=0.12, y=0.1)
+        axis.set_xlabel(panel.title)
+        if narrow or axis is axes[0]:
+            axis.set_ylabel(metric_name(arms[0].metric) + (", %" if scale == 100 else ""))
+    return _svg(figure)
+
+
+def loss_curves(arms: Sequence[Arm], *, narrow: bool = False) -> str:
+    """Training loss over steps, averaged over seeds, of the arms that have a log. SVG text, "" when none has one."""
+    curves = [(index, *smoothed_losses(arm)) for index, arm in enumerate(arms)]
+    curves = [curve for curve in curves if len(curve[1]) > 1]
+    if not curves:
+        return ""
+    figure, axes = _subplots((1, 1), width=3.9 if narrow else 10.2, height=2.7 if narrow else 3.0)
+    for index, steps, losses in curves:
+        axes[0].plot(steps, losses, color=SERIES[index % N_SERIES], linewidth=1.7, solid_capstyle="round")
+    axes[0].set_xlabel("step")
+    axes[0].set_ylabel("training loss, nats per label token")
+    axes[0].margins(x=0.02)
+    return _svg(figure)
+
+
+def _subplots(shape: tuple[int, int], width: float, height: float, share: bool = False) -> "tuple[Figure, list[Axes]]":
+    """A figure in the page's colours, made without pyplot and so without global state."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    style = {
+        "font.size": 9.5, "axes.edgecolor": GRID, "axes.labelcolor": QUIET,
+        "text.color": INK, "xtick.color": QUIET, "ytick.color": QUIET, "grid.color": GRID, "axes.spines.top": False,
+        "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.linewidth": 0.7,
+        "xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0, "axes.facecolor": "none",
+    }  # fmt: skip
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
+        axes = figure.subplots(*shape, squeeze=False, sharey=share)
+    return figure, list(axes.flat)
+
+
+def _svg(figure: "Figure") -> str:
+    """The <svg> element alone, its stand-in colours replaced, its fixed size left to the page."""
+    import matplotlib as mpl
+
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tunewise"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, variable)
+    text = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # the page's own typeface; matplotlib names one that the reader may not have
+    return re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)

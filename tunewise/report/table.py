@@ -1,0 +1,111 @@
+"""The same figures in a terminal: one run as a card, a comparison as a table, samples in columns."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tunewise.report import words
+from tunewise.report.arms import Arm
+from tunewise.report.samples import Sample
+
+
+def comparison_table(arms: Sequence[Arm]) -> Table:
+    """One row an arm; the row to take is bold."""
+    metric = arms[0].metric
+    unit = words.unit(metric).strip()
+    pick = words.verdict(arms).pick
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("way")
+    for heading in (
+        f"{words.metric_name(metric)}{' ' + unit if unit else ''}", "forgetting", "trained", "adapter", "time", "memory"
+    ):  # fmt: skip
+        table.add_column(heading, justify="right", no_wrap=True)
+    for arm in arms:
+        table.add_row(
+            arm.label,
+            words.quality(metric, arm.quality),
+            words.signed(arm.forgetting),
+            words.count(arm.n_trainable) if arm.n_trainable else "–",
+            words.size(arm.adapter_bytes),
+            words.duration(arm.seconds),
+            words.size(arm.peak_bytes),
+            style="bold green" if arm is pick else "",
+        )
+    return table
+
+
+def print_comparison(console: Console, arms: Sequence[Arm]) -> None:
+    """The table, and below it which way to take and why."""
+    found = words.verdict(arms)
+    console.print(comparison_table(arms))
+    console.print()
+    console.print(Text(found.headline, style="bold"))
+    console.print(Text(found.reason))
+
+
+def print_run(console: Console, folder: Path, metrics: dict[str, Any]) -> None:
+    """One run: scores, costs, proofs, and where it lies."""
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for split in ("test", "dev"):
+        if metrics.get(split):
+            table.add_row(split, "  ".join(f"{words.metric_name(n)} {v:.4g}" for n, v in metrics[split].items()))
+    retention = metrics.get("retention")
+    if retention:
+        table.add_row("retention", "{base:.4f} → {tuned:.4f} nats per token".format(**retention))
+    table.add_row(
+        "trained", f"{words.count(metrics.get('n_trainable', 0))} parameters in {metrics.get('steps', 0)} steps"
+    )
+    table.add_row("adapter", words.size(metrics.get("adapter_bytes", 0)))
+    table.add_row("time", words.duration(metrics.get("seconds", 0.0)))
+    table.add_row("memory", words.size(metrics.get("peak_bytes", 0)))
+    proofs = metrics.get("proofs") or {}
+    failed = [name for name, proof in proofs.items() if not proof.get("passed")]
+    if proofs:
+        told = f"{len(proofs) - len(failed)} of {len(proofs)} passed"
+        table.add_row(
+            "proofs", Text(told + (f"; failed: {', '.join(failed)}" if failed else ""), "red" if failed else "green")
+        )
+    table.add_row("folder", str(folder))
+    console.print(table)
+
+
+def print_proofs(console: Console, proofs: dict[str, dict[str, Any]]) -> None:
+    """Each proof with its value and what it may be at most."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("proof")
+    table.add_column("")
+    table.add_column("value", justify="right")
+    table.add_column("tolerance", justify="right")
+    for name, proof in proofs.items():
+        verdict = Text("passed", "green") if proof.get("passed") else Text("FAILED", "bold red")
+        table.add_row(name.replace("_", " "), verdict, _number(proof.get("value")), _number(proof.get("tolerance")))
+    console.print(table)
+
+
+def print_samples(console: Console, samples: Sequence[Sample]) -> None:
+    """Each prompt, then every model's answer to it in a column of its own."""
+    for sample in samples:
+        console.print()
+        console.print(Text(sample.prompt, style="cyan"))
+        table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim", pad_edge=False)
+        table.add_column("wanted")
+        for name, _, _ in sample.answers:
+            table.add_column(name, ratio=1, overflow="fold")
+        cells = [
+            Text(text.strip() or "(nothing)", "green" if right else "red" if right is False else "")
+            for _, text, right in sample.answers
+        ]
+        table.add_row(sample.wanted, *cells)
+        console.print(table)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "–" if value is None else str(value)
+    return "0" if value == 0 else f"{value:.2e}" if abs(value) < 1e-2 else f"{value:,.4g}"

@@ -1,0 +1,121 @@
+"""Numbers as a reader wants them: percent, bytes, seconds, counts. And the sentence that sums a comparison up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunewise.report.arms import Arm
+from tunewise.stats import Interval, welch
+
+SHARES = ("accuracy", "macro_f1", "exact_match", "rouge1", "rouge2", "rougeL")  # between 0 and 1, shown as percent
+NAMES = {
+    "macro_f1": "macro F1",
+    "mcc": "MCC",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "exact_match": "exact match",
+    "rougeL": "ROUGE-L",
+}
+ALPHA = 0.05
+MARGIN = 0.02  # what counts as equally good: two points of a share, two per cent of any other metric
+
+
+def metric_name(metric: str) -> str:
+    return NAMES.get(metric, metric.replace("_", " "))
+
+
+def quality(metric: str, interval: Interval) -> str:
+    """91.2 ± 1.3 (percent where the metric is a share), or only the mean where one seed allows no interval."""
+    scale, digits = (100, 1) if metric in SHARES else (1, 2)
+    mean = f"{interval.mean * scale:.{digits}f}"
+    return f"{mean} ± {interval.half_width * scale:.{digits}f}" if interval.n > 1 else mean
+
+
+def unit(metric: str) -> str:
+    return " %" if metric in SHARES else ""
+
+
+def signed(interval: Interval | None) -> str:
+    """+0.041 ± 0.012, with a true minus sign; a dash where nothing was measured."""
+    if interval is None:
+        return "–"
+    if abs(interval.mean) < 5e-5 and (interval.n == 1 or interval.half_width == 0):
+        return "0"
+    mean = f"{interval.mean:+.3f}".replace("-", "−")
+    return f"{mean} ± {interval.half_width:.3f}" if interval.n > 1 else mean
+
+
+def count(value: int) -> str:
+    """1,234 up to a hundred thousand, then 0.12 M, 3.40 M, 1.20 B."""
+    if value >= 1_000_000_000:
+        return f"{value / 1e9:.2f} B"
+    return f"{value / 1e6:.2f} M" if value >= 100_000 else f"{value:,}"
+
+
+def size(n_bytes: int) -> str:
+    """12 kB, 3.4 MB, 1.2 GB: powers of ten."""
+    for unit_bytes, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if n_bytes >= unit_bytes:
+            value = n_bytes / unit_bytes
+            return f"{value:.0f} {name}" if value >= 100 else f"{value:.1f} {name}"
+    return f"{n_bytes} B" if n_bytes else "–"
+
+
+def duration(seconds: float) -> str:
+    """0.4 s, 12 s, 3 min 05 s, 2 h 07 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which arm to take, and why, in two sentences."""
+
+    headline: str
+    reason: str
+    pick: Arm
+    best: Arm
+    equals: tuple[Arm, ...]
+
+
+def verdict(arms: Sequence[Arm]) -> Verdict:
+    """The cheapest arm that is as good as the best one: within the margin of its mean, and not told apart by Welch's t.
+
+    The margin matters because few seeds tell little apart: an arm whose seeds scatter widely is not as good for that.
+    """
+    best = max(arms, key=lambda arm: arm.quality.mean)
+    others = [arm for arm in arms if arm is not best]
+    level = ALPHA / max(1, len(others))
+    margin = MARGIN if best.metric in SHARES else MARGIN * abs(best.quality.mean)
+    equals = tuple(
+        arm for arm in others if best.quality.mean - arm.quality.mean <= margin and not _differs(best, arm, level)
+    )
+    pick = min((best, *equals), key=lambda arm: (arm.n_trainable, arm.seconds))
+    headline = f"Take {pick.label}: {metric_name(best.metric)} {quality(pick.metric, pick.quality)}{unit(best.metric)}"
+    headline += f" with {count(pick.n_trainable)} trained parameters." if pick.n_trainable else " with nothing trained."
+    return Verdict(headline, _reason(pick, best, equals, len(others)), pick, best, equals)
+
+
+def _reason(pick: Arm, best: Arm, equals: Sequence[Arm], n_others: int) -> str:
+    n_seeds = len(best.runs)
+    if n_seeds < 2:
+        return "One seed a method: the order may be chance. Run three or more seeds before you rely on it."
+    near = f"{MARGIN * 100:.0f} points" if best.metric in SHARES else f"{MARGIN:.0%}"
+    if not equals:
+        return f"Nothing else comes within {near} of it without differing reliably ({n_seeds} seeds)."
+    rest = _listing([arm.label for arm in (best, *equals) if arm is not pick])
+    verb = "are" if len(equals) > 1 else "is"
+    test = f"Welch's t on {n_seeds} seeds, Bonferroni over {n_others} pairs"
+    told = f"{rest[:1].upper()}{rest[1:]} {verb} within {near} and cannot be told apart ({test})"
+    return f"{told}; this one trains the fewest parameters."
+
+
+def _differs(one: Arm, other: Arm, level: float) -> bool:
+    if len(one.scores) < 2 or len(other.scores) < 2:
+        return one.quality.mean != other.quality.mean
+    return welch(one.scores, other.scores).p < level
+
+
+def _listing(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
