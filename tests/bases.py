@@ -38,7 +38,7 @@ CONFIGS: dict[str, dict[str, object]] = {
     },
     "gpt_neox": _COMMON,
     "opt": {
-        **{k: v for k, v in _COMMON.items() if k != "intermediate_size"},
+        **_COMMON,
         "ffn_dim": 48,
         "word_embed_proj_dim": WIDTH,
     },

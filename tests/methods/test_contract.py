@@ -1,4 +1,4 @@
-"""What every method promises on every kind of decoder: the protocol of `methods/`, method by method, family by family."""
+"""What every method promises on every kind of decoder: the protocol of `methods/`, method by family."""
 
 import copy
 

@@ -82,5 +82,5 @@ def test_a_mistyped_folder_gets_the_nearest(folder):
 
 def test_a_folder_that_is_no_model(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(UserError, match="it has no config.json"):
+    with pytest.raises(UserError, match=r"it has no config\.json"):
         load_base(str(tmp_path))

@@ -27,8 +27,8 @@ PREFIX = "base_model.model."
 # Fields that only describe, or only matter to training in peft.
 DESCRIPTIVE = {
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
-    "megatron_core", "qalora_group_size", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers",
-    "tokenizer_name_or_path", "tokenizer_kwargs", "ensure_weight_tying", "runtime_config", "layers_pattern",
+    "megatron_core", "qalora_group_size", "token_dim", "num_transformer_submodules", "num_attention_heads",
+    "num_layers", "tokenizer_name_or_path", "tokenizer_kwargs", "ensure_weight_tying", "layers_pattern",
 }  # fmt: skip
 
 

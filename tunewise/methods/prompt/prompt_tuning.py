@@ -1,4 +1,4 @@
-"""Prompt tuning: [P; X], learned vectors P before the embedded input X.  Lester et al. 2021, arXiv:2104.08691, section 2.
+"""Prompt tuning: [P; X], learned vectors P before the embedded input X.  Lester et al. 2021, arXiv:2104.08691, sec. 2.
 
 A soft prompt is extra vocabulary: virtual token j has the id `vocab_size + j`, and the delta on the embedding turns
 those ids into the rows of P. Whoever builds a sequence begins it with `Tuned.prefix_ids`; positions, masks, caches
