@@ -1,4 +1,4 @@
-"""Attaching a method to a base: `attach(model, LoRA(rank=8)) -> Tuned`. What all methods share is written here, once."""
+"""Attaching a method to a base: `attach(model, LoRA(rank=8)) -> Tuned`. What all methods share is written here once."""
 
 import copy
 import weakref
