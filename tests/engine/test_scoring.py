@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from tests.bases import build
+from tests.rows import random_rows
+from tunewise.engine.scoring import option_log_probabilities, sequence_losses
+
+PROMPTS = [list(row.ids[: row.prompt_length]) for row in random_rows(7)]
+
+
+@torch.no_grad()
+def log_probability(model, prompt, answer, prefix_ids=()):
+    ids = [*prefix_ids, *prompt]
+    total = 0.0
+    for token in answer:
+        total += model(torch.tensor([ids]), use_cache=False).logits[0, -1].log_softmax(-1)[token].item()
+        ids.append(token)
+    return total
+
+
+@pytest.mark.parametrize("prefix_ids", [(), (11, 12)], ids=["plain", "prefix"])
+@pytest.mark.parametrize(
+    "options",
+    [[[[5], [6], [7]]] * 7, [[[5], [6, 9, 8]]] * 7, [[[i + 3, 5], [i + 4]] for i in range(7)]],
+    ids=["one token each", "of unlike length", "own options a prompt"],
+)
+def test_each_option_gets_its_summed_log_probability(options, prefix_ids):
+    model = build("llama")
+    scores = option_log_probabilities(model, PROMPTS, options, pad_id=0, prefix_ids=prefix_ids, batch_size=3)
+    for prompt, row, found in zip(PROMPTS, options, scores, strict=True):
+        expected = [log_probability(model, prompt, option, prefix_ids) for option in row]
+        assert found == pytest.approx(expected, abs=1e-10)
+
+
+def test_one_token_options_cost_one_forward_a_prompt():
+    model, calls = build("llama"), []
+    model.register_forward_pre_hook(lambda module, args, kwargs: calls.append(kwargs["input_ids"]), with_kwargs=True)
+    option_log_probabilities(model, PROMPTS, [[[5], [6], [7], [8]]] * 7, pad_id=0, batch_size=7)
+    assert [tuple(ids.shape) for ids in calls] == [(7, max(map(len, PROMPTS)))]
+
+
+def test_documents_are_scored_in_the_order_given():
+    model = build("gpt2")
+    documents = [list(row.ids) for row in random_rows(5, seed=1)] + [[9]]
+    found = sequence_losses(model, documents, pad_id=0, batch_size=2)
+    for ids, (loss, n_tokens) in zip(documents, found, strict=True):
+        assert n_tokens == len(ids) - 1
+        assert loss == pytest.approx(-log_probability(model, ids[:1], ids[1:]), abs=1e-10)

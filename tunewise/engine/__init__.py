@@ -1,0 +1,1 @@
+"""How tensors run: batches, the loss, scoring of answers, decoding."""

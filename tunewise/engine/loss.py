@@ -1,0 +1,44 @@
+"""The loss of a batch, with the head computed only where labels are."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from tunewise.engine.batches import IGNORED, Batch
+
+
+def label_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits (B, K, vocabulary) that predict the last K columns, and those columns' labels (B, K).
+
+    The last column is not fed: nothing is predicted from it. `use_cache=False` is said on every call, because with
+    a cache transformers does not keep packed documents apart, and because training needs none.
+    """
+    k = batch.n_label_columns
+    logits = model(
+        input_ids=batch.input_ids[:, :-1],
+        attention_mask=batch.attention_mask[:, :-1],
+        position_ids=batch.position_ids[:, :-1],
+        use_cache=False,
+        logits_to_keep=k,
+    ).logits
+    return logits, batch.labels[:, -k:]
+
+
+def token_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, int]:
+    """The cross-entropy in nats *summed* over the label tokens (0-d, at least float32), and their number."""
+    logits, labels = label_logits(model, batch)
+    loss = functional.cross_entropy(wide(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return loss, batch.n_labels
+
+
+def row_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """The cross-entropy in nats summed over each row's label tokens: (B,), at least float32."""
+    logits, labels = label_logits(model, batch)
+    losses = functional.cross_entropy(wide(logits).transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+    return losses.sum(dim=1)
+
+
+def wide(logits: Tensor) -> Tensor:
+    """Logits in float32 at least: probabilities are never computed in half precision."""
+    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()

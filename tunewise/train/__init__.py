@@ -1,0 +1,1 @@
+"""One training loop for every method: optimiser, checkpoints, progress, and what a run proves about itself."""

@@ -1,0 +1,40 @@
+"""How long and how fast to train: the `train:` section of a recipe."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tunewise.config import Strict
+
+
+class TrainConfig(Strict):
+    """Everything about the optimisation that is not the method, the data or the seed."""
+
+    epochs: float = Field(3.0, gt=0, validation_alias="num_train_epochs")
+    """Passes over the training rows; may be a fraction."""
+    steps: int | None = Field(None, gt=0, validation_alias="max_steps")
+    """Optimiser steps; where given it replaces `epochs`."""
+    batch_size: int = Field(8, gt=0, validation_alias="per_device_train_batch_size")
+    """Rows in one forward and backward."""
+    accumulation: int = Field(1, gt=0, validation_alias="gradient_accumulation_steps")
+    """Batches whose gradients make one step; each counts by its label tokens, as one large batch would."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate; None takes the method's own."""
+    schedule: Literal["linear", "cosine", "constant"] = Field("cosine", validation_alias="lr_scheduler_type")
+    """The learning rate after warm-up: to zero along a line or half a cosine, or constant."""
+    warmup: float = Field(0.06, ge=0, le=1, validation_alias="warmup_ratio")
+    """Share of the steps over which the learning rate rises from zero to its peak."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's decay, on tensors of two and more dimensions."""
+    clip: float | None = Field(1.0, gt=0, validation_alias="max_grad_norm")
+    """Largest norm of the whole gradient; None clips nothing."""
+    max_length: int = Field(512, gt=1)
+    """Longest training row in tokens, cut to the base's context where that is shorter."""
+    evaluate_every: float | None = Field(1.0, gt=0)
+    """Epochs between evaluations on dev; None keeps the last state without looking."""
+    patience: int | None = Field(None, gt=0)
+    """Evaluations without a better dev score after which training stops; None never stops early."""
+    checkpoint_every: int = Field(200, ge=0, validation_alias="save_steps")
+    """Steps between checkpoints; 0 writes one only when training is interrupted."""
+    checkpointing: bool = Field(False, validation_alias="gradient_checkpointing")
+    """Compute activations again in the backward instead of keeping them: less memory, about a third more time."""

@@ -1,0 +1,98 @@
+"""AdamW with float32 masters for low-precision tensors, and the learning rate of each step.
+
+Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2:
+  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g²;  p = p - lr (m̂ / (sqrt(v̂) + eps) + decay p)
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tunewise.train.config import TrainConfig
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+_LOW_PRECISION = (torch.bfloat16, torch.float16)
+
+
+class Optimiser:
+    """AdamW over named tensors.  A bfloat16 tensor is updated through a float32 master copy.
+
+    Without a master an update smaller than 1/256 of a bfloat16 weight is rounded away, which at the usual learning
+    rates is most of them.
+    """
+
+    def __init__(self, tensors: Mapping[str, nn.Parameter], weight_decay: float = 0.0) -> None:
+        self._tensors = dict(tensors)
+        self._masters = {
+            name: nn.Parameter(tensor.detach().float().clone())
+            for name, tensor in self._tensors.items()
+            if tensor.dtype in _LOW_PRECISION
+        }
+        self._updated: dict[str, nn.Parameter] = {**self._tensors, **self._masters}
+        decayed = [p for p in self._updated.values() if p.ndim >= 2]
+        kept = [p for p in self._updated.values() if p.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        self._adamw = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=0.0, betas=BETAS, eps=EPSILON, fused=True
+        )
+
+    def gradient_norm(self, clip: float | None) -> Tensor:
+        """The norm of the whole gradient before clipping, 0-d; gradients are clipped to `clip` in place."""
+        for name, master in self._masters.items():
+            tensor = self._tensors[name]
+            master.grad = None if tensor.grad is None else tensor.grad.float()
+            tensor.grad = None
+        limit = math.inf if clip is None else clip
+        return nn.utils.clip_grad_norm_(list(self._updated.values()), limit, foreach=True)
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """One update from the gradients that `gradient_norm` has seen."""
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
+        self._adamw.step()
+        for name, master in self._masters.items():
+            self._tensors[name].copy_(master)
+
+    def zero_grad(self) -> None:
+        for tensor in (*self._tensors.values(), *self._masters.values()):
+            tensor.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Moments, step counts and masters by name; the tensors are the optimiser's own, not copies."""
+        found: dict[str, Tensor] = {f"master.{name}": master.detach() for name, master in self._masters.items()}
+        for name, tensor in self._updated.items():
+            for key, value in self._adamw.state.get(tensor, {}).items():
+                found[f"{key}.{name}"] = value
+        return found
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set what `state` returned; tensors that had no moments then have none now."""
+        for name, master in self._masters.items():
+            master.copy_(state[f"master.{name}"])
+        for name, tensor in self._updated.items():
+            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in state]
+            if keys:
+                self._adamw.state[tensor] = {key: _placed(key, state[f"{key}.{name}"], tensor) for key in keys}
+
+
+def _placed(key: str, value: Tensor, tensor: Tensor) -> Tensor:
+    """A private copy of a moment on its tensor's device; fused AdamW keeps the step count there too, in float32."""
+    return value.to(device=tensor.device, dtype=torch.float32 if key == "step" else tensor.dtype, copy=True)
+
+
+def learning_rate_at(step: int, n_steps: int, peak: float, config: TrainConfig) -> float:
+    """The learning rate of `step` (from 0) of `n_steps`: a linear rise, then the schedule; never zero."""
+    n_warmup = math.ceil(config.warmup * n_steps)
+    if step < n_warmup:
+        return peak * (step + 1) / (n_warmup + 1)
+    if config.schedule == "constant":
+        return peak
+    progress = (step - n_warmup) / max(1, n_steps - n_warmup)
+    if config.schedule == "linear":
+        return peak * (1 - progress)
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))

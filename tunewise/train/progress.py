@@ -1,0 +1,104 @@
+"""What a person sees of a training run: a live bar on a terminal, one line an evaluation elsewhere."""
+
+import sys
+import time
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+
+class Watcher(Protocol):
+    """Whoever wants to follow `fit`; every call is cheap and returns at once."""
+
+    def started(self, name: str, first_step: int, n_steps: int) -> None:
+        """Training of `name` begins at `first_step` (above 0 after a resume)."""
+
+    def stepped(self, step: int, loss: float, n_tokens: int) -> None:
+        """Optimiser step `step` (from 1) is done."""
+
+    def evaluated(self, step: int, score: float, is_best: bool) -> None:
+        """The dev score after `step` is known."""
+
+    def finished(self) -> None:
+        """Nothing more comes, whether training ended or failed."""
+
+
+class Silent:
+    """Follows nothing."""
+
+    def started(self, name: str, first_step: int, n_steps: int) -> None:
+        pass
+
+    def stepped(self, step: int, loss: float, n_tokens: int) -> None:
+        pass
+
+    def evaluated(self, step: int, score: float, is_best: bool) -> None:
+        pass
+
+    def finished(self) -> None:
+        pass
+
+
+class Lines:
+    """One line an evaluation, for logs and pipes."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._name, self._n_steps, self._loss, self._n_tokens, self._start = "", 0, 0.0, 0, 0.0
+
+    def started(self, name: str, first_step: int, n_steps: int) -> None:
+        self._name, self._n_steps, self._n_tokens, self._start = name, n_steps, 0, time.perf_counter()
+
+    def stepped(self, step: int, loss: float, n_tokens: int) -> None:
+        self._loss = loss
+        self._n_tokens += n_tokens
+
+    def evaluated(self, step: int, score: float, is_best: bool) -> None:
+        rate = self._n_tokens / max(1e-9, time.perf_counter() - self._start)
+        mark = "  (best)" if is_best else ""
+        done = f"{self._name}  step {step}/{self._n_steps}"
+        self._stream.write(f"{done}  loss {self._loss:.4f}  dev {score:.4f}{mark}  {rate:,.0f} tokens/s\n")
+        self._stream.flush()
+
+    def finished(self) -> None:
+        pass
+
+
+class Bar:
+    """A live line with loss, tokens per second and the time left."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}  dev {task.fields[dev]}  {task.fields[rate]:,.0f} tokens/s"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._task = self._progress.add_task("", total=1, loss=0.0, dev="–", rate=0.0)
+        self._n_tokens, self._start = 0, 0.0
+
+    def started(self, name: str, first_step: int, n_steps: int) -> None:
+        self._n_tokens, self._start = 0, time.perf_counter()
+        self._progress.reset(self._task, total=n_steps, completed=first_step, description=name)
+        self._progress.start()
+
+    def stepped(self, step: int, loss: float, n_tokens: int) -> None:
+        self._n_tokens += n_tokens
+        rate = self._n_tokens / max(1e-9, time.perf_counter() - self._start)
+        self._progress.update(self._task, completed=step, loss=loss, rate=rate)
+
+    def evaluated(self, step: int, score: float, is_best: bool) -> None:
+        self._progress.update(self._task, dev=f"{score:.4f}{' (best)' if is_best else ''}")
+
+    def finished(self) -> None:
+        self._progress.stop()
+
+
+def watcher_for(stream: TextIO | None = None) -> Watcher:
+    """The display that suits `stream` (standard error): a bar on a terminal, lines elsewhere."""
+    stream = stream or sys.stderr
+    return Bar(Console(file=stream)) if stream.isatty() else Lines(stream)
