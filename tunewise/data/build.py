@@ -1,0 +1,106 @@
+"""Rows -> examples, by a shape and its template; a row that yields none is told with its line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tunewise.data.chat import parts_of, read_messages
+from tunewise.data.examples import Example, Note, Part
+from tunewise.data.readers import Row
+from tunewise.data.shapes import Shape
+from tunewise.data.template import Template
+from tunewise.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def build(
+    rows: Sequence[Row], shape: Shape, template: Template, name: str, tokenizer: PreTrainedTokenizerBase | None = None
+) -> tuple[list[Example], list[Note]]:
+    """Examples in the order of the rows, and one note for each row that has nothing to ask or nothing to answer.
+
+    Ids are the rows' own `id` where every row has another one, else `name:line`.
+    """
+    ids = Counter(str(row.fields.get("id", "")) for row in rows)
+    own_ids = len(ids) == len(rows) and "" not in ids
+    examples: list[Example] = []
+    rejected: list[Note] = []
+    for row in rows:
+        identity = str(row.fields["id"]) if own_ids else f"{name}:{row.line}"
+        try:
+            examples.append(_example(row, shape, template, identity, tokenizer))
+        except UserError as error:
+            rejected.append(Note(row.line, error.message))
+    return examples, rejected
+
+
+def labels_of(examples: Sequence[Example], source: str) -> tuple[str, ...]:
+    """The labels that occur, numbers by size and names by alphabet; UserError for fewer than two."""
+    labels = sorted({example.label for example in examples if example.label is not None}, key=_by_size)
+    if len(labels) < 2:
+        raise UserError(
+            f"{source} has one class only: every label is {labels[0] if labels else ''!r}",
+            "name the column with the classes, data.label=COLUMN, or add rows of another class",
+        )
+    return tuple(labels)
+
+
+def check_labels(examples: Sequence[Example], labels: Sequence[str], source: str) -> None:
+    """UserError for the first example whose label is none of these."""
+    for example in examples:
+        if example.label not in labels:
+            guess = nearest(str(example.label), labels)
+            raise UserError(
+                f"{source}, line {example.line}: the label {example.label!r} is none of the task's",
+                (f"did you mean {guess!r}? " if guess else "") + f"known: {', '.join(labels)}",
+            )
+
+
+def _example(
+    row: Row, shape: Shape, template: Template, identity: str, tokenizer: PreTrainedTokenizerBase | None
+) -> Example:
+    if shape.name == "messages":
+        parts = parts_of(read_messages(row.fields.get(shape.asked[0])), tokenizer)
+        return Example(identity, parts, None, row.line)
+    fields = _Texts(row)
+    label = None
+    if shape.kind == "classification":
+        label = fields[shape.answered].strip()
+        if not label:
+            raise UserError("it has no label")
+        prompt, answer = template.render(fields | {"label": label})
+    else:
+        prompt, answer = template.render(fields)
+    if not answer.strip():
+        raise UserError("its answer is empty" if shape.kind == "generation" else "it is empty")
+    if shape.asked and not any(fields[name].strip() for name in shape.asked):
+        raise UserError(f"its {' and '.join(shape.asked)} is empty")
+    if shape.name == "prompt and completion" and prompt and not (prompt[-1].isspace() or answer[0].isspace()):
+        answer = f" {answer}"
+    parts = (Part(prompt, False), Part(answer, True))
+    return Example(identity, parts[0 if prompt else 1 :], label, row.line)
+
+
+class _Texts(dict[str, str]):
+    """A row's fields as text: lists of sentences joined; other lists are told only when they are asked for."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__()
+        for name, value in row.fields.items():
+            if isinstance(value, str):
+                self[name] = value
+            elif all(isinstance(item, str) for item in value):
+                self[name] = " ".join(item.strip() for item in value)
+
+    def __missing__(self, name: str) -> str:
+        raise UserError(f"it has no text in {name}", "leave the row out, or name another column")
+
+
+def _by_size(label: str) -> tuple[bool, float, str]:
+    try:
+        return False, float(label), label
+    except ValueError:
+        return True, 0.0, label

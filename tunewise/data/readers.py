@@ -1,0 +1,246 @@
+"""Files -> rows: csv, tsv, jsonl and json, each row with the line it starts on."""
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunewise.errors import UserError, unknown
+from tunewise.files import read_text
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
+
+# Names that make a first line a header without further thought.
+HEADER_WORDS = frozenset(
+    "text label labels sentence content category class target intent sentiment prompt completion question answer "
+    "instruction input output response messages premise hypothesis sentence1 sentence2 text1 text2 id idx index".split()
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: the line it starts on, counted from 1, and its fields. Only json has lists; numbers come as text."""
+
+    line: int
+    fields: dict[str, str | list]
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The rows of a csv, tsv, jsonl or json file. A csv or tsv without a header line gets column1, column2, ...
+
+    UserError for a file that is missing, empty, of another kind, not UTF-8 (line and byte) or malformed (line).
+    """
+    file = Path(path)
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES and file.is_file():
+        raise UserError(
+            f"cannot read {path}: {suffix or 'a file without a suffix'} is no kind of file known here",
+            f"convert it to one of {', '.join(SUFFIXES)}",
+        )
+    text = read_text(file)
+    if not text.strip():
+        raise UserError(f"{path} is empty", "name a file with at least a few rows")
+    if suffix in (".csv", ".tsv"):
+        rows = _separated(file, text, tabs=suffix == ".tsv")
+    else:
+        rows = [Row(line, _fields(file, line, value)) for line, value in _values(file, text)]
+    if not rows:
+        raise UserError(f"{path} has no rows", "name a file with at least a few rows")
+    return rows
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """The names of all fields, in the order in which they first appear."""
+    return list(dict.fromkeys(name for row in rows for name in row.fields))
+
+
+def require(name: str, known: list[str], path: str) -> str:
+    """The column's name, if there is such a column; UserError with the nearest one otherwise."""
+    if name not in known:
+        error = unknown("column", name, known)
+        raise UserError(f"{error.message} in {path}", error.hint)
+    return name
+
+
+def _separated(path: Path, text: str, tabs: bool) -> list[Row]:
+    records = list(_tabbed(text) if tabs else _comma_separated(path, text))
+    if not records:
+        return []
+    header = _header([cells for _, cells in records])
+    if header:
+        records = records[1:]
+    names = header or [f"column{number}" for number in range(1, len(records[0][1]) + 1)]
+    rows = []
+    for line, cells in records:
+        if len(cells) != len(names):
+            raise UserError(
+                f"{path}, line {line} has {len(cells)} cells, the lines before it have {len(names)}",
+                f"put quotes around text that holds {'a tab' if tabs else 'the separator'}, or correct line {line}",
+            )
+        rows.append(Row(line, dict(zip(names, cells))))
+    return rows
+
+
+def _tabbed(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Lines cut at tabs, quotes being ordinary characters; quoted cells only where the lines disagree without them."""
+    lines = [
+        (number, line.rstrip("\r").split("\t")) for number, line in enumerate(text.split("\n"), start=1) if line.strip()
+    ]
+    if len({len(cells) for _, cells in lines}) > 1:
+        quoted = list(_records(text, "\t"))
+        if len({len(cells) for _, cells in quoted}) == 1:
+            return iter(quoted)
+    return iter(lines)
+
+
+def _comma_separated(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Records of a csv; the separator is the first of comma, semicolon and tab that the first line is cut by."""
+    first = next(line for line in text.split("\n") if line.strip())
+    separator = next((mark for mark in ",;\t" if len(next(csv.reader([first], delimiter=mark))) > 1), ",")
+    last_line = 1
+    try:
+        for line, cells in _records(text, separator):
+            last_line = line
+            yield line, cells
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, after line {last_line}: {error}",
+            "is a quote left open there? double the quotes inside a quoted text",
+        ) from None
+
+
+def _records(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    # one document in a cell may well exceed csv's default of 131,072 characters
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        reader = csv.reader((f"{part}\n" for part in text.split("\n")), delimiter=separator)
+        line = 1
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield line, cells
+            line = reader.line_num + 1
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _header(records: list[list[str]]) -> list[str]:
+    """The first record's cells if they are names of columns, else []."""
+    names = [name.strip() for name in records[0]]
+    if len(set(names)) < len(names) or not all(re.fullmatch(r"[^\W\d][\w .\-/()]{0,39}", name) for name in names):
+        return []
+    if any(name.lower() in HEADER_WORDS for name in names):
+        return names
+    # a value such as "ham" comes again further down; the name of a column does not
+    again = any(name == cell.strip() for record in records[1:] for name, cell in zip(names, record))
+    return [] if again or len(records) == 1 else names
+
+
+def _values(path: Path, text: str) -> Iterator[tuple[int, object]]:
+    """(line, value) of each row of a json or jsonl file; which of the two it is, its content says."""
+    start = len(text) - len(text.lstrip())
+    if text[start] == "[":
+        return _items(path, text, start)
+    first, _, rest = text[start:].partition("\n")
+    if path.suffix.lower() == ".jsonl" or (rest.strip() and _is_json(first)):
+        return _lines(path, text)
+    return _wrapped(path, text)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
+def _lines(path: Path, text: str) -> Iterator[tuple[int, object]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise _bad_json(path, number, error) from None
+
+
+def _wrapped(path: Path, text: str) -> Iterator[tuple[int, object]]:
+    """The rows of an object that holds one list of objects, such as {"version": 1, "data": [...]}."""
+    try:
+        whole = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _bad_json(path, error.lineno, error) from None
+    lists = [
+        key
+        for key, value in (whole.items() if isinstance(whole, dict) else ())
+        if isinstance(value, list) and value and isinstance(value[0], dict)
+    ]
+    if len(lists) != 1:
+        raise UserError(
+            f"{path} holds {_kind(whole)}, not rows", "write a list of objects, [{...}, {...}], or one object a line"
+        )
+    opening = re.search(re.escape(json.dumps(lists[0], ensure_ascii=False)) + r"\s*:\s*\[", text)
+    if opening is None:
+        return enumerate(whole[lists[0]], start=1)
+    return _items(path, text, opening.end() - 1)
+
+
+def _items(path: Path, text: str, start: int) -> Iterator[tuple[int, object]]:
+    """The items of the list that opens at `start`, decoded one by one so that each knows its line."""
+    decoder = json.JSONDecoder()
+    between = re.compile(r"[\s,]*")
+    position, line, counted = start + 1, 1, 0
+    while True:
+        gap = between.match(text, position)
+        position = gap.end() if gap else position
+        line, counted = line + text.count("\n", counted, position), position
+        if text.startswith("]", position):
+            return
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            raise _bad_json(path, error.lineno, error) from None
+        yield line, value
+
+
+def _fields(path: Path, line: int, value: object) -> dict[str, str | list]:
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{path}, line {line} holds {_kind(value)}, not an object",
+            'write rows such as {"text": "...", "label": "..."}',
+        )
+    fields = {str(key): _plain(item) for key, item in value.items()}
+    try:
+        json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise UserError(
+            f"{path}, line {line} holds half a surrogate pair ({half!r}), which is no character",
+            f"remove it from line {line}",
+        ) from None
+    return fields
+
+
+def _plain(value: object) -> str | list:
+    """Text and lists as they are, nothing as "", numbers and the rest as JSON writes them."""
+    if isinstance(value, str | list):
+        return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _kind(value: object) -> str:
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        int: "a number",
+        float: "a number",
+        bool: "true or false",
+    }
+    return names.get(type(value), "null")
+
+
+def _bad_json(path: Path, line: int, error: json.JSONDecodeError) -> UserError:
+    return UserError(f"{path}, line {line} is no valid JSON: column {error.colno}: {error.msg}", f"correct line {line}")

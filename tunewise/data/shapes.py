@@ -1,0 +1,201 @@
+"""Which columns mean what: recognised by name, then by content, told in one sentence, and overridable."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tunewise.data.config import DataConfig
+from tunewise.data.readers import Row, columns, require
+from tunewise.data.template import Template
+from tunewise.errors import UserError, unknown
+
+Kind = Literal["classification", "generation", "language_modelling"]
+
+MESSAGES = ("messages", "conversations", "conversation", "dialog", "dialogue")
+TEXT = tuple(
+    "text sentence content message review tweet utterance sms document comment body headline title "
+    "question query input prompt".split()
+)
+LABEL = tuple("label labels category class intent sentiment gold_label label_text stars rating target".split())
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("text1", "text2"),
+    ("question1", "question2"),
+    ("sentence_a", "sentence_b"),
+    ("question", "passage"),
+    ("question", "sentence"),
+)
+PROMPT = tuple("prompt question instruction query input source article document text".split())
+COMPLETION = tuple("completion answer response output target summary reply".split())
+EXTRA = ("input", "context")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a file's rows are.
+
+    `asked` and `answered` are columns; of messages only the first is used, of plain text the second is empty.
+    """
+
+    name: Literal[
+        "text and label", "pair and label", "instruction and response", "prompt and completion", "messages", "text"
+    ]
+    asked: tuple[str, ...]
+    answered: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        if self.name in ("text and label", "pair and label"):
+            return "classification"
+        return "language_modelling" if self.name == "text" else "generation"
+
+
+def detect(rows: Sequence[Row], config: DataConfig) -> Shape:
+    """The shape of these rows, the columns that `config` names taking precedence; UserError when it cannot be told."""
+    known = columns(rows)
+    shape = _named(known, rows, config) or _by_name(known, rows) or _by_content(known, rows)
+    if shape is None:
+        raise UserError(
+            f"cannot tell what the columns of {config.path} mean: {', '.join(known)}",
+            "say it: data.text=COLUMN data.label=COLUMN, or data.prompt=COLUMN data.completion=COLUMN, "
+            "or data.text=COLUMN alone for plain text",
+        )
+    return shape
+
+
+def template_of(shape: Shape, config: DataConfig, known: Sequence[str]) -> Template:
+    """The shape's own template, or the one `config` writes; UserError for a slot that is no column."""
+    default = _default_template(shape)
+    prompt = config.prompt if is_template(config.prompt) else default.prompt
+    template = Template(prompt or "", config.answer or default.answer)
+    if shape.name == "messages":
+        return template
+    allowed = [*known, "label"] if shape.kind == "classification" else known
+    for slot in template.fields():
+        if slot not in allowed:
+            raise unknown(f"column for the template of {config.path}", slot, known)
+    if shape.kind == "classification" and Template("", template.answer).fields() != ("label",):
+        raise UserError(
+            f"the answer of a classification is its label alone, not {template.answer!r}",
+            'write {label} and no other column, such as data.answer=" {label}"',
+        )
+    return template
+
+
+def sentence(shape: Shape, template: Template, config: DataConfig, known: Sequence[str]) -> str:
+    """What was recognised, and what to type for something else."""
+    asked = " and ".join(shape.asked)
+    headless = " (no header line)" if "column1" in known else ""
+    if shape.name == "messages":
+        return f"{config.path}: chat messages in column {asked}; choose another with data.messages=COLUMN"
+    if shape.name == "text":
+        return (
+            f"{config.path}{headless}: plain text in column {asked}; for other uses name data.label or data.completion"
+        )
+    other = "data.label" if shape.kind == "classification" else "data.completion"
+    own = "data.text" if shape.kind == "classification" else "data.prompt"
+    return (
+        f"{config.path}{headless}: {shape.name} in columns {asked or 'of the template'} and {shape.answered}, asked as "
+        f"{template.prompt!r}; choose others with {own}=COLUMN {other}=COLUMN"
+    )
+
+
+def is_template(prompt: str | None) -> bool:
+    """Whether `data.prompt` is a template; otherwise it is the name of a column."""
+    return prompt is not None and "{" in prompt
+
+
+def _default_template(shape: Shape) -> Template:
+    slots = "\n".join(f"{{{name}}}" for name in shape.asked)
+    match shape.name:
+        case "text and label" | "pair and label":
+            return Template(f"{slots}\nLabel:", " {label}")
+        case "instruction and response":
+            return Template(f"Human: {slots}\nAssistant:", f" {{{shape.answered}}}")
+        case "prompt and completion":
+            question = slots.lower() in ("{question}", "{query}")
+            return Template(f"{slots}\nAnswer:" if question else slots, f"{{{shape.answered}}}")
+        case "messages":
+            return Template("{messages}", "{answer}")
+        case _:
+            return Template("", slots)
+
+
+def _named(known: list[str], rows: Sequence[Row], config: DataConfig) -> Shape | None:
+    """What the configuration says; columns it leaves out are looked for by name, then by content."""
+    if config.messages:
+        return Shape("messages", (require(config.messages, known, config.path),))
+    asked = tuple(part.strip() for part in config.text.split(",")) if config.text else ()
+    if config.prompt and not is_template(config.prompt):
+        asked = (config.prompt,)
+    for name in (*asked, config.label, config.completion):
+        if name:
+            require(name, known, config.path)
+    if config.label:
+        others = [name for name in known if name != config.label]
+        asked = asked or _pair(known) or _first(TEXT, others) or tuple(others[:1])
+        return Shape("text and label" if len(asked) < 2 else "pair and label", asked, config.label)
+    if config.completion:
+        others = [name for name in known if name != config.completion]
+        return Shape("prompt and completion", asked or _first(PROMPT, others) or tuple(others[:1]), config.completion)
+    if not asked:
+        return None
+    others = [name for name in known if name not in asked]
+    if not config.text and (answer := _first(COMPLETION, others)):
+        return Shape("prompt and completion", asked, answer[0])
+    label = _first(LABEL, others) or tuple(name for name in others if _is_label(rows, name))
+    if len(label) == 1:
+        return Shape("text and label" if len(asked) < 2 else "pair and label", asked, label[0])
+    if config.text and len(asked) == 1:
+        return Shape("text", asked)
+    return None
+
+
+def _by_name(known: list[str], rows: Sequence[Row]) -> Shape | None:
+    for name in known:
+        if name.lower() in MESSAGES and isinstance(rows[0].fields.get(name), list):
+            return Shape("messages", (name,))
+    answer = _first(COMPLETION, known)
+    if answer and (instruction := _first(("instruction",), known)):
+        return Shape("instruction and response", (*instruction, *_first(EXTRA, known)), answer[0])
+    label = _first(LABEL, known)
+    # "target" is a class in one file and a sentence in the next
+    if label and (label[0].lower() != "target" or _is_label(rows, label[0])):
+        if pair := _pair(known):
+            return Shape("pair and label", pair, label[0])
+        # a column of a few values ("question": cause or effect) is not what the model is asked
+        if text := _first(TEXT, [name for name in known if name != label[0] and not _is_label(rows, name)]):
+            return Shape("text and label", text, label[0])
+    if answer and (prompt := _first(PROMPT, known)):
+        return Shape("prompt and completion", prompt, answer[0])
+    text = _first(("text",), known)
+    return Shape("text", text) if text else None
+
+
+def _by_content(known: list[str], rows: Sequence[Row]) -> Shape | None:
+    """One column of few short values and one or two of text, or one column alone."""
+    labels = [name for name in known if _is_label(rows, name)]
+    texts = tuple(name for name in known if name not in labels)
+    if len(labels) == 1 and len(texts) in (1, 2):
+        return Shape("text and label" if len(texts) == 1 else "pair and label", texts, labels[0])
+    return Shape("text", tuple(known)) if len(known) == 1 else None
+
+
+def _is_label(rows: Sequence[Row], name: str) -> bool:
+    """Whether a column's values are short and come again and again, four times each on average."""
+    values = [row.fields.get(name, "") for row in rows]
+    if not all(isinstance(value, str) and len(value) <= 40 for value in values):
+        return False
+    return len({str(value) for value in values}) * 4 <= len(values)
+
+
+def _pair(known: Sequence[str]) -> tuple[str, ...]:
+    lower = {name.lower(): name for name in known}
+    return next(((lower[one], lower[two]) for one, two in PAIRS if one in lower and two in lower), ())
+
+
+def _first(names: Collection[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The column that has the earliest of these names, as a tuple of one; empty where there is none."""
+    lower = {name.lower(): name for name in reversed(known)}
+    return next(((lower[name],) for name in names if name in lower), ())

@@ -1,0 +1,94 @@
+"""Splits and samples that depend on nothing but the rows' texts and a seed.  No text ever stands on two sides."""
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from tunewise.data.examples import Example
+from tunewise.errors import UserError
+
+
+def normalised(text: str) -> str:
+    """What counts as the same text: letter case and white space aside."""
+    return " ".join(text.casefold().split())
+
+
+def text_key(examples: Sequence[Example]) -> Callable[[Example], str]:
+    """What tells these examples apart: their prompts, or their whole texts where many share one prompt (or none)."""
+    prompts = {normalised(example.prompt) for example in examples}
+    texts = {normalised(example.text) for example in examples}
+    if 2 * len(prompts) > len(texts):
+        return lambda example: normalised(example.prompt)
+    return lambda example: normalised(example.text)
+
+
+def split(examples: Sequence[Example], shares: Sequence[float], seed: int) -> tuple[tuple[Example, ...], ...]:
+    """As many parts as there are shares, each with its share of every label, rows in their own order.
+
+    Rows of one text stay together, so a part's size can miss its share by the size of one such group. Which part a
+    text falls into does not depend on the order of the rows. UserError for fewer texts than shares.
+    """
+    key = text_key(examples)
+    groups: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        groups[key(example)].append(example)
+    if len(groups) < len(shares):
+        raise UserError(
+            f"{len(groups)} different rows cannot be split into {len(shares)} parts",
+            "add rows, or give train, dev and test as files of one folder",
+        )
+    ranked = _spread(list(groups), lambda text: groups[text][0].label, seed)
+    # every part gets one text at least, the first (train) what is left over
+    sizes = [max(1, round(share / sum(shares) * len(ranked))) for share in shares[1:]]
+    while sum(sizes) >= len(ranked):
+        sizes[sizes.index(max(sizes))] -= 1
+    part_of: dict[str, int] = {}
+    start = len(ranked) - sum(sizes)
+    for number, size in enumerate(sizes, start=1):
+        part_of.update(dict.fromkeys(ranked[start : start + size], number))
+        start += size
+    parts: list[list[Example]] = [[] for _ in shares]
+    for example in examples:
+        parts[part_of.get(key(example), 0)].append(example)
+    return tuple(tuple(part) for part in parts)
+
+
+def few_shot(examples: Sequence[Example], k: int, seed: int, balanced: bool = True) -> tuple[Example, ...]:
+    """k examples in random order, a function of seed and ids; all of them where there are fewer.
+
+    `balanced` takes as many of each label as of any other (one more at most); otherwise labels keep their shares.
+    """
+    by_id = {f"{example.id}\0{index}": example for index, example in enumerate(examples)}
+    if balanced:
+        chosen = _alternate(list(by_id), lambda name: by_id[name].label, seed)[:k]
+    else:
+        chosen = _spread(list(by_id), lambda name: by_id[name].label, seed)[:k]
+    return tuple(by_id[name] for name in sorted(chosen, key=lambda name: _digest(seed + 1, name)))
+
+
+def _by_label(names: Sequence[str], label: Callable[[str], str | None], seed: int) -> dict[str, list[str]]:
+    by_label: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names, key=lambda name: _digest(seed, name)):
+        by_label[label(name) or ""].append(name)
+    return by_label
+
+
+def _spread(names: Sequence[str], label: Callable[[str], str | None], seed: int) -> list[str]:
+    """Names shuffled so that every stretch holds the labels in about their overall shares."""
+    ranks = {
+        name: (index + 0.5) / len(alike)
+        for alike in _by_label(names, label, seed).values()
+        for index, name in enumerate(alike)
+    }
+    return sorted(names, key=lambda name: (ranks[name], _digest(seed, name)))
+
+
+def _alternate(names: Sequence[str], label: Callable[[str], str | None], seed: int) -> list[str]:
+    """Names shuffled so that the labels take turns while they last."""
+    ranks = {name: index for alike in _by_label(names, label, seed).values() for index, name in enumerate(alike)}
+    return sorted(names, key=lambda name: (ranks.get(name, math.inf), _digest(seed, name)))
+
+
+def _digest(seed: int, text: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest()
