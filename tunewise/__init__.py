@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tunewise.methods.attach import Tuned, attach, count
     from tunewise.methods.store import load_adapter, save_adapter
     from tunewise.models.load import load_base
+    from tunewise.planning import plan
     from tunewise.run import evaluate, run, train
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ _HOME = {
     "load_base": "tunewise.models.load",
     "compare": "tunewise.compare",
     "evaluate": "tunewise.run",
+    "plan": "tunewise.planning",
     "run": "tunewise.run",
     "train": "tunewise.run",
 }
@@ -56,6 +58,7 @@ __all__ = [
     "evaluate",
     "load_adapter",
     "load_base",
+    "plan",
     "run",
     "save_adapter",
     "train",

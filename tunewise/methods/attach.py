@@ -50,10 +50,18 @@ def attach(
 
 def count(model: PreTrainedModel, method: Method) -> int:
     """How many values `method` would train on `model`, which may live on the `meta` device; nothing is allocated."""
+    return sum(count_by_dtype(model, method).values())
+
+
+def count_by_dtype(model: PreTrainedModel, method: Method) -> dict[torch.dtype, int]:
+    """The same, by the precision the values are kept and saved in."""
     anatomy = read_anatomy(model)
     with torch.device("meta"):
-        added = sum(p.numel() for delta in method.deltas(anatomy).values() for p in delta.parameters())
-    return added + sum(p.numel() for p in _selected(model, method, anatomy).values())
+        added = [p.numel() for delta in method.deltas(anatomy).values() for p in delta.parameters()]
+    counts = {_delta_dtype(model.dtype): sum(added)}
+    for parameter in _selected(model, method, anatomy).values():
+        counts[parameter.dtype] = counts.get(parameter.dtype, 0) + parameter.numel()
+    return counts
 
 
 class Tuned:

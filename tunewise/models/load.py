@@ -7,7 +7,14 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from tunewise.errors import UserError, nearest
 from tunewise.models import fingerprint
@@ -40,14 +47,12 @@ def load_base(name: str, dtype: str = "auto", device: str = "cpu") -> Base:
     Weights are read from safetensors only, and no code of the checkpoint is run. Raises UserError for a folder that
     is no model, weights in a pickle format, and a hub name that cannot be reached.
     """
+    config = load_config(name)
     source = EMBEDDED.get(name, name)
     if Path(source).exists():
-        _check_folder(Path(source))
-    elif _looks_like_a_path(name):
-        raise _no_such_folder(Path(name))
+        _check_weights(Path(source))
     where = torch.device(device)
     try:
-        config = AutoConfig.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
         with _quiet():
             model = AutoModelForCausalLM.from_pretrained(
@@ -61,13 +66,25 @@ def load_base(name: str, dtype: str = "auto", device: str = "cpu") -> Base:
     return Base(model, tokenizer, read_anatomy(model), name, fingerprint.of_model(model), model.dtype)
 
 
-def _check_folder(folder: Path) -> None:
-    """Refuse what is no model folder, and weights that would have to be unpickled."""
-    if not (folder / "config.json").is_file():
+def load_config(name: str) -> PreTrainedConfig:
+    """The configuration of the base `name`, without its weights; errors as in `load_base`."""
+    folder = Path(EMBEDDED.get(name, name))
+    if not folder.exists():
+        if _looks_like_a_path(name):
+            raise _no_such_folder(folder)
+    elif not (folder / "config.json").is_file():
         raise UserError(
             f"{folder} is no model folder: it has no config.json",
             hint="give a folder written by save_pretrained(), a hub name such as HuggingFaceTB/SmolLM2-135M, or tiny",
         )
+    try:
+        return AutoConfig.from_pretrained(folder if folder.exists() else name)
+    except (OSError, ValueError) as error:
+        raise _cannot_load(name, error) from error
+
+
+def _check_weights(folder: Path) -> None:
+    """Refuse a folder without weights, and weights that would have to be unpickled."""
     names = os.listdir(folder)
     if not any(name.endswith(".safetensors") for name in names):
         unsafe = sorted(name for name in names if name.endswith(UNSAFE_WEIGHTS))

@@ -1,0 +1,57 @@
+"""Counts on the meta device against published figures, without any weights."""
+
+import json
+
+import pytest
+import torch
+
+from tunewise.errors import UserError
+from tunewise.planning import plan
+
+
+def folder_with(tmp_path, config: dict) -> str:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return str(tmp_path)
+
+
+@pytest.fixture
+def llama_2_7b(tmp_path):
+    shape = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
+    return folder_with(tmp_path, {"model_type": "llama", "num_attention_heads": 32, "torch_dtype": "bfloat16", **shape})
+
+
+def test_lora_on_llama_2_7b_is_the_published_count(llama_2_7b):
+    (row,) = plan(llama_2_7b, [{"name": "lora", "rank": 8}])
+    assert row.n_base == 6_738_415_616
+    assert row.n_trainable == 4_194_304  # peft prints this for r=8 on q_proj and v_proj
+    assert row.adapter_bytes == 4 * row.n_trainable
+
+
+def test_all_linear_layers_of_llama_2_7b(llama_2_7b):
+    (row,) = plan(llama_2_7b, [{"name": "lora", "rank": 64, "roles": ["all"]}])
+    assert row.n_trainable == 159_907_840  # QLoRA's setting
+    assert row.share == pytest.approx(0.02373, abs=1e-5)
+
+
+def test_gpt3_lora_rows(tmp_path):
+    """LoRA, table 2 and section 4.2: GPT-3 175B, rank 4 on q and v, 18.9 M (rank 8: 37.7 M), on a shape with its width."""
+    shape = {"vocab_size": 50257, "n_embd": 12288, "n_layer": 96, "n_head": 96, "n_positions": 2048}
+    rows = plan(folder_with(tmp_path, {"model_type": "gpt2", **shape}), [{"name": "lora", "rank": r} for r in (4, 8)])
+    assert [round(row.n_trainable / 1e6, 1) for row in rows] == [18.9, 37.7]
+    assert rows[0].n_base == pytest.approx(175e9, rel=0.01)
+
+
+def test_every_method_has_a_row_and_nothing_is_allocated(llama_2_7b):
+    rows = plan(llama_2_7b)
+    counts = {row.method.name: row.n_trainable for row in rows}
+    assert counts["frozen"] == 0
+    assert counts["full"] == rows[0].n_base
+    assert counts["prompt_tuning"] == 20 * 4096
+    assert counts["top_layers"] == 2 * 202_383_360 + 4096
+    assert 0 < counts["bitfit"] < counts["bottleneck"] < counts["full"]
+    assert torch.empty(0).device.type == "cpu"  # the meta context is left again
+
+
+def test_what_cannot_act_says_why(llama_2_7b):
+    with pytest.raises(UserError, match="0 biases"):
+        plan(llama_2_7b, ["bitfit"])
