@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunewise.report.arms import Arm, smoothed_losses
 from tunewise.report.words import SHARES, metric_name
@@ -110,7 +110,7 @@ def _subplots(shape: tuple[int, int], width: float, height: float, share: bool =
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[str, Any] = {
         "font.size": 9.5, "axes.edgecolor": GRID, "axes.labelcolor": QUIET,
         "text.color": INK, "xtick.color": QUIET, "ytick.color": QUIET, "grid.color": GRID, "axes.spines.top": False,
         "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.linewidth": 0.7,

@@ -134,7 +134,7 @@ def _proofs(arms: Sequence[Arm]) -> dict[str, Any]:
         cells = []
         for name in names:
             found = [run.proofs()[name] for run in arm.runs if name in run.proofs()]
-            values = [proof.get("value") for proof in found if isinstance(proof.get("value"), int | float)]
+            values = [float(proof["value"]) for proof in found if isinstance(proof.get("value"), int | float)]
             passed = all(proof.get("passed") for proof in found) if found else None
             cells.append({"passed": passed, "value": max(values) if values else None})
         if any(cell["passed"] is not None for cell in cells):

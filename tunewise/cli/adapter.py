@@ -1,0 +1,115 @@
+"""`tunewise adapter check|merge|show`: adapter folders, ours or peft's."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tunewise.cli.console import BAD_INPUT, AsJson, Model, print_json, results, verb
+from tunewise.errors import UserError
+
+if TYPE_CHECKING:
+    from tunewise.models.load import Base
+
+app = typer.Typer(name="adapter", help="Check, merge or show adapter folders.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(help="An adapter folder, or a run folder that holds one.", show_default=False)]
+
+
+@app.command()
+@verb
+def check(
+    folders: Annotated[list[Path], typer.Argument(help="Adapter or run folders.", show_default=False)],
+    model: Model = None,
+    as_json: AsJson = False,
+) -> None:
+    """Reload adapters and prove them: same logits, not a no-op, off is the base, fold equals attached."""
+    from tunewise.report.table import print_proofs
+    from tunewise.run import prove_adapter
+
+    found = {}
+    for folder in map(adapter_folder, folders):
+        found[str(folder)] = prove_adapter(folder, base_of(folder, model))
+    if as_json:
+        print_json(found)
+    else:
+        for name, proofs in found.items():
+            results().print(f"[bold]{name}[/]", soft_wrap=True)
+            print_proofs(results(), proofs)
+    if not all(proof["passed"] for proofs in found.values() for proof in proofs.values()):
+        raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
+@verb
+def merge(
+    folder: Folder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the merged model.", show_default=False)],
+    model: Model = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fold an adapter into its base and write a full transformers model folder."""
+    from tunewise import files
+    from tunewise.methods.store import load_adapter
+
+    adapter = adapter_folder(folder)
+    base = base_of(adapter, model)
+    merged = load_adapter(base.model, adapter, tokenizer=base.tokenizer).fold()
+    with files.folder(out) as new:
+        merged.save_pretrained(new)
+        base.tokenizer.save_pretrained(new)
+    n_bytes = sum(file.stat().st_size for file in out.iterdir())
+    if as_json:
+        print_json({"folder": str(out), "bytes": n_bytes, "base": base.name, "adapter": str(adapter)})
+    else:
+        results().print(f"merged {adapter} into {base.name}: wrote {out}, {n_bytes / 1e6:.1f} MB", soft_wrap=True)
+
+
+@app.command()
+@verb
+def show(folder: Folder, as_json: AsJson = False) -> None:
+    """Print what an adapter folder says about itself."""
+    from tunewise.config import dump_yaml
+
+    card = card_of(adapter_folder(folder))
+    if as_json:
+        print_json(card)
+    else:
+        results().print(dump_yaml(card), end="", markup=False)
+
+
+def adapter_folder(folder: Path) -> Path:
+    """`folder` itself, or the adapter in it when it is a run folder; UserError when there is neither."""
+    if not folder.is_dir():
+        raise UserError(
+            f"no such folder: {folder}", "give an adapter folder such as runs/<task>/<method>/seed0/adapter"
+        )
+    inner = folder / "adapter"
+    return inner if inner.is_dir() else folder
+
+
+def card_of(folder: Path) -> dict:
+    """tunewise.json, or peft's adapter_config.json where there is no other."""
+    from tunewise import files
+
+    for name in ("tunewise.json", "adapter_config.json"):
+        if (folder / name).is_file():
+            card = files.read_json(folder / name)
+            if isinstance(card, dict):
+                return card
+    raise UserError(
+        f"{folder} is no adapter folder: it has neither tunewise.json nor adapter_config.json",
+        "give the adapter/ folder of a run, or one written by peft's save_pretrained()",
+    )
+
+
+def base_of(folder: Path, model: str | None) -> "Base":
+    """The base given, or the one that the adapter names."""
+    card = card_of(folder)
+    name = model or card.get("base", {}).get("name") or card.get("base_model_name_or_path")
+    if not name:
+        raise UserError(f"{folder} does not say which base it belongs to", "add --model NAME_OR_FOLDER")
+
+    from tunewise.models.load import load_base
+
+    return load_base(name, dtype=card.get("dtype", "auto"))

@@ -1,0 +1,87 @@
+"""What every verb shares: errors without tracebacks, one place for results (stdout) and one for progress (stderr)."""
+
+import functools
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from tunewise.errors import UserError
+from tunewise.train.interrupt import Interrupted
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write.", show_default=False)]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="tiny, a folder, or a hub name.", show_default=False)]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data", "-d", help="An embedded task (tiny:sentiment), a task folder, or a csv, tsv, json or jsonl file."
+    ),
+]
+
+
+def results() -> Console:
+    """Where a verb prints what was asked for. Made anew: a test may have replaced sys.stdout."""
+    return Console(file=sys.stdout, highlight=False)
+
+
+def progress_lines() -> Console:
+    """Where a verb says how it is getting on."""
+    return Console(file=sys.stderr, highlight=False)
+
+
+def print_json(value: object) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+
+
+def verb(function: Callable[..., Any]) -> Callable[..., None]:
+    """Wrap a verb: a UserError is told without a traceback (exit code 2), Ctrl-C with the command to go on (130)."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **options: Any) -> None:
+        try:
+            function(*arguments, **options)
+        except Interrupted as error:
+            complain(error)
+            sys.stderr.write(f"to go on from there:\n  {this_command()}\n")
+            raise typer.Exit(INTERRUPTED) from None
+        except UserError as error:
+            complain(error)
+            raise typer.Exit(BAD_INPUT) from None
+        except KeyboardInterrupt:
+            sys.stderr.write(f"\ninterrupted; what is finished is kept. To go on:\n  {this_command()}\n")
+            raise typer.Exit(INTERRUPTED) from None
+
+    return wrapped
+
+
+def complain(error: UserError) -> None:
+    """What was wrong and what to type next, on standard error; never wrapped or coloured inside a word to copy."""
+    label, reset = ("\033[31;1m", "\033[0m") if sys.stderr.isatty() else ("", "")
+    sys.stderr.write(f"{label}error:{reset} {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"hint: {error.hint}\n")
+
+
+def this_command() -> str:
+    """The command line that is running, as one would type it."""
+    return shlex.join(["tunewise", *sys.argv[1:]])
+
+
+def version(wanted: bool) -> None:
+    """Print the installed version and leave, when asked to."""
+    if wanted:
+        from importlib.metadata import version as installed_version
+
+        sys.stdout.write(f"tunewise {installed_version('tunewise')}\n")
+        raise typer.Exit

@@ -1,0 +1,58 @@
+"""The command line's words -> one recipe: a file, flags, and dotted overrides, the later winning over the earlier."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tunewise.config import override, read_yaml
+from tunewise.errors import UserError
+
+DEFAULTS = {"model": "tiny", "method": {"name": "lora"}, "seed": 0}
+SHORT = {"method": "name", "data": "path"}  # fields that may be given by one word, and what that word is
+
+
+def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The positional words of a verb: at most one recipe file first, then overrides such as method.rank=4."""
+    recipe: Path | None = None
+    overrides: list[str] = []
+    for word in words:
+        if "=" in word:
+            overrides.append(word)
+        elif recipe is None and not overrides:
+            recipe = Path(word)
+        else:
+            raise UserError(
+                f"cannot read {word!r}",
+                "after the recipe come overrides such as train.learning_rate=2e-4 method.rank=4",
+            )
+    return recipe, overrides
+
+
+def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:
+    """The recipe as plain data. `flags` are the options of the verb: model, data, method, seed; None where not given.
+
+    Short forms (`data: tiny:sentiment`, `method: lora`) are opened into fields first, so that overrides reach inside.
+    """
+    file, overrides = split_words(words)
+    recipe = {**DEFAULTS, **(read_yaml(file) if file else {})}
+    given = {name: value for name, value in flags.items() if value is not None}
+    # method=bitfit and data=reviews.csv mean the same as the flags
+    for assignment in [o for o in overrides if o.partition("=")[0] in SHORT]:
+        name, _, value = assignment.partition("=")
+        given[name] = value
+        overrides.remove(assignment)
+    for name, key in SHORT.items():
+        if isinstance(recipe.get(name), str):
+            recipe[name] = {key: recipe[name]}
+    if "data" in given:
+        recipe["data"] = {**recipe.get("data", {}), "path": given.pop("data")}
+    if "method" in given:
+        name = given.pop("method")
+        # another method has other fields, so the recipe's own do not carry over
+        recipe["method"] = recipe["method"] if recipe["method"].get("name") == name else {"name": name}
+    recipe = override({**recipe, **given}, overrides)
+    if "data" not in recipe:
+        raise UserError(
+            "no data given", "add --data FILE (csv, tsv, json, jsonl), or --data tiny:sentiment to try it out"
+        )
+    return recipe

@@ -1,0 +1,48 @@
+"""`tunewise train`: a base, a method and data in; a run folder with a proved adapter out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunewise.cli.console import AsJson, Data, Model, Out, print_json, progress_lines, results
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECIPE.yaml] [FIELD=VALUE]...",
+        help="A recipe file, and overrides such as train.learning_rate=2e-4 method.rank=4 data.train=500.",
+        show_default=False,
+    ),
+]
+
+
+def train(
+    words: Words = None,
+    model: Model = None,
+    data: Data = None,
+    method: Annotated[str | None, typer.Option(help="One of `tunewise methods`.", show_default="lora")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Initialisation, data order, few-shot sample.", show_default="0")
+    ] = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train one method on one data set, evaluate it on test, and prove the adapter."""
+    from tunewise.cli.recipes import gather
+
+    recipe = gather(words or [], {"model": model, "data": data, "method": method, "seed": seed})
+
+    from tunewise.cli.progress import live_progress
+    from tunewise.config import parse
+    from tunewise.report.table import print_run
+    from tunewise.run import Recipe, run, run_folder
+
+    parsed = parse(Recipe, recipe)
+    folder = out if out is not None else run_folder(parsed, Path("runs"))
+    with live_progress(progress_lines()) as progress:
+        metrics = run(parsed, folder, progress=progress)
+    if as_json:
+        print_json({"folder": str(folder), **metrics})
+    else:
+        print_run(results(), folder, metrics)
