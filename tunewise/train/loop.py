@@ -108,12 +108,12 @@ def training_mode(tuned: Tuned, config: TrainConfig) -> Iterator[None]:
     """Dropout on, and activations recomputed where `config` asks for it; evaluation mode and no gradients after."""
     set_training(tuned, True)
     if config.checkpointing:
-        tuned.model.gradient_checkpointing_enable({"use_reentrant": False})
+        tuned.model.activation_checkpointing_enable({"use_reentrant": False})
     try:
         yield
     finally:
         if config.checkpointing:
-            tuned.model.gradient_checkpointing_disable()
+            tuned.model.activation_checkpointing_disable()
         set_training(tuned, False)
         for tensor in tuned.trainable.values():
             tensor.grad = None

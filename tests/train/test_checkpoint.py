@@ -1,0 +1,108 @@
+import json
+import multiprocessing
+import random
+import resource
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.train import killed_run
+from tunewise.errors import UserError
+from tunewise.files import sha256
+from tunewise.train import checkpoint
+from tunewise.train.checkpoint import Checkpoint
+
+
+def steps_in(log):
+    return log.read_text().count('"loss"') if log.exists() else 0
+
+
+def test_a_run_killed_three_times_ends_as_one_that_was_not(tmp_path):
+    """SIGKILL at random moments; adapter, optimiser state and losses are bit for bit those of an undisturbed run."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    killed_run.carry_out(str(whole))
+    # a forked child of a server process that imported everything once: a real process, without 5 s of imports each
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.train.killed_run"])
+    moments = random.Random()
+    for number in range(3):
+        process = context.Process(target=killed_run.carry_out, args=(str(killed),))
+        process.start()
+        goal = (number + 1) * killed_run.STEPS // 4 + moments.randrange(killed_run.CHECKPOINT_EVERY)
+        while steps_in(killed / "log.jsonl") < goal and process.is_alive():
+            time.sleep(0.001)
+        time.sleep(moments.random() * 0.03)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "the run was over before it was killed"
+    assert not (killed / "result.safetensors").exists()
+    assert checkpoint.load(killed / "checkpoints").state["position"]["step"] >= killed_run.STEPS // 2
+    process = context.Process(target=killed_run.carry_out, args=(str(killed),))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+    expected, found = load_file(whole / "result.safetensors"), load_file(killed / "result.safetensors")
+    assert len(found["losses"]) == killed_run.STEPS
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    # the last checkpoint holds moments, best state and generators; one digest covers them all
+    last = f"checkpoints/step-{killed_run.STEPS - killed_run.CHECKPOINT_EVERY:08d}"
+    names = load_file(killed / last / checkpoint.TENSORS).keys()
+    assert {name.split(".")[0] for name in names} == {"trained", "optimiser", "best", "losses", "random"}
+    assert sha256(killed / last / checkpoint.TENSORS) == sha256(whole / last / checkpoint.TENSORS)
+    lines = [json.loads(line) for line in (killed / "log.jsonl").read_text().splitlines()]
+    undisturbed = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, killed_run.STEPS + 1))
+    for line, other in zip(lines, undisturbed, strict=True):
+        assert {**line, "seconds": 0} == {**other, "seconds": 0}
+
+
+def some_checkpoint(value=1.0):
+    return Checkpoint({"trained.w": torch.full((200,), value), "random.cpu": torch.get_rng_state()}, {"step": value})
+
+
+def test_only_the_newest_checkpoint_stays(tmp_path):
+    assert checkpoint.load(tmp_path) is None
+    checkpoint.save(tmp_path, 5, some_checkpoint(1.0))
+    (tmp_path / ".step-00000009.tmp").mkdir()  # left by a killed process
+    checkpoint.save(tmp_path, 10, some_checkpoint(2.0))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
+    assert checkpoint.load(tmp_path).tensors["trained.w"][0] == 2.0
+    checkpoint.remove(tmp_path)
+    assert not tmp_path.exists()
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path):
+    checkpoint.save(tmp_path, 5, some_checkpoint(1.0))
+    (tmp_path / "step-00000005").rename(tmp_path / "kept")
+    checkpoint.save(tmp_path, 10, some_checkpoint(2.0))
+    newest = tmp_path / "step-00000010" / checkpoint.TENSORS
+    newest.write_bytes(newest.read_bytes()[:-1] + b"!")
+    with pytest.raises(UserError, match="is damaged"):
+        checkpoint.load(tmp_path)
+    (tmp_path / "kept").rename(tmp_path / "step-00000005")
+    assert checkpoint.load(tmp_path).tensors["trained.w"][0] == 1.0
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    checkpoint.save(tmp_path, 5, some_checkpoint())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*step-00000010"):
+            checkpoint.save(tmp_path, 10, some_checkpoint())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
+    assert checkpoint.load(tmp_path) is not None
+
+
+def test_both_generators_are_restored():
+    tensors, python = checkpoint.random_state(torch.device("cpu"))
+    expected = (torch.rand(3), random.random(), random.gauss(0, 1))
+    checkpoint.set_random_state(tensors, json.loads(json.dumps(python)), torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected[0])
+    assert (random.random(), random.gauss(0, 1)) == expected[1:]

@@ -1,0 +1,101 @@
+import math
+
+import pytest
+import torch
+
+from tunewise.train.config import TrainConfig
+from tunewise.train.optimiser import BETAS, EPSILON, Optimiser, learning_rate_at
+
+
+def test_adamw_is_the_papers_algorithm():
+    torch.manual_seed(0)
+    start = torch.randn(4, 3, dtype=torch.float64)
+    tensor = torch.nn.Parameter(start.clone())
+    optimiser = Optimiser({"w": tensor}, weight_decay=0.1)
+    value, m, v = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+    for t in range(1, 6):
+        gradient, rate = torch.randn_like(start), 0.01 * t
+        tensor.grad = gradient.clone()
+        optimiser.gradient_norm(None)
+        optimiser.step(rate)
+        optimiser.zero_grad()
+        m = BETAS[0] * m + (1 - BETAS[0]) * gradient
+        v = BETAS[1] * v + (1 - BETAS[1]) * gradient**2
+        m_hat, v_hat = m / (1 - BETAS[0] ** t), v / (1 - BETAS[1] ** t)
+        value = value - rate * (m_hat / (v_hat.sqrt() + EPSILON) + 0.1 * value)
+        torch.testing.assert_close(tensor.detach(), value, rtol=0, atol=1e-12)
+
+
+def test_decay_spares_vectors():
+    vector, matrix = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3, 3))
+    optimiser = Optimiser({"b": vector, "w": matrix}, weight_decay=0.5)
+    vector.grad, matrix.grad = torch.zeros(3), torch.zeros(3, 3)
+    optimiser.gradient_norm(None)
+    optimiser.step(0.1)
+    assert torch.equal(vector.detach(), torch.ones(3))
+    torch.testing.assert_close(matrix.detach(), torch.full((3, 3), 0.95))
+
+
+def test_the_norm_is_of_the_whole_gradient_and_clipping_rescales_it():
+    a, b = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(2, 1))
+    optimiser = Optimiser({"a": a, "b": b})
+    a.grad, b.grad = torch.tensor([3.0, 0.0]), torch.tensor([[4.0], [0.0]])
+    assert optimiser.gradient_norm(1.0).item() == 5.0
+    torch.testing.assert_close(torch.cat([a.grad, b.grad[:, 0]]), torch.tensor([0.6, 0, 0.8, 0]), rtol=1e-5, atol=0)
+    a.grad, b.grad = torch.tensor([3.0, 0.0]), torch.tensor([[4.0], [0.0]])
+    assert optimiser.gradient_norm(None).item() == 5.0
+    assert a.grad.tolist() == [3.0, 0.0]
+
+
+def test_updates_too_small_for_bfloat16_add_up_in_the_master():
+    tensor = torch.nn.Parameter(torch.ones(2, 2, dtype=torch.bfloat16))
+    optimiser = Optimiser({"w": tensor})
+    for _ in range(20):
+        tensor.grad = torch.ones(2, 2, dtype=torch.bfloat16)
+        optimiser.gradient_norm(None)
+        optimiser.step(0.001)
+        optimiser.zero_grad()
+    # each update is 0.001, a quarter of bfloat16's spacing below 1; without a master none would leave a trace
+    torch.testing.assert_close(tensor.detach().float(), torch.full((2, 2), 0.98), rtol=0, atol=0.003)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_restored_optimiser_goes_on_bit_for_bit(dtype):
+    def steps(optimiser, tensor, numbers):
+        for number in numbers:
+            tensor.grad = torch.full((3, 2), 0.1 * number, dtype=dtype)
+            optimiser.gradient_norm(1.0)
+            optimiser.step(0.01)
+            optimiser.zero_grad()
+
+    whole = torch.nn.Parameter(torch.ones(3, 2, dtype=dtype))
+    steps(Optimiser({"w": whole}, 0.1), whole, range(1, 9))
+    first = torch.nn.Parameter(torch.ones(3, 2, dtype=dtype))
+    before = Optimiser({"w": first}, 0.1)
+    steps(before, first, range(1, 5))
+    saved = {name: tensor.clone() for name, tensor in before.state().items()}
+    second = torch.nn.Parameter(first.detach().clone())
+    after = Optimiser({"w": second}, 0.1)
+    after.load_state(saved)
+    steps(after, second, range(5, 9))
+    assert torch.equal(whole, second)
+
+
+def test_the_schedules():
+    def rates(**fields):
+        return [learning_rate_at(step, 10, 1.0, TrainConfig(**fields)) for step in range(10)]
+
+    assert rates(schedule="constant", warmup=0) == [1.0] * 10
+    assert rates(schedule="constant", warmup=0.3)[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates(schedule="linear", warmup=0) == pytest.approx([1 - step / 10 for step in range(10)])
+    cosine = rates(schedule="cosine", warmup=0.2)
+    assert cosine[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert cosine[6] == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+    assert min(cosine) > 0
+
+
+def test_the_names_of_the_hugging_face_trainer_are_accepted():
+    config = TrainConfig.model_validate(
+        {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_grad_norm": 0.5}
+    )
+    assert (config.batch_size, config.accumulation, config.clip) == (4, 2, 0.5)

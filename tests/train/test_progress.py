@@ -1,0 +1,53 @@
+import io
+
+import torch
+from rich.console import Console
+
+from tunewise.train.memory import Peak
+from tunewise.train.progress import Bar, Lines, watcher_for
+
+
+def follow(watcher):
+    watcher.started("lora", 2, 10)
+    for step in (3, 4):
+        watcher.stepped(step, 1.5 / step, 100)
+    watcher.evaluated(4, 0.75, True)
+    watcher.finished()
+
+
+def test_without_a_terminal_there_is_one_line_an_evaluation():
+    stream = io.StringIO()
+    watcher = watcher_for(stream)
+    assert isinstance(watcher, Lines)
+    follow(watcher)
+    (line,) = stream.getvalue().splitlines()
+    assert line.startswith("lora  step 4/10  loss 0.3750  dev 0.7500  (best)  ")
+    assert line.endswith("tokens/s")
+
+
+def test_the_bar_shows_steps_loss_score_and_time_left():
+    console = Console(file=io.StringIO(), force_terminal=True, width=160, record=True)
+    bar = Bar(console)
+    bar.started("lora", 2, 10)
+    bar.stepped(3, 0.5, 100)
+    bar.evaluated(3, 0.75, True)
+    console.print(bar._progress.get_renderable())
+    text = console.export_text()
+    assert "lora" in text
+    assert "3/10" in text
+    assert "loss 0.5000  dev 0.7500 (best)" in text
+    assert "tokens/s" in text
+    bar.finished()
+    follow(bar)  # one bar serves several runs in turn
+
+
+def test_the_peak_is_of_this_stretch_of_work():
+    peak = Peak(torch.device("cpu"))
+    before = peak.bytes()
+    block = torch.ones(40_000_000)
+    grown = peak.bytes()
+    assert grown - before > 140e6
+    del block
+    assert peak.bytes() > grown - 5e6  # the kernel counts pages in batches
+    if peak.measure.startswith("VmHWM"):
+        assert Peak(torch.device("cpu")).bytes() < grown - 100e6
