@@ -1,0 +1,1 @@
+"""Scoring, metrics and retention: how good a tuned model is, and what it forgot."""

@@ -1,0 +1,141 @@
+"""Metrics of texts and labels on a scale of 0 to 100 (mcc: -100 to 100); loss, in nats a token, is measured elsewhere."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import sacrebleu
+
+from tunewise.errors import unknown
+
+Texts = Sequence[str]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """fn(predictions, references) -> score; None for loss, which needs the model and not its texts."""
+
+    fn: Callable[[Texts, Texts], float] | None
+    higher_is_better: bool
+
+
+def score(names: Sequence[str], predictions: Texts, references: Texts) -> dict[str, float]:
+    """The named metrics of as many predictions as references, loss left out; UserError for an unknown name.
+
+    Raises ValueError where there are none, or not as many of the one as of the other.
+    """
+    if not predictions or len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
+    scores = {}
+    for name in names:
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
+        if (fn := METRICS[name].fn) is not None:
+            scores[name] = fn(predictions, references)
+    return scores
+
+
+def accuracy(predictions: Texts, references: Texts) -> float:
+    """Share of equal pairs."""
+    return 100 * sum(map(str.__eq__, predictions, references)) / len(references)
+
+
+def macro_f1(predictions: Texts, references: Texts) -> float:
+    """Mean over all labels that occur, as prediction or reference, of F1 = 2 tp / (2 tp + fp + fn)."""
+    right = Counter(reference for one, reference in zip(predictions, references) if one == reference)
+    predicted, actual = Counter(predictions), Counter(references)
+    labels = predicted.keys() | actual.keys()
+    return 100 * sum(2 * right[label] / (predicted[label] + actual[label]) for label in labels) / len(labels)
+
+
+def mcc(predictions: Texts, references: Texts) -> float:
+    """Matthews' correlation for any number of classes; 0 where one side is constant.  Gorodkin 2004, eq. 8."""
+    n = len(references)
+    right = sum(map(str.__eq__, predictions, references))
+    predicted, actual = Counter(predictions), Counter(references)
+    covariance = right * n - sum(predicted[label] * actual[label] for label in actual)
+    spread_predicted = n * n - sum(count * count for count in predicted.values())
+    spread_actual = n * n - sum(count * count for count in actual.values())
+    if spread_predicted == 0 or spread_actual == 0:
+        return 0.0
+    return 100 * covariance / (spread_predicted * spread_actual) ** 0.5
+
+
+def exact_match(predictions: Texts, references: Texts) -> float:
+    """Share of equal texts, runs of white space counting as one space and none at the ends."""
+    return accuracy([" ".join(text.split()) for text in predictions], [" ".join(text.split()) for text in references])
+
+
+def bleu(predictions: Texts, references: Texts) -> float:
+    """Corpus BLEU by sacrebleu with its defaults (13a tokens, exponential smoothing).  Post 2018, arXiv:1804.08771."""
+    return float(sacrebleu.corpus_bleu(list(predictions), [list(references)]).score)
+
+
+def chrf(predictions: Texts, references: Texts) -> float:
+    """Corpus chrF2 by sacrebleu with its defaults (character 6-grams, no words).  Popović 2015."""
+    return float(sacrebleu.corpus_chrf(list(predictions), [list(references)]).score)
+
+
+def rouge1(predictions: Texts, references: Texts) -> float:
+    """Mean F1 of single words.  Lin 2004; words as in the rouge-score package, not stemmed."""
+    return _mean(lambda one, other: _overlap_f1(_ngrams(one, 1), _ngrams(other, 1)), predictions, references)
+
+
+def rouge2(predictions: Texts, references: Texts) -> float:
+    """Mean F1 of pairs of adjacent words, as rouge1."""
+    return _mean(lambda one, other: _overlap_f1(_ngrams(one, 2), _ngrams(other, 2)), predictions, references)
+
+
+def rouge_l(predictions: Texts, references: Texts) -> float:
+    """Mean F1 of the longest common subsequence of words, as rouge1."""
+    return _mean(lambda one, other: _f1(_common_length(one, other), len(one), len(other)), predictions, references)
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(accuracy, higher_is_better=True),
+    "macro_f1": Metric(macro_f1, higher_is_better=True),
+    "mcc": Metric(mcc, higher_is_better=True),
+    "exact_match": Metric(exact_match, higher_is_better=True),
+    "bleu": Metric(bleu, higher_is_better=True),
+    "chrf": Metric(chrf, higher_is_better=True),
+    "rouge1": Metric(rouge1, higher_is_better=True),
+    "rouge2": Metric(rouge2, higher_is_better=True),
+    "rougeL": Metric(rouge_l, higher_is_better=True),
+    "loss": Metric(None, higher_is_better=False),
+}
+
+
+def _mean(f1: Callable[[list[str], list[str]], float], predictions: Texts, references: Texts) -> float:
+    pairs = zip(predictions, references)
+    return 100 * sum(f1(_words(one), _words(other)) for one, other in pairs) / len(references)
+
+
+def _words(text: str) -> list[str]:
+    """Runs of a-z and 0-9 in the lower-cased text: letters beyond those separate words, as in the original ROUGE."""
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def _ngrams(words: list[str], n: int) -> Counter[tuple[str, ...]]:
+    return Counter(zip(*(words[start:] for start in range(n))))
+
+
+def _overlap_f1(one: Counter[tuple[str, ...]], other: Counter[tuple[str, ...]]) -> float:
+    return _f1((one & other).total(), one.total(), other.total())
+
+
+def _f1(common: int, n_predicted: int, n_reference: int) -> float:
+    """2 p r / (p + r) with p = common / n_predicted and r = common / n_reference; 0 where either side is empty."""
+    return 2 * common / (n_predicted + n_reference) if common else 0.0
+
+
+def _common_length(one: list[str], other: list[str]) -> int:
+    """Length of the longest common subsequence, one row of the table at a time."""
+    row = [0] * (len(other) + 1)
+    for word in one:
+        diagonal = 0
+        for column, against in enumerate(other, start=1):
+            above = row[column]
+            row[column] = diagonal + 1 if word == against else max(above, row[column - 1])
+            diagonal = above
+    return row[-1]
