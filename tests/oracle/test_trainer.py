@@ -1,0 +1,42 @@
+"""transformers' Trainer with peft as the oracle of the training loop: the same loss at every step."""
+
+import pytest
+import torch
+
+from bench import peer
+from tests import bases
+from tunewise.data.encode import Encoded
+from tunewise.engine.batches import epoch_batches
+from tunewise.methods import parse_method
+from tunewise.methods.attach import attach
+from tunewise.train.config import TrainConfig
+from tunewise.train.loop import fit
+
+
+def rows_of_unlike_length(n: int) -> list[Encoded]:
+    generator = torch.Generator().manual_seed(2)
+    rows = []
+    for index in range(n):
+        length = int(torch.randint(6, 30, (1,), generator=generator))
+        answer = int(torch.randint(1, 5, (1,), generator=generator))
+        ids = torch.randint(3, bases.VOCABULARY, (length,), generator=generator).tolist()
+        labels = [-100] * (length - answer) + ids[length - answer :]
+        rows.append(Encoded(str(index), tuple(ids), tuple(labels), length - answer, False))
+    return rows
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_losses_of_every_step_are_trainers(accumulation, tmp_path):
+    rows = rows_of_unlike_length(48)
+    config = TrainConfig(
+        steps=48 // (8 * accumulation), batch_size=8, accumulation=accumulation, learning_rate=5e-3,
+        schedule="constant", warmup=0.0, evaluate_every=None,
+    )  # fmt: skip
+    tuned = attach(bases.build("llama", torch.float32), parse_method({"name": "lora", "rank": 4}), seed=1)
+    wrapped = peer.with_lora(bases.build("llama", torch.float32), tuned, ["q_proj", "v_proj"])
+    ours = fit(tuned, rows, config, seed=0, folder=tmp_path, pad_id=0).losses
+    in_our_order = [rows[i] for batch in epoch_batches([len(row.ids) for row in rows], 8, 0, 0) for i in batch]
+    theirs = peer.train(wrapped, in_our_order, config)
+    assert len(ours) == len(theirs) == config.steps
+    assert ours == pytest.approx(theirs, abs=2e-5)
+    assert abs(ours[-1] - ours[0]) > 1e-3
