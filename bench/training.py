@@ -23,16 +23,20 @@ from tunewise.data.encode import Encoded
 from tunewise.engine.batches import epoch_batches
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
+from tunewise.models.precision import choose_dtype
 from tunewise.train.config import TrainConfig
 from tunewise.train.loop import fit
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
-SHAPES = {  # PERFORMANCE: a = small llama; b12 = twelve layers of SmolLM2-135M's width
-    "a": dict(vocab_size=4096, hidden_size=256, intermediate_size=688, num_hidden_layers=6, num_attention_heads=4),
-    "b12": dict(
-        vocab_size=32000, hidden_size=576, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=9,
-        num_key_value_heads=3,
-    ),
+SHAPES = {  # a: a small llama; b12: twelve layers of SmolLM2-135M's width
+    "a": {
+        "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+    },
+    "b12": {
+        "vocab_size": 32000, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 12,
+        "num_attention_heads": 9, "num_key_value_heads": 3,
+    },
 }  # fmt: skip
 
 
@@ -118,7 +122,11 @@ def main() -> None:
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     found = []
+    native = choose_dtype("auto", torch.device("cpu")) is torch.bfloat16
     for work in [work for work in WORKS if work.shape in options.shapes]:
+        if work.dtype == "bfloat16" and not native:
+            print(f"{work}: left out, this machine multiplies bfloat16 slower than float32")
+            continue
         found.append(measure(work, options.steps, options.rounds))
         print(json.dumps(found[-1]))
     environment = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peer.peft.__version__,
