@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -125,7 +125,8 @@ def append_json(path: str | Path, obj: object) -> None:
                 while written < len(line):
                     written += stream.write(line[written:])
             except OSError:
-                stream.truncate(size)
+                with suppress(OSError):  # of a device; the reason to tell is the first one
+                    stream.truncate(size)
                 raise
 
 
@@ -179,6 +180,8 @@ def _told(path: str | Path) -> Generator[None]:
     """Turn what the operating system refuses into a UserError; a UserError raised inside passes through."""
     try:
         yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"cannot write {path}: {error.filename} is not a folder", "name another place") from error
     except OSError as error:
         place = "" if error.filename is None or str(error.filename) == str(path) else f" ({error.filename})"
         raise _refused(path, f"{error.strerror or error}{place}") from error

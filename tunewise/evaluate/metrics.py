@@ -1,4 +1,4 @@
-"""Metrics of texts and labels on a scale of 0 to 100 (mcc: -100 to 100); loss, in nats a token, is measured elsewhere."""
+"""Metrics of texts and labels, 0 to 100 (mcc: -100 to 100); loss, in nats a token, is measured elsewhere."""
 
 import re
 from collections import Counter
