@@ -37,7 +37,7 @@ check: $(STAMP)
 	$(BIN)/python -m pytest tests/test_architecture.py
 
 bench: $(STAMP)
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench.training
 
 clean:
 	rm -rf $(VENV) .ruff_cache .import_linter_cache demo runs

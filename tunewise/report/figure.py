@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tunewise.report.arms import Arm, smoothed_losses
-from tunewise.report.words import SHARES, metric_name
+from tunewise.report.words import metric_name, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,15 +68,14 @@ def quality_against_cost(arms: Sequence[Arm], *, narrow: bool = False) -> str:
     figure, axes = _subplots(
         shape, width=3.9 if narrow else 10.2, height=2.75 * len(drawn) if narrow else 3.1, share=True
     )
-    scale = 100 if arms[0].metric in SHARES else 1
     for panel, axis in zip(drawn, axes):
         for index, (arm, cost) in enumerate(zip(arms, panel.values)):
-            colour, mean = SERIES[index % N_SERIES], arm.quality.mean * scale
+            colour, mean = SERIES[index % N_SERIES], arm.quality.mean
             if cost is None:
                 if arm.n_trainable == 0:
                     axis.axhline(mean, color=colour, linewidth=1.4, linestyle=(0, (4, 3)), zorder=1)
                 continue
-            spread = arm.quality.half_width * scale if arm.quality.n > 1 else 0.0
+            spread = arm.quality.half_width if arm.quality.n > 1 else 0.0
             axis.errorbar(
                 cost, mean, yerr=spread, color=colour, marker=MARKERS[index % len(MARKERS)], markersize=7,
                 elinewidth=1.4, capsize=0, markeredgewidth=0, zorder=3,
@@ -86,7 +85,7 @@ def quality_against_cost(arms: Sequence[Arm], *, narrow: bool = False) -> str:
         axis.margins(x=0.12, y=0.1)
         axis.set_xlabel(panel.title)
         if narrow or axis is axes[0]:
-            axis.set_ylabel(metric_name(arms[0].metric) + (", %" if scale == 100 else ""))
+            axis.set_ylabel(metric_name(arms[0].metric) + unit(arms[0].metric).replace(" ", ", "))
     return _svg(figure)
 
 
@@ -110,7 +109,7 @@ def _subplots(shape: tuple[int, int], width: float, height: float, share: bool =
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style: dict[str, Any] = {
+    style: Any = {
         "font.size": 9.5, "axes.edgecolor": GRID, "axes.labelcolor": QUIET,
         "text.color": INK, "xtick.color": QUIET, "ytick.color": QUIET, "grid.color": GRID, "axes.spines.top": False,
         "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.linewidth": 0.7,

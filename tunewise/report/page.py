@@ -79,14 +79,12 @@ def render(
 
 def _rows(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """What the table shows of each arm; bars are shares of the table's largest value."""
-    top = max((arm.quality.mean for arm in arms), default=0.0) or 1.0
-    best = max(arms, key=lambda arm: arm.quality.mean)
+    top = 100.0 if arms[0].metric not in words.LOWER_IS_BETTER else max(arm.quality.mean for arm in arms)
     return [
         {
             "arm": arm,
             "quality": words.quality(arm.metric, arm.quality),
-            "bar": max(0.0, 100 * arm.quality.mean / (1.0 if arm.metric in words.SHARES else top)),
-            "best": arm is best,
+            "bar": max(0.0, 100 * arm.quality.mean / top) if top else 0.0,
         }
         for arm in arms
     ]
@@ -101,9 +99,8 @@ def _tiles(arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
     ]
     untrained = [arm for arm in arms if arm.n_trainable == 0 and arm is not pick]
     if untrained:
-        rival = max(untrained, key=lambda arm: arm.quality.mean)
-        scale = 100 if pick.metric in words.SHARES else 1
-        gain = scale * (pick.quality.mean - rival.quality.mean)
+        rival = words.best_of(untrained)
+        gain = pick.quality.mean - rival.quality.mean
         tiles.append((f"{gain:+.1f}".replace("-", "−"), "points over the best without training", rival.label))
     if pick.adapter_bytes:
         tiles.append((words.size(pick.adapter_bytes), "to store and to ship", pick.label))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from tunewise.report.arms import Arm
 from tunewise.stats import Interval, welch
 
-SHARES = ("accuracy", "macro_f1", "exact_match", "rouge1", "rouge2", "rougeL")  # between 0 and 1, shown as percent
+PERCENT = ("accuracy", "macro_f1", "exact_match", "rouge1", "rouge2", "rougeL")  # scores are 0 to 100 throughout
+LOWER_IS_BETTER = ("loss",)
 NAMES = {
     "macro_f1": "macro F1",
     "mcc": "MCC",
@@ -16,7 +17,7 @@ NAMES = {
     "rougeL": "ROUGE-L",
 }
 ALPHA = 0.05
-MARGIN = 0.02  # what counts as equally good: two points of a share, two per cent of any other metric
+MARGIN = 2.0  # what counts as equally good: two points of a score, two per cent of a loss
 
 
 def metric_name(metric: str) -> str:
@@ -24,14 +25,14 @@ def metric_name(metric: str) -> str:
 
 
 def quality(metric: str, interval: Interval) -> str:
-    """91.2 ± 1.3 (percent where the metric is a share), or only the mean where one seed allows no interval."""
-    scale, digits = (100, 1) if metric in SHARES else (1, 2)
-    mean = f"{interval.mean * scale:.{digits}f}"
-    return f"{mean} ± {interval.half_width * scale:.{digits}f}" if interval.n > 1 else mean
+    """91.2 ± 1.3, or only the mean where one seed allows no interval."""
+    digits = 3 if metric in LOWER_IS_BETTER else 1
+    mean = f"{interval.mean:.{digits}f}"
+    return f"{mean} ± {interval.half_width:.{digits}f}" if interval.n > 1 else mean
 
 
 def unit(metric: str) -> str:
-    return " %" if metric in SHARES else ""
+    return " %" if metric in PERCENT else ""
 
 
 def signed(interval: Interval | None) -> str:
@@ -84,12 +85,12 @@ def verdict(arms: Sequence[Arm]) -> Verdict:
 
     The margin matters because few seeds tell little apart: an arm whose seeds scatter widely is not as good for that.
     """
-    best = max(arms, key=lambda arm: arm.quality.mean)
+    best = best_of(arms)
     others = [arm for arm in arms if arm is not best]
     level = ALPHA / max(1, len(others))
-    margin = MARGIN if best.metric in SHARES else MARGIN * abs(best.quality.mean)
+    margin = MARGIN * abs(best.quality.mean) / 100 if best.metric in LOWER_IS_BETTER else MARGIN
     equals = tuple(
-        arm for arm in others if best.quality.mean - arm.quality.mean <= margin and not _differs(best, arm, level)
+        arm for arm in others if abs(best.quality.mean - arm.quality.mean) <= margin and not _differs(best, arm, level)
     )
     pick = min((best, *equals), key=lambda arm: (arm.n_trainable, arm.seconds))
     headline = f"Take {pick.label}: {metric_name(best.metric)} {quality(pick.metric, pick.quality)}{unit(best.metric)}"
@@ -97,11 +98,17 @@ def verdict(arms: Sequence[Arm]) -> Verdict:
     return Verdict(headline, _reason(pick, best, equals, len(others)), pick, best, equals)
 
 
+def best_of(arms: Sequence[Arm]) -> Arm:
+    """The arm with the best mean."""
+    sign = -1 if arms[0].metric in LOWER_IS_BETTER else 1
+    return max(arms, key=lambda arm: sign * arm.quality.mean)
+
+
 def _reason(pick: Arm, best: Arm, equals: Sequence[Arm], n_others: int) -> str:
     n_seeds = len(best.runs)
     if n_seeds < 2:
         return "One seed a method: the order may be chance. Run three or more seeds before you rely on it."
-    near = f"{MARGIN * 100:.0f} points" if best.metric in SHARES else f"{MARGIN:.0%}"
+    near = f"{MARGIN:g} %" if best.metric in LOWER_IS_BETTER else f"{MARGIN:g} points"
     if not equals:
         return f"Nothing else comes within {near} of it without differing reliably ({n_seeds} seeds)."
     rest = _listing([arm.label for arm in (best, *equals) if arm is not pick])

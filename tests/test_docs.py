@@ -1,0 +1,150 @@
+"""Every command of docs/ and of the README is carried out, page by page, in a folder that a reader could have.
+
+A block under `<!-- not run: reason -->` is left out; how many a page may leave out is written here.
+A block marked ```bash fails``` must be refused with exit code 2.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tunewise.cli import app
+from tunewise.cli.methods import markdown_table, registry
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(
+    r"(?:<!-- not run: (?P<why>[^\n]+) -->\n)?^```(?P<kind>bash|python)(?P<fails> fails)?\n(?P<body>.*?)^```$",
+    re.M | re.S,
+)
+
+# page -> how many blocks it may leave out; anything beyond is a command that nobody checks
+NOT_RUN = {"README.md": 3, "train.md": 1, "tiny.md": 5, "index.md": 1, "runs.md": 0, "data.md": 0, "methods.md": 1}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page."""
+
+    page: str
+    kind: str
+    body: str
+    fails: bool
+    why_not_run: str | None
+
+
+def blocks_of(page: str, text: str) -> list[Block]:
+    return [Block(page, m["kind"], m["body"], m["fails"] is not None, m["why"]) for m in FENCE.finditer(text)]
+
+
+def commands_of(body: str) -> Iterator[str]:
+    """Whole commands: continued lines joined, a here-document with its text, comments and blank lines left out."""
+    lines = iter(body.splitlines())
+    for line in lines:
+        command = line
+        while command.endswith("\\"):
+            command = command[:-1] + next(lines)
+        document = re.search(r"<<'?(\w+)'?", command)
+        if document:
+            for text in lines:
+                command += "\n" + text
+                if text == document[1]:
+                    break
+        if command.strip() and not command.lstrip().startswith("#"):
+            yield command
+
+
+def carry_out(command: str) -> tuple[int, str]:
+    """Exit code and output. A plain `tunewise ...` runs in this process, which has torch already; all else in bash."""
+    words = shlex.split(command, comments=True) if "<<" not in command else []
+    if words[:1] == ["tunewise"] and not re.search(r"[|>;&]", command):
+        result = CliRunner().invoke(app, words[1:], prog_name="tunewise")
+        trace = "" if result.exception is None or isinstance(result.exception, SystemExit) else repr(result.exception)
+        return result.exit_code, result.output + trace
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shell = ["bash", "-euo", "pipefail", "-c", command]
+    done = subprocess.run(shell, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_on_the_page_works(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = blocks_of(page.name, page.read_text("utf-8"))
+    assert blocks, f"{page.name} shows no command at all"
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    monkeypatch.chdir(tmp_path)
+    for block in blocks:
+        if block.why_not_run:
+            continue
+        if block.kind == "python":
+            exec(compile(block.body, f"{page.name}", "exec"), {"__name__": "__docs__"})
+            continue
+        for command in commands_of(block.body):
+            code, output = carry_out(command)
+            assert code == (2 if block.fails else 0), f"{page.name}: {command}\nexit code {code}\n{output}"
+            if block.fails:
+                assert "error: " in output
+                assert "Traceback" not in output
+
+
+def test_no_page_leaves_out_more_than_it_says() -> None:
+    assert len(PAGES) >= 6
+    n_run = 0
+    for page in PAGES:
+        blocks = blocks_of(page.name, page.read_text("utf-8"))
+        left_out = [block for block in blocks if block.why_not_run]
+        assert len(left_out) <= NOT_RUN.get(page.name, 0), [block.body for block in left_out]
+        n_run += len(blocks) - len(left_out)
+        fences = page.read_text("utf-8").count("\n```bash") + page.read_text("utf-8").count("\n```python")
+        assert fences == len(blocks), f"{page.name}: a block is written so that this test cannot read it"
+    assert n_run >= 12
+
+
+def test_the_table_of_methods_is_the_registry() -> None:
+    text = (ROOT / "docs" / "methods.md").read_text("utf-8")
+    table = markdown_table(registry())
+    assert table.count("\n") >= 9
+    assert table in text, "docs/methods.md is out of date: put in what `tunewise methods --markdown` prints"
+
+
+def test_every_page_is_reached_from_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text("utf-8")
+    for page in PAGES[1:]:
+        assert page.name == "index.md" or f"({page.name})" in index, page.name
+
+
+def test_the_readme_lists_every_file_of_the_package() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    files = [path for path in (ROOT / "tunewise").rglob("*.py") if path.name not in ("__init__.py", "__main__.py")]
+    assert len(files) >= 40
+    missing = [path.relative_to(ROOT).as_posix() for path in files if f"`{path.name}`" not in readme]
+    assert not missing
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    n_links = 0
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text("utf-8")):
+            n_links += 1
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    assert n_links >= 8
+
+
+def test_the_reader_of_blocks_sees_what_it_should() -> None:
+    text = (
+        "<!-- not run: long -->\n```bash\na\n```\n```bash fails\ntunewise x \\\n  y\n# no\ncat <<'EOF'\nz\nEOF\n```\n"
+    )
+    first, second = blocks_of("a.md", text)
+    assert (first.why_not_run, second.fails) == ("long", True)
+    assert list(commands_of(second.body)) == ["tunewise x   y", "cat <<'EOF'\nz\nEOF"]
