@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tunewise.cli.console import AsJson, Data, Model, Out, print_json, progress_lines, results
+from tunewise.cli.console import AsJson, Data, Model, Out, print_json, results
 
 Words = Annotated[
     list[str] | None,
@@ -33,15 +33,14 @@ def train(
 
     recipe = gather(words or [], {"model": model, "data": data, "method": method, "seed": seed})
 
-    from tunewise.cli.progress import live_progress
     from tunewise.config import parse
     from tunewise.report.table import print_run
     from tunewise.run import Recipe, run, run_folder
+    from tunewise.train.progress import watcher_for
 
     parsed = parse(Recipe, recipe)
     folder = out if out is not None else run_folder(parsed, Path("runs"))
-    with live_progress(progress_lines()) as progress:
-        metrics = run(parsed, folder, progress=progress)
+    metrics = run(parsed, folder, progress=watcher_for())
     if as_json:
         print_json({"folder": str(folder), **metrics})
     else:
