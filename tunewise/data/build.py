@@ -65,15 +65,17 @@ def _example(
     if shape.name == "messages":
         parts = parts_of(read_messages(row.fields.get(shape.asked[0])), tokenizer)
         return Example(identity, parts, None, row.line)
-    fields = _Texts(row)
+    fields = _texts(row)
     label = None
     if shape.kind == "classification":
-        label = fields[shape.answered].strip()
+        label = fields.get(shape.answered, "").strip()
         if not label:
             raise UserError("it has no label")
-        prompt, answer = template.render(fields | {"label": label})
-    else:
-        prompt, answer = template.render(fields)
+        fields["label"] = label
+    for name in (*template.fields(), *shape.asked):
+        if name not in fields:
+            raise UserError(f"it has no text in {name}")
+    prompt, answer = template.render(fields)
     if not answer.strip():
         raise UserError("its answer is empty" if shape.kind == "generation" else "it is empty")
     if shape.asked and not any(fields[name].strip() for name in shape.asked):
@@ -84,19 +86,15 @@ def _example(
     return Example(identity, parts[0 if prompt else 1 :], label, row.line)
 
 
-class _Texts(dict[str, str]):
-    """A row's fields as text: lists of sentences joined; other lists are told only when they are asked for."""
-
-    def __init__(self, row: Row) -> None:
-        super().__init__()
-        for name, value in row.fields.items():
-            if isinstance(value, str):
-                self[name] = value
-            elif all(isinstance(item, str) for item in value):
-                self[name] = " ".join(item.strip() for item in value)
-
-    def __missing__(self, name: str) -> str:
-        raise UserError(f"it has no text in {name}", "leave the row out, or name another column")
+def _texts(row: Row) -> dict[str, str]:
+    """A row's fields as text: lists of sentences joined, other lists left out."""
+    texts = {}
+    for name, value in row.fields.items():
+        if isinstance(value, str):
+            texts[name] = value
+        elif all(isinstance(item, str) for item in value):
+            texts[name] = " ".join(item.strip() for item in value)
+    return texts
 
 
 def _by_size(label: str) -> tuple[bool, float, str]:
