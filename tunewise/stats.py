@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats takes a second to import
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     n = len(values)
     if n == 1:
         return Interval(mean, -math.inf, math.inf, math.inf, 1)
-    half_width = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * math.sqrt(variance / n)
+    half_width = float(stdtrit(n - 1, (1 + confidence) / 2)) * math.sqrt(variance / n)
     return Interval(mean, mean - half_width, mean + half_width, half_width, n)
 
 
@@ -61,7 +61,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Welch:
     # as shares of their sum, so that squares of tiny variances do not vanish
     weight_a, weight_b = share_a / (share_a + share_b), share_b / (share_a + share_b)
     df = 1 / (weight_a**2 / (len(a) - 1) + weight_b**2 / (len(b) - 1))
-    return Welch(t, df, 2 * float(stats.t.sf(abs(t), df)))
+    return Welch(t, df, 2 * float(stdtr(df, -abs(t))))
 
 
 def _moments(values: Sequence[float]) -> tuple[float, float]:

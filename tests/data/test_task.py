@@ -216,6 +216,7 @@ def test_bad_specs_are_told(here):
     write("reviews.jsonl", classified())
     error = refusal("review.jsonl")
     assert str(error) == "no such file: review.jsonl\ndid you mean reviews.jsonl?"
+    assert refusal("sentiment").hint == "did you mean the embedded task tiny:sentiment?"
     error = refusal("tiny:sentimnt")
     assert error.message == "no embedded task named 'sentimnt'"
     assert error.hint.startswith("did you mean 'sentiment'? known: ")

@@ -80,14 +80,16 @@ def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase 
     UserError for whatever is wrong with the data; what was recognised is told in `task.ledger.detected`.
     """
     config = spec if isinstance(spec, DataConfig) else DataConfig(path=str(spec))
+    known = sorted(folder.parent.name for folder in EMBEDDED.glob("*/task.yaml"))
     if config.path.startswith("tiny:"):
         name = config.path.removeprefix("tiny:")
-        known = sorted(folder.parent.name for folder in EMBEDDED.glob("*/task.yaml"))
         if name not in known:
             raise unknown("embedded task", name, known)
         return _limited(_from_task_folder(EMBEDDED / name, config), config)
     path = Path(config.path)
     if not path.exists():
+        if config.path in known:
+            raise UserError(f"no such file: {path}", f"did you mean the embedded task tiny:{config.path}?")
         raise missing(path)
     if (path / "task.yaml").is_file():
         return _limited(_from_task_folder(path, config), config)
