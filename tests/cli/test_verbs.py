@@ -1,0 +1,204 @@
+"""Every verb through the real command, on a small random base."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from tests.cli.command import tunewise
+from tunewise.cli import VERBS
+from tunewise.cli.recipes import gather
+from tunewise.config import parse, read_yaml
+from tunewise.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ("train.steps=3", "train.batch_size=4")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, base: Path, reviews: Path) -> Path:
+    """A finished LoRA run."""
+    out = tmp_path_factory.mktemp("runs") / "lora"
+    found = tunewise("train", "--model", base, "--data", reviews, "--out", out, *QUICK, "method.rank=2")
+    assert found.code == 0, found.err
+    return out
+
+
+def test_help_is_quick_and_imports_no_torch() -> None:
+    seconds = []
+    for _ in range(3):
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "tunewise", "--help"], check=True, capture_output=True)
+        after = os.times()
+        # processor time of the child: what the wall clock says on an idle machine
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert min(seconds) < 0.5, seconds
+    code = (
+        "import sys, tunewise.cli; print([m for m in ('torch', 'transformers', 'scipy', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_every_verb_has_help() -> None:
+    names = [*VERBS, "adapter check", "adapter merge", "adapter show"]
+    assert len(names) >= 8
+    for name in names:
+        found = tunewise(*name.split(), "--help")
+        assert found.code == 0
+        assert "--json" in found.out, name
+
+
+@pytest.mark.parametrize("shape", ["reviews", "pairs", "chats"])
+def test_a_file_of_every_shape_trains(shape: str, request: pytest.FixtureRequest, base: Path, tmp_path: Path) -> None:
+    data = request.getfixturevalue(shape)
+    found = tunewise("train", "--model", base, "--data", data, "--out", tmp_path / "run", "--json", *QUICK)
+    assert found.code == 0, found.err
+    metrics = json.loads(found.out)
+    assert metrics["steps"] == 3
+    assert (tmp_path / "run" / "DONE").is_file()
+    told = {"reviews": "label", "pairs": "completion", "chats": "messages"}[shape]
+    assert told in found.err, "the shape is told"
+
+
+def test_the_run_folder_is_whole_and_proved(run: Path) -> None:
+    for name in ("recipe.yaml", "env.json", "log.jsonl", "adapter", "predictions.jsonl", "metrics.json", "DONE"):
+        assert (run / name).exists(), name
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert len(metrics["proofs"]) >= 4
+    assert all(proof["passed"] for proof in metrics["proofs"].values())
+
+
+def test_a_finished_run_is_not_run_again(run: Path, base: Path, reviews: Path) -> None:
+    before = (run / "metrics.json").stat().st_mtime_ns
+    found = tunewise("train", "--model", base, "--data", reviews, "--out", run, *QUICK, "method.rank=2")
+    assert found.code == 0
+    assert (run / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_recipe_with_overrides(base: Path, reviews: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {base}\ndata: {reviews}\nmethod: {{name: lora, rank: 4}}\ntrain: {{steps: 9, batch_size: 4}}\n"
+    )
+    found = tunewise(
+        "train", recipe, "train.steps=2", "train.learning_rate=2e-4", "--seed", "5", "--out", tmp_path / "run", "--json"
+    )
+    assert found.code == 0, found.err
+    metrics = json.loads(found.out)
+    assert (metrics["steps"], metrics["seed"]) == (2, 5)
+    written = read_yaml(tmp_path / "run" / "recipe.yaml")
+    assert written["train"]["learning_rate"] == 2e-4
+    assert written["method"]["rank"] == 4
+
+
+def test_eval_repeats_what_the_run_measured(run: Path) -> None:
+    found = tunewise("eval", run, "--json")
+    assert found.code == 0, found.err
+    measured = json.loads((run / "metrics.json").read_text())["test"]
+    again = json.loads(found.out)["metrics"]
+    assert again == pytest.approx({name: measured[name] for name in again}, abs=1e-6)
+
+
+def test_eval_of_a_bare_base_and_of_an_adapter(run: Path, base: Path, reviews: Path) -> None:
+    bare = tunewise("eval", "--model", base, "--data", reviews, "--shots", "2", "--json")
+    assert bare.code == 0, bare.err
+    tuned = tunewise("eval", run / "adapter", "--model", base, "--data", reviews, "--json")
+    assert tuned.code == 0, tuned.err
+    assert json.loads(bare.out)["metrics"].keys() == json.loads(tuned.out)["metrics"].keys()
+
+
+def test_adapter_check_show_and_merge(run: Path, tmp_path: Path) -> None:
+    found = tunewise("adapter", "check", run, run / "adapter", "--json")
+    assert found.code == 0, found.err
+    proofs = json.loads(found.out)
+    assert all(proof["passed"] for one in proofs.values() for proof in one.values())
+    assert "passed" in tunewise("adapter", "check", run).out
+    shown = tunewise("adapter", "show", run, "--json")
+    assert json.loads(shown.out)["method"]["rank"] == 2
+    merged = tunewise("adapter", "merge", run, "--out", tmp_path / "merged", "--json")
+    assert merged.code == 0, merged.err
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").num_parameters() > 0
+
+
+def test_compare_and_report(base: Path, reviews: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    words = ("--methods", "frozen,lora", "--seeds", "0,1", "--out", out, *QUICK)
+    found = tunewise("compare", "--model", base, "--data", reviews, *words)
+    assert found.code == 0, found.err
+    assert "Take " in found.out
+    assert (out / "report.html").is_file()
+    assert len(list(out.rglob("DONE"))) == 4
+    found = tunewise("report", out, "--out", tmp_path / "page.html", "--title", "Two ways")
+    assert found.code == 0, found.err
+    assert "<h1>Two ways</h1>" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_methods_and_plan(base: Path) -> None:
+    rows = json.loads(tunewise("methods", "--json").out)
+    assert len(rows) >= 7
+    text = tunewise("methods").out
+    assert all(row["name"] in text and row["learning_rate_source"].split()[0] in text for row in rows)
+    plans = json.loads(tunewise("plan", "lora", "full", "--model", base, "--json").out)
+    assert [plan["method"]["name"] for plan in plans] == ["lora", "full"]
+    assert plans[1]["n_trainable"] == plans[1]["n_base"]
+    assert tunewise("plan", "--model", base).code == 0
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(base: Path, reviews: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = [
+        "train",
+        "--model",
+        str(base),
+        "--data",
+        str(reviews),
+        "--out",
+        str(out),
+        "train.steps=400",
+        "train.batch_size=4",
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tunewise", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not (out / "log.jsonl").exists():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert f"tunewise {' '.join(words)}" in said
+    found = tunewise(*words, "--json")
+    assert found.code == 0, found.err
+    assert json.loads(found.out)["steps"] == 400
+
+
+def test_every_recipe_of_the_project_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunewise.run import Recipe
+
+    from tunewise.data.task import load_task
+
+    monkeypatch.chdir(ROOT)
+    recipes = sorted(Path("recipes").glob("*.yaml"))
+    assert len(recipes) >= 6
+    for path in recipes:
+        recipe = parse(Recipe, gather([str(path)], {}), where=str(path))
+        assert load_task(recipe.data).test, path
+
+
+def test_flags_win_over_the_recipe_and_overrides_over_flags(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: a\ndata: {path: b.csv, train: 5}\nmethod: {name: lora, rank: 2}\nseed: 1\n")
+    flags = {"model": None, "data": "c.csv", "method": "bitfit", "seed": 2}
+    found = gather([str(path), "seed=3", "data.train=7"], flags)
+    assert found == {"model": "a", "data": {"path": "c.csv", "train": 7}, "method": {"name": "bitfit"}, "seed": 3}
+    assert gather([str(path), "method=lora", "data=d.csv"], {})["method"] == {"name": "lora", "rank": 2}
+    with pytest.raises(UserError, match="cannot read"):
+        gather(["seed=1", str(path)], {})
