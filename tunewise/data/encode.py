@@ -40,12 +40,12 @@ class Rejected(UserError):
 
 def encode_prompt(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of a prompt, with the begin token iff this tokenizer puts one and the text does not already start with it."""
-    return _Ids(tokenizer).prompt(text)
+    return Ids(tokenizer).prompt(text)
 
 
 def encode_answer(prompt_text: str, answer_text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of an answer as they continue this prompt's ids, without begin and end tokens."""
-    return _Ids(tokenizer).answer(prompt_text, answer_text)
+    return Ids(tokenizer).answer(prompt_text, answer_text)
 
 
 def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
@@ -54,7 +54,7 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int
     A prompt that is too long loses its beginning (the begin token stays). Raises Rejected when nothing is trained or
     when the answer and its end do not fit.
     """
-    return _encode(example, _Ids(tokenizer), _end(tokenizer), max_length)
+    return _encode(example, Ids(tokenizer), _end(tokenizer), max_length)
 
 
 def encode_all(
@@ -62,7 +62,7 @@ def encode_all(
 ) -> tuple[list[Encoded], Ledger]:
     """Every example that can be trained on, in order, and the account of all; UserError when none is left."""
     # the tokenizer is many times faster on a list than on one text after the other
-    ids = _Ids(tokenizer, [text for example in examples for text in (example.prompt, example.prompt + example.answer)])
+    ids = Ids(tokenizer, [text for example in examples for text in (example.prompt, example.prompt + example.answer)])
     end = _end(tokenizer)
     kept: list[Encoded] = []
     truncated: list[Note] = []
@@ -85,7 +85,7 @@ def encode_all(
     return kept, ledger
 
 
-class _Ids:
+class Ids:
     """Ids of texts by one tokenizer's conventions, those of the texts given at first made in one go."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] = ()) -> None:
@@ -120,7 +120,7 @@ class _Ids:
         return behind[len(feed) :] if behind[: len(feed)] == feed else list(self.alone(answer_text))
 
 
-def _encode(example: Example, ids: _Ids, end: int, max_length: int) -> Encoded:
+def _encode(example: Example, ids: Ids, end: int, max_length: int) -> Encoded:
     if not example.answer:
         raise Rejected("nothing in it is trained", "give it an answer")
     prompt = ids.prompt(example.prompt)
@@ -149,7 +149,7 @@ def _encode(example: Example, ids: _Ids, end: int, max_length: int) -> Encoded:
     )
 
 
-def _prompt_labels(example: Example, prompt: list[int], ids: _Ids) -> list[int]:
+def _prompt_labels(example: Example, prompt: list[int], ids: Ids) -> list[int]:
     """Labels of the prompt's ids: those of earlier trained parts (an assistant's first turns), -100 elsewhere.
 
     A border between parts lies where the ids of the text up to it stop agreeing with the prompt's; a token that
