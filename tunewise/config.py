@@ -75,6 +75,12 @@ class _Dumper(yaml.SafeDumper):
     """Keeps PyYAML's own schema beside ours, so that it quotes every string that either would misread."""
 
 
+def _quoted(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # PyYAML folds line breaks other than \n into spaces unless they are escaped; and "{text}\nLabel:" reads best so
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _quoted)
 for _tag, (_pattern, _first_characters) in _PLAIN_SCALARS.items():
     for _side in (_Loader, _Dumper):
         _side.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first_characters)
