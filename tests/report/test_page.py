@@ -100,6 +100,16 @@ def test_samples_beside_the_runs_are_shown(tmp_path: Path) -> None:
     assert "One seed a method" in page
 
 
+def test_samples_are_read_off_the_predictions_when_nobody_wrote_any(root: Path) -> None:
+    page = render(read_runs(root))
+    assert page.count('<article class="sample">') == 4
+    first = page[page.index('<article class="sample">') :]
+    first = first[: first.index("</article>")]
+    assert "cold soup" in first
+    assert first.count("<h3>") == 3  # nothing trained, the one to take, the best
+    assert first.count("✗") == 1
+
+
 def test_the_verdict_takes_the_cheapest_of_the_equally_good(root: Path) -> None:
     arms = gather_arms(read_runs(root))
     found = verdict(arms)

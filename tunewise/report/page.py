@@ -11,7 +11,7 @@ from tunewise import files
 from tunewise.report import figure, words
 from tunewise.report.arms import Arm, gather_arms
 from tunewise.report.folders import Run, read_runs
-from tunewise.report.samples import Sample, samples_of
+from tunewise.report.samples import Sample, samples_from_predictions, samples_of
 
 GLYPHS = "●■◆▲▼✚✖⬟⬢⬧"
 
@@ -67,7 +67,7 @@ def render(
         figures=_figures(arms),
         has_figures=figure.available(),
         glyphs=GLYPHS,
-        samples=samples,
+        samples=samples or samples_from_predictions(_telling(arms)),
         proofs=_proofs(arms),
         commands=commands or [_command(run) for run in (arm.runs[0] for arm in arms)],
         environment=_environment(runs),
@@ -88,6 +88,13 @@ def _rows(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         }
         for arm in arms
     ]
+
+
+def _telling(arms: Sequence[Arm]) -> list[Arm]:
+    """The arms whose answers are worth a column: the first that trains nothing, the one to take, and the best."""
+    found = words.verdict(arms)
+    untrained = [arm for arm in arms if arm.n_trainable == 0][:1]
+    return list({id(arm): arm for arm in (*untrained, found.pick, found.best)}.values())
 
 
 def _tiles(arms: Sequence[Arm]) -> list[tuple[str, str, str]]:

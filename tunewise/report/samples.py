@@ -7,6 +7,7 @@ from typing import Any
 
 from tunewise.errors import UserError
 from tunewise.files import read_json, write_json
+from tunewise.report.arms import Arm
 
 FILE = "samples.json"
 
@@ -34,6 +35,23 @@ def samples_of(root: Path) -> list[Sample]:
     if not isinstance(found, list):
         raise UserError(f"{path} is damaged: it holds no list", "run the command that made the folder again")
     return [_sample(entry) for entry in found]
+
+
+def samples_from_predictions(arms: Sequence[Arm], n: int = 4) -> list[Sample]:
+    """`n` test items, evenly spread over the file, as the given arms answered them; the middle seed of each arm."""
+    answered = [
+        (arm.label, {row.get("id"): row for row in arm.middle.predictions() if "predicted" in row}) for arm in arms
+    ]
+    if not answered:
+        return []
+    shared = [key for key in answered[0][1] if all(key in rows for _, rows in answered)]
+    chosen = [shared[index * len(shared) // n] for index in range(n)] if len(shared) >= n else shared
+    samples = []
+    for key in chosen:
+        row = answered[0][1][key]
+        answers = tuple((label, str(rows[key]["predicted"]), rows[key].get("correct")) for label, rows in answered)
+        samples.append(Sample(str(row["prompt"]), str(row["expected"]), answers))
+    return samples
 
 
 def _sample(entry: dict[str, Any]) -> Sample:
