@@ -73,6 +73,7 @@ def write_runs(root: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> Path:
                     "prompt": text,
                     "expected": gold,
                     "predicted": gold if accuracy > 0.8 else "positive",
+                    "correct": accuracy > 0.8 or gold == "positive",
                 }
                 for i, (text, gold) in enumerate(TEXTS)
             ]
