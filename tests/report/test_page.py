@@ -46,6 +46,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_runs(tmp_path_factory.mktemp("report") / "runs")
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing is most of a page's time; tests of the text do without."""
+    monkeypatch.setattr("tunewise.report.figure.available", lambda: False)
+
+
 def test_the_page_is_one_well_formed_file_that_needs_nothing_else(root: Path, tmp_path: Path) -> None:
     page = write_page(root, tmp_path / "report.html", commands=["tunewise demo --out demo"]).read_text("utf-8")
     parser = Nesting()
@@ -63,6 +69,7 @@ def test_the_page_is_one_well_formed_file_that_needs_nothing_else(root: Path, tm
     assert "prefers-color-scheme: dark" in page
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_page_shows_every_arm_its_interval_and_its_proofs(root: Path) -> None:
     page = render(read_runs(root), labels={"lora-1c": "LoRA", "full-6b": "full"})
     for method in (
@@ -83,6 +90,7 @@ def test_the_page_shows_every_arm_its_interval_and_its_proofs(root: Path) -> Non
     assert "2.13.0" in page
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_text_of_a_model_cannot_become_markup(root: Path) -> None:
     sample = Sample("<script>alert(1)</script>", "<b>", (("base", "</pre><img src=x>", None),))
     page = render(read_runs(root), samples=[sample])
@@ -91,6 +99,7 @@ def test_text_of_a_model_cannot_become_markup(root: Path) -> None:
     assert "&lt;script&gt;" in page
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_samples_beside_the_runs_are_shown(tmp_path: Path) -> None:
     root = write_runs(tmp_path, seeds=(0,))
     write_samples(root, [Sample("Was the soup good?", "yes", (("base", "", False), ("LoRA", "yes", True)))])
@@ -100,6 +109,7 @@ def test_samples_beside_the_runs_are_shown(tmp_path: Path) -> None:
     assert "One seed a method" in page
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_samples_are_read_off_the_predictions_when_nobody_wrote_any(root: Path) -> None:
     page = render(read_runs(root))
     assert page.count('<article class="sample">') == 4
