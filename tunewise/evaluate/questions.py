@@ -1,0 +1,88 @@
+"""Examples -> prompts as token ids: the demonstrations before them, and what fits into the context.
+
+Demonstrations are drawn from train, all classes alike, and ordered, both by seed; every question gets the same ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from tunewise.data.encode import Ids
+from tunewise.data.examples import Example
+from tunewise.data.splits import few_shot
+from tunewise.data.task import Task
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A part of a task as ids, ready to be asked of any model with this tokenizer; row by row in the order given."""
+
+    task: Task
+    examples: tuple[Example, ...]
+    demonstrations: tuple[Example, ...]
+    prompts: list[list[int]]
+    answers: list[list[int]]
+    """The expected answer's ids, as they continue the prompt."""
+    options: list[list[list[int]]]
+    """The ids of each label's answer; empty rows unless the task is a classification."""
+    n_dropped: list[int]
+    """Demonstrations left out, the first ones first, so that the prompt fits."""
+    truncated: list[bool]
+    """Whether the prompt lost its own beginning, demonstrations aside."""
+
+
+def ask(
+    task: Task,
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    room: int | None = None,
+    shots: int = 0,
+    seed: int = 0,
+) -> Questions:
+    """Encode `examples`, with `shots` demonstrations; prompt and answer together take at most `room` tokens."""
+    demonstrations = few_shot(task.train, shots, seed) if shots else ()
+    shown = [demonstration.prompt + demonstration.answer for demonstration in demonstrations]
+    found = Questions(task, tuple(examples), demonstrations, [], [], [], [], [])
+    whole = [task.separator.join([*shown, example.prompt]) for example in examples]
+    asked = [
+        text
+        for example in examples
+        for text in (example.prompt, *(example.prompt + end for end in (example.answer, *task.options(example))))
+    ]
+    ids = Ids(tokenizer, [*whole, *asked])  # all in one call: many times faster than one after the other
+    for example in examples:
+        answer = ids.answer(example.prompt, example.answer)
+        options = [ids.answer(example.prompt, option) for option in task.options(example)]
+        longest = task.max_new_tokens if task.kind == "generation" else max(map(len, [*options, answer]))
+        budget = None if room is None else max(1, room - longest)
+        prompt, n_dropped, truncated = _prompt([*shown, example.prompt], task.separator, ids, budget)
+        # an empty prompt leaves the first token of the answer without anything to be predicted from
+        found.prompts.append(prompt or [tokenizer.eos_token_id])
+        found.answers.append(answer)
+        found.options.append(options)
+        found.n_dropped.append(n_dropped)
+        found.truncated.append(truncated)
+    return found
+
+
+def stop_text(task: Task) -> str:
+    """Where a generated answer ends: before the first separator of the task, whoever wrote it.
+
+    A base that was shown demonstrations goes on with the next one after its answer, so the separator ends an answer
+    for every model alike; unless expected answers contain it themselves, in which case only the end token ends one.
+    """
+    inside = any(task.separator in example.answer for part in (task.train, task.dev, task.test) for example in part)
+    return "" if inside else task.separator
+
+
+def _prompt(parts: Sequence[str], separator: str, ids: Ids, budget: int | None) -> tuple[list[int], int, bool]:
+    """(ids, demonstrations left out, truncated) of one prompt of at most `budget` tokens; its question is the last."""
+    prompt: list[int] = []
+    for n_dropped in range(len(parts)):
+        prompt = ids.prompt(separator.join(parts[n_dropped:]))
+        if budget is None or len(prompt) <= budget:
+            return prompt, n_dropped, False
+    begin = ids.begin if budget > len(ids.begin) else []
+    return begin + prompt[len(prompt) - budget + len(begin) :], len(parts) - 1, True

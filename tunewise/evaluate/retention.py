@@ -1,0 +1,32 @@
+"""What a tuned model forgot: its loss on held-out text like that on which the base was trained."""
+
+import math
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tunewise.data.encode import encode_prompt
+from tunewise.engine.scoring import sequence_losses
+from tunewise.models.anatomy import read_anatomy
+
+
+def retention_loss(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[str],
+    *,
+    prefix_ids: Sequence[int] = (),
+    longest: int | None = None,
+    batch_size: int = 16,
+) -> tuple[float, list[float]]:
+    """(nats per token over all documents, nats per token of each); the first token of a document is not counted.
+
+    Documents are cut to `longest` tokens, which has to be the same for two models that are compared, and to what the
+    context leaves beside `prefix_ids`.
+    """
+    context = read_anatomy(model).context_length
+    rooms = [room for room in (longest, context and context - len(prefix_ids)) if room is not None]
+    ids = [encode_prompt(text, tokenizer)[: min(rooms, default=None)] for text in documents]
+    losses = sequence_losses(model, ids, pad_id=tokenizer.pad_token_id, prefix_ids=prefix_ids, batch_size=batch_size)
+    total = math.fsum(loss for loss, _ in losses) / max(1, sum(n_tokens for _, n_tokens in losses))
+    return total, [loss / max(1, n_tokens) for loss, n_tokens in losses]
