@@ -240,6 +240,12 @@ def test_bad_rows_are_told(here):
     assert str(error) == "no column for the template of one.jsonl named 'txt'\ndid you mean 'text'? known: text, label"
     error = refusal(DataConfig(path=one, label="label", answer=" {text}"))
     assert error.message == "the answer of a classification is its label alone, not ' {text}'"
+    error = refusal(DataConfig(path=one, label="label", prompt="{text} is {label}:"))
+    assert error.message == "the prompt '{text} is {label}:' would contain its own answer, label"
+    assert "would contain its own answer" in refusal(DataConfig(path=one, prompt="text", completion="text")).message
+    talk = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    chat = write("chat.jsonl", [{"messages": talk}] * 3)
+    assert "which no template of data.prompt or data.answer" in refusal(DataConfig(path=chat, answer=" {a}")).message
     empty = write("none.jsonl", [{"text": "", "label": "ham"}] * 3)
     assert refusal(empty).message == "no row of none.jsonl can be used: line 1: its text is empty"
     unclear = write("unclear.jsonl", [{"alpha": f"a {n}", "beta": f"b {n}"} for n in range(9)])
@@ -255,6 +261,7 @@ def test_bad_rows_are_told(here):
         ({"path": "a", "split": [1.0, 0.0, 0.0]}, "should be three shares above 0 with the sum 1"),
         ({"path": "a", "train": 0}, "train = 0: should be greater than or equal to 1"),
         ({"path": "a", "label": "x", "completion": "y"}, "label and completion are columns of different shapes"),
+        ({"path": "a", "text": "x", "prompt": "y"}, "text and prompt both name the column that is asked"),
         ({"path": "a", "txt": "x"}, "no field named txt"),
         ({}, "path is missing"),
     ],

@@ -47,4 +47,6 @@ class DataConfig(Strict):
         ]
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} are columns of different shapes; name one of them")
+        if self.text and self.prompt and "{" not in self.prompt:
+            raise ValueError("text and prompt both name the column that is asked; name one of them")
         return self

@@ -70,11 +70,22 @@ def template_of(shape: Shape, config: DataConfig, known: Sequence[str]) -> Templ
     prompt = config.prompt if is_template(config.prompt) else default.prompt
     template = Template(prompt or "", config.answer or default.answer)
     if shape.name == "messages":
+        if is_template(config.prompt) or config.answer:
+            raise UserError(
+                f"{config.path} holds chat messages, which no template of data.prompt or data.answer can change",
+                "leave them out, or name other columns",
+            )
         return template
     allowed = [*known, "label"] if shape.kind == "classification" else known
     for slot in template.fields():
         if slot not in allowed:
             raise unknown(f"column for the template of {config.path}", slot, known)
+    told = {"label", shape.answered} if shape.kind == "classification" else {shape.answered}
+    if told & set(Template(template.prompt, "").fields()):
+        raise UserError(
+            f"the prompt {template.prompt!r} would contain its own answer, {shape.answered}",
+            "name a column that is not the answer",
+        )
     if shape.kind == "classification" and Template("", template.answer).fields() != ("label",):
         raise UserError(
             f"the answer of a classification is its label alone, not {template.answer!r}",
