@@ -1,0 +1,116 @@
+"""Arms × seeds on one base and one task, each a run folder; the base is loaded once, reloads are proved in one process.
+
+An arm is what differs from the others: a method, with its own training fields where it wants them. Everything else is
+the same for all, so every arm has the same rows, steps and evaluation. Seeds run innermost last: after the first round
+every arm has been seen once.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tunewise import files
+from tunewise.compare.tables import rows_of
+from tunewise.errors import UserError
+from tunewise.methods.base import Method
+from tunewise.models.load import load_base
+from tunewise.run import Recipe, add_reload_proof, build_recipe, run, run_folder
+from tunewise.train.progress import Watcher
+
+COMPARISON = "comparison.json"
+METHODS = ("frozen", "lora", "bitfit", "full")
+Arms = Sequence[str | Mapping[str, Any] | Method] | Mapping[str, Mapping[str, Any]]
+
+
+class GridWatcher(Watcher, Protocol):
+    """Whoever wants to follow a comparison, run by run and step by step."""
+
+    def begins(self, label: str) -> None:
+        """The run `label` (arm and seed) starts."""
+
+    def ends(self, told: str) -> None:
+        """The run that started last is done; `told` is its result in a few words."""
+
+
+def compare(
+    data: str | Mapping[str, Any],
+    *,
+    model: str = "tiny",
+    methods: Arms = METHODS,
+    seeds: Sequence[int] = (0, 1, 2),
+    out: str | Path = "runs",
+    overrides: Mapping[str, Any] | None = None,
+    progress: GridWatcher | None = None,
+) -> dict[str, Any]:
+    """`tunewise compare`: every method with every seed, into out/<task>/<method>-<hash>/seed<k>, and comparison.json.
+
+    `methods` is a list of names or of mappings (name and fields), or a mapping from an arm's label to the recipe
+    fields of its own: {"lora r=4": {"method": {"name": "lora", "rank": 4}, "train": {"learning_rate": 2e-3}}}.
+    `overrides` are dotted fields for all arms. Runs that are done are not carried out again. Returns the content of
+    comparison.json: one row an arm, with means and 95 % intervals.
+    """
+    if not seeds:
+        raise UserError("no seeds given", "give at least one, better three: --seeds 0,1,2")
+    common = {"model": model, "data": data}
+    recipes = {
+        label: [build_recipe({**common, **fields, "seed": seed}, overrides) for seed in seeds]
+        for label, fields in arms_of(methods).items()
+    }
+    root = Path(out)
+    folders = {label: [run_folder(recipe, root) for recipe in of_arm] for label, of_arm in recipes.items()}
+    carry_out(recipes, folders, progress)
+    arms = [
+        {"label": label, "folder": of_arm[0].parent.relative_to(root).as_posix(), "seeds": list(seeds)}
+        for label, of_arm in folders.items()
+    ]
+    first = next(iter(recipes.values()))[0]
+    content = {
+        "model": first.model,
+        "data": first.data.model_dump(mode="json"),
+        "arms": arms,
+        "rows": rows_of({label: [folder / "metrics.json" for folder in of_arm] for label, of_arm in folders.items()}),
+    }
+    files.write_json(root / COMPARISON, content)
+    return content
+
+
+def arms_of(methods: Arms) -> dict[str, Mapping[str, Any]]:
+    """Label -> recipe fields of each arm; UserError for none, and for two that would have the same label."""
+    if isinstance(methods, Mapping):
+        arms = {str(label): fields for label, fields in methods.items()}
+    else:
+        arms = {}
+        for method in methods:
+            fields = method.configuration() if isinstance(method, Method) else method
+            label = fields if isinstance(fields, str) else _label(fields)
+            if label in arms:
+                raise UserError(f"the method {label} is there twice", "leave one out, or change a field of it")
+            arms[label] = {"method": fields}
+    if not arms:
+        raise UserError("no methods given", "name at least one: --methods lora,bitfit")
+    return arms
+
+
+def carry_out(
+    recipes: Mapping[str, Sequence[Recipe]],
+    folders: Mapping[str, Sequence[Path]],
+    progress: GridWatcher | None = None,
+) -> None:
+    """Every run, all arms of one seed before the next seed; then the reloads of all adapters in one fresh process."""
+    first = next(iter(recipes.values()))[0]
+    base = load_base(first.model, first.dtype)
+    for number in range(max(map(len, recipes.values()))):
+        for label, of_arm in recipes.items():
+            recipe = of_arm[number]
+            if progress is not None:
+                progress.begins(f"{label} seed {recipe.seed}")
+            metrics = run(recipe, folders[label][number], base=base, progress=progress, prove=False)
+            if progress is not None:
+                name, value = next(iter(metrics["test"].items()))
+                progress.ends(f"{name} {value:.1f}" if name != "loss" else f"{name} {value:.4f}")
+    add_reload_proof([folder for of_arm in folders.values() for folder in of_arm], base)
+
+
+def _label(fields: Mapping[str, Any]) -> str:
+    rest = ", ".join(f"{name}={value}" for name, value in fields.items() if name != "name")
+    return f"{fields.get('name')} ({rest})" if rest else str(fields.get("name"))

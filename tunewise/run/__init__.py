@@ -1,0 +1,19 @@
+"""One run: a base, a method, a task and a seed, carried out into a folder of plain files."""
+
+from tunewise.run.carry_out import add_reload_proof, run, train
+from tunewise.run.measure import evaluate
+from tunewise.run.recipe import Recipe, build_recipe, run_folder
+from tunewise.train.proofs import prove_adapter
+from tunewise.train.reload import prove_in_fresh_process
+
+__all__ = [
+    "Recipe",
+    "add_reload_proof",
+    "build_recipe",
+    "evaluate",
+    "prove_adapter",
+    "prove_in_fresh_process",
+    "run",
+    "run_folder",
+    "train",
+]

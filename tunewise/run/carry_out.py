@@ -1,0 +1,311 @@
+"""Carrying a recipe out into a folder. Train and evaluate meet here, and nowhere else.
+
+    recipe.yaml env.json ledger.json log.jsonl adapter/ predictions.jsonl metrics.json DONE
+
+DONE is written last. A finished run is not carried out again; an unfinished one goes on from its checkpoint.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tunewise import files
+from tunewise.config import dump_yaml
+from tunewise.data.encode import Encoded, encode_all
+from tunewise.data.examples import Example, Ledger
+from tunewise.data.task import Task, load_task
+from tunewise.errors import UserError
+from tunewise.evaluate.evaluate import Evaluation, answer, prepare
+from tunewise.evaluate.questions import Questions
+from tunewise.evaluate.retention import retention_loss
+from tunewise.methods.attach import Tuned, attach
+from tunewise.methods.store import read_card, save_adapter
+from tunewise.models.load import Base, load_base
+from tunewise.run import record
+from tunewise.run.recipe import Recipe, build_recipe, run_folder
+from tunewise.train import checkpoint
+from tunewise.train.loop import CHECKPOINTS, FitResult, fit, set_training
+from tunewise.train.memory import Peak
+from tunewise.train.progress import Watcher
+from tunewise.train.proofs import (
+    Proof,
+    at_most,
+    check_longest_batch,
+    check_rows,
+    check_tuned,
+    checksums,
+    probe_logits,
+)
+from tunewise.train.reload import prove_in_fresh_process
+
+logger = logging.getLogger(__name__)
+
+RELOADS = "reloads_to_the_same_logits"
+N_PROBES, PROBE_TOKENS = 2, 64
+_BASE_RETENTION: dict[tuple[object, ...], float] = {}  # what the bases of this process score, measured once each
+
+
+def run(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    base: Base | None = None,
+    progress: Watcher | None = None,
+    prove: bool = True,
+) -> dict[str, Any]:
+    """Carry `recipe` out into the folder `out`; the content of its metrics.json.
+
+    `base` is reused where given, and is as it was afterwards. Without `prove` the reload in a fresh process is left
+    to the caller (`add_reload_proof`), who may want one process for many runs. What was recognised in the data is
+    told through `logging`. Raises UserError for bad input, and Interrupted with a checkpoint left behind.
+    """
+    start = time.perf_counter()
+    out = Path(out)
+    digest = record.data_digest(recipe.data)
+    finished = record.finished(recipe, out, digest)
+    if finished is not None:
+        return finished
+    base = base or load_base(recipe.model, recipe.dtype)
+    peak = Peak(base.model.device)
+    task = load_task(recipe.data, base.tokenizer)
+    _tell(task.ledger)
+    if not task.test:
+        raise UserError(f"{task.name} has no test rows", "add a test file to its folder, or name one file to be split")
+    carried = _Run(recipe, out, base, task)
+    try:
+        metrics = carried.carry_out(digest, progress, peak)
+    finally:
+        carried.tuned.detach()
+    metrics["seconds"] = round(time.perf_counter() - start, 3)
+    files.write_json(out / record.METRICS, metrics)
+    if prove:
+        metrics = add_reload_proof([out], base)[0]
+    files.write_text(out / record.DONE, "")
+    checkpoint.remove(out / CHECKPOINTS)
+    return metrics
+
+
+def train(
+    data: str | Mapping[str, Any],
+    *,
+    model: str = "tiny",
+    method: str | Mapping[str, Any] = "lora",
+    seed: int = 0,
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    progress: Watcher | None = None,
+) -> dict[str, Any]:
+    """`tunewise train`: one run, into `out` or runs/<task>/<method>-<hash>/seed<k>; its metrics and its folder.
+
+    `overrides` holds dotted fields, {"train.learning_rate": 2e-4, "data.train": 500}.
+    """
+    recipe = build_recipe({"model": model, "data": data, "method": method, "seed": seed}, overrides)
+    folder = run_folder(recipe) if out is None else Path(out)
+    return {"folder": str(folder), **run(recipe, folder, progress=progress)}
+
+
+def add_reload_proof(folders: list[Path], base: Base) -> list[dict[str, Any]]:
+    """Reload the adapters of run folders of one base in one fresh process, and write the proof into each metrics.json.
+
+    Runs without an adapter, and those that have the proof already, are left as they are. The metrics of each folder.
+    """
+    found = [record.mapping(folder / record.METRICS) for folder in folders]
+    wanted = [
+        number
+        for number, folder in enumerate(folders)
+        if (folder / record.ADAPTER).is_dir() and RELOADS not in found[number]["proofs"]
+    ]
+    adapters = [folders[number] / record.ADAPTER for number in wanted]
+    proofs = prove_in_fresh_process(adapters, base.name, base.dtype, str(base.model.device))
+    for number, proof in zip(wanted, proofs, strict=True):
+        found[number]["proofs"][RELOADS] = proof
+        files.write_json(folders[number] / record.METRICS, found[number])
+    return found
+
+
+class _Run:
+    """One run while it is carried out."""
+
+    def __init__(self, recipe: Recipe, out: Path, base: Base, task: Task) -> None:
+        self.recipe, self.out, self.base, self.task = recipe, out, base, task
+        self.model, self.tokenizer = base.model, base.tokenizer
+        probes = prepare(self.model, self.tokenizer, task, task.test[:N_PROBES]).prompts
+        self.probes = [prompt[-PROBE_TOKENS:] for prompt in probes]
+        self.base_logits, self.base_sums = probe_logits(self.model, self.probes), checksums(self.model)
+        self.tuned: Tuned = attach(self.model, recipe.method, tokenizer=self.tokenizer, seed=recipe.seed)
+        self.dev: Questions | None = None
+        self.dev_evaluations: list[Evaluation] = []
+
+    def carry_out(self, digest: str, progress: Watcher | None, peak: Peak) -> dict[str, Any]:
+        """Everything from the first file to the in-process proofs."""
+        set_training(self.tuned, False)
+        self.dev = self._prepared(self.task.dev) if self.task.dev else None
+        proofs = self._no_leak()
+        rows: list[Encoded] = []
+        if self.tuned.n_trainable:
+            rows, ledger = encode_all(self.task.train, self.tokenizer, self._max_length())
+            _tell_rows(ledger)
+            proofs |= check_rows(rows, self.tokenizer)
+        else:
+            ledger = Ledger()
+        files.write_text(self.out / record.RECIPE, dump_yaml(self.recipe))
+        files.write_json(self.out / record.ENVIRONMENT, record.environment(self.base, digest))
+        files.write_json(self.out / record.LEDGER, {"data": asdict(self.task.ledger), "train": asdict(ledger)})
+        result: FitResult | None = None
+        if rows:
+            pad_id = self.tokenizer.pad_token_id
+            proofs |= check_longest_batch(self.tuned, rows, self.recipe.train, pad_id)
+            proofs |= self._a_save_succeeds()
+            result = self._fit(rows, pad_id, progress)
+            self._save(self.out / record.ADAPTER)
+            proofs |= self._template_is_saved()
+        before_training = peak.bytes() if result is None else max(peak.bytes(), result.peak_bytes)
+        test = answer(self.model, self.tokenizer, self._prepared(self.task.test), prefix_ids=self.tuned.prefix_ids)
+        dev = self._dev_evaluation(result)
+        retention = self._retention()
+        peak_bytes = max(before_training, peak.bytes())
+        left_out: dict[str, str] = {}
+        if rows:
+            after, left_out = check_tuned(self.tuned, self.probes, self.base_logits, self.base_sums)
+            proofs |= after
+        else:
+            proofs["base_unchanged"] = at_most(int(checksums(self.model) != self.base_sums), 0)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in test.predictions)
+        files.write_text(self.out / record.PREDICTIONS, lines)
+        adapter = self.out / record.ADAPTER
+        return {
+            "task": self.task.name,
+            "method": self.recipe.method.name,
+            "seed": self.recipe.seed,
+            "test": test.metrics,
+            "dev": None if dev is None else dev.metrics,
+            "retention": retention,
+            "n_trainable": self.tuned.n_trainable,
+            "adapter_bytes": record.folder_bytes(adapter) if rows else 0,
+            "seconds": 0.0,
+            "peak_bytes": peak_bytes,
+            "peak_measure": peak.measure,
+            **record.costs(result),
+            "n_dropped_demonstrations": test.n_dropped,
+            "n_truncated_prompts": test.n_truncated,
+            "proofs": proofs,
+            "proofs_left_out": left_out,
+        }
+
+    def _fit(self, rows: list[Encoded], pad_id: int, progress: Watcher | None) -> FitResult:
+        config = self.recipe.train
+        return fit(
+            self.tuned,
+            rows,
+            config,
+            seed=self.recipe.seed,
+            folder=self.out,
+            pad_id=pad_id,
+            dev_score=self._dev_score if self.dev is not None else None,
+            progress=progress,
+        )
+
+    def _prepared(self, examples: Sequence[Example]) -> Questions:
+        n_prefix = len(self.tuned.prefix_ids)
+        return prepare(
+            self.model,
+            self.tokenizer,
+            self.task,
+            examples,
+            n_prefix=n_prefix,
+            shots=self.recipe.shots,
+            seed=self.recipe.seed,
+        )
+
+    def _dev_score(self) -> float:
+        assert self.dev is not None
+        found = answer(self.model, self.tokenizer, self.dev, prefix_ids=self.tuned.prefix_ids)
+        self.dev_evaluations.append(found)
+        return found.main
+
+    def _dev_evaluation(self, result: FitResult | None) -> Evaluation | None:
+        """The dev evaluation of the state that was kept, measured again only where this process has not seen it."""
+        if self.dev is None:
+            return None
+        if result is not None:
+            seen = zip(reversed(result.scores), reversed(self.dev_evaluations), strict=False)
+            kept = [found for (step, _), found in seen if step == result.best_step]
+            if kept:
+                return kept[0]
+        return answer(self.model, self.tokenizer, self.dev, prefix_ids=self.tuned.prefix_ids)
+
+    def _retention(self) -> dict[str, float] | None:
+        spec = self.recipe.retention_task
+        if spec is None:
+            return None
+        documents = [example.text for example in load_task(spec).test]
+        context = self.tuned.anatomy.context_length
+        longest = None if context is None else context - len(self.tuned.prefix_ids)
+        key = (self.base.fingerprint, self.base.dtype, str(self.model.device), longest, tuple(documents))
+        if key not in _BASE_RETENTION:
+            with self.tuned.disabled():
+                _BASE_RETENTION[key] = retention_loss(self.model, self.tokenizer, documents, longest=longest)[0]
+        base = tuned = _BASE_RETENTION[key]
+        if self.tuned.n_trainable:
+            prefix_ids = self.tuned.prefix_ids
+            tuned, _ = retention_loss(self.model, self.tokenizer, documents, prefix_ids=prefix_ids, longest=longest)
+        return {"base": base, "tuned": tuned, "change": tuned - base}
+
+    def _max_length(self) -> int:
+        context = self.tuned.anatomy.context_length
+        longest = self.recipe.train.max_length
+        return longest if context is None else min(longest, context - len(self.tuned.prefix_ids))
+
+    def _no_leak(self) -> dict[str, Proof]:
+        n_leaks = sum("of test" in note.reason for note in self.task.ledger.leaks)
+        return {"no_test_row_in_train": at_most(n_leaks, 0)}
+
+    def _a_save_succeeds(self) -> dict[str, Proof]:
+        """A trial save beside the real place, so that a full disk is told now and not after the training."""
+        trial = self.out / ".trial"
+        try:
+            self._save(trial)
+            return {"a_save_succeeds": {"passed": True, "value": record.folder_bytes(trial), "tolerance": None}}
+        finally:
+            shutil.rmtree(trial, ignore_errors=True)
+
+    def _save(self, folder: Path) -> None:
+        save_adapter(
+            self.tuned,
+            folder,
+            tokenizer=self.tokenizer,
+            base_name=self.base.name,
+            notes=self._notes(),
+            probe=self.probes,
+        )
+
+    def _notes(self) -> dict[str, object]:
+        """What serving has to know: how the prompts were written that this adapter was trained on."""
+        return {
+            "task": self.task.name,
+            "kind": self.task.kind,
+            "template": asdict(self.task.template),
+            "labels": list(self.task.labels),
+            "separator": self.task.separator,
+            "data": self.recipe.data.model_dump(mode="json"),
+        }
+
+    def _template_is_saved(self) -> dict[str, Proof]:
+        saved = read_card(self.out / record.ADAPTER)["notes"]
+        return {"the_template_is_saved": at_most(int(saved != json.loads(json.dumps(self._notes()))), 0)}
+
+
+def _tell(ledger: Ledger) -> None:
+    logger.info("%s", ledger.detected)
+    if ledger.rejected or ledger.leaks:
+        logger.warning("%s", ledger.sentence())
+
+
+def _tell_rows(ledger: Ledger) -> None:
+    if ledger.truncated or ledger.rejected:
+        logger.warning("training rows: %s", ledger.sentence())

@@ -1,0 +1,78 @@
+"""The recipe of a run, and where its folder lies."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_serializer, field_validator
+
+from tunewise.config import Strict, override, parse
+from tunewise.data.config import DataConfig
+from tunewise.methods import parse_method
+from tunewise.methods.base import Method
+from tunewise.methods.selective.frozen import Frozen
+from tunewise.train.config import TrainConfig
+
+
+class Recipe(Strict):
+    """Everything that decides what a run is."""
+
+    model: str = "tiny"
+    """`tiny`, a folder, or a hub name."""
+    dtype: str = "auto"
+    """float32, bfloat16, float64; auto measures."""
+    data: DataConfig
+    """A task; a bare string is its path."""
+    method: Method
+    """A method's name, or its name and fields."""
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    seed: int = 0
+    """Initialisation, data order, few-shot sample, demonstrations."""
+    retention: str | None = "auto"
+    """A task whose test texts show what is forgotten; auto takes the embedded one for tiny and none elsewhere."""
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return value if isinstance(value, Method) else parse_method(value)
+
+    @field_serializer("method")
+    def _configuration(self, method: Method) -> dict[str, object]:
+        return method.configuration()
+
+    @property
+    def shots(self) -> int:
+        """Demonstrations before every question."""
+        return self.method.shots if isinstance(self.method, Frozen) else 0
+
+    @property
+    def retention_task(self) -> str | None:
+        return ("tiny:retention" if self.model == "tiny" else None) if self.retention == "auto" else self.retention
+
+
+def build_recipe(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """A checked recipe; short forms (`data: FILE`, `method: NAME`) are opened first, so that overrides reach inside."""
+    opened = dict(fields)
+    for name, key in (("data", "path"), ("method", "name")):
+        if isinstance(opened.get(name), str):
+            opened[name] = {key: opened[name]}
+        elif isinstance(opened.get(name), Mapping):
+            opened[name] = dict(opened[name])
+    assignments = [f"{path}={json.dumps(value)}" for path, value in (overrides or {}).items()]
+    return parse(Recipe, override(opened, assignments))
+
+
+def run_folder(recipe: Recipe, root: str | Path = "runs") -> Path:
+    """runs/<task>/<method>-<hash>/seed<k>, where the hash stands for everything in the recipe but the seed."""
+    content = json.dumps(recipe.model_dump(mode="json", exclude={"seed"}), sort_keys=True)
+    path = recipe.data.path
+    task = path.replace(":", "-") if path.startswith("tiny:") else Path(path).stem
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    return Path(root) / task / f"{recipe.method.name}-{digest}" / f"seed{recipe.seed}"

@@ -1,0 +1,92 @@
+"""The files of a run folder beside the adapter: what was asked, where it ran, what it cost."""
+
+import hashlib
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunewise import files
+from tunewise.config import parse, read_yaml
+from tunewise.data.config import DataConfig
+from tunewise.errors import UserError
+from tunewise.models import fingerprint
+from tunewise.models.load import Base
+from tunewise.run.recipe import Recipe
+from tunewise.train.loop import FitResult
+
+RECIPE, ENVIRONMENT, LEDGER = "recipe.yaml", "env.json", "ledger.json"
+ADAPTER, PREDICTIONS, METRICS, DONE = "adapter", "predictions.jsonl", "metrics.json", "DONE"
+
+
+def finished(recipe: Recipe, out: Path, digest: str) -> dict[str, Any] | None:
+    """The metrics of a run that is done; None where there is still something to do; UserError for another run."""
+    if not (out / DONE).is_file():
+        return None
+    there = parse(Recipe, read_yaml(out / RECIPE), where=str(out / RECIPE))
+    if there != recipe:
+        raise UserError(f"{out} holds a finished run of another recipe", "give another --out, or remove that folder")
+    if mapping(out / ENVIRONMENT).get("data_sha256") != digest:
+        raise UserError(
+            f"{recipe.data.path} has changed since {out} was made", "give another --out, or remove that folder"
+        )
+    return mapping(out / METRICS)
+
+
+def mapping(path: Path) -> dict[str, Any]:
+    """The object a json file holds; UserError where it is missing or damaged."""
+    content = files.read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: it holds no object", "remove its folder and run the command again")
+    return content
+
+
+def data_digest(data: DataConfig) -> str:
+    """One digest of the data's files, by which a changed file is noticed; "" for embedded tasks and missing paths."""
+    path = Path(data.path)
+    found = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+    sums = [files.sha256(each) for each in found if each.is_file()]
+    return hashlib.sha256(" ".join(sums).encode()).hexdigest() if sums else ""
+
+
+def environment(base: Base, digest: str) -> dict[str, Any]:
+    """Versions, machine, and fingerprints of what was loaded."""
+    device = base.model.device
+    return {
+        **{name: version(name) for name in ("tunewise", "torch", "transformers")},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "base": {"name": base.name, "fingerprint": base.fingerprint},
+        "tokenizer": fingerprint.of_tokenizer(base.tokenizer),
+        "data_sha256": digest,
+    }
+
+
+def costs(result: FitResult | None) -> dict[str, Any]:
+    """What the training took; zeros where nothing was trained."""
+    if result is None:
+        return {"steps": 0, "train_seconds": 0.0, "train_peak_bytes": 0, "tokens": 0, "tokens_per_second": 0.0}
+    return {
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "stopped_by": result.stopped_by,
+        "resumed_from": result.resumed_from,
+        "train_seconds": round(result.seconds, 3),
+        "train_peak_bytes": result.peak_bytes,
+        "tokens": result.tokens,
+        "tokens_per_second": round(result.tokens_per_second, 1),
+        "loss_first": result.losses[0],
+        "loss_last": result.losses[-1],
+    }
+
+
+def folder_bytes(folder: Path) -> int:
+    """The size of the files directly in a folder."""
+    return sum(file.stat().st_size for file in folder.iterdir())

@@ -1,0 +1,164 @@
+"""What a run proves about itself, before its first step and after its last.
+
+Each proof is {"passed", "value", "tolerance"}: what was measured, and the most (for a count: exactly what) it may be.
+Logits are compared by their largest absolute difference over the largest absolute logit.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tunewise.data.encode import MASKED, Encoded
+from tunewise.engine.batches import collate
+from tunewise.engine.loss import token_loss
+from tunewise.errors import UserError
+from tunewise.methods.attach import Tuned
+from tunewise.methods.base import CannotFold
+from tunewise.methods.store import PROBE, check_probe, load_adapter
+from tunewise.models.load import Base
+from tunewise.train.config import TrainConfig
+from tunewise.train.loop import set_training, training_mode
+
+Proof = dict[str, Any]
+Checksums = dict[str, int]
+
+RELOADED = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+"""Largest difference in logits after a reload: the same numbers go through the same code, so 0 is usual."""
+FOLDED = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 1e-2}
+"""Largest relative difference of a folded model: its weights are rounded to the base's dtype once more."""
+LARGEST_COPY_BYTES = 4 << 30
+"""Folding copies the base; larger ones are not copied unasked (`tunewise adapter check` does it when asked)."""
+
+
+def at_most(value: float, tolerance: float) -> Proof:
+    """The proof that `value` is no more than `tolerance`; NaN is, and is written as a word."""
+    return {
+        "passed": value <= tolerance,
+        "value": value if math.isfinite(value) else str(value),
+        "tolerance": tolerance,
+    }
+
+
+def check_rows(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> dict[str, Proof]:
+    """Every row has labels, ends with a trained end token and begins once; UserError naming the row that does not."""
+    end, begin = tokenizer.eos_token_id, tokenizer.bos_token_id
+    unlabelled = [row.id for row in rows if all(label == MASKED for label in row.labels[1:])]
+    endless = [row.id for row in rows if row.labels[-1] != end]
+    doubled = [row.id for row in rows if begin is not None and begin != end and row.ids[:2] == (begin, begin)]
+    for faulty, fault in (
+        (unlabelled, "have all their labels masked"),
+        (endless, "do not end with a trained end-of-sequence token"),
+        (doubled, "begin with two begin tokens"),
+    ):
+        if faulty:
+            named = ", ".join(faulty[:5])
+            raise UserError(f"{len(faulty)} training rows {fault}: {named}", "check the template and the tokenizer")
+    return {
+        "labels_are_trained": at_most(len(unlabelled), 0),
+        "answers_end_with_a_trained_token": at_most(len(endless), 0),
+        "begins_once": at_most(len(doubled), 0),
+    }
+
+
+def check_longest_batch(tuned: Tuned, rows: Sequence[Encoded], config: TrainConfig, pad_id: int) -> dict[str, Proof]:
+    """One forward and backward of the longest rows, before anything is spent; UserError when memory does not suffice.
+
+    The value is the number of tokens in that batch, padding included. Nothing is changed by it.
+    """
+    longest = sorted(rows, key=lambda row: len(row.ids), reverse=True)[: config.batch_size]
+    batch = collate(longest, pad_id, tuned.prefix_ids).to(tuned.model.device)
+    devices = [tuned.model.device] if tuned.model.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices), training_mode(tuned, config):
+            token_loss(tuned.model, batch)[0].backward()
+    except RuntimeError as error:
+        if "out of memory" not in str(error) and "allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"the longest batch does not fit: {config.batch_size} rows of up to {batch.input_ids.shape[1]} tokens",
+            f"train.batch_size={max(1, config.batch_size // 2)} train.accumulation={2 * config.accumulation}, "
+            "train.checkpointing=true, or a smaller train.max_length",
+        ) from error
+    return {"longest_batch_fits": {"passed": True, "value": batch.input_ids.numel(), "tolerance": None}}
+
+
+@torch.no_grad()
+def probe_logits(model: PreTrainedModel, prompts: Sequence[Sequence[int]], prefix_ids: Sequence[int] = ()) -> Tensor:
+    """Logits at the end of each prompt, one prompt a forward: (prompts, vocabulary)."""
+    ids = [torch.tensor([[*prefix_ids, *prompt]], device=model.device) for prompt in prompts]
+    return torch.cat([model(each, use_cache=False, logits_to_keep=1).logits[:, -1] for each in ids])
+
+
+def checksums(model: PreTrainedModel) -> Checksums:
+    """The sum of each parameter's raw bits: equal sums before and after say that no weight has moved."""
+    widths = {2: torch.int16, 4: torch.int32, 8: torch.int64, 1: torch.int8}
+    return {
+        name: int(p.detach().contiguous().view(widths[p.element_size()]).sum(dtype=torch.int64))
+        for name, p in model.named_parameters()
+    }
+
+
+def check_tuned(
+    tuned: Tuned, prompts: Sequence[Sequence[int]], base_logits: Tensor, base_sums: Checksums
+) -> tuple[dict[str, Proof], dict[str, str]]:
+    """The proofs that need the tuned model, and the reasons for those that were left out.
+
+    `base_logits` (`probe_logits` of `prompts`) and `base_sums` were taken before anything was attached.
+    """
+    dtype = tuned.model.dtype
+    attached = probe_logits(tuned.model, prompts, tuned.prefix_ids)
+    with tuned.disabled():
+        off, sums = probe_logits(tuned.model, prompts), checksums(tuned.model)
+    n_moved = sum(sums[name] != base_sums[name] for name in base_sums)
+    effect = _distance(base_logits, attached)
+    proofs = {
+        "is_no_no_op": {"passed": effect > 0, "value": effect, "tolerance": None},
+        "off_is_the_base": at_most(float((off - base_logits).abs().max()), 0.0),
+        "base_unchanged": at_most(n_moved, 0),
+    }
+    left_out: dict[str, str] = {}
+    n_bytes = sum(p.numel() * p.element_size() for p in tuned.model.parameters())
+    if n_bytes > LARGEST_COPY_BYTES:
+        left_out["fold_equals_attached"] = f"it would copy the base, {n_bytes / 1e9:.1f} GB"
+        return proofs, left_out
+    try:
+        folded = tuned.fold().eval()
+    except CannotFold as reason:
+        left_out["fold_equals_attached"] = reason.message
+        return proofs, left_out
+    distance = _distance(attached, probe_logits(folded, prompts, tuned.prefix_ids))
+    proofs["fold_equals_attached"] = at_most(distance, FOLDED[dtype])
+    return proofs, left_out
+
+
+def reloaded(differences: dict[str, float], dtype: torch.dtype) -> Proof:
+    """The proof of a reload from what `check_probe` found."""
+    return at_most(max(differences["tuned"], differences["base"]), RELOADED[dtype])
+
+
+def prove_adapter(folder: str | Path, base: Base) -> dict[str, Proof]:
+    """Load the adapter in `folder` onto `base` and prove it; the base is as it was afterwards.
+
+    Raises UserError where the adapter is damaged or belongs to another base.
+    """
+    prompts = [base.tokenizer.encode("What is") or [base.tokenizer.eos_token_id]]
+    base_logits, base_sums = probe_logits(base.model, prompts), checksums(base.model)
+    tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer)
+    set_training(tuned, False)
+    try:
+        proofs: dict[str, Proof] = {}
+        if (Path(folder) / PROBE).is_file():
+            proofs["reloads_to_the_same_logits"] = reloaded(check_probe(tuned, folder), base.dtype)
+        return proofs | check_tuned(tuned, prompts, base_logits, base_sums)[0]
+    finally:
+        tuned.detach()
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    a, b = a.double(), b.double()
+    return float((a - b).abs().max() / a.abs().max().clamp(min=1e-30))

@@ -1,0 +1,72 @@
+"""A fresh process that reloads adapters: `python -m tunewise.train.reload BASE DTYPE DEVICE FOLDER...`.
+
+It prints one json object, folder -> what check_probe found there. One process serves many adapters of one base, since
+importing torch and loading the base cost more than all the checks.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunewise.errors import UserError
+from tunewise.methods.store import check_probe, load_adapter
+from tunewise.models.load import load_base
+from tunewise.train.loop import set_training
+from tunewise.train.proofs import Proof, reloaded
+
+
+def prove_in_fresh_process(
+    folders: Sequence[str | Path], base_name: str, dtype: torch.dtype, device: str = "cpu"
+) -> list[Proof]:
+    """For each adapter folder, whether a new Python process reloads it to the logits that were saved with it."""
+    if not folders:
+        return []
+    words = [
+        base_name,
+        str(dtype).removeprefix("torch."),
+        device,
+        *(str(Path(folder).absolute()) for folder in folders),
+    ]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "tunewise.train.reload", *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return [{"passed": False, "value": reason, "tolerance": None} for _ in folders]
+    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return [
+        {"passed": False, "value": each["error"], "tolerance": None} if "error" in each else reloaded(each, dtype)
+        for each in found
+    ]
+
+
+def _check(base_name: str, dtype: str, device: str, folders: Sequence[str]) -> list[dict[str, Any]]:
+    base = load_base(base_name, dtype, device)
+    found: list[dict[str, Any]] = []
+    for folder in folders:
+        try:
+            tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer)
+        except UserError as error:
+            found.append({"error": error.message})
+            continue
+        set_training(tuned, False)
+        found.append(check_probe(tuned, folder))
+        tuned.detach()
+    return found
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_check(*sys.argv[1:4], folders=sys.argv[4:])) + "\n")
