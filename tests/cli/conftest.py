@@ -1,6 +1,7 @@
 """A small random base on disk, with a tokenizer of its own, and data files of every shape."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,13 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "pairs.tsv"
     path.write_text("prompt\tcompletion\n" + "".join(f"count {i}\tthe {i} boat\n" for i in range(30)), "utf-8")
     return path
+
+
+@pytest.fixture(autouse=True)
+def without_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the reload in a fresh process, seconds each time; the run that test_verbs looks into closely has it."""
+
+    def passed(folders: Sequence[object], *_: object) -> list[dict[str, object]]:
+        return [{"passed": True, "value": 0.0, "tolerance": 0.0} for _ in folders]
+
+    monkeypatch.setattr("tunewise.run.carry_out.prove_in_fresh_process", passed)

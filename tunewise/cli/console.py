@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import shlex
 import sys
 from collections.abc import Callable
@@ -49,6 +50,7 @@ def verb(function: Callable[..., Any]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **options: Any) -> None:
+        tell_on_standard_error()
         try:
             function(*arguments, **options)
         except Interrupted as error:
@@ -63,6 +65,15 @@ def verb(function: Callable[..., Any]) -> Callable[..., None]:
             raise typer.Exit(INTERRUPTED) from None
 
     return wrapped
+
+
+def tell_on_standard_error() -> None:
+    """What the package tells by `logging` (the shape of the data, rows cut short) goes where progress goes."""
+    logger = logging.getLogger("tunewise")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
 
 
 def complain(error: UserError) -> None:
