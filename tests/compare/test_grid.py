@@ -1,0 +1,107 @@
+import json
+
+import pytest
+
+from tests.small_base import QUICK, write_base, write_reviews
+from tunewise.compare import compare
+from tunewise.compare.grid import arms_of
+from tunewise.compare.tables import rows_of
+from tunewise.errors import UserError
+from tunewise.methods import parse_method
+from tunewise.stats import mean_interval
+from tunewise.train.progress import Silent
+
+
+class Followed(Silent):
+    def __init__(self):
+        self.told = []
+
+    def begins(self, label):
+        self.told.append(label)
+
+    def ends(self, told):
+        self.told.append(told)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    place = tmp_path_factory.mktemp("compare")
+    watcher = Followed()
+    arms = {
+        "2-shot": {"method": {"name": "frozen", "shots": 2}},
+        "lora": {"method": "lora"},
+        "lora, slow": {"method": "lora", "train": {"learning_rate": 1e-4, "steps": 3}},
+    }
+    fields = {"model": str(write_base(place / "base")), "methods": arms, "seeds": (0, 1), "out": place / "runs"}
+    quick = {name: value for name, value in QUICK.items() if name != "train.learning_rate" and name != "train.steps"}
+    data = {"path": str(write_reviews(place / "reviews.csv")), "train": 16}
+    found = compare(data, **fields, overrides=quick | {"dtype": "float32"}, progress=watcher)
+    return place / "runs", found, watcher, lambda: compare(data, **fields, overrides=quick | {"dtype": "float32"})
+
+
+def test_every_arm_has_a_folder_of_runs_by_seed(compared):
+    root, found, watcher, _ = compared
+    assert len(list(root.rglob("DONE"))) == 6
+    assert [arm["label"] for arm in found["arms"]] == ["2-shot", "lora", "lora, slow"]
+    for arm in found["arms"]:
+        assert [(root / arm["folder"] / f"seed{seed}" / "DONE").exists() for seed in (0, 1)] == [True, True]
+    assert watcher.told[::2] == [
+        f"{label} seed {seed}" for seed in (0, 1) for label in ("2-shot", "lora", "lora, slow")
+    ]
+    assert all(told.startswith("accuracy ") for told in watcher.told[1::2])
+    assert json.loads((root / "comparison.json").read_text()) == found
+
+
+def test_adapters_were_reloaded_in_a_fresh_process(compared):
+    root, found, _, _ = compared
+    proved = [json.loads(path.read_text())["proofs"] for path in sorted(root.rglob("lora-*/seed*/metrics.json"))]
+    assert len(proved) == 4
+    assert all(proofs["reloads_to_the_same_logits"]["passed"] for proofs in proved)
+    assert [row["failed_proofs"] for row in found["rows"]] == [[], [], []]
+
+
+def test_rows_are_means_over_seeds(compared):
+    root, found, _, _ = compared
+    for arm, row in zip(found["arms"], found["rows"], strict=True):
+        runs = [json.loads((root / arm["folder"] / f"seed{seed}" / "metrics.json").read_text()) for seed in (0, 1)]
+        interval = mean_interval([run["test"]["accuracy"] for run in runs])
+        assert row["test"]["accuracy"] == {"mean": interval.mean, "half_width": interval.half_width, "n": 2}
+        assert row["seconds"] == pytest.approx(sum(run["seconds"] for run in runs) / 2)
+        assert row["peak_bytes"] == max(run["peak_bytes"] for run in runs)
+        assert row["forgetting"] is None
+    steps = [
+        json.loads((root / arm["folder"] / "seed0" / "metrics.json").read_text())["steps"] for arm in found["arms"]
+    ]
+    assert steps == [0, 6, 3]
+
+
+def test_a_comparison_that_is_done_costs_nothing(compared):
+    root, found, _, again = compared
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("metrics.json")}
+    assert again() == found
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("metrics.json")} == before
+
+
+def test_arms_by_name_fields_or_method():
+    arms = arms_of(["lora", {"name": "lora", "rank": 4}, parse_method("bitfit")])
+    assert list(arms)[:2] == ["lora", "lora (rank=4)"]
+    assert list(arms)[2].startswith("bitfit")
+    with pytest.raises(UserError, match="there twice"):
+        arms_of(["lora", "lora"])
+    with pytest.raises(UserError, match="no methods"):
+        arms_of([])
+    with pytest.raises(UserError, match="no seeds"):
+        compare("tiny:sentiment", seeds=())
+
+
+def test_one_seed_has_a_mean_and_no_interval(tmp_path):
+    content = {
+        "method": "lora", "test": {"accuracy": 80.0}, "retention": {"change": 0.25}, "n_trainable": 8,
+        "adapter_bytes": 9, "seconds": 1.0, "train_seconds": 0.5, "peak_bytes": 7, "tokens_per_second": 3.0,
+        "proofs": {"is_no_no_op": {"passed": False}, "base_unchanged": {"passed": True}},
+    }  # fmt: skip
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    (row,) = rows_of({"lora": [tmp_path / "metrics.json"]})
+    assert row["test"]["accuracy"] == {"mean": 80.0, "half_width": None, "n": 1}
+    assert row["forgetting"]["mean"] == 0.25
+    assert row["failed_proofs"] == ["is_no_no_op"]

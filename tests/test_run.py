@@ -1,0 +1,281 @@
+import json
+import logging
+import os
+import resource
+import shutil
+import signal
+
+import pytest
+import torch
+
+from tests.small_base import QUICK, write_base, write_reviews
+from tunewise.config import parse, read_yaml
+from tunewise.errors import UserError
+from tunewise.files import verify
+from tunewise.methods.store import load_adapter, read_card
+from tunewise.models.load import load_base
+from tunewise.run import Recipe, build_recipe, evaluate, prove_adapter, run, run_folder, train
+from tunewise.train.interrupt import Interrupted
+from tunewise.train.progress import Silent
+from tunewise.train.proofs import check_longest_batch, check_rows, check_tuned, checksums, probe_logits
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a base, data and held-out texts."""
+    folder = tmp_path_factory.mktemp("place")
+    write_base(folder / "base")
+    write_reviews(folder / "reviews.csv")
+    texts = "".join(json.dumps({"text": f"the kitchen water number {i} was cold"}) + "\n" for i in range(30))
+    (folder / "texts.jsonl").write_text(texts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(place):
+    return load_base(str(place / "base"), "float32")
+
+
+def recipe(place, method="lora", overrides=None, **fields):
+    given = {"model": str(place / "base"), "data": str(place / "reviews.csv"), "dtype": "float32", "method": method}
+    return build_recipe(given | fields, {**QUICK, **(overrides or {})})
+
+
+@pytest.fixture(scope="module")
+def finished(place):
+    """One whole run, reload in a fresh process included."""
+    out = place / "finished"
+    asked = recipe(place, retention=str(place / "texts.jsonl"))
+    return asked, out, run(asked, out)
+
+
+def test_the_folder_holds_everything(finished):
+    asked, out, metrics = finished
+    assert sorted(path.name for path in out.iterdir()) == [
+        "DONE", "adapter", "env.json", "ledger.json", "log.jsonl", "metrics.json", "predictions.jsonl", "recipe.yaml",
+    ]  # fmt: skip
+    assert parse(Recipe, read_yaml(out / "recipe.yaml")) == asked
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+    assert sum("loss" in line for line in (out / "log.jsonl").read_text().splitlines()) == metrics["steps"] == 6
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    n_right = sum(row["correct"] for row in rows)
+    assert metrics["test"]["accuracy"] == pytest.approx(100 * n_right / len(rows))
+    assert metrics["task"] == "reviews"
+    assert (metrics["method"], metrics["seed"]) == ("lora", 0)
+    assert metrics["retention"]["change"] == metrics["retention"]["tuned"] - metrics["retention"]["base"] != 0
+    sizes = [file.stat().st_size for file in (out / "adapter").iterdir()]
+    assert metrics["adapter_bytes"] == sum(sizes)
+    verify(out / "adapter")
+    ledger = json.loads((out / "ledger.json").read_text())
+    assert ledger["data"]["rows"] == 60
+    assert ledger["train"]["trained"] == ledger["train"]["rows"] == 48
+
+
+def test_the_run_proves_itself(finished):
+    _, _, metrics = finished
+    assert metrics["proofs"].keys() >= {
+        "labels_are_trained", "answers_end_with_a_trained_token", "begins_once", "no_test_row_in_train",
+        "longest_batch_fits", "a_save_succeeds", "the_template_is_saved", "is_no_no_op", "off_is_the_base", "base_unchanged",
+        "fold_equals_attached", "reloads_to_the_same_logits",
+    }  # fmt: skip
+    assert all(proof["passed"] is True for proof in metrics["proofs"].values()), metrics["proofs"]
+    assert metrics["proofs"]["reloads_to_the_same_logits"]["value"] == 0.0
+    assert metrics["proofs_left_out"] == {}
+
+
+def test_a_finished_run_is_not_carried_out_again(finished):
+    asked, out, metrics = finished
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert run(asked, out) == metrics
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    with pytest.raises(UserError, match="finished run of another recipe"):
+        run(asked.model_copy(update={"seed": 5}), out)
+
+
+def test_data_that_changed_is_noticed(place, base, tmp_path):
+    data = shutil.copy(place / "reviews.csv", tmp_path / "reviews.csv")
+    asked = recipe(place, "frozen", data=str(data))
+    run(asked, tmp_path / "run", base=base)
+    with (tmp_path / "reviews.csv").open("a") as stream:
+        stream.write("one more boat,1\n")
+    with pytest.raises(UserError, match=r"reviews\.csv has changed"):
+        run(asked, tmp_path / "run", base=base)
+
+
+def test_the_saved_adapter_answers_as_the_run_did(finished, place, tmp_path):
+    _, out, metrics = finished
+    found = evaluate(out, out=tmp_path / "again")
+    assert found["metrics"] == metrics["test"]
+    assert (tmp_path / "again" / "predictions.jsonl").read_text() == (out / "predictions.jsonl").read_text()
+    by_adapter = evaluate(out / "adapter", split="dev")
+    assert by_adapter["metrics"] == metrics["dev"]
+    assert read_card(out / "adapter")["notes"]["template"]["answer"] == " {label}"
+    with pytest.raises(UserError, match="no split named 'tset'"):
+        evaluate(out, split="tset")
+    with pytest.raises(UserError, match="nothing to evaluate"):
+        evaluate(model="tiny")
+
+
+def test_the_base_is_as_it_was_and_serves_the_next_run(place, base, tmp_path):
+    before = checksums(base.model)
+    for method in ("full", "lora", "prompt_tuning"):
+        metrics = run(recipe(place, method), tmp_path / method, base=base, prove=False)
+        assert all(proof["passed"] for proof in metrics["proofs"].values()), metrics["proofs"]
+        assert "reloads_to_the_same_logits" not in metrics["proofs"]
+        assert checksums(base.model) == before
+    assert metrics["proofs_left_out"].keys() == {"fold_equals_attached"}
+
+
+def test_in_context_learning_is_a_run_as_any_other(place, base, tmp_path):
+    asked = recipe(place, {"name": "frozen", "shots": 2}, seed=3)
+    metrics = run(asked, tmp_path / "run", base=base)
+    assert (metrics["n_trainable"], metrics["adapter_bytes"], metrics["steps"]) == (0, 0, 0)
+    assert not (tmp_path / "run" / "adapter").exists()
+    found = evaluate(tmp_path / "run")
+    assert (found["shots"], found["seed"], found["metrics"]) == (2, 3, metrics["test"])
+    bare = evaluate(model=asked.model, data=asked.data.path, shots=2, seed=3)
+    assert bare["metrics"] == metrics["test"]
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(place, base, tmp_path):
+    class StopAt4(Silent):
+        def stepped(self, step, loss, n_tokens):
+            if step == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    asked = recipe(place, {"name": "lora", "dropout": 0.2}, {"train.steps": 9, "train.evaluate_every": 0.5})
+    whole = run(asked, tmp_path / "whole", base=base, prove=False)
+    with pytest.raises(Interrupted):
+        run(asked, tmp_path / "cut", base=base, progress=StopAt4(), prove=False)
+    assert not (tmp_path / "cut" / "DONE").exists()
+    resumed = run(asked, tmp_path / "cut", base=base, prove=False)
+    assert resumed["resumed_from"] == 4
+    for name in ("test", "dev", "loss_last", "best_step", "n_trainable"):
+        assert resumed[name] == whole[name], name
+    tensors = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "cut" / tensors).read_bytes() == (tmp_path / "whole" / tensors).read_bytes()
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+
+
+def test_train_is_the_verb_as_a_function(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tunewise.run.carry_out.prove_in_fresh_process", lambda *_: [{"passed": True}])
+    found = train(
+        {"path": str(place / "reviews.csv"), "train": 16},
+        model=str(place / "base"),
+        method={"name": "lora", "rank": 2},
+        seed=4,
+        overrides=QUICK | {"train.learning_rate": 2e-4},
+    )
+    assert found["folder"].startswith("runs/reviews/lora-")
+    assert found["folder"].endswith("/seed4")
+    written = read_yaml(tmp_path / found["folder"] / "recipe.yaml")
+    assert (written["train"]["learning_rate"], written["data"]["train"], written["method"]["rank"]) == (2e-4, 16, 2)
+
+
+def test_folders_differ_by_what_was_asked_and_not_by_the_seed(place):
+    one, other = recipe(place), recipe(place, {"name": "lora", "rank": 4})
+    assert run_folder(one).parent != run_folder(other).parent
+    assert run_folder(one).parent == run_folder(one.model_copy(update={"seed": 1})).parent
+    assert run_folder(build_recipe({"data": "tiny:sentiment", "method": "lora"}), "x").parts[:2] == (
+        "x",
+        "tiny-sentiment",
+    )
+
+
+def test_unknown_names_are_refused_with_the_nearest(place):
+    with pytest.raises(UserError, match="lroa") as caught:
+        recipe(place, "lroa")
+    assert "lora" in caught.value.hint
+    with pytest.raises(UserError, match="learning_rat") as caught:
+        recipe(place, overrides={"train.learning_rat": 1.0})
+    assert "learning_rate" in caught.value.hint
+
+
+def test_what_was_recognised_and_cut_is_told(place, base, tmp_path, caplog):
+    rows = [f"the {'soup was good and ' * (30 if i == 7 else 1)}{i},{i % 2}" for i in range(40)]
+    (tmp_path / "long.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    with caplog.at_level(logging.INFO, "tunewise"):
+        run(recipe(place, data=str(tmp_path / "long.csv")), tmp_path / "run", base=base, prove=False)
+    assert "label" in caplog.messages[0]
+    assert any("1 cut" in message and "line 9" in message for message in caplog.messages), caplog.messages
+
+
+def test_a_full_disk_is_told_before_the_training(place, base, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write"):
+            run(recipe(place), tmp_path / "run", base=base)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    left = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert left == ["env.json", "ledger.json", "recipe.yaml"]
+    attached_again = load_base(str(place / "base"), "float32")
+    assert checksums(base.model) == checksums(attached_again.model)
+
+
+def test_rows_that_would_teach_nothing_or_the_wrong_thing_are_refused(base):
+    row = next(iter(load_rows(base)))
+    with pytest.raises(UserError, match="end-of-sequence"):
+        check_rows([type(row)("a", row.ids[:-1], row.labels[:-1], row.prompt_length, False)], base.tokenizer)
+    with pytest.raises(UserError, match="masked"):
+        check_rows([type(row)("a", row.ids, (-100,) * len(row.ids), row.prompt_length, False)], base.tokenizer)
+    with pytest.raises(UserError, match="two begin tokens"):
+        check_rows([type(row)("a", (1, *row.ids), (-100, *row.labels), row.prompt_length, False)], base.tokenizer)
+    assert all(proof["passed"] for proof in check_rows([row], base.tokenizer).values())
+
+
+def load_rows(base):
+    from tunewise.data.encode import encode_all
+    from tunewise.data.task import load_task
+
+    return encode_all(load_task("tiny:sentiment").train[:4], base.tokenizer, 96)[0]
+
+
+def test_a_batch_that_does_not_fit_says_what_to_change(base):
+    from tunewise.methods import parse_method
+    from tunewise.methods.attach import attach
+    from tunewise.train.config import TrainConfig
+
+    tuned = attach(base.model, parse_method("lora"))
+
+    def exhausted(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    hook = base.model.register_forward_pre_hook(exhausted)
+    with pytest.raises(UserError, match="longest batch does not fit") as caught:
+        check_longest_batch(tuned, load_rows(base), TrainConfig(batch_size=4), 0)
+    assert "train.batch_size=2 train.accumulation=2" in caught.value.hint
+    hook.remove()
+    tuned.detach()
+
+
+def test_proofs_fail_where_they_should(place):
+    """Each fault is planted once: an untrained adapter, a base that was touched, an adapter swapped on disk."""
+    from tunewise.methods import parse_method
+    from tunewise.methods.attach import attach
+
+    own = load_base(str(place / "base"), "float32")
+    prompts = [[1, 5, 9], [1, 7]]
+    logits, sums = probe_logits(own.model, prompts), checksums(own.model)
+    tuned = attach(own.model, parse_method("lora"))
+    proofs, _ = check_tuned(tuned, prompts, logits, sums)
+    assert [name for name, proof in proofs.items() if not proof["passed"]] == ["is_no_no_op"]
+    with torch.no_grad():
+        for name, tensor in tuned.trainable.items():
+            tensor.add_(0.1) if name.endswith("lora_B") else None
+        own.model.model.layers[0].mlp.up_proj.weight[0, 0] += 1e-3
+    proofs, _ = check_tuned(tuned, prompts, logits, sums)
+    assert [name for name, proof in proofs.items() if not proof["passed"]] == ["off_is_the_base", "base_unchanged"]
+
+
+def test_an_adapter_is_proved_at_any_time(finished, base, place, tmp_path):
+    _, out, _ = finished
+    proofs = prove_adapter(out / "adapter", base)
+    assert proofs.keys() >= {"reloads_to_the_same_logits", "is_no_no_op", "off_is_the_base", "fold_equals_attached"}
+    assert all(proof["passed"] for proof in proofs.values())
+    tuned = load_adapter(base.model, out / "adapter")  # and the base is free again
+    tuned.detach()
+    with pytest.raises(UserError, match="fingerprint"):
+        prove_adapter(out / "adapter", load_base(str(write_base(tmp_path / "other", seed=1)), "float32"))
