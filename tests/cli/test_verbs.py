@@ -141,6 +141,19 @@ def test_compare_and_report(base: Path, reviews: Path, tmp_path: Path) -> None:
     assert "<h1>Two ways</h1>" in (tmp_path / "page.html").read_text("utf-8")
 
 
+def test_the_demo_from_end_to_end(base: Path, tmp_path: Path) -> None:
+    found = tunewise("demo", "--model", base, "--seeds", "0", "--steps", "1", "--out", tmp_path)
+    assert found.code == 0, found.err
+    assert len(list(tmp_path.rglob("DONE"))) == 8
+    page = (tmp_path / "report.html").read_text("utf-8")
+    for label in ("zero-shot", "8-shot", "LoRA", "BitFit", "bottleneck", "prompt tuning", "top 2 layers", "full"):
+        assert label in found.out
+        assert f"</i>{label}" in page, label
+    assert found.out.count("Sentiment:") == 4
+    assert page.count('class="sample"') == 5
+    assert found.err.count("task.yaml says") == 1, "what is told of the data is told once"
+
+
 def test_methods_and_plan(base: Path) -> None:
     rows = json.loads(tunewise("methods", "--json").out)
     assert len(rows) >= 7
@@ -182,9 +195,8 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(base: Path, reviews: P
 
 
 def test_every_recipe_of_the_project_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunewise.run import Recipe
-
     from tunewise.data.task import load_task
+    from tunewise.run import Recipe
 
     monkeypatch.chdir(ROOT)
     recipes = sorted(Path("recipes").glob("*.yaml"))

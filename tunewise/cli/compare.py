@@ -1,11 +1,13 @@
 """`tunewise compare`: several methods and seeds on one task, and which to take."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from tunewise.cli.console import AsJson, Data, Model, Out
+from tunewise.cli.console import AsJson, Data, Model, Out, print_json, progress_lines, results, this_command
 from tunewise.cli.train import Words
+from tunewise.errors import UserError
 
 
 def compare(
@@ -13,11 +15,56 @@ def compare(
     model: Model = None,
     data: Data = None,
     methods: Annotated[
-        str, typer.Option(help="Names from `tunewise methods`, with commas.")
-    ] = "frozen,lora,bitfit,full",
+        str, typer.Option(help="Methods with commas; fields after colons, as in frozen:shots=8,lora:rank=4:alpha=8.")
+    ] = "frozen,lora,bitfit:add=true,full",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "0,1,2",
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train every method with every seed on the same data, and say which is worth it."""
-    raise NotImplementedError
+    """Train every method with every seed on the same data, say which to take, and write a report page."""
+    from tunewise.cli.recipes import gather
+
+    fields = gather(words or [], {"model": model, "data": data})
+    arms = arms_of(methods, fields)
+    numbers = seeds_of(seeds)
+
+    from tunewise.cli.progress import RunsProgress
+    from tunewise.compare import compare as carry_out
+    from tunewise.report.arms import read_arms
+    from tunewise.report.page import write_page
+    from tunewise.report.table import print_comparison
+
+    root = out or Path("runs")
+    with RunsProgress(len(arms) * len(numbers), progress_lines()) as progress:
+        found = carry_out(
+            fields["data"], model=fields["model"], methods=arms, seeds=numbers, out=root, progress=progress
+        )
+    page = write_page(root, root / "report.html", commands=[this_command()])
+    if as_json:
+        print_json({**found, "page": str(page)})
+    else:
+        print_comparison(results(), read_arms(root))
+        results().print(f"\nreport: {page}", soft_wrap=True)
+
+
+def arms_of(text: str, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Label -> recipe fields: each method of `text` under what the recipe says about training."""
+    from tunewise.config import override
+
+    shared = {name: value for name, value in recipe.items() if name not in ("model", "data", "method", "seed")}
+    arms: dict[str, dict[str, Any]] = {}
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        name, *assignments = word.split(":")
+        label = f"{name} {' '.join(assignments)}".strip()
+        if label in arms:
+            raise UserError(f"the method {word} is there twice", "leave one out, or change a field of it")
+        arms[label] = {**shared, "method": override({"name": name}, assignments)}
+    return arms
+
+
+def seeds_of(text: str) -> list[int]:
+    """Whole numbers with commas between them."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words or not all(word.isdecimal() for word in words):
+        raise UserError(f"cannot read the seeds {text!r}", "write whole numbers with commas: --seeds 0,1,2")
+    return [int(word) for word in words]

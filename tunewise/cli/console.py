@@ -67,12 +67,25 @@ def verb(function: Callable[..., Any]) -> Callable[..., None]:
     return wrapped
 
 
+class _Once(logging.Handler):
+    """Writes each message once, however many runs of a comparison have it, and to where standard error is right now:
+    a live bar puts itself in its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self._told:
+            self._told.add(message)
+            sys.stderr.write(f"{message}\n")
+
+
 def tell_on_standard_error() -> None:
     """What the package tells by `logging` (the shape of the data, rows cut short) goes where progress goes."""
     logger = logging.getLogger("tunewise")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.handlers, logger.propagate = [handler], False
+    logger.handlers, logger.propagate = [_Once()], False
     logger.setLevel(logging.INFO)
 
 

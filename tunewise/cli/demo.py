@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunewise.cli.console import AsJson, Out, print_json, results
+from tunewise.cli.compare import seeds_of
+from tunewise.cli.console import AsJson, Out, print_json, progress_lines, results, this_command
 
 if TYPE_CHECKING:
     from tunewise.data.task import Task
+    from tunewise.methods.attach import Tuned
     from tunewise.models.load import Base
+    from tunewise.report.arms import Arm
     from tunewise.report.samples import Sample
 
 TASK = "tiny:sentiment"
@@ -28,14 +31,82 @@ ARMS: dict[str, tuple[dict[str, Any], float | None]] = {
 }
 SHOWN = ("LoRA", "full")  # whose answers stand beside the base's
 N_SAMPLES, N_NEW_TOKENS = 4, 16
-STORY = "Once upon a time in the harbour"  # what the base was made for: text that goes on
+STORY = "Early in the morning"  # what the base was made for: text that goes on
 
 
 def demo(
     out: Out = None,
     model: Annotated[str, typer.Option("--model", "-m", help="tiny, a folder, or a hub name.")] = "tiny",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "0,1,2",
-    examples: Annotated[int | None, typer.Option(help="Training examples.", show_default="all")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps, for a quick look.", show_default="3 epochs")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Eight ways to adapt the embedded base to its sentiment task: a table, answers side by side, a report page."""
+    root, numbers = out or Path("demo"), seeds_of(seeds)
+
+    from tunewise.cli.progress import RunsProgress
+    from tunewise.compare import compare
+    from tunewise.data.task import load_task
+    from tunewise.models.load import load_base
+    from tunewise.report.arms import read_arms
+    from tunewise.report.page import write_page
+    from tunewise.report.samples import write_samples
+    from tunewise.report.table import print_comparison, print_samples
+
+    console = results()
+    overrides = {"train.steps": steps} if steps else {}
+    with RunsProgress(len(ARMS) * len(numbers), progress_lines()) as progress:
+        found = compare(
+            TASK, model=model, methods=arms(), seeds=numbers, out=root, overrides=overrides, progress=progress
+        )
+    table = read_arms(root)
+    base = load_base(model)
+    samples = answers(base, load_task(TASK, base.tokenizer), [arm for arm in table if arm.label in SHOWN])
+    write_samples(root, samples)
+    title = f"Eight ways to adapt {Path(model).name} to {TASK.removeprefix('tiny:')}"
+    page = write_page(root, root / "report.html", title=title, commands=[this_command()])
+    if as_json:
+        print_json({**found, "page": str(page)})
+        return
+    print_comparison(console, table)
+    print_samples(console, samples)
+    console.print(f"\nreport: {page}", soft_wrap=True)
+
+
+def arms() -> dict[str, dict[str, Any]]:
+    """Label -> recipe fields of each way."""
+    return {
+        label: {"method": method, "train": {**TRAIN, "learning_rate": rate}} for label, (method, rate) in ARMS.items()
+    }
+
+
+def answers(base: "Base", task: "Task", shown: "list[Arm]") -> "list[Sample]":
+    """The same test prompts, and the beginning of a story, continued by the base and by the middle run of each arm."""
+    from tunewise.data.encode import encode_prompt
+    from tunewise.engine.decoding import greedy
+    from tunewise.methods.store import load_adapter
+    from tunewise.report.samples import Sample
+
+    chosen = [task.test[index * len(task.test) // N_SAMPLES] for index in range(N_SAMPLES)]
+    texts = [*(example.prompt for example in chosen), STORY]
+    prompts = [encode_prompt(text, base.tokenizer) for text in texts]
+
+    def written(tuned: "Tuned | None") -> list[str]:
+        prefix_ids = tuned.prefix_ids if tuned else ()
+        return greedy(base.model, base.tokenizer, prompts, N_NEW_TOKENS, prefix_ids=prefix_ids)
+
+    columns = {"base": written(None)}
+    for arm in shown:
+        tuned = load_adapter(base.model, arm.middle.folder / "adapter", tokenizer=base.tokenizer)
+        base.model.eval()
+        columns[arm.label] = written(tuned)
+        tuned.detach()
+    wanted = [*(example.answer.strip() for example in chosen), ""]
+    samples = []
+    for row, (text, right) in enumerate(zip(texts, wanted)):
+        said = ((name, column[row]) for name, column in columns.items())
+        told = tuple((name, answer, answer.strip() == right if right else None) for name, answer in said)
+        samples.append(Sample(text, right or "text that goes on", told))
+    return samples

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tunewise.report.folders import Run
+from tunewise.files import read_json
+from tunewise.report.folders import Run, read_runs
 from tunewise.stats import Interval, mean_interval
 
 
@@ -73,6 +75,19 @@ def gather_arms(runs: Sequence[Run], labels: Mapping[str, str] | None = None) ->
     order = [key for key in (labels or {}) if key in groups]
     order += [key for key in groups if key not in order]
     return [_arm(names[key], groups[key], metric) for key in order]
+
+
+def labels_of(root: Path) -> dict[str, str]:
+    """Arm folder -> label, in the order of the comparison that made the runs below `root`; {} where none did."""
+    path = root / "comparison.json"
+    comparison = read_json(path) if path.is_file() else {}
+    arms = comparison.get("arms", []) if isinstance(comparison, dict) else []
+    return {Path(arm["folder"]).name: arm["label"] for arm in arms}
+
+
+def read_arms(root: Path) -> list[Arm]:
+    """The arms of every finished run below `root`; UserError when there is none."""
+    return gather_arms(read_runs(root), labels_of(root))
 
 
 def label_by_difference(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:

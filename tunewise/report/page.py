@@ -9,24 +9,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tunewise import files
 from tunewise.report import figure, words
-from tunewise.report.arms import Arm, gather_arms
+from tunewise.report.arms import Arm, gather_arms, labels_of
 from tunewise.report.folders import Run, read_runs
 from tunewise.report.samples import Sample, samples_from_predictions, samples_of
 
 GLYPHS = "●■◆▲▼✚✖⬟⬢⬧"
 
 
-def write_page(
-    root: Path, page: Path, *, labels: Mapping[str, str] | None = None, commands: Sequence[str] = (), title: str = ""
-) -> Path:
+def write_page(root: Path, page: Path, *, commands: Sequence[str] = (), title: str = "") -> Path:
     """Render every finished run below `root` into the file `page`.
 
-    `labels` maps an arm's folder name to what a reader should see, in the order of the table; `commands` are the lines
-    that made the runs. UserError when there is no finished run.
+    Arms are named and ordered as in the comparison that made them, where one did; `commands` are the lines that made
+    the runs. UserError when there is no finished run.
     """
-    files.write_text(
-        page, render(read_runs(root), labels=labels, commands=commands, title=title, samples=samples_of(root))
-    )
+    labels = labels_of(root)
+    text = render(read_runs(root), labels=labels, commands=commands, title=title, samples=samples_of(root))
+    files.write_text(page, text)
     return page
 
 
