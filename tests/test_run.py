@@ -75,8 +75,8 @@ def test_the_run_proves_itself(finished):
     _, _, metrics = finished
     assert metrics["proofs"].keys() >= {
         "labels_are_trained", "answers_end_with_a_trained_token", "begins_once", "no_test_row_in_train",
-        "longest_batch_fits", "a_save_succeeds", "the_template_is_saved", "is_no_no_op", "off_is_the_base", "base_unchanged",
-        "fold_equals_attached", "reloads_to_the_same_logits",
+        "longest_batch_fits", "a_save_succeeds", "the_template_is_saved", "is_no_no_op", "off_is_the_base",
+        "base_unchanged", "fold_equals_attached", "reloads_to_the_same_logits",
     }  # fmt: skip
     assert all(proof["passed"] is True for proof in metrics["proofs"].values()), metrics["proofs"]
     assert metrics["proofs"]["reloads_to_the_same_logits"]["value"] == 0.0
