@@ -49,16 +49,15 @@ def compare(
 
 def arms_of(text: str, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Label -> recipe fields: each method of `text` under what the recipe says about training."""
-    from tunewise.config import override
+    from tunewise.cli.recipes import method_of
 
     shared = {name: value for name, value in recipe.items() if name not in ("model", "data", "method", "seed")}
     arms: dict[str, dict[str, Any]] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
-        name, *assignments = word.split(":")
-        label = f"{name} {' '.join(assignments)}".strip()
+        label, method = method_of(word)
         if label in arms:
             raise UserError(f"the method {word} is there twice", "leave one out, or change a field of it")
-        arms[label] = {**shared, "method": override({"name": name}, assignments)}
+        arms[label] = {**shared, "method": method}
     return arms
 
 

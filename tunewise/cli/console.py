@@ -85,7 +85,8 @@ class _Once(logging.Handler):
 def tell_on_standard_error() -> None:
     """What the package tells by `logging` (the shape of the data, rows cut short) goes where progress goes."""
     logger = logging.getLogger("tunewise")
-    logger.handlers, logger.propagate = [_Once()], False
+    handlers: list[logging.Handler] = [_Once()]
+    logger.handlers, logger.propagate = handlers, False
     logger.setLevel(logging.INFO)
 
 

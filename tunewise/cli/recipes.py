@@ -28,6 +28,12 @@ def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     return recipe, overrides
 
 
+def method_of(word: str) -> tuple[str, dict[str, Any]]:
+    """Label and fields of a method written in one word: lora, or lora:rank=4:alpha=8."""
+    name, *assignments = word.strip().split(":")
+    return " ".join([name, *assignments]), override({"name": name}, assignments)
+
+
 def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:
     """The recipe as plain data. `flags` are the options of the verb: model, data, method, seed; None where not given.
 
