@@ -91,10 +91,8 @@ def test_every_command_on_the_page_works(
     for block in blocks:
         if block.why_not_run:
             continue
-        if block.kind == "python":
-            exec(compile(block.body, f"{page.name}", "exec"), {"__name__": "__docs__"})
-            continue
-        for command in commands_of(block.body):
+        script = [shlex.join(["python", "-c", block.body])] if block.kind == "python" else commands_of(block.body)
+        for command in script:
             code, output = carry_out(command)
             assert code == (2 if block.fails else 0), f"{page.name}: {command}\nexit code {code}\n{output}"
             if block.fails:
