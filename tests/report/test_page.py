@@ -85,6 +85,7 @@ def test_the_page_shows_every_arm_its_interval_and_its_proofs(root: Path) -> Non
         assert page.count(f">{method}<") + page.count(f"{method}\n") + page.count(f"{method} ") >= 1, method
     assert "90.2 ± 1.5" in page  # t(2) = 4.303: 4.303 · 0.006 / √3 = 0.0149
     assert "54 of 54 passed" in page
+    assert "most frequent answer would score 50.0" in page
     assert page.index(">LoRA") < page.index(">full") < page.index(">bitfit"), "labels give the order"
     assert "torch" in page
     assert "2.13.0" in page

@@ -1,5 +1,7 @@
 """Run folders -> plain values. Only folders that hold DONE count: that marker is written last."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,12 @@ def read_runs(root: Path) -> list[Run]:
             f"no finished run in {root}", "make one first: tunewise train --data tiny:sentiment --method lora"
         )
     return runs
+
+
+def majority_score(predictions: Sequence[dict[str, Any]]) -> float | None:
+    """What always giving the most frequent expected answer would score, 0 to 100; None without predictions."""
+    expected = Counter(row["expected"] for row in predictions if "expected" in row)
+    return 100 * max(expected.values()) / expected.total() if expected else None
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tunewise import files
 from tunewise.report import figure, words
 from tunewise.report.arms import Arm, gather_arms, labels_of
-from tunewise.report.folders import Run, read_runs
+from tunewise.report.folders import Run, majority_score, read_runs
 from tunewise.report.samples import Sample, samples_from_predictions, samples_of
 
 GLYPHS = "●■◆▲▼✚✖⬟⬢⬧"
@@ -70,6 +70,7 @@ def render(
         commands=commands or [_command(run) for run in (arm.runs[0] for arm in arms)],
         environment=_environment(runs),
         n_runs=len(runs),
+        majority=majority_score(arms[0].middle.predictions()) if arms[0].metric == "accuracy" else None,
         seeds=sorted({seed for arm in arms for seed in arm.seeds}),
         made=datetime.now(UTC).strftime("%d %B %Y"),
     )
@@ -103,7 +104,7 @@ def _tiles(arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
         (words.quality(pick.metric, pick.quality) + words.unit(pick.metric), words.metric_name(pick.metric), pick.label)
     ]
     untrained = [arm for arm in arms if arm.n_trainable == 0 and arm is not pick]
-    if untrained:
+    if untrained and pick.n_trainable:
         rival = words.best_of(untrained)
         gain = pick.quality.mean - rival.quality.mean
         tiles.append((f"{gain:+.1f}".replace("-", "−"), "points over the best without training", rival.label))
@@ -136,7 +137,9 @@ def _proofs(arms: Sequence[Arm]) -> dict[str, Any]:
         cells = []
         for name in names:
             found = [run.proofs()[name] for run in arm.runs if name in run.proofs()]
-            values = [float(proof["value"]) for proof in found if isinstance(proof.get("value"), int | float)]
+            # a value without a tolerance is a size or an effect, not a difference
+            told = [proof["value"] for proof in found if proof.get("tolerance") is not None]
+            values = [float(value) for value in told if isinstance(value, int | float)]
             passed = all(proof.get("passed") for proof in found) if found else None
             cells.append({"passed": passed, "value": max(values) if values else None})
         if any(cell["passed"] is not None for cell in cells):

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from tunewise.report import words
 from tunewise.report.arms import Arm
+from tunewise.report.folders import majority_score, read_run
 from tunewise.report.samples import Sample
 
 
@@ -55,6 +56,11 @@ def print_run(console: Console, folder: Path, metrics: dict[str, Any]) -> None:
     for split in ("test", "dev"):
         if metrics.get(split):
             table.add_row(split, "  ".join(f"{words.metric_name(n)} {v:.4g}" for n, v in metrics[split].items()))
+    if "accuracy" in (metrics.get("test") or {}):
+        most = majority_score(read_run(folder).predictions())
+        table.add_row(
+            "majority", "–" if most is None else f"accuracy {most:.4g} for always giving the most frequent answer"
+        )
     retention = metrics.get("retention")
     if retention:
         table.add_row("retention", "{base:.4f} → {tuned:.4f} nats per token".format(**retention))
