@@ -112,10 +112,9 @@ def _reason(pick: Arm, best: Arm, equals: Sequence[Arm], n_others: int) -> str:
     if not equals:
         return f"Nothing else comes within {near} of it without differing reliably ({n_seeds} seeds)."
     rest = _listing([arm.label for arm in (best, *equals) if arm is not pick])
-    verb = "are" if len(equals) > 1 else "is"
-    test = f"Welch's t on {n_seeds} seeds, Bonferroni over {n_others} pairs"
-    told = f"{rest[:1].upper()}{rest[1:]} {verb} within {near} and cannot be told apart ({test})"
-    return f"{told}; this one trains the fewest parameters."
+    pairs = f"{n_others} pair" + ("s" if n_others > 1 else "")
+    test = f"Welch's t on {n_seeds} seeds, Bonferroni over {pairs}"
+    return f"Within {near} of it and not to be told apart: {rest} ({test}). It trains the fewest parameters of these."
 
 
 def _differs(one: Arm, other: Arm, level: float) -> bool:
