@@ -44,6 +44,14 @@ def test_batches_give_what_generate_gives_one_by_one(tokenizer, family, prefix_i
     assert any(answers)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gpt_neox"])
+def test_a_shared_beginning_changes_no_answer(tokenizer, family):
+    model = build(family)
+    prompts = [[1, *range(5, 30), *prompt[1:]] for prompt in PROMPTS]
+    answers = greedy(model, tokenizer, prompts, 9, prefix_ids=(11, 12), batch_size=3)
+    assert answers == [generated(model, tokenizer, prompt, 9, (11, 12)) for prompt in prompts]
+
+
 def test_an_answer_ends_at_the_end_token(tokenizer):
     model = build("llama")
     prompts, words = varied(model, tokenizer)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.bases import build
+from tests.bases import CONFIGS, build
 from tests.rows import random_rows
 from tunewise.engine.scoring import option_log_probabilities, sequence_losses
 
@@ -16,6 +16,40 @@ def log_probability(model, prompt, answer, prefix_ids=()):
         total += model(torch.tensor([ids]), use_cache=False).logits[0, -1].log_softmax(-1)[token].item()
         ids.append(token)
     return total
+
+
+SHOWN = [5, 9, 17, 33, 12, 8, 40, 41, 6, 7, 21, 22, 23, 9, 50, 51, 3, 4]  # what every prompt begins with
+
+
+@pytest.mark.parametrize("family", [family for family in CONFIGS if family != "gemma2"])
+@pytest.mark.parametrize("prefix_ids", [(), (11, 12)], ids=["plain", "prefix"])
+def test_a_shared_beginning_and_shared_prompts_change_nothing(family, prefix_ids):
+    model = build(family)
+    prompts = [[1, *SHOWN, *prompt[1:]] for prompt in PROMPTS]
+    options = [[[i + 3, 5, 7], [i + 4], [9, 8]] for i in range(7)]
+    scores = option_log_probabilities(model, prompts, options, pad_id=0, prefix_ids=prefix_ids, batch_size=3)
+    for prompt, row, found in zip(prompts, options, scores, strict=True):
+        expected = [log_probability(model, prompt, option, prefix_ids) for option in row]
+        assert found == pytest.approx(expected, abs=1e-10)
+
+
+def test_a_shared_beginning_is_read_once():
+    calls = []
+    for family in ("llama", "mistral"):
+        model, shapes = build(family), []
+
+        def note(module, args, kwargs, shapes=shapes):
+            shapes.append(tuple(kwargs["input_ids"].shape))
+
+        hook = model.register_forward_pre_hook(note, with_kwargs=True)
+        prompts = [[1, *SHOWN, *prompt[1:]] for prompt in PROMPTS]
+        option_log_probabilities(model, prompts, [[[5], [6]]] * 7, pad_id=0, batch_size=7)
+        hook.remove()
+        calls.append(shapes)
+    longest = max(map(len, PROMPTS))
+    assert calls[0] == [(1, 1 + len(SHOWN)), (7, longest - 1)]
+    # mistral's window of 8 tokens counts columns, and padding would stand inside it
+    assert calls[1] == [(7, longest + len(SHOWN))]
 
 
 @pytest.mark.parametrize("prefix_ids", [(), (11, 12)], ids=["plain", "prefix"])

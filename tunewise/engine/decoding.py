@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tunewise.engine.batches import by_length, collate, plain
+from tunewise.engine.prefill import Prefilled, prefill
 
 
 @torch.no_grad()
@@ -25,32 +25,24 @@ def greedy(
     after `max_new_tokens`.
     """
     answers = [""] * len(prompts)
-    for indices in by_length([len(prompt) for prompt in prompts], batch_size):
-        texts = _decode_batch(model, tokenizer, [prompts[i] for i in indices], max_new_tokens, tuple(prefix_ids), stop)
-        for i, text in zip(indices, texts, strict=True):
+    pad_id = tokenizer.pad_token_id
+    for read in prefill(model, prompts, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size):
+        for i, text in zip(read.indices, _decode(model, tokenizer, read, max_new_tokens, stop), strict=True):
             answers[i] = text
     return answers
 
 
-def _decode_batch(model, tokenizer, prompts, max_new_tokens, prefix_ids, stop) -> list[str]:
-    device = model.device
+def _decode(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, read: Prefilled, max_new_tokens: int, stop: str
+) -> list[str]:
     ends = _end_ids(model, tokenizer)
-    batch = collate([plain("", prompt, 0) for prompt in prompts], tokenizer.pad_token_id, prefix_ids).to(device)
-    step_ids, mask, positions, cache = batch.input_ids, batch.attention_mask, batch.position_ids, None
-    generated: list[list[int]] = [[] for _ in prompts]
-    texts = [""] * len(prompts)
-    running = set(range(len(prompts)))
-    for _ in range(max_new_tokens):
-        out = model(
-            input_ids=step_ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache = out.past_key_values
-        chosen = out.logits[:, -1].argmax(dim=-1)
+    n_rows = len(read.indices)
+    generated: list[list[int]] = [[] for _ in range(n_rows)]
+    texts = [""] * n_rows
+    running = set(range(n_rows))
+    logits, mask, positions, cache = read.logits, read.mask, read.positions, read.cache
+    for number in range(max_new_tokens):
+        chosen = logits.argmax(dim=-1)
         for row, token in enumerate(chosen.tolist()):
             if row not in running:
                 continue
@@ -62,11 +54,19 @@ def _decode_batch(model, tokenizer, prompts, max_new_tokens, prefix_ids, stop) -
             if stop and stop in texts[row]:
                 texts[row] = texts[row][: texts[row].index(stop)]
                 running.discard(row)
-        if not running:
+        if not running or number == max_new_tokens - 1:
             break
-        step_ids = chosen[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
-        positions = positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(n_rows, 1)], dim=1)
+        positions = positions + 1
+        out = model(
+            input_ids=chosen[:, None],
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits, cache = out.logits[:, -1], out.past_key_values
     return texts
 
 

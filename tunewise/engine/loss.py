@@ -35,8 +35,10 @@ def token_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, int]:
 def row_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
     """The cross-entropy in nats summed over each row's label tokens: (B,), at least float32."""
     logits, labels = label_logits(model, batch)
-    losses = functional.cross_entropy(wide(logits).transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
-    return losses.sum(dim=1)
+    flat = functional.cross_entropy(
+        wide(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    return flat.view(labels.shape).sum(dim=1)
 
 
 def wide(logits: Tensor) -> Tensor:

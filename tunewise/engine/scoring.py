@@ -3,10 +3,15 @@
 from collections.abc import Sequence
 
 import torch
+from torch.nn import functional
 from transformers import PreTrainedModel
 
-from tunewise.engine.batches import by_length, collate, plain
+from tunewise.engine.batches import IGNORED, by_length, collate, plain
 from tunewise.engine.loss import row_losses, wide
+from tunewise.engine.prefill import Prefilled, prefill
+
+COPIES = 4
+"""At most so many times `batch_size` rows go on behind copied caches at once."""
 
 
 @torch.no_grad()
@@ -21,36 +26,49 @@ def option_log_probabilities(
 ) -> list[list[float]]:
     """For each prompt, the log-probability (nats, summed over tokens) of each of its options' token ids after it.
 
-    Where every option is one token, one forward a prompt serves all its options: they are read off the same logits.
+    The prompt is read once for all its options: their first tokens are scored from the same logits, and what follows
+    is read behind the prompt's cache.
     """
-    if all(len(option) == 1 for row in options for option in row):
-        return _first_token(model, prompts, options, pad_id, prefix_ids, batch_size)
-    rows, owners = [], []
-    for number, (prompt, row) in enumerate(zip(prompts, options, strict=True)):
-        rows += [plain("", [*prompt, *option], len(option)) for option in row]
-        owners += [number] * len(row)
     scores: list[list[float]] = [[] for _ in prompts]
-    for owner, loss in zip(owners, _losses(model, rows, pad_id, prefix_ids, batch_size), strict=True):
-        scores[owner].append(-loss)
+    if any(len(option) > 1 for of_row in options for option in of_row):
+        # every option will need a copy of its prompt's cache: with dozens of labels, fewer prompts at a time
+        batch_size = min(batch_size, max(1, COPIES * batch_size // max(map(len, options))))
+    for read in prefill(model, prompts, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size):
+        rows = [options[i] for i in read.indices]
+        firsts = wide(read.logits).log_softmax(dim=-1).cpu()
+        sums = [[firsts[row, option[0]].item() for option in of_row] for row, of_row in enumerate(rows)]
+        if any(len(option) > 1 for of_row in rows for option in of_row):
+            for of_row, rest in zip(sums, _continued(model, read, rows, pad_id), strict=True):
+                of_row[:] = [first + more for first, more in zip(of_row, rest, strict=False)]
+        for i, of_row in zip(read.indices, sums, strict=True):
+            scores[i] = of_row
     return scores
 
 
-def _first_token(model, prompts, options, pad_id, prefix_ids, batch_size) -> list[list[float]]:
-    scores: list[list[float]] = [[] for _ in prompts]
-    device = model.device
-    for indices in by_length([len(prompt) for prompt in prompts], batch_size):
-        batch = collate([plain("", prompts[i], 0) for i in indices], pad_id, prefix_ids).to(device)
-        logits = model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        log_probabilities = wide(logits).log_softmax(dim=-1).cpu()
-        for row, i in enumerate(indices):
-            scores[i] = log_probabilities[row, [option[0] for option in options[i]]].tolist()
-    return scores
+def _continued(
+    model: PreTrainedModel, read: Prefilled, rows: Sequence[Sequence[Sequence[int]]], pad_id: int
+) -> list[list[float]]:
+    """The log-probability of each option's tokens after its first one; options of a row stand in one cache each."""
+    n_options = max(map(len, rows))
+    empty: Sequence[int] = (pad_id,)
+    flat = [option for of_row in rows for option in (*of_row, *[empty] * (n_options - len(of_row)))]
+    longest = max(map(len, flat)) - 1
+    device = read.mask.device
+    inputs = torch.tensor([[*option[:-1], *[pad_id] * (longest - len(option) + 1)] for option in flat], device=device)
+    labels = torch.tensor([[*option[1:], *[IGNORED] * (longest - len(option) + 1)] for option in flat], device=device)
+    behind = read.repeated(n_options)
+    # padding on the right is never looked at by what stands before it, so the mask need not know it
+    logits = model(
+        input_ids=inputs,
+        attention_mask=torch.cat([behind.mask, behind.mask.new_ones(inputs.shape)], dim=1),
+        position_ids=behind.positions + torch.arange(1, longest + 1, device=device),
+        past_key_values=behind.cache,
+        use_cache=True,
+    ).logits
+    losses = functional.cross_entropy(
+        wide(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    return (-losses.view(labels.shape).sum(dim=1)).view(len(rows), n_options).tolist()
 
 
 @torch.no_grad()
