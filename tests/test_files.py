@@ -253,3 +253,12 @@ def test_other_bytes_and_missing_files_are_told(tmp_path):
 def test_a_byte_order_mark_is_dropped(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf{}")
     assert files.read_json(tmp_path / "a.json") == {}
+
+
+def test_what_a_private_writer_leaves_is_readable_as_any_other_new_file(tmp_path):
+    with files.writing(tmp_path / "weights.bin") as temporary:
+        temporary.unlink()
+        temporary.touch(mode=0o600)
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert (tmp_path / "weights.bin").stat().st_mode == plain.stat().st_mode

@@ -35,7 +35,10 @@ def writing(path: str | Path) -> Generator[Path]:
         temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
         try:
             temporary.touch()
+            mode = temporary.stat().st_mode
             yield temporary
+            # some writers (safetensors) replace the file by a private one; an artefact follows the umask
+            temporary.chmod(mode)
             _sync(temporary)
             temporary.replace(target)
         finally:
