@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from tunewise.data.encode import Encoded
 from tunewise.methods.attach import Tuned
-from tunewise.train.config import TrainConfig
+from tunewise.training.config import TrainConfig
 
 IGNORED = -100
 

@@ -24,8 +24,8 @@ from tunewise.engine.batches import epoch_batches
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
 from tunewise.models.precision import choose_dtype
-from tunewise.train.config import TrainConfig
-from tunewise.train.loop import fit
+from tunewise.training.config import TrainConfig
+from tunewise.training.loop import fit
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 SHAPES = {  # a: a small llama; b12: twelve layers of SmolLM2-135M's width

@@ -15,9 +15,9 @@ from tunewise.files import verify
 from tunewise.methods.store import load_adapter, read_card
 from tunewise.models.load import load_base
 from tunewise.run import Recipe, build_recipe, evaluate, prove_adapter, run, run_folder, train
-from tunewise.train.interrupt import Interrupted
-from tunewise.train.progress import Silent
-from tunewise.train.proofs import check_longest_batch, check_rows, check_tuned, checksums, probe_logits
+from tunewise.training.interrupt import Interrupted
+from tunewise.training.progress import Silent
+from tunewise.training.proofs import check_longest_batch, check_rows, check_tuned, checksums, probe_logits
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +236,7 @@ def load_rows(base):
 def test_a_batch_that_does_not_fit_says_what_to_change(base):
     from tunewise.methods import parse_method
     from tunewise.methods.attach import attach
-    from tunewise.train.config import TrainConfig
+    from tunewise.training.config import TrainConfig
 
     tuned = attach(base.model, parse_method("lora"))
 

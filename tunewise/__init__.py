@@ -7,14 +7,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tunewise.compare import compare
+    from tunewise.comparison import compare
     from tunewise.errors import UserError
     from tunewise.methods import METHODS, BitFit, BottleneckAdapter, Frozen, Full, LoRA, PromptTuning, TopLayers
     from tunewise.methods.attach import Tuned, attach, count
     from tunewise.methods.store import load_adapter, save_adapter
     from tunewise.models.load import load_base
     from tunewise.planning import plan
-    from tunewise.run import evaluate, run, train
+    from tunewise.run import evaluate, train
 
 __version__ = "0.1.0"
 
@@ -34,10 +34,9 @@ _HOME = {
     "load_adapter": "tunewise.methods.store",
     "save_adapter": "tunewise.methods.store",
     "load_base": "tunewise.models.load",
-    "compare": "tunewise.compare",
+    "compare": "tunewise.comparison",
     "evaluate": "tunewise.run",
     "plan": "tunewise.planning",
-    "run": "tunewise.run",
     "train": "tunewise.run",
 }
 
@@ -59,7 +58,6 @@ __all__ = [
     "load_adapter",
     "load_base",
     "plan",
-    "run",
     "save_adapter",
     "train",
 ]

@@ -9,8 +9,8 @@ from tunewise.data.encode import Encoded
 from tunewise.engine.batches import epoch_batches
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
-from tunewise.train.config import TrainConfig
-from tunewise.train.loop import fit
+from tunewise.training.config import TrainConfig
+from tunewise.training.loop import fit
 
 
 def rows_of_unlike_length(n: int) -> list[Encoded]:

@@ -29,7 +29,7 @@ def compare(
     numbers = seeds_of(seeds)
 
     from tunewise.cli.progress import RunsProgress
-    from tunewise.compare import compare as carry_out
+    from tunewise.comparison import compare as carry_out
     from tunewise.report.arms import read_arms
     from tunewise.report.page import write_page
     from tunewise.report.table import print_comparison

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from tunewise.errors import UserError
-from tunewise.train.interrupt import Interrupted
+from tunewise.training.interrupt import Interrupted
 
 BAD_INPUT, INTERRUPTED = 2, 130
 

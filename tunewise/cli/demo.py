@@ -47,7 +47,7 @@ def demo(
     root, numbers = out or Path("demo"), seeds_of(seeds)
 
     from tunewise.cli.progress import RunsProgress
-    from tunewise.compare import compare
+    from tunewise.comparison import compare
     from tunewise.data.task import load_task
     from tunewise.models.load import load_base
     from tunewise.report.arms import read_arms

@@ -36,7 +36,7 @@ def train(
     from tunewise.config import parse
     from tunewise.report.table import print_run
     from tunewise.run import Recipe, run, run_folder
-    from tunewise.train.progress import watcher_for
+    from tunewise.training.progress import watcher_for
 
     parsed = parse(Recipe, recipe)
     folder = out if out is not None else run_folder(parsed, Path("runs"))

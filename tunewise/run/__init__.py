@@ -3,8 +3,8 @@
 from tunewise.run.carry_out import add_reload_proof, run, train
 from tunewise.run.measure import evaluate
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
-from tunewise.train.proofs import prove_adapter
-from tunewise.train.reload import prove_in_fresh_process
+from tunewise.training.proofs import prove_adapter
+from tunewise.training.reload import prove_in_fresh_process
 
 __all__ = [
     "Recipe",

@@ -20,19 +20,19 @@ from tunewise.data.encode import Encoded, encode_all
 from tunewise.data.examples import Example, Ledger
 from tunewise.data.task import Task, load_task
 from tunewise.errors import UserError
-from tunewise.evaluate.evaluate import Evaluation, answer, prepare
-from tunewise.evaluate.questions import Questions
-from tunewise.evaluate.retention import retention_loss
+from tunewise.evaluation.evaluate import Evaluation, answer, prepare
+from tunewise.evaluation.questions import Questions
+from tunewise.evaluation.retention import retention_loss
 from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.store import read_card, save_adapter
 from tunewise.models.load import Base, load_base
 from tunewise.run import record
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
-from tunewise.train import checkpoint
-from tunewise.train.loop import CHECKPOINTS, FitResult, fit, set_training
-from tunewise.train.memory import Peak
-from tunewise.train.progress import Watcher
-from tunewise.train.proofs import (
+from tunewise.training import checkpoint
+from tunewise.training.loop import CHECKPOINTS, FitResult, fit
+from tunewise.training.memory import Peak
+from tunewise.training.progress import Watcher
+from tunewise.training.proofs import (
     Proof,
     at_most,
     check_longest_batch,
@@ -41,7 +41,7 @@ from tunewise.train.proofs import (
     checksums,
     probe_logits,
 )
-from tunewise.train.reload import prove_in_fresh_process
+from tunewise.training.reload import prove_in_fresh_process
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class _Run:
 
     def carry_out(self, digest: str, progress: Watcher | None, peak: Peak) -> dict[str, Any]:
         """Everything from the first file to the in-process proofs."""
-        set_training(self.tuned, False)
+        self.tuned.model.eval()
         self.dev = self._prepared(self.task.dev) if self.task.dev else None
         proofs = self._no_leak()
         rows: list[Encoded] = []

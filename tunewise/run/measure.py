@@ -11,13 +11,12 @@ from tunewise.config import parse, read_yaml
 from tunewise.data.config import DataConfig
 from tunewise.data.task import load_task
 from tunewise.errors import UserError, missing, unknown
-from tunewise.evaluate.evaluate import evaluate_task
+from tunewise.evaluation.evaluate import evaluate_task
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter, read_card
 from tunewise.models.load import load_base
 from tunewise.run.recipe import Recipe, build_recipe
 from tunewise.run.record import ADAPTER, PREDICTIONS, RECIPE
-from tunewise.train.loop import set_training
 
 
 def evaluate(
@@ -45,7 +44,7 @@ def evaluate(
     prefix_ids: tuple[int, ...] = ()
     if asked.adapter is not None:
         tuned = load_adapter(base.model, asked.adapter, tokenizer=base.tokenizer)
-        set_training(tuned, False)
+        tuned.model.eval()
         prefix_ids = tuned.prefix_ids
     shots, seed = (shots, seed) if shots else (asked.shots, asked.seed)
     examples = splits[split][:limit]

@@ -13,7 +13,7 @@ from tunewise.data.config import DataConfig
 from tunewise.methods import parse_method
 from tunewise.methods.base import Method
 from tunewise.methods.selective.frozen import Frozen
-from tunewise.train.config import TrainConfig
+from tunewise.training.config import TrainConfig
 
 
 class Recipe(Strict):

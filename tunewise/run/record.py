@@ -16,7 +16,7 @@ from tunewise.errors import UserError
 from tunewise.models import fingerprint
 from tunewise.models.load import Base
 from tunewise.run.recipe import Recipe
-from tunewise.train.loop import FitResult
+from tunewise.training.loop import FitResult
 
 RECIPE, ENVIRONMENT, LEDGER = "recipe.yaml", "env.json", "ledger.json"
 ADAPTER, PREDICTIONS, METRICS, DONE = "adapter", "predictions.jsonl", "metrics.json", "DONE"

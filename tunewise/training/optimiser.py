@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tunewise.train.config import TrainConfig
+from tunewise.training.config import TrainConfig
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8

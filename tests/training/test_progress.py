@@ -3,8 +3,8 @@ import io
 import torch
 from rich.console import Console
 
-from tunewise.train.memory import Peak
-from tunewise.train.progress import Bar, Lines, watcher_for
+from tunewise.training.memory import Peak
+from tunewise.training.progress import Bar, Lines, watcher_for
 
 
 def follow(watcher):

@@ -10,8 +10,8 @@ from tests.bases import build
 from tests.rows import random_rows
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
-from tunewise.train.config import TrainConfig
-from tunewise.train.loop import fit
+from tunewise.training.config import TrainConfig
+from tunewise.training.loop import fit
 
 STEPS, CHECKPOINT_EVERY = 80, 5
 CONFIG = TrainConfig(

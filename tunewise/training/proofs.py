@@ -21,8 +21,8 @@ from tunewise.methods.attach import Tuned
 from tunewise.methods.base import CannotFold
 from tunewise.methods.store import PROBE, check_probe, load_adapter
 from tunewise.models.load import Base
-from tunewise.train.config import TrainConfig
-from tunewise.train.loop import set_training, training_mode
+from tunewise.training.config import TrainConfig
+from tunewise.training.loop import training_mode
 
 Proof = dict[str, Any]
 Checksums = dict[str, int]
@@ -149,7 +149,7 @@ def prove_adapter(folder: str | Path, base: Base) -> dict[str, Proof]:
     prompts = [base.tokenizer.encode("What is") or [base.tokenizer.eos_token_id]]
     base_logits, base_sums = probe_logits(base.model, prompts), checksums(base.model)
     tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer)
-    set_training(tuned, False)
+    tuned.model.eval()
     try:
         proofs: dict[str, Proof] = {}
         if (Path(folder) / PROBE).is_file():

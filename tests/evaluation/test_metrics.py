@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from tunewise.errors import UserError
-from tunewise.evaluate.metrics import METRICS, score
+from tunewise.evaluation.metrics import METRICS, score
 
 labels = st.sampled_from(["ham", "spam", "eggs"])
 label_pairs = st.lists(st.tuples(labels, labels), min_size=1, max_size=40)

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from tunewise.train.config import TrainConfig
-from tunewise.train.optimiser import BETAS, EPSILON, Optimiser, learning_rate_at
+from tunewise.training.config import TrainConfig
+from tunewise.training.optimiser import BETAS, EPSILON, Optimiser, learning_rate_at
 
 
 def test_adamw_is_the_papers_algorithm():

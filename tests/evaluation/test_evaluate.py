@@ -12,9 +12,9 @@ from tunewise.data.examples import Example, Ledger, Part
 from tunewise.data.task import Task
 from tunewise.data.template import Template
 from tunewise.errors import UserError
-from tunewise.evaluate.evaluate import evaluate_task
-from tunewise.evaluate.questions import ask, stop_text
-from tunewise.evaluate.retention import retention_loss
+from tunewise.evaluation.evaluate import evaluate_task
+from tunewise.evaluation.questions import ask, stop_text
+from tunewise.evaluation.retention import retention_loss
 
 TOKENIZER = bytes_tokenizer()
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import time
+import warnings
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,13 +22,13 @@ from tunewise.engine.batches import Batch, collate, epoch_batches
 from tunewise.engine.loss import row_losses, token_loss
 from tunewise.errors import UserError
 from tunewise.methods.attach import Tuned
-from tunewise.train import checkpoint
-from tunewise.train.checkpoint import Checkpoint
-from tunewise.train.config import TrainConfig
-from tunewise.train.interrupt import Interrupted, Interrupts
-from tunewise.train.memory import Peak
-from tunewise.train.optimiser import Optimiser, learning_rate_at
-from tunewise.train.progress import Silent, Watcher
+from tunewise.training import checkpoint
+from tunewise.training.checkpoint import Checkpoint
+from tunewise.training.config import TrainConfig
+from tunewise.training.interrupt import Interrupted, Interrupts
+from tunewise.training.memory import Peak
+from tunewise.training.optimiser import Optimiser, learning_rate_at
+from tunewise.training.progress import Silent, Watcher
 
 LOG = "log.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -106,24 +107,27 @@ def fit(
 @contextmanager
 def training_mode(tuned: Tuned, config: TrainConfig) -> Iterator[None]:
     """Dropout on, and activations recomputed where `config` asks for it; evaluation mode and no gradients after."""
-    set_training(tuned, True)
+    tuned.model.train()
     if config.checkpointing:
-        tuned.model.activation_checkpointing_enable({"use_reentrant": False})
+        with _the_older_name():
+            tuned.model.gradient_checkpointing_enable({"use_reentrant": False})
     try:
         yield
     finally:
         if config.checkpointing:
-            tuned.model.activation_checkpointing_disable()
-        set_training(tuned, False)
+            with _the_older_name():
+                tuned.model.gradient_checkpointing_disable()
+        tuned.model.eval()
         for tensor in tuned.trainable.values():
             tensor.grad = None
 
 
-def set_training(tuned: Tuned, training: bool) -> None:
-    """Training or evaluation mode of the base and of the deltas, which are no submodules of it."""
-    tuned.model.train(training)
-    for delta in tuned.deltas.values():
-        delta.train(training)
+@contextmanager
+def _the_older_name() -> Iterator[None]:
+    """transformers 5.17 knows gradient_checkpointing only; newer ones warn that version 6 will not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 class _Loop:
@@ -226,9 +230,9 @@ class _Loop:
     def _evaluate(self, dev_score: Callable[[], float], watcher: Watcher) -> bool:
         """Score the present state and keep it where it is the best; True when patience has run out."""
         position = self._position
-        set_training(self._tuned, False)
+        self._tuned.model.eval()
         score = float(dev_score())
-        set_training(self._tuned, True)
+        self._tuned.model.train()
         position.scores.append((position.step, score))
         is_best = position.best_score is None or score > position.best_score
         if is_best:
@@ -243,7 +247,7 @@ class _Loop:
     def _not_finite(self, loss: float, batches: list[Batch]) -> UserError:
         """The error for a loss or gradient that is NaN or infinite, naming the rows that make it so."""
         self._optimiser.zero_grad()
-        set_training(self._tuned, False)
+        self._tuned.model.eval()
         culprits: list[str] = []
         with torch.no_grad():
             for batch in batches:

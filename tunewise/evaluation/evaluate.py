@@ -18,8 +18,8 @@ from tunewise.data.task import Task
 from tunewise.engine.decoding import greedy
 from tunewise.engine.scoring import option_log_probabilities, sequence_losses
 from tunewise.errors import UserError
-from tunewise.evaluate.metrics import METRICS, score
-from tunewise.evaluate.questions import Questions, ask, stop_text
+from tunewise.evaluation.metrics import METRICS, score
+from tunewise.evaluation.questions import Questions, ask, stop_text
 from tunewise.models.anatomy import read_anatomy
 
 

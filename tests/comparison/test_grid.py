@@ -3,13 +3,13 @@ import json
 import pytest
 
 from tests.small_base import QUICK, write_base, write_reviews
-from tunewise.compare import compare
-from tunewise.compare.grid import arms_of
-from tunewise.compare.tables import rows_of
+from tunewise.comparison import compare
+from tunewise.comparison.grid import arms_of
+from tunewise.comparison.tables import rows_of
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
 from tunewise.stats import mean_interval
-from tunewise.train.progress import Silent
+from tunewise.training.progress import Silent
 
 
 class Followed(Silent):

@@ -1,4 +1,4 @@
-"""A fresh process that reloads adapters: `python -m tunewise.train.reload BASE DTYPE DEVICE FOLDER...`.
+"""A fresh process that reloads adapters: `python -m tunewise.training.reload BASE DTYPE DEVICE FOLDER...`.
 
 It prints one json object, folder -> what check_probe found there. One process serves many adapters of one base, since
 importing torch and loading the base cost more than all the checks.
@@ -17,8 +17,7 @@ import torch
 from tunewise.errors import UserError
 from tunewise.methods.store import check_probe, load_adapter
 from tunewise.models.load import load_base
-from tunewise.train.loop import set_training
-from tunewise.train.proofs import Proof, reloaded
+from tunewise.training.proofs import Proof, reloaded
 
 
 def prove_in_fresh_process(
@@ -37,7 +36,7 @@ def prove_in_fresh_process(
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     environment["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, "-m", "tunewise.train.reload", *words],
+        [sys.executable, "-m", "tunewise.training.reload", *words],
         capture_output=True,
         text=True,
         env=environment,
@@ -62,7 +61,7 @@ def _check(base_name: str, dtype: str, device: str, folders: Sequence[str]) -> l
         except UserError as error:
             found.append({"error": error.message})
             continue
-        set_training(tuned, False)
+        tuned.model.eval()
         found.append(check_probe(tuned, folder))
         tuned.detach()
     return found

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tunewise import files
-from tunewise.compare.tables import rows_of
+from tunewise.comparison.tables import rows_of
 from tunewise.errors import UserError
 from tunewise.methods.base import Method
 from tunewise.models.load import load_base
 from tunewise.run import Recipe, add_reload_proof, build_recipe, run, run_folder
-from tunewise.train.progress import Watcher
+from tunewise.training.progress import Watcher
 
 COMPARISON = "comparison.json"
 METHODS = ("frozen", "lora", "bitfit", "full")

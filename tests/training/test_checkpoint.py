@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.train import killed_run
+from tests.training import killed_run
 from tunewise.errors import UserError
 from tunewise.files import sha256
-from tunewise.train import checkpoint
-from tunewise.train.checkpoint import Checkpoint
+from tunewise.training import checkpoint
+from tunewise.training.checkpoint import Checkpoint
 
 
 def steps_in(log):
@@ -26,7 +26,7 @@ def test_a_run_killed_three_times_ends_as_one_that_was_not(tmp_path):
     killed_run.carry_out(str(whole))
     # a forked child of a server process that imported everything once: a real process, without 5 s of imports each
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.train.killed_run"])
+    context.set_forkserver_preload(["tests.training.killed_run"])
     moments = random.Random()
     for number in range(3):
         process = context.Process(target=killed_run.carry_out, args=(str(killed),))
