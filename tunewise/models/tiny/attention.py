@@ -20,7 +20,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     for start in range(0, length, _BLOCK):
         end = min(start + _BLOCK, length)
         scores = torch.bmm(query[:, start:end], key[:, :end].transpose(1, 2))
-        ahead = torch.full((end - start, end - start), float("-inf")).triu(1)
+        ahead = torch.full((end - start, end - start), float("-inf"), device=scores.device).triu(1)
         scores = torch.cat([scores[:, :, :start], scores[:, :, start:] + ahead], dim=2)
         outputs.append(torch.bmm(scores.softmax(-1), value[:, :end]))
     return torch.cat(outputs, dim=1)

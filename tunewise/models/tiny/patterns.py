@@ -30,8 +30,8 @@ Mapping = Callable[[Random, int], list[Item]]
 _ONSETS = "b d f g h k l m n p r s t v w z bl br dr fl gr kl pl sk st tr".split()
 _VOWELS = "a e i o u".split()
 _CODAS = ["", "n", "l", "r", "s", "t", "k", "m", "p"]
-_LETTERS = [chr(code) for code in range(ord("A"), ord("Z") + 1)]
-_WORDS = (
+LETTERS = [chr(code) for code in range(ord("A"), ord("Z") + 1)]
+WORDS = (
     [noun.english for noun in NOUNS]
     + [a.english for a in ADJECTIVES]
     + [v.base for v in VERBS]
@@ -69,11 +69,11 @@ def labels(rng: Random, count: int) -> list[str]:
     """Fresh labels of one sort: words, names, colours, letters, digits, or nonsense."""
     shape = rng.random()
     if shape < 0.3:
-        return rng.sample(_WORDS, count)
+        return rng.sample(WORDS, count)
     if shape < 0.4:
         return rng.sample(FIRST_NAMES, count)
     if shape < 0.5:
-        return rng.sample(_LETTERS, count)
+        return rng.sample(LETTERS, count)
     if shape < 0.58:
         return [str(digit) for digit in rng.sample(range(10), count)]
     if shape < 0.65:
@@ -179,7 +179,7 @@ def _by_category(rng: Random, count: int) -> list[Item]:
 def _by_dictionary(rng: Random, count: int) -> list[Item]:
     """An arbitrary dictionary whose entries come back: the plainest reason to look up the list."""
     words = (
-        rng.sample(_WORDS, rng.randrange(3, 7))
+        rng.sample(WORDS, rng.randrange(3, 7))
         if rng.random() < 0.6
         else [nonsense(rng) for _ in range(rng.randrange(3, 7))]
     )
@@ -220,7 +220,7 @@ def _copied(rng: Random, count: int) -> list[Item]:
     """Copy, reverse, first, last, doubled: what depends on the form of a few words alone."""
     shape = rng.randrange(7)
     length = rng.randrange(2, 6)
-    pool = _LETTERS if rng.random() < 0.3 else _WORDS
+    pool = LETTERS if rng.random() < 0.3 else WORDS
     items = []
     for _ in range(count):
         words = [rng.choice(pool) for _ in range(length)]

@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import tokenizers
 import torch
+import torch.distributed as distributed
 import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
@@ -51,21 +53,28 @@ class Plan:
     heads: int = 4
     key_value_heads: int = 2
     context: int = 512
-    rows: int = 8  # of `context` tokens, a step
-    tokens: int = 16_000_000
+    step_tokens: int = 4_096
+    # From which step on, the length of a row. Heads that look back form sooner where there is less to look at.
+    contexts: tuple[tuple[int, int], ...] = ((0, 512), (724, 128), (1_072, 256), (1_500, 512))
+    tokens: int = 7_700_000
     matrix_learning_rate: float = 0.02
     learning_rate: float = 0.004  # of embedding and norms
-    warm_up: float = 0.02  # share of all steps
-    decay: float = 0.4  # share of all steps, linear to zero, at the end
+    warm_up: float = 73.24  # steps
+    decay: float = 0.3  # share of all steps, linear to zero, at the end
     clip: float = 1.0
 
     @property
     def steps(self) -> int:
-        return self.tokens // (self.rows * self.context)
+        return self.tokens // self.step_tokens
+
+    def shape(self, step: int) -> tuple[int, int]:
+        """Rows and context of a step."""
+        context = next(context for first, context in reversed(self.contexts) if first <= step)
+        return self.step_tokens // context, context
 
     def scale(self, step: int) -> float:
         """The factor of both learning rates: up, level, down."""
-        rise = (step + 1) / (self.warm_up * self.steps)
+        rise = (step + 1) / self.warm_up
         fall = (self.steps - step) / (self.decay * self.steps)
         return min(1.0, rise, fall)
 
@@ -138,6 +147,7 @@ class Corpus:
 
 def mean_loss(model: LlamaForCausalLM, batch: Tensor) -> Tensor:
     """Mean cross-entropy in nats per token of a batch (rows, length + 1)."""
+    batch = batch.to(model.device)
     logits = model(input_ids=batch[:, :-1], use_cache=False).logits
     return cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
 
@@ -146,7 +156,7 @@ def mean_loss(model: LlamaForCausalLM, batch: Tensor) -> Tensor:
 def held_out_loss(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, plan: Plan, batches: int = 4) -> float:
     """Nats per token on documents of a seed that training never used."""
     corpus = Corpus(tokenizer, plan.held_out_seed)
-    losses = [mean_loss(model, corpus.batch(plan.rows, plan.context)) for _ in range(batches)]
+    losses = [mean_loss(model, corpus.batch(plan.step_tokens // plan.context, plan.context)) for _ in range(batches)]
     return float(torch.stack(losses).mean())
 
 
@@ -155,7 +165,7 @@ class Training:
 
     def __init__(self, plan: Plan, tokenizer: PreTrainedTokenizerFast) -> None:
         self.plan, self.tokenizer = plan, tokenizer
-        self.model = build_model(plan, tokenizer)
+        self.model = build_model(plan, tokenizer).to(device())
         self.model.set_attn_implementation(BLOCKED_ATTENTION)
         matrices = [p for name, p in self.model.named_parameters() if p.ndim == 2 and "embed" not in name]
         others = [p for name, p in self.model.named_parameters() if p.ndim == 1 or "embed" in name]
@@ -173,8 +183,10 @@ class Training:
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = self._rates[name] * self.plan.scale(self.step)
-        loss = mean_loss(self.model, self.corpus.batch(self.plan.rows, self.plan.context))
+        worker, workers = _place()
+        loss = mean_loss(self.model, self.corpus.batch(*self.plan.shape(self.step))[worker::workers])
         loss.backward()
+        loss = self._average(loss.detach(), workers)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip, error_if_nonfinite=True)
         for optimizer in self.optimizers.values():
             optimizer.step()
@@ -183,9 +195,21 @@ class Training:
         self.seconds += time.perf_counter() - begun
         return loss.item()
 
+    def _average(self, loss: Tensor, workers: int) -> Tensor:
+        """Replace every gradient by its mean over the workers, in one exchange; the mean of their losses."""
+        if workers == 1:
+            return loss
+        gradients = [parameter.grad for parameter in self.model.parameters()]
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss.view(1)])
+        distributed.all_reduce(flat)
+        *means, mean = flat.div_(workers).split([*(gradient.numel() for gradient in gradients), 1])
+        for gradient, found in zip(gradients, means, strict=True):
+            gradient.copy_(found.view_as(gradient))
+        return mean[0]
+
     def note(self, loss: float) -> None:
         """Log the mean loss of the last steps."""
-        tokens, seconds = self.step * self.plan.rows * self.plan.context, round(self.seconds, 1)
+        tokens, seconds = self.step * self.plan.step_tokens, round(self.seconds, 1)
         self.log.append({"step": self.step, "tokens": tokens, "loss": round(loss, 4), "seconds": seconds})
         _LOGGER.info("step %d of %d: loss %.4f, %.0f tokens/s", self.step, self.plan.steps, loss, tokens / self.seconds)
 
@@ -222,11 +246,24 @@ class Training:
         self.step, self.seconds, self.log = record["step"], record["seconds"], record["log"]
 
 
+def device() -> torch.device:
+    """A GPU where there is one, for which one worker is enough."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _place() -> tuple[int, int]:
+    """This process's number among the workers, and how many there are."""
+    if not distributed.is_initialized():
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
 def _machine() -> dict[str, object]:
     return {
         "processor": next(
             (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine()
         ),
+        "workers": _place()[1],
         "threads": torch.get_num_threads(),
         "system": platform.system(),
         "python": platform.python_version(),
@@ -255,7 +292,7 @@ def write_base(training: Training, folder: Path) -> None:
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    tokens = training.step * plan.rows * plan.context
+    tokens = training.step * plan.step_tokens
     record = {
         "plan": asdict(plan),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -270,22 +307,27 @@ def write_base(training: Training, folder: Path) -> None:
     write_json(folder / "pretraining.json", record)
 
 
-def pretrain(plan: Plan, out: Path, checkpoints: Path, save_seconds: float = 600) -> None:
-    """Train until the plan is done, with a checkpoint every `save_seconds`, then write the base."""
+def pretrain(plan: Plan, out: Path, checkpoints: Path, save_seconds: float = 240) -> None:
+    """Train until the plan is done, with a checkpoint every `save_seconds`, then write the base.
+
+    Of several workers each does its share of every batch, and the first writes.
+    """
+    writes = _place()[0] == 0
     training = Training(plan, train_tokenizer(plan))
     if (checkpoints / "checkpoint.json").exists():
         training.load(checkpoints)
     saved, recent = time.monotonic(), []
     while training.step < plan.steps:
         recent.append(training.advance())
-        if len(recent) == LOGGED_STEPS:
+        if writes and len(recent) == LOGGED_STEPS:
             training.note(sum(recent) / len(recent))
             recent = []
-        if time.monotonic() - saved > save_seconds:
+        if writes and time.monotonic() - saved > save_seconds:
             training.save(checkpoints)
             saved = time.monotonic()
-    training.save(checkpoints)
-    write_base(training, out)
+    if writes:
+        training.save(checkpoints)
+        write_base(training, out)
 
 
 def main() -> None:
@@ -294,12 +336,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--checkpoints", type=Path, default=Path("runs/tiny-pretraining"))
     parser.add_argument("--tokens", type=int, default=Plan.tokens)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=1 if torch.cuda.is_available() else os.cpu_count())
     arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as meeting:
+        torch.multiprocessing.spawn(_work, (arguments, f"file://{meeting}/workers"), nprocs=arguments.workers)
+
+
+def _work(worker: int, arguments: argparse.Namespace, meeting: str) -> None:
+    """One worker on one thread: on a busy machine two threads of one process wait for each other half the time."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)
     torch.set_float32_matmul_precision("medium")  # products through oneDNN where that is faster, at float32 accuracy
+    distributed.init_process_group("gloo", init_method=meeting, rank=worker, world_size=arguments.workers)
     pretrain(replace(Plan(), tokens=arguments.tokens), arguments.out, arguments.checkpoints)
+    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
