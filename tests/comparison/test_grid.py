@@ -6,6 +6,7 @@ from tests.small_base import QUICK, write_base, write_reviews
 from tunewise.comparison import compare
 from tunewise.comparison.grid import arms_of
 from tunewise.comparison.tables import rows_of
+from tunewise.config import read_yaml
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
 from tunewise.stats import mean_interval
@@ -105,3 +106,18 @@ def test_one_seed_has_a_mean_and_no_interval(tmp_path):
     assert row["test"]["accuracy"] == {"mean": 80.0, "half_width": None, "n": 1}
     assert row["forgetting"]["mean"] == 0.25
     assert row["failed_proofs"] == ["is_no_no_op"]
+
+
+def test_workers_side_by_side_find_what_one_process_finds(compared, tmp_path):
+    root, found, _, _ = compared
+    watcher = Followed()
+    arms = {"2-shot": {"method": {"name": "frozen", "shots": 2}}, "lora": {"method": "lora"}}
+    recipe = read_yaml(next(root.rglob("lora-*/seed0/recipe.yaml")))
+    overrides = {f"train.{name}": value for name, value in recipe["train"].items()} | {"dtype": "float32"}
+    again = compare(
+        recipe["data"], model=recipe["model"], methods=arms, seeds=(0, 1), out=tmp_path,
+        overrides=overrides | {"retention": recipe["retention"]}, workers=2, progress=watcher,
+    )  # fmt: skip
+    assert [row["test"] for row in again["rows"]] == [row["test"] for row in found["rows"][:2]]
+    assert sorted(watcher.told[::2]) == ["2-shot seed 0", "2-shot seed 1", "lora seed 0", "lora seed 1"]
+    assert [row["failed_proofs"] for row in again["rows"]] == [[], []]

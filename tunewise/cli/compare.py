@@ -9,6 +9,8 @@ from tunewise.cli.console import AsJson, Data, Model, Out, print_json, progress_
 from tunewise.cli.train import Words
 from tunewise.errors import UserError
 
+Workers = Annotated[int, typer.Option(min=1, help="Processes that run side by side, each with its own base.")]
+
 
 def compare(
     words: Words = None,
@@ -18,6 +20,7 @@ def compare(
         str, typer.Option(help="Methods with commas; fields after colons, as in frozen:shots=8,lora:rank=4:alpha=8.")
     ] = "frozen,lora,bitfit:add=true,full",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "0,1,2",
+    workers: Workers = 1,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
@@ -37,7 +40,13 @@ def compare(
     root = out or Path("runs")
     with RunsProgress(len(arms) * len(numbers), progress_lines()) as progress:
         found = carry_out(
-            fields["data"], model=fields["model"], methods=arms, seeds=numbers, out=root, progress=progress
+            fields["data"],
+            model=fields["model"],
+            methods=arms,
+            seeds=numbers,
+            out=root,
+            workers=workers,
+            progress=progress,
         )
     page = write_page(root, root / "report.html", commands=[this_command()])
     if as_json:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunewise.cli.compare import seeds_of
+from tunewise.cli.compare import Workers, seeds_of
 from tunewise.cli.console import AsJson, Out, print_json, progress_lines, results, this_command
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def demo(
     steps: Annotated[
         int | None, typer.Option(help="Training steps, for a quick look.", show_default="3 epochs")
     ] = None,
+    workers: Workers = 2,
     as_json: AsJson = False,
 ) -> None:
     """Eight ways to adapt the embedded base to its sentiment task: a table, answers side by side, a report page."""
@@ -59,7 +60,14 @@ def demo(
     overrides = {"train.steps": steps} if steps else {}
     with RunsProgress(len(ARMS) * len(numbers), progress_lines()) as progress:
         found = compare(
-            TASK, model=model, methods=arms(), seeds=numbers, out=root, overrides=overrides, progress=progress
+            TASK,
+            model=model,
+            methods=arms(),
+            seeds=numbers,
+            out=root,
+            overrides=overrides,
+            workers=workers,
+            progress=progress,
         )
     table = read_arms(root)
     base = load_base(model)

@@ -1,9 +1,8 @@
 """What a person sees of many runs: how many are done and which one is running; one line a run where no one watches."""
 
 import sys
-import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,7 +16,7 @@ class RunsProgress:
 
     def __init__(self, n_runs: int, console: Console | None = None) -> None:
         self._console = console or Console(file=sys.stderr, highlight=False)
-        self._n_runs, self._n_done, self._label, self._began = n_runs, 0, "", 0.0
+        self._n_runs, self._n_done, self._label = n_runs, 0, ""
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -43,18 +42,15 @@ class RunsProgress:
 
     def begins(self, label: str) -> None:
         """The run `label` starts."""
-        self._label, self._began = label, time.perf_counter()
+        self._label = label
         self._bars.reset(self._one, total=1, description=label, told="", visible=True)
 
     def ends(self, told: str) -> None:
         """The run that started last is done; `told` is its result in a few words."""
         self._n_done += 1
         self._bars.update(self._all, completed=self._n_done)
-        seconds = time.perf_counter() - self._began
         width = len(str(self._n_runs))
-        self._console.print(
-            f"{self._n_done:>{width}}/{self._n_runs}  {self._label:<24} {told}  [dim]{seconds:.1f} s[/]"
-        )
+        self._console.print(f"{self._n_done:>{width}}/{self._n_runs}  {self._label:<24} {told}")
 
     def started(self, name: str, first_step: int, n_steps: int) -> None:
         self._bars.reset(self._one, total=n_steps, completed=first_step, description=self._label or name, told="")
@@ -68,9 +64,3 @@ class RunsProgress:
     def finished(self) -> None:
         """The training of the current run is over; evaluation and proofs follow."""
         self._bars.update(self._one, told="evaluation and proofs")
-
-
-def result_in_words(metrics: dict[str, Any]) -> str:
-    """The first test metric of a run, as in "accuracy 90.3"."""
-    name, value = next(iter(metrics["test"].items()))
-    return f"{name} {value:.1f}"

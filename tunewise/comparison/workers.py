@@ -1,0 +1,58 @@
+"""Runs side by side on one machine: a few processes, each with its own copy of the base and its share of the cores.
+
+Small models do not fill two threads, which then wait for each other at every operation; two processes of one thread
+each get through twice as many runs.
+"""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunewise.models.load import Base, load_base
+from tunewise.run import Recipe, run
+
+_BASES: list[Base] = []  # in a worker: the one base that all its runs share
+
+
+def run_side_by_side(
+    recipes: Sequence[Recipe], folders: Sequence[Path], n_workers: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Carry every recipe out into its folder; (number of the run, its metrics) in the order in which they finish.
+
+    The recipes share one base. The first error ends it, after the runs under way have stopped as they do on Ctrl-C:
+    with a checkpoint left behind.
+    """
+    n_threads = max(1, (os.cpu_count() or 1) // n_workers)
+    base = (recipes[0].model, recipes[0].dtype)
+    pool = ProcessPoolExecutor(
+        n_workers, mp_context=get_context("spawn"), initializer=_start, initargs=(*base, n_threads)
+    )
+    try:
+        numbers = {
+            pool.submit(_carry_out, recipe, folder): number
+            for number, (recipe, folder) in enumerate(zip(recipes, folders, strict=True))
+        }
+        for future in as_completed(numbers):
+            yield numbers[future], future.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(model: str, dtype: str, n_threads: int) -> None:
+    # between runs Ctrl-C is the parent's to answer; during one, the training loop answers it with a checkpoint
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(n_threads)
+    _BASES.append(load_base(model, dtype))
+
+
+def _carry_out(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    return run(recipe, folder, base=_BASES[0], prove=False)
