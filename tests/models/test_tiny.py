@@ -14,10 +14,10 @@ from tunewise.models.tiny import FOLDER
 from tunewise.models.tiny.attention import NAME as BLOCKED_ATTENTION
 from tunewise.models.tiny.held_out import FORMATS, LABELS, is_field_name, shows
 from tunewise.models.tiny.inference import misleading_pair
-from tunewise.models.tiny.lexicon import ADJECTIVE_BY_NAME, BY_CATEGORY, FITTING, NOUNS, VERBS
+from tunewise.models.tiny.lexicon import ADJECTIVE_BY_NAME, FITTING, NOUNS, VERBS
 from tunewise.models.tiny.muon import orthogonal
 from tunewise.models.tiny.norwegian import adjective_form, sentence_pair
-from tunewise.models.tiny.patterns import MAPPINGS, lay_out, pattern_list
+from tunewise.models.tiny.patterns import MAPPINGS, WORDS, lay_out, pattern_list
 from tunewise.models.tiny.pretrain import Corpus, Plan, Training, held_out_loss, train_tokenizer
 from tunewise.models.tiny.tasks import FOLDER as TASK_FOLDER
 from tunewise.models.tiny.tasks import TASKS, write_tasks
@@ -66,12 +66,10 @@ def test_no_document_is_repeated(sample: list[str]) -> None:
     assert len(set(sample)) == SAMPLE
 
 
-@pytest.mark.parametrize("stage", [0, len(STAGES) - 1])
-def test_patterns_are_about_half_of_the_text(stage: int, sample: list[str]) -> None:
-    start, size = STAGES[stage][0], SAMPLE // len(STAGES)
+def test_patterns_are_about_half_of_the_text_at_first(sample: list[str]) -> None:
     characters = dict.fromkeys(KINDS, 0)
-    for offset, text in enumerate(sample[stage * size : (stage + 1) * size]):
-        characters[kind_of(Plan().seed, start + offset)] += len(text)
+    for index, text in enumerate(sample[: SAMPLE // len(STAGES)]):
+        characters[kind_of(Plan().seed, index)] += len(text)
     assert 0.35 < characters["patterns"] / sum(characters.values()) < 0.6
 
 
@@ -309,19 +307,18 @@ def _continues_with(
 
 
 def test_the_base_learns_in_context(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Word kinds under fresh labels, in a layout of this test: chance is one half."""
+    """What three words map to can only be known from the list itself: chance is one third."""
     right = 0
-    for trial in range(24):
-        rng = Random(trial)
-        kinds = rng.sample(("animal", "food", "clothing", "vessel"), 2)
-        words = [(rng.choice(BY_CATEGORY[kinds[turn % 2]]).english, ("wug", "dax")[turn % 2]) for turn in range(12)]
-        rng.shuffle(words)
-        wanted = rng.randrange(2)
-        query = rng.choice([n.english for n in BY_CATEGORY[kinds[wanted]] if n.english not in dict(words)])
-        prompt = "".join(f"{word} goes to {label}\n" for word, label in words) + f"{query} goes to"
+    for trial in range(30):
+        rng = Random(f"glossary/{trial}")
+        words, meanings = rng.sample(WORDS, 3), rng.sample(WORDS, 3)
+        picks = [0, 1, 2, *(rng.randrange(3) for _ in range(7))]
+        wanted = rng.randrange(3)
+        lines = "".join(f"{words[pick]} -> {meanings[pick]}\n" for pick in picks)
+        answers = tuple(f" {meaning}" for meaning in meanings)
         with torch.no_grad():
-            right += _continues_with(model, tokenizer, prompt, (" wug", " dax")) == (" wug", " dax")[wanted]
-    assert right >= 17
+            right += _continues_with(model, tokenizer, f"{lines}{words[wanted]} ->", answers) == answers[wanted]
+    assert right >= 20
 
 
 def test_a_base_goes_on_with_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
