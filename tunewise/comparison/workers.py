@@ -4,11 +4,13 @@ Small models do not fill two threads, which then wait for each other at every op
 each get through twice as many runs.
 """
 
+import logging
 import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from logging.handlers import QueueHandler, QueueListener
+from multiprocessing import Queue, get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,12 @@ def run_side_by_side(
     with a checkpoint left behind.
     """
     n_threads = max(1, (os.cpu_count() or 1) // n_workers)
-    base = (recipes[0].model, recipes[0].dtype)
-    pool = ProcessPoolExecutor(
-        n_workers, mp_context=get_context("spawn"), initializer=_start, initargs=(*base, n_threads)
-    )
+    context = get_context("spawn")
+    told: Queue[logging.LogRecord] = context.Queue()
+    listener = QueueListener(told, _Relay())
+    start = (recipes[0].model, recipes[0].dtype, n_threads, told)
+    pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_start, initargs=start)
+    listener.start()
     try:
         numbers = {
             pool.submit(_carry_out, recipe, folder): number
@@ -45,9 +49,21 @@ def run_side_by_side(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        listener.stop()
 
 
-def _start(model: str, dtype: str, n_threads: int) -> None:
+class _Relay(logging.Handler):
+    """What a worker tells by `logging` is told here, by whatever handlers this process has."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger(record.name).handle(record)
+
+
+def _start(model: str, dtype: str, n_threads: int, told: "Queue[logging.LogRecord]") -> None:
+    logger = logging.getLogger("tunewise")
+    logger.addHandler(QueueHandler(told))
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
     # between runs Ctrl-C is the parent's to answer; during one, the training loop answers it with a checkpoint
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(n_threads)
