@@ -41,6 +41,7 @@ class Task:
     write: Callable[[Random, int], Row]
     labels: tuple[str, ...] = ()
     max_new_tokens: int = 0
+    separator: str = "\n\n"
 
 
 def _sentiment(rng: Random, index: int) -> Row:
@@ -113,13 +114,14 @@ TASKS = (
     Task(
         "sentiment",
         "classification",
-        "Review: {text}\nSentiment:",
+        "Sentiment: {text} ->",
         " {label}",
         ("accuracy", "macro_f1"),
         "Is a review good on the whole? Half of them say good and bad things at once.",
         _CLASSIFICATION_SIZES,
         _sentiment,
         labels=("positive", "negative"),
+        separator="\n",
     ),
     Task(
         "entailment",
@@ -212,7 +214,7 @@ def description(task: Task) -> str:
     fields: dict[str, object] = {"name": task.name, "kind": task.kind, "prompt": task.prompt, "answer": task.answer}
     if task.labels:
         fields["labels"] = list(task.labels)
-    fields |= {"metrics": list(task.metrics), "separator": "\n\n"}
+    fields |= {"metrics": list(task.metrics), "separator": task.separator}
     if task.max_new_tokens:
         fields["max_new_tokens"] = task.max_new_tokens
     fields |= {"license": "CC0-1.0", "description": task.description}
