@@ -16,22 +16,23 @@ if TYPE_CHECKING:
     from tunewise.report.samples import Sample
 
 TASK = "tiny:sentiment"
-TRAIN = {"epochs": 3.0, "batch_size": 16}
+N_TRAIN = 400
+TRAIN = {"epochs": 3.0, "batch_size": 16, "evaluate_every": None}
 # label: method, learning rate. `tiny` is a thousand times smaller than the models of the papers and wants higher rates
-# than the methods' own; these were chosen on dev, once, and are the same for every seed.
+# than most of the methods' own; they were chosen on dev with seed 0 and are the same for every seed.
 ARMS: dict[str, tuple[dict[str, Any], float | None]] = {
     "zero-shot": ({"name": "frozen"}, None),
     "8-shot": ({"name": "frozen", "shots": 8}, None),
-    "LoRA": ({"name": "lora", "rank": 8, "roles": ["all"]}, 2e-3),
-    "BitFit": ({"name": "bitfit", "add": True}, 3e-3),
-    "bottleneck": ({"name": "bottleneck", "bottleneck": 32}, 2e-3),
-    "prompt tuning": ({"name": "prompt_tuning", "virtual_tokens": 16}, 3e-2),
-    "top 2 layers": ({"name": "top_layers", "layers": 2}, 5e-4),
-    "full": ({"name": "full"}, 3e-4),
+    "LoRA": ({"name": "lora", "rank": 8, "roles": ["all"]}, 4e-3),
+    "BitFit": ({"name": "bitfit", "add": True}, 5e-2),
+    "bottleneck": ({"name": "bottleneck", "bottleneck": 32}, 6e-3),
+    "prompt tuning": ({"name": "prompt_tuning", "virtual_tokens": 16}, 0.3),
+    "top 2 layers": ({"name": "top_layers", "layers": 2}, 2e-3),
+    "full": ({"name": "full"}, 1e-3),
 }
 SHOWN = ("LoRA", "full")  # whose answers stand beside the base's
 N_SAMPLES, N_NEW_TOKENS = 4, 16
-STORY = "Early in the morning"  # what the base was made for: text that goes on
+STORY = "Kari went down to the quay and"  # what the base was made for: text that goes on
 
 
 def demo(
