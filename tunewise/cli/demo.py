@@ -61,7 +61,7 @@ def demo(
     overrides = {"train.steps": steps} if steps else {}
     with RunsProgress(len(ARMS) * len(numbers), progress_lines()) as progress:
         found = compare(
-            TASK,
+            {"path": TASK, "train": N_TRAIN},
             model=model,
             methods=arms(),
             seeds=numbers,
