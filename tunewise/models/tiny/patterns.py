@@ -200,20 +200,19 @@ def _untranslated(rng: Random, count: int) -> list[Item]:
 def _inflected(rng: Random, count: int) -> list[Item]:
     nouns, verbs = [rng.choice(NOUNS) for _ in range(count)], [rng.choice(VERBS) for _ in range(count)]
     opposites = [rng.choice(OPPOSITE_PAIRS) for _ in range(count)]
-    return rng.choice(
-        (
-            [((n.english,), n.english_plural) for n in nouns],
-            [((n.english_plural,), n.english) for n in nouns],
-            [((n.english,), f"{article(n.english)} {n.english}") for n in nouns],
-            [((n.english,), n.category) for n in nouns],
-            [((n.norwegian,), n.definite) for n in nouns],
-            [((v.base,), v.past) for v in verbs],
-            [((v.past,), v.base) for v in verbs],
-            [((v.base,), v.third) for v in verbs],
-            [((left,), right) for left, right in opposites],
-            [((right,), left) for left, right in opposites],
-        )
+    mappings: tuple[list[Item], ...] = (
+        [((n.english,), n.english_plural) for n in nouns],
+        [((n.english_plural,), n.english) for n in nouns],
+        [((n.english,), f"{article(n.english)} {n.english}") for n in nouns],
+        [((n.english,), n.category) for n in nouns],
+        [((n.norwegian,), n.definite) for n in nouns],
+        [((v.base,), v.past) for v in verbs],
+        [((v.past,), v.base) for v in verbs],
+        [((v.base,), v.third) for v in verbs],
+        [((left,), right) for left, right in opposites],
+        [((right,), left) for left, right in opposites],
     )
+    return rng.choice(mappings)
 
 
 def _copied(rng: Random, count: int) -> list[Item]:
