@@ -1,5 +1,6 @@
 """The page from hand-written run folders: complete, self-contained, well-formed, safe against what a model writes."""
 
+import json
 import re
 import sys
 from html.parser import HTMLParser
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from tests.report.runs import ARMS, write_runs
 from tunewise.errors import UserError
-from tunewise.report.arms import gather_arms, smoothed_losses
+from tunewise.report.arms import gather_arms, read_arms, smoothed_losses
 from tunewise.report.folders import read_runs
 from tunewise.report.page import render, write_page
 from tunewise.report.samples import Sample, write_samples
@@ -139,6 +140,20 @@ def test_an_unfinished_run_is_not_read(tmp_path: Path) -> None:
         read_runs(tmp_path.joinpath("empty").mkdir() or tmp_path / "empty")
     with pytest.raises(UserError, match="no such folder"):
         read_runs(tmp_path / "nowhere")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_comparison_shows_its_own_runs_under_its_own_names(tmp_path: Path) -> None:
+    root = write_runs(tmp_path)
+    chosen = [
+        {"label": "everything", "folder": "tiny-sentiment/full-6b", "seeds": [0, 1]},
+        {"label": "low rank", "folder": "tiny-sentiment/lora-1c", "seeds": [0, 1]},
+    ]
+    (root / "comparison.json").write_text(json.dumps({"arms": chosen}))
+    assert [(arm.label, arm.seeds) for arm in read_arms(root)] == [("everything", (0, 1)), ("low rank", (0, 1))]
+    page = write_page(root, tmp_path / "page.html").read_text("utf-8")
+    assert page.index("</i>everything") < page.index("</i>low rank")
+    assert "bitfit" not in page
 
 
 def test_loss_curves_are_averaged_over_seeds_and_windows(root: Path) -> None:

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from tunewise.files import read_json
-from tunewise.report.folders import Run, read_runs
+from tunewise.report.folders import Run, read_run, read_runs
 from tunewise.stats import Interval, mean_interval
 
 
@@ -77,17 +77,27 @@ def gather_arms(runs: Sequence[Run], labels: Mapping[str, str] | None = None) ->
     return [_arm(names[key], groups[key], metric) for key in order]
 
 
-def labels_of(root: Path) -> dict[str, str]:
-    """Arm folder -> label, in the order of the comparison that made the runs below `root`; {} where none did."""
+def comparison_of(root: Path) -> list[dict[str, Any]]:
+    """The arms (label, folder, seeds) of the comparison that was carried out in `root`; [] where none was."""
     path = root / "comparison.json"
-    comparison = read_json(path) if path.is_file() else {}
-    arms = comparison.get("arms", []) if isinstance(comparison, dict) else []
-    return {Path(arm["folder"]).name: arm["label"] for arm in arms}
+    content = read_json(path) if path.is_file() else {}
+    return content.get("arms", []) if isinstance(content, dict) else []
+
+
+def runs_of(root: Path) -> list[Run]:
+    """The runs of the comparison in `root`, or else every finished run below it; UserError when there is none."""
+    arms = comparison_of(root)
+    return [read_run(root / a["folder"] / f"seed{seed}") for a in arms for seed in a["seeds"]] or read_runs(root)
+
+
+def labels_of(root: Path) -> dict[str, str]:
+    """Arm folder -> label, in the order of the comparison in `root`; {} where there is none."""
+    return {Path(arm["folder"]).name: arm["label"] for arm in comparison_of(root)}
 
 
 def read_arms(root: Path) -> list[Arm]:
-    """The arms of every finished run below `root`; UserError when there is none."""
-    return gather_arms(read_runs(root), labels_of(root))
+    """The arms of the runs of `root`; UserError when there is none."""
+    return gather_arms(runs_of(root), labels_of(root))
 
 
 def label_by_difference(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:

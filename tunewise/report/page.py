@@ -9,21 +9,21 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tunewise import files
 from tunewise.report import figure, words
-from tunewise.report.arms import Arm, gather_arms, labels_of
-from tunewise.report.folders import Run, majority_score, read_runs
+from tunewise.report.arms import Arm, gather_arms, labels_of, runs_of
+from tunewise.report.folders import Run, majority_score
 from tunewise.report.samples import Sample, samples_from_predictions, samples_of
 
 GLYPHS = "●■◆▲▼✚✖⬟⬢⬧"
 
 
 def write_page(root: Path, page: Path, *, commands: Sequence[str] = (), title: str = "") -> Path:
-    """Render every finished run below `root` into the file `page`.
+    """Render the runs of `root` into the file `page`: those of its comparison, or else every finished one.
 
     Arms are named and ordered as in the comparison that made them, where one did; `commands` are the lines that made
     the runs. UserError when there is no finished run.
     """
     labels = labels_of(root)
-    text = render(read_runs(root), labels=labels, commands=commands, title=title, samples=samples_of(root))
+    text = render(runs_of(root), labels=labels, commands=commands, title=title, samples=samples_of(root))
     files.write_text(page, text)
     return page
 
