@@ -25,7 +25,7 @@ ARMS: dict[str, tuple[dict[str, Any], float | None]] = {
     "8-shot": ({"name": "frozen", "shots": 8}, None),
     "LoRA": ({"name": "lora", "rank": 8, "roles": ["all"]}, 4e-3),
     "BitFit": ({"name": "bitfit", "add": True}, 5e-2),
-    "bottleneck": ({"name": "bottleneck", "bottleneck": 32}, 6e-3),
+    "bottleneck": ({"name": "bottleneck", "bottleneck": 32}, 3e-3),
     "prompt tuning": ({"name": "prompt_tuning", "virtual_tokens": 16}, 0.3),
     "top 2 layers": ({"name": "top_layers", "layers": 2}, 2e-3),
     "full": ({"name": "full"}, 1e-3),

@@ -98,6 +98,9 @@ def loss_curves(arms: Sequence[Arm], *, narrow: bool = False) -> str:
     figure, axes = _subplots((1, 1), width=3.9 if narrow else 10.2, height=2.7 if narrow else 3.0)
     for index, steps, losses in curves:
         axes[0].plot(steps, losses, color=SERIES[index % N_SERIES], linewidth=1.7, solid_capstyle="round")
+    drawn = [loss for _, _, losses in curves for loss in losses]
+    if min(drawn) > 0 and max(drawn) > 20 * min(drawn):
+        axes[0].set_yscale("log")
     axes[0].set_xlabel("step")
     axes[0].set_ylabel("training loss, nats per label token")
     axes[0].margins(x=0.02)

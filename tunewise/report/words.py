@@ -110,7 +110,7 @@ def _reason(pick: Arm, best: Arm, equals: Sequence[Arm], n_others: int) -> str:
         return "One seed a method: the order may be chance. Run three or more seeds before you rely on it."
     near = f"{MARGIN:g} %" if best.metric in LOWER_IS_BETTER else f"{MARGIN:g} points"
     if not equals:
-        return f"Nothing else comes within {near} of it without differing reliably ({n_seeds} seeds)."
+        return f"No other way is as good: each is more than {near} below it, or reliably worse ({n_seeds} seeds)."
     rest = _listing([arm.label for arm in (best, *equals) if arm is not pick])
     pairs = f"{n_others} pair" + ("s" if n_others > 1 else "")
     test = f"Welch's t on {n_seeds} seeds, Bonferroni over {pairs}"
