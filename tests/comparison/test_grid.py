@@ -1,4 +1,8 @@
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -121,3 +125,30 @@ def test_workers_side_by_side_find_what_one_process_finds(compared, tmp_path):
     assert [row["test"] for row in again["rows"]] == [row["test"] for row in found["rows"][:2]]
     assert sorted(watcher.told[::2]) == ["2-shot seed 0", "2-shot seed 1", "lora seed 0", "lora seed 1"]
     assert [row["failed_proofs"] for row in again["rows"]] == [[], []]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_leave_when_the_process_that_started_them_is_killed(compared, tmp_path):
+    recipe = read_yaml(next(compared[0].rglob("recipe.yaml")))
+    words = ["compare", "--model", recipe["model"], "--data", recipe["data"]["path"], "--methods", "lora"]
+    command = [sys.executable, "-m", "tunewise", *words, "--seeds", "0,1", "--workers", "2", "--out", str(tmp_path)]
+    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    workers: list[int] = []
+    deadline = time.monotonic() + 90
+    while len(workers) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        found = children.read_text().split() if children.exists() else []
+        workers = [int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    time.sleep(5)
+    parent.kill()
+    parent.wait()
+    assert len(workers) == 2
+    while any(_runs(pid) for pid in workers) and time.monotonic() < deadline + 90:
+        time.sleep(0.2)
+    assert not any(_runs(pid) for pid in workers)
+
+
+def _runs(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"

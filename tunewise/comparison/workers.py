@@ -7,10 +7,13 @@ each get through twice as many runs.
 import logging
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from logging.handlers import QueueHandler, QueueListener
-from multiprocessing import Queue, get_context
+from multiprocessing import Queue, get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ import torch
 
 from tunewise.models.load import Base, load_base
 from tunewise.run import Recipe, run
+
+SECONDS_TO_SAVE = 60.0  # what a run has to leave a checkpoint when the process that started it is gone
 
 _BASES: list[Base] = []  # in a worker: the one base that all its runs share
 
@@ -66,8 +71,19 @@ def _start(model: str, dtype: str, n_threads: int, told: "Queue[logging.LogRecor
     logger.propagate = False
     # between runs Ctrl-C is the parent's to answer; during one, the training loop answers it with a checkpoint
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     torch.set_num_threads(n_threads)
     _BASES.append(load_base(model, dtype))
+
+
+def _leave_with_the_parent() -> None:
+    """A killed parent takes nobody along by itself: stop as on SIGTERM, which during training leaves a checkpoint."""
+    parent = parent_process()
+    assert parent is not None, "a worker is started by somebody"
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(SECONDS_TO_SAVE)
+    os._exit(1)
 
 
 def _carry_out(recipe: Recipe, folder: Path) -> dict[str, Any]:
