@@ -1,6 +1,7 @@
 """The environment every test runs in, set before torch is imported: one thread, no spinning, no network."""
 
 import os
+import signal
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -10,6 +11,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "passive"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# a shell starts background jobs with Ctrl-C ignored, and Python keeps that; the tests of Ctrl-C need it heard
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
