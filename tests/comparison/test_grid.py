@@ -103,13 +103,13 @@ def test_one_seed_has_a_mean_and_no_interval(tmp_path):
     content = {
         "method": "lora", "test": {"accuracy": 80.0}, "retention": {"change": 0.25}, "n_trainable": 8,
         "adapter_bytes": 9, "seconds": 1.0, "train_seconds": 0.5, "peak_bytes": 7, "tokens_per_second": 3.0,
-        "proofs": {"is_no_no_op": {"passed": False}, "base_unchanged": {"passed": True}},
+        "proofs": {"has_an_effect": {"passed": False}, "base_unchanged": {"passed": True}},
     }  # fmt: skip
     (tmp_path / "metrics.json").write_text(json.dumps(content))
     (row,) = rows_of({"lora": [tmp_path / "metrics.json"]})
     assert row["test"]["accuracy"] == {"mean": 80.0, "half_width": None, "n": 1}
     assert row["forgetting"]["mean"] == 0.25
-    assert row["failed_proofs"] == ["is_no_no_op"]
+    assert row["failed_proofs"] == ["has_an_effect"]
 
 
 def test_workers_side_by_side_find_what_one_process_finds(compared, tmp_path):

@@ -44,7 +44,7 @@ def write_runs(root: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> Path:
             (folder / "recipe.yaml").write_text(wrote)
             proof = {"passed": True, "value": 0.0, "tolerance": 0.0}
             proofs = (
-                dict.fromkeys(("reloads_to_the_same_logits", "is_no_no_op", "base_unchanged"), proof)
+                dict.fromkeys(("reloads_to_the_same_logits", "has_an_effect", "base_unchanged"), proof)
                 if n_trainable
                 else {}
             )

@@ -129,6 +129,12 @@ def test_the_verdict_takes_the_cheapest_of_the_equally_good(root: Path) -> None:
     assert found.pick.label == "lora"
     # prompt tuning scatters so widely that no test tells it apart, yet it is sixteen points worse
     assert "prompt_tuning" not in [arm.label for arm in found.equals]
+    assert "prompt_tuning" in [arm.label for arm in found.open]
+    groups = [arm.label for arm in (found.best, *found.equals, *found.open, *found.worse)]
+    assert sorted(groups) == sorted(arm.label for arm in arms)
+    for group, opening in ((found.open, "Not settled: "), (found.worse, "Reliably worse: ")):
+        assert all(arm.label in found.reason.split(opening)[1].split(".")[0] for arm in group)
+    assert "(Welch's t on 3 seeds, Bonferroni over 7 pairs with full.)" in found.reason
 
 
 def test_an_unfinished_run_is_not_read(tmp_path: Path) -> None:

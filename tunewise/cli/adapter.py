@@ -23,7 +23,7 @@ def check(
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
-    """Reload adapters and prove them: same logits, not a no-op, off is the base, fold equals attached."""
+    """Reload adapters and prove them: same logits, an effect, off is the base, fold equals attached."""
     from tunewise.report.table import print_proofs
     from tunewise.run import prove_adapter
 

@@ -77,6 +77,7 @@ class Tuned:
         self.method = method
         self.anatomy = anatomy
         self.deltas = deltas
+        self._sites = _sites_by_name(anatomy)
         self.selected = _selected(model, method, anatomy)
         self._original = {name: p.detach().clone() for name, p in self.selected.items()}
         self._set_aside: dict[str, Tensor] = {}  # the tuned values of selected tensors while λ is not 1
@@ -183,8 +184,11 @@ class Tuned:
 
         Raises CannotFold where no such weights exist: deltas that are not linear, tied embeddings, quantised bases.
         """
-        sites = _sites_by_name(self.anatomy)
-        tied = [name for name in self.deltas if sites[name].role in ("embedding", "head") and self.anatomy.head_is_tied]
+        tied = [
+            name
+            for name in self.deltas
+            if self._sites[name].role in ("embedding", "head") and self.anatomy.head_is_tied
+        ]
         if tied:
             raise CannotFold(
                 f"the {tied[0]} of this base is tied to its other end: a weight folded there would change both",
@@ -192,14 +196,14 @@ class Tuned:
             )
         folded = self._copy_of_model()
         for name, delta in self.deltas.items():
-            weight, bias = dense_weight(self.model, sites[name])
+            weight, bias = dense_weight(self.model, self._sites[name])
             wide = weight.to(_delta_dtype(weight.dtype))
             new_weight, new_bias = delta.fold(wide, None if bias is None else bias.to(wide))
             weight = torch.lerp(wide, new_weight, self._scale)
             if new_bias is not None:
                 old = torch.zeros_like(new_bias) if bias is None else bias.to(wide)
                 new_bias = torch.lerp(old, new_bias, self._scale)
-            set_dense_weight(folded, sites[name], weight, new_bias)
+            set_dense_weight(folded, self._sites[name], weight, new_bias)
         return folded
 
     def _copy_of_model(self) -> PreTrainedModel:
@@ -216,14 +220,13 @@ class Tuned:
                 parameter.grad = gradients[name]
 
     def _install(self) -> list[torch.utils.hooks.RemovableHandle]:
-        sites = _sites_by_name(self.anatomy)
         handles = []
         for name, delta in self.deltas.items():
-            module = self.model.get_submodule(sites[name].module)
+            module = self.model.get_submodule(self._sites[name].module)
             inputs: list[Tensor] = []  # what the site was given, where `before` changes it
             if type(delta).before is not Delta.before:
                 handles.append(module.register_forward_pre_hook(self._before(delta, inputs)))
-            handles.append(module.register_forward_hook(self._after(sites[name], delta, inputs)))
+            handles.append(module.register_forward_hook(self._after(self._sites[name], delta, inputs)))
         return handles
 
     def _before(self, delta: Delta, inputs: list[Tensor]) -> Callable:

@@ -41,18 +41,23 @@ def save_adapter(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     base_name: str = "",
+    base_fingerprint: str = "",
     notes: Mapping[str, object] | None = None,
     probe: Sequence[Sequence[int]] = (),
 ) -> None:
-    """Write the adapter folder in one step. `probe` holds a few prompts as token ids, for `check_probe`."""
+    """Write the adapter folder in one step. `probe` holds a few prompts as token ids, for `check_probe`.
+
+    `base_fingerprint` spares reading the base again where it is known, as in `Base.fingerprint`.
+    """
     form = to_peft(tuned, base_name) or PeftForm({}, {})
     tensors = {form.keys.get(name, name): tensor.contiguous() for name, tensor in tuned.state().items()}
-    with tuned.disabled():
-        base_print = fingerprint.of_model(tuned.model)
+    if not base_fingerprint:
+        with tuned.disabled():
+            base_fingerprint = fingerprint.of_model(tuned.model)
     card = {
         "format": FORMAT,
         "method": tuned.method.configuration(),
-        "base": {"name": base_name, "model_type": tuned.anatomy.model_type, "fingerprint": base_print},
+        "base": {"name": base_name, "model_type": tuned.anatomy.model_type, "fingerprint": base_fingerprint},
         "tokenizer": None if tokenizer is None else fingerprint.of_tokenizer(tokenizer),
         "chat_template": None if tokenizer is None else fingerprint.of_chat_template(tokenizer),
         "dtype": str(tuned.model.dtype).removeprefix("torch."),

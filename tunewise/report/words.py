@@ -71,13 +71,19 @@ def duration(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which arm to take, and why, in two sentences."""
+    """Which arm to take, and why. Every arm but the best stands in one of the three groups.
+
+    equals: within the margin of the best mean and not told apart from it. open: further off, but the seeds scatter
+    too widely for a test to tell. worse: told apart by Welch's t.
+    """
 
     headline: str
     reason: str
     pick: Arm
     best: Arm
     equals: tuple[Arm, ...]
+    open: tuple[Arm, ...]
+    worse: tuple[Arm, ...]
 
 
 def verdict(arms: Sequence[Arm]) -> Verdict:
@@ -89,13 +95,14 @@ def verdict(arms: Sequence[Arm]) -> Verdict:
     others = [arm for arm in arms if arm is not best]
     level = ALPHA / max(1, len(others))
     margin = MARGIN * abs(best.quality.mean) / 100 if best.metric in LOWER_IS_BETTER else MARGIN
-    equals = tuple(
-        arm for arm in others if abs(best.quality.mean - arm.quality.mean) <= margin and not _differs(best, arm, level)
-    )
+    worse = tuple(arm for arm in others if _differs(best, arm, level))
+    level_with = [arm for arm in others if arm not in worse]
+    equals = tuple(arm for arm in level_with if abs(best.quality.mean - arm.quality.mean) <= margin)
+    undecided = tuple(arm for arm in level_with if arm not in equals)
     pick = min((best, *equals), key=lambda arm: (arm.n_trainable, arm.seconds))
     headline = f"Take {pick.label}: {metric_name(best.metric)} {quality(pick.metric, pick.quality)}{unit(best.metric)}"
     headline += f" with {count(pick.n_trainable)} trained parameters." if pick.n_trainable else " with nothing trained."
-    return Verdict(headline, _reason(pick, best, equals, len(others)), pick, best, equals)
+    return Verdict(headline, _reason(pick, best, equals, undecided, worse), pick, best, equals, undecided, worse)
 
 
 def best_of(arms: Sequence[Arm]) -> Arm:
@@ -104,17 +111,29 @@ def best_of(arms: Sequence[Arm]) -> Arm:
     return max(arms, key=lambda arm: sign * arm.quality.mean)
 
 
-def _reason(pick: Arm, best: Arm, equals: Sequence[Arm], n_others: int) -> str:
+def _reason(pick: Arm, best: Arm, equals: Sequence[Arm], undecided: Sequence[Arm], worse: Sequence[Arm]) -> str:
     n_seeds = len(best.runs)
     if n_seeds < 2:
         return "One seed a method: the order may be chance. Run three or more seeds before you rely on it."
     near = f"{MARGIN:g} %" if best.metric in LOWER_IS_BETTER else f"{MARGIN:g} points"
-    if not equals:
-        return f"No other way is as good: each is more than {near} below it, or reliably worse ({n_seeds} seeds)."
-    rest = _listing([arm.label for arm in (best, *equals) if arm is not pick])
-    pairs = f"{n_others} pair" + ("s" if n_others > 1 else "")
-    test = f"Welch's t on {n_seeds} seeds, Bonferroni over {pairs}"
-    return f"Within {near} of it and not to be told apart: {rest} ({test}). It trains the fewest parameters of these."
+    sentences = []
+    if equals:
+        rest = _listing([arm.label for arm in (best, *equals) if arm is not pick])
+        sentences.append(
+            f"Within {near} of it and not to be told apart: {rest}; it trains the fewest parameters of these."
+        )
+    if undecided:
+        names = _listing([arm.label for arm in undecided])
+        lower = "higher" if best.metric in LOWER_IS_BETTER else "lower"
+        sentences.append(
+            f"Not settled: {names}. The mean is {lower} by more than {near}, "
+            f"but {n_seeds} seeds scatter too widely to rule out chance; more seeds would tell."
+        )
+    if worse:
+        sentences.append(f"Reliably worse: {_listing([arm.label for arm in worse])}.")
+    n_pairs = len(equals) + len(undecided) + len(worse)
+    pairs = f"{n_pairs} pair" + ("s" if n_pairs != 1 else "")
+    return " ".join([*sentences, f"(Welch's t on {n_seeds} seeds, Bonferroni over {pairs} with {best.label}.)"])
 
 
 def _differs(one: Arm, other: Arm, level: float) -> bool:

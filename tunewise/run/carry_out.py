@@ -280,6 +280,7 @@ class _Run:
             folder,
             tokenizer=self.tokenizer,
             base_name=self.base.name,
+            base_fingerprint=self.base.fingerprint,
             notes=self._notes(),
             probe=self.probes,
         )

@@ -117,7 +117,7 @@ def check_tuned(
     n_moved = sum(sums[name] != base_sums[name] for name in base_sums)
     effect = _distance(base_logits, attached)
     proofs = {
-        "is_no_no_op": {"passed": effect > 0, "value": effect, "tolerance": None},
+        "has_an_effect": {"passed": effect > 0, "value": effect, "tolerance": None},
         "off_is_the_base": at_most(float((off - base_logits).abs().max()), 0.0),
         "base_unchanged": at_most(n_moved, 0),
     }
