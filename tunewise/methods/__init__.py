@@ -5,16 +5,30 @@ from collections.abc import Mapping
 from tunewise.config import parse
 from tunewise.errors import UserError, unknown
 from tunewise.methods.additive.bottleneck import BottleneckAdapter
+from tunewise.methods.additive.parallel import ParallelAdapter
 from tunewise.methods.base import Method
+from tunewise.methods.prompt.p_tuning import PTuning
+from tunewise.methods.prompt.prefix_tuning import PrefixTuning
 from tunewise.methods.prompt.prompt_tuning import PromptTuning
+from tunewise.methods.reparam.dora import DoRA
+from tunewise.methods.reparam.ia3 import IA3
+from tunewise.methods.reparam.lokr import LoKr
 from tunewise.methods.reparam.lora import LoRA
+from tunewise.methods.reparam.oft import OFT
+from tunewise.methods.reparam.vera import VeRA
 from tunewise.methods.selective.bitfit import BitFit
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.selective.full import Full
+from tunewise.methods.selective.head import Head
+from tunewise.methods.selective.norms import Norms
 from tunewise.methods.selective.top_layers import TopLayers
 
+_SELECTIVE = (Full, TopLayers, Head, BitFit, Norms)
+_REPARAMETRISING = (LoRA, DoRA, VeRA, IA3, LoKr, OFT)
+_ADDITIVE = (BottleneckAdapter, ParallelAdapter, PromptTuning, PTuning, PrefixTuning)
+
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Frozen, Full, TopLayers, BitFit, LoRA, BottleneckAdapter, PromptTuning)
+    method.name: method for method in (Frozen, *_SELECTIVE, *_REPARAMETRISING, *_ADDITIVE)
 }
 
 

@@ -4,15 +4,17 @@ import copy
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise.errors import UserError
 from tunewise.methods.base import CannotFold, Delta, Method
 from tunewise.models.anatomy import Anatomy, Site, read_anatomy
-from tunewise.models.weights import dense_weight, set_dense_weight
+from tunewise.models.weights import dense_weight, frozen_weight, set_dense_weight
 
 _ATTACHED: "weakref.WeakKeyDictionary[PreTrainedModel, Tuned]" = weakref.WeakKeyDictionary()
 
@@ -42,6 +44,7 @@ def attach(
         for name, delta in deltas.items():
             weight = model.get_submodule(sites[name].module).weight
             delta.to(device=weight.device, dtype=_delta_dtype(model.dtype))
+            delta.bind(partial(frozen_weight, model, sites[name]))
         method.warm_start(model, anatomy, deltas, tokenizer)
     tuned = Tuned(model, method, anatomy, deltas)
     _ATTACHED[model] = tuned
@@ -57,8 +60,9 @@ def count_by_dtype(model: PreTrainedModel, method: Method) -> dict[torch.dtype, 
     """The same, by the precision the values are kept and saved in."""
     anatomy = read_anatomy(model)
     with torch.device("meta"):
-        added = [p.numel() for delta in method.deltas(anatomy).values() for p in delta.parameters()]
-    counts = {_delta_dtype(model.dtype): sum(added)}
+        added = _added(method.deltas(anatomy))
+    n_added = sum(tensor.numel() for tensor in added.values() if isinstance(tensor, nn.Parameter))
+    counts = {_delta_dtype(model.dtype): n_added}
     for parameter in _selected(model, method, anatomy).values():
         counts[parameter.dtype] = counts.get(parameter.dtype, 0) + parameter.numel()
     return counts
@@ -90,11 +94,19 @@ class Tuned:
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Every tensor being trained, by a stable name: `base.<name in the model>` or `delta.<site>.<name>`."""
-        tensors = {f"base.{name}": parameter for name, parameter in self.selected.items()}
-        for site, delta in self.deltas.items():
-            tensors |= {f"delta.{site}.{name}": parameter for name, parameter in delta.named_parameters()}
-        return tensors
+        """Every tensor being trained, by a stable name.
+
+        `base.<name in the model>`, `delta.<site>.<name>`, or `shared.<name>` where all deltas share it.
+        """
+        return {name: tensor for name, tensor in self._kept().items() if isinstance(tensor, nn.Parameter)}
+
+    def _kept(self) -> dict[str, Tensor]:
+        """Every tensor that makes the method what it is: the trained ones, and the deltas' persistent buffers."""
+        return {**{f"base.{name}": parameter for name, parameter in self.selected.items()}, **_added(self.deltas)}
+
+    def site(self, name: str) -> Site:
+        """The site of that name."""
+        return self._sites[name]
 
     @property
     def n_trainable(self) -> int:
@@ -108,12 +120,12 @@ class Tuned:
     def state(self) -> dict[str, Tensor]:
         """The tuned values, detached and copied: everything an adapter file holds."""
         aside = {f"base.{name}": value for name, value in self._set_aside.items()}
-        return {name: aside.get(name, p).detach().clone() for name, p in self.trainable.items()}
+        return {name: aside.get(name, tensor).detach().clone() for name, tensor in self._kept().items()}
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Set every trained tensor; raises UserError unless names and shapes are exactly this method's."""
-        own = self.trainable
+        """Set every tensor of `state()`; raises UserError unless names and shapes are exactly this method's."""
+        own = self._kept()
         missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
         if missing or extra:
             raise UserError(
@@ -132,6 +144,22 @@ class Tuned:
         for name, parameter in own.items():
             parameter.copy_(state[name])
         self.scale = scale
+
+    def settle(self) -> None:
+        """Drop what only training needs: prompts stay as their encoders wrote them, and are what is saved."""
+        for delta in self.deltas.values():
+            delta.settle()
+
+    def settled_state(self) -> dict[str, Tensor]:
+        """`state()` as it would be once settled; nothing changes here."""
+        deltas = {
+            site: delta if type(delta).settle is Delta.settle else copy.deepcopy(delta)
+            for site, delta in self.deltas.items()
+        }
+        for delta in deltas.values():
+            delta.settle()
+        kept = {name: tensor for name, tensor in self.state().items() if name.startswith("base.")}
+        return kept | {name: tensor.detach().clone() for name, tensor in _added(deltas).items()}
 
     @property
     def scale(self) -> float:
@@ -224,15 +252,21 @@ class Tuned:
         for name, delta in self.deltas.items():
             module = self.model.get_submodule(self._sites[name].module)
             inputs: list[Tensor] = []  # what the site was given, where `before` changes it
-            if type(delta).before is not Delta.before:
+            if type(delta).before is not Delta.before and not self._sites[name].is_slice:
                 handles.append(module.register_forward_pre_hook(self._before(delta, inputs)))
             handles.append(module.register_forward_hook(self._after(self._sites[name], delta, inputs)))
         return handles
 
     def _before(self, delta: Delta, inputs: list[Tensor]) -> Callable:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            inputs.append(args[0])
-            return (delta.before(args[0]), *args[1:])
+            x = args[0]
+            inputs.append(x)
+            if not x.is_floating_point():  # token ids: no dial lies between
+                return (delta.before(x), *args[1:])
+            if self._scale == 0.0:
+                return args
+            moved = delta.before(x)
+            return (moved if self._scale == 1.0 else torch.lerp(x, moved, self._scale), *args[1:])
 
         return hook
 
@@ -245,6 +279,9 @@ class Tuned:
                 delta.train(module.training)
             y = site.read(output)
             tuned = delta.after(x, y)
+            if site.is_slice and type(delta).before is not Delta.before:  # its neighbours in the module see x as it is
+                weight, _ = frozen_weight(self.model, site)
+                tuned = y + functional.linear(delta.before(x) - x, weight)
             if self._scale != 1.0:
                 tuned = y + self._scale * (tuned - y)
             return site.write(output, tuned)
@@ -254,7 +291,16 @@ class Tuned:
 
 def _sites_by_name(anatomy: Anatomy) -> dict[str, Site]:
     ends = [site for site in (anatomy.embedding, anatomy.head) if site is not None]
-    return {site.name: site for site in (*anatomy.sites, *ends)}
+    return {site.name: site for site in (*anatomy.sites, *anatomy.keys, *ends)}
+
+
+def _added(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
+    """Parameters and persistent buffers of all deltas by name; what is shared is there once."""
+    found: dict[str, Tensor] = {}
+    for site, delta in deltas.items():
+        for name, tensor in delta.state_dict(keep_vars=True).items():
+            found[name if name.startswith("shared.") else f"delta.{site}.{name}"] = tensor
+    return found
 
 
 def _selected(model: PreTrainedModel, method: Method, anatomy: Anatomy) -> dict[str, nn.Parameter]:

@@ -6,7 +6,8 @@ at which site. Attaching, switching, scaling, counting, saving and folding are w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from tunewise.models.anatomy import Anatomy
 
 
+# A frozen site's weight (d_out, d_in) and bias (d_out,) or None, read anew at each call and not copied.
+FrozenWeight = Callable[[], tuple[Tensor, Tensor | None]]
+
+
 class CannotFold(UserError):
     """The method, or the base, has no equivalent dense weight; the message says which and why."""
 
@@ -28,22 +33,47 @@ class Delta(nn.Module):
 
     x: (..., d_in) the site's input.  y: (..., d_out) the site's frozen output.  A new delta is the identity:
     after(x, y) equals y until it has been trained. Parameters are float32 on a half-precision base; `after`
-    computes in the dtype of y.
+    computes in the dtype of y. Parameters are trained and buffers are not; both are saved, unless a buffer is not
+    persistent. A submodule called `shared` is one object in all deltas of a method, and its tensors count once.
     """
 
+    def bind(self, weight: FrozenWeight) -> None:
+        """Receive the frozen weight of the site, for equations that need more than x and y; called at attach."""
+
     def before(self, x: Tensor) -> Tensor:
-        """The input the frozen module sees instead of x; rarely needed."""
+        """The input the frozen module sees instead of x; for a delta that has this, `after` changes nothing."""
         return x
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         """The output that replaces y."""
         return y
 
+    def settle(self) -> None:
+        """Replace what wrote a tensor while training (an encoder of prompts, say) by the tensor it wrote."""
+
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The dense (d_out, d_in) weight and (d_out,) bias that act as the frozen module with this delta does."""
         raise CannotFold(
             f"{type(self).__name__} has no equivalent dense weight", hint="serve it attached: tunewise.load_adapter"
         )
+
+
+@dataclass(frozen=True)
+class PeftNames:
+    """How Hugging Face PEFT writes a method: its `peft_type`, its fields, and the keys of its tensors."""
+
+    peft_type: str
+    fields: Mapping[str, str]
+    """Our field -> peft's, of the same value."""
+    tensors: Mapping[str, str]
+    """A delta's tensor -> the end of peft's key, behind the path of the module (or the whole key, where `bare`)."""
+    constants: Mapping[str, object] = field(default_factory=dict)
+    """Fields that must have this value for an adapter to be this method's."""
+    training_only: frozenset[str] = frozenset()
+    """Fields of peft's that decide how an adapter is trained and not what it computes; they are not read."""
+    bare: bool = False
+    selected: str = ""
+    """For a method that trains tensors of the base: what peft puts before the last part of their names."""
 
 
 class Method(Strict):
@@ -56,6 +86,7 @@ class Method(Strict):
     equation: ClassVar[str]
     learning_rate: ClassVar[float]  # peak, for AdamW
     learning_rate_source: ClassVar[str]
+    peft: ClassVar[PeftNames | None] = None  # how peft writes it, where peft has it
 
     def select(self, anatomy: Anatomy) -> Iterable[str]:
         """Names of the base's parameters that become trainable."""
@@ -77,6 +108,26 @@ class Method(Strict):
         tokenizer: PreTrainedTokenizerBase | None,
     ) -> None:
         """Set starting values that depend on the base's weights or its tokenizer; runs before any hook is in place."""
+
+    def learning_rate_factor(self, tensor: str) -> float:
+        """What the learning rate of a trained tensor is multiplied by; `tensor` is its name in `Tuned.trainable`."""
+        return 1.0
+
+    def penalty(self, deltas: Mapping[str, Delta]) -> Tensor | None:
+        """A 0-d term added to the loss of every step, or None."""
+        return None
+
+    def after_step(self, deltas: Mapping[str, Delta], step: int, n_steps: int) -> None:
+        """Called behind the optimiser's update of `step` (from 1), with the gradients still in place."""
+
+    def peft_fields(self, anatomy: Anatomy) -> dict[str, object]:
+        """Fields of peft's configuration beside those of `peft`."""
+        return {}
+
+    @classmethod
+    def from_peft_fields(cls, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> dict[str, object]:
+        """Fields of ours that peft's configuration or tensors tell, beside those of `peft`."""
+        return {}
 
     def configuration(self) -> dict[str, object]:
         """The name and every field, as plain data; `parse_method` reads it back."""

@@ -50,7 +50,7 @@ def save_adapter(
     `base_fingerprint` spares reading the base again where it is known, as in `Base.fingerprint`.
     """
     form = to_peft(tuned, base_name) or PeftForm({}, {})
-    tensors = {form.keys.get(name, name): tensor.contiguous() for name, tensor in tuned.state().items()}
+    tensors = {form.keys.get(name, name): tensor.contiguous() for name, tensor in tuned.settled_state().items()}
     if not base_fingerprint:
         with tuned.disabled():
             base_fingerprint = fingerprint.of_model(tuned.model)
@@ -98,6 +98,7 @@ def load_adapter(
         )
     # starting values that need text would be overwritten by the state at once
     tuned = attach(model, method, tokenizer=tokenizer)
+    tuned.settle()
     try:
         tuned.load_state(state)
     except UserError:

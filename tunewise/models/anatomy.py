@@ -5,7 +5,7 @@ there is inferred from its module names (and the inference printed), or refused 
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -40,6 +40,9 @@ class Site:
     start: int = 0
     stop: int | None = None
     groups: int = 1
+    heads_first: bool = (
+        False  # its output is (batch, heads, length, d_head), seen here as (batch, length, heads, d_head)
+    )
     has_bias: bool = False
 
     @property
@@ -49,7 +52,7 @@ class Site:
     def read(self, tensor: Tensor, dim: int = -1) -> Tensor:
         """This site's share of the fused module's output, weight rows or bias: size d_out along `dim`."""
         if not self.is_slice:
-            return tensor
+            return tensor.transpose(1, 2) if self.heads_first else tensor
         grouped = tensor.unflatten(dim, (self.groups, -1))
         inner = dim if dim < 0 else dim + 1
         return grouped.narrow(inner, self.start, self.stop - self.start).flatten(inner - 1, inner)
@@ -57,7 +60,7 @@ class Site:
     def write(self, tensor: Tensor, part: Tensor, dim: int = -1) -> Tensor:
         """`tensor` with this site's share replaced by `part`; out of place, so that autograd may have saved it."""
         if not self.is_slice:
-            return part
+            return part.transpose(1, 2) if self.heads_first else part
         inner = dim if dim < 0 else dim + 1
         out = tensor.unflatten(dim, (self.groups, -1)).clone()
         out.narrow(inner, self.start, self.stop - self.start).copy_(part.unflatten(dim, (self.groups, -1)))
@@ -72,11 +75,13 @@ class Anatomy:
     d_model: int
     vocab_size: int  # rows of the embedding matrix, padding rows included
     context_length: int | None  # positions the base was made for, where its config says so
+    n_heads: int
     layers: tuple[str, ...]
     embedding: Site
     head: Site | None
     head_is_tied: bool
     sites: tuple[Site, ...]
+    keys: tuple[Site, ...]  # where each layer's keys are final but for their rotation: k, or the norm behind it
     norms: tuple[str, ...]
     parameters: tuple[str, ...]  # names of the base's own parameters, a tied one once
 
@@ -129,6 +134,8 @@ class Family:
     embedding: str
     sites: dict[str, str]
     fused: dict[str, str] | None = None  # whole role -> path
+    key_norm: str | None = None  # what the keys pass, a head at a time, between their projection and the rotation
+    key_norm_heads_first: bool = False
     interleaved_heads: bool = False  # the fused qkv is (heads, 3, d_head) instead of (3, heads, d_head)
     head: str = "lm_head"
 
@@ -147,14 +154,16 @@ _LLAMA = Family(
     },
 )
 
+_GEMMA3 = replace(_LLAMA, key_norm="self_attn.k_norm", key_norm_heads_first=True)
+
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,  # SmolLM is a llama too
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
+    "qwen3": replace(_LLAMA, key_norm="self_attn.k_norm"),
     "gemma2": _LLAMA,
-    "gemma3_text": _LLAMA,
-    "gemma3": replace(_LLAMA, layers="model.language_model.layers", embedding="model.language_model.embed_tokens"),
+    "gemma3_text": _GEMMA3,
+    "gemma3": replace(_GEMMA3, layers="model.language_model.layers", embedding="model.language_model.embed_tokens"),
     "phi3": Family(
         layers="model.layers",
         embedding="model.embed_tokens",
@@ -209,11 +218,13 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         d_model=sites[0].d_in,
         vocab_size=embedding.d_in,
         context_length=_context_length(model),
+        n_heads=model.config.get_text_config().num_attention_heads,
         layers=layers,
         embedding=embedding,
         head=head,
         head_is_tied=head is not None and modules[head.module].weight is modules[embedding.module].weight,
         sites=sites,
+        keys=tuple(_keys(model, family, index, path, sites) for index, path in enumerate(layers)),
         norms=tuple(path for path, module in modules.items() if type(module).__name__.endswith("Norm")),
         parameters=tuple(name for name, _ in model.named_parameters()),
     )
@@ -271,6 +282,15 @@ def _layer_sites(model: PreTrainedModel, family: Family, index: int, path: str) 
         groups = model.config.num_attention_heads if family.interleaved_heads and role == "qkv" else 1
         sites += _slices(fused, widths, groups)
     return sites
+
+
+def _keys(model: PreTrainedModel, family: Family, index: int, path: str, sites: Sequence[Site]) -> Site:
+    site = next(site for site in sites if site.role == "k" and site.layer == index)
+    if family.key_norm is None:
+        return site
+    module = f"{path}.{family.key_norm}"
+    name, heads_first = f"layers.{index}.key_norm", family.key_norm_heads_first
+    return replace(site, name=name, role="key_norm", module=module, d_in=site.d_out, heads_first=heads_first)
 
 
 def _slices(fused: Site, widths: dict[str, int], groups: int) -> list[Site]:

@@ -10,11 +10,17 @@ from tunewise.models.anatomy import Site
 
 def dense_weight(model: nn.Module, site: Site) -> tuple[Tensor, Tensor | None]:
     """The site's weight (d_out, d_in) and bias (d_out,) or None, as new tensors; an embedding's weight is (rows, d)."""
+    weight, bias = frozen_weight(model, site)
+    return weight.clone(), None if bias is None else bias.clone()
+
+
+def frozen_weight(model: nn.Module, site: Site) -> tuple[Tensor, Tensor | None]:
+    """The same, detached but not copied: to be read only."""
     module = _plain(model, site)
     weight = module.weight.detach()
     weight = weight.T if isinstance(module, Conv1D) else weight
     bias = None if isinstance(module, nn.Embedding) or module.bias is None else module.bias.detach()
-    return site.read(weight, dim=0).clone(), None if bias is None else site.read(bias).clone()
+    return site.read(weight, dim=0), None if bias is None else site.read(bias)
 
 
 @torch.no_grad()

@@ -144,7 +144,7 @@ class _Loop:
         self.steps_per_epoch = math.ceil(n_batches / config.accumulation)
         self.n_steps = config.steps or max(1, round(config.epochs * self.steps_per_epoch))
         self._peak_rate = config.learning_rate or tuned.method.learning_rate
-        self._optimiser = Optimiser(tuned.trainable, config.weight_decay)
+        self._optimiser = Optimiser(tuned.trainable, config.weight_decay, tuned.method.learning_rate_factor)
         self._position = _Position()
         self._best: dict[str, Tensor] | None = None
         self._saved_step = 0
@@ -184,12 +184,16 @@ class _Loop:
             loss = loss / n_labels
             loss.backward()
             total += loss.detach()
+        penalty = self._tuned.method.penalty(self._tuned.deltas)
+        if penalty is not None:
+            penalty.backward()
         norm = self._optimiser.gradient_norm(self._config.clip)
         mean_loss, gradient_norm = torch.stack([total, norm.to(total)]).tolist()
         if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
             raise self._not_finite(mean_loss, batches)
         learning_rate = learning_rate_at(position.step, self.n_steps, self._peak_rate, self._config)
         self._optimiser.step(learning_rate)
+        self._tuned.method.after_step(self._tuned.deltas, position.step + 1, self.n_steps)
         self._optimiser.zero_grad()
         n_tokens = sum(batch.n_tokens for batch in batches)
         seconds = time.perf_counter() - start

@@ -5,7 +5,8 @@ Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2:
 """
 
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,13 @@ class Optimiser:
     rates is most of them.
     """
 
-    def __init__(self, tensors: Mapping[str, nn.Parameter], weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, nn.Parameter],
+        weight_decay: float = 0.0,
+        factor: Callable[[str], float] = lambda name: 1.0,
+    ) -> None:
+        """`factor` tells what the learning rate of a tensor, by its name, is multiplied by."""
         self._tensors = dict(tensors)
         self._masters = {
             name: nn.Parameter(tensor.detach().float().clone())
@@ -32,12 +39,11 @@ class Optimiser:
             if tensor.dtype in _LOW_PRECISION
         }
         self._updated: dict[str, nn.Parameter] = {**self._tensors, **self._masters}
-        decayed = [p for p in self._updated.values() if p.ndim >= 2]
-        kept = [p for p in self._updated.values() if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-        self._adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=0.0, betas=BETAS, eps=EPSILON, fused=True
-        )
+        alike: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+        for name, tensor in self._updated.items():
+            alike[weight_decay if tensor.ndim >= 2 else 0.0, factor(name)].append(tensor)
+        groups = [{"params": found, "weight_decay": decay, "factor": by} for (decay, by), found in alike.items()]
+        self._adamw = torch.optim.AdamW(groups, lr=0.0, betas=BETAS, eps=EPSILON, fused=True)
 
     def gradient_norm(self, clip: float | None) -> Tensor:
         """The norm of the whole gradient before clipping, 0-d; gradients are clipped to `clip` in place."""
@@ -52,7 +58,7 @@ class Optimiser:
     def step(self, learning_rate: float) -> None:
         """One update from the gradients that `gradient_norm` has seen."""
         for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["factor"]
         self._adamw.step()
         for name, master in self._masters.items():
             self._tensors[name].copy_(master)

@@ -14,8 +14,28 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise.errors import UserError
-from tunewise.methods.base import Delta, Method
+from tunewise.methods.base import Delta, Method, PeftNames
 from tunewise.models.anatomy import Anatomy
+
+
+def prompt_sizes(anatomy: Anatomy) -> dict[str, object]:
+    """What peft wants to know of the base beside a soft prompt."""
+    return {
+        "token_dim": anatomy.embedding.d_out,
+        "num_transformer_submodules": 1,
+        "num_layers": anatomy.n_layers,
+        "num_attention_heads": anatomy.n_heads,
+    }
+
+
+def starting_ids(virtual_tokens: int, text: str, vocab_size: int, tokenizer: PreTrainedTokenizerBase | None) -> Tensor:
+    """Ids (virtual_tokens,) of the tokens to start from: those of `text`, repeated or cut, or drawn at random."""
+    if not text:
+        return torch.randint(vocab_size, (virtual_tokens,))
+    if tokenizer is None:
+        raise UserError("a start from text needs a tokenizer", hint="attach(..., tokenizer=tokenizer)")
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    return torch.tensor((tokens * -(-virtual_tokens // len(tokens)))[:virtual_tokens])
 
 
 class SoftPrompt(Delta):
@@ -32,7 +52,11 @@ class SoftPrompt(Delta):
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         row = (x - self.vocab_size).clamp(min=0)
-        return torch.where((x >= self.vocab_size).unsqueeze(-1), self.prompt.to(y.dtype)[row], y)
+        return torch.where((x >= self.vocab_size).unsqueeze(-1), self.rows().to(y.dtype)[row], y)
+
+    def rows(self) -> Tensor:
+        """P as it is now."""
+        return self.prompt
 
 
 class PromptTuning(Method):
@@ -45,6 +69,16 @@ class PromptTuning(Method):
     equation = "[P; X]"
     learning_rate = 3e-1
     learning_rate_source = "Lester et al. 2021, arXiv:2104.08691, section 3.1 (0.3)"
+
+    peft = PeftNames(
+        "PROMPT_TUNING",
+        fields={"virtual_tokens": "num_virtual_tokens"},
+        tensors={"prompt": "prompt_embeddings"},
+        training_only=frozenset(
+            {"prompt_tuning_init", "prompt_tuning_init_text", "prompt_tuning_init_state_dict_path"}
+        ),
+        bare=True,
+    )
 
     virtual_tokens: int = Field(20, ge=1, validation_alias=AliasChoices("virtual_tokens", "num_virtual_tokens"))
     """Length of the soft prompt."""
@@ -62,6 +96,14 @@ class PromptTuning(Method):
     def prefix_ids(self, anatomy: Anatomy) -> tuple[int, ...]:
         return tuple(range(anatomy.vocab_size, anatomy.vocab_size + self.virtual_tokens))
 
+    def peft_fields(self, anatomy: Anatomy) -> dict[str, object]:
+        # how peft would start; the trained prompt replaces it
+        return {"prompt_tuning_init": "RANDOM", **prompt_sizes(anatomy)}
+
+    @classmethod
+    def from_peft_fields(cls, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> dict[str, object]:
+        return {"init": "random"}
+
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
         site = anatomy.embedding
         return {site.name: SoftPrompt(self.virtual_tokens, anatomy.vocab_size, site.d_out)}
@@ -76,14 +118,7 @@ class PromptTuning(Method):
     ) -> None:
         if self.init == "random":
             return
-        if self.init == "vocabulary":
-            ids = torch.randint(anatomy.vocab_size, (self.virtual_tokens,))
-        elif tokenizer is None:
-            raise UserError("prompt_tuning with init='text' needs a tokenizer", hint="attach(..., tokenizer=tokenizer)")
-        else:
-            tokens = tokenizer.encode(self.text, add_special_tokens=False)
-            repeats = -(-self.virtual_tokens // len(tokens))
-            ids = torch.tensor((tokens * repeats)[: self.virtual_tokens])
+        ids = starting_ids(self.virtual_tokens, self.text, anatomy.vocab_size, tokenizer)
         embed = model.get_submodule(anatomy.embedding.module)
         (delta,) = deltas.values()
         delta.prompt.copy_(embed(ids.to(embed.weight.device)))

@@ -12,8 +12,12 @@ from pydantic import AliasChoices, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tunewise.methods.base import Delta, Method
+from tunewise.errors import UserError
+from tunewise.methods.base import Delta, Method, PeftNames
 from tunewise.models.anatomy import Anatomy, Site
+
+PEFT_FIELDS = {"rank": "r", "alpha": "lora_alpha", "rslora": "use_rslora", "dropout": "lora_dropout"}
+PEFT_TENSORS = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
 
 
 class LowRank(Delta):
@@ -31,10 +35,12 @@ class LowRank(Delta):
             nn.init.normal_(self.lora_A, std=1 / rank)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        x = self.dropout(x)
-        return y + self.scaling * functional.linear(
-            functional.linear(x, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype)
-        )
+        return y + self.change(x)
+
+    def change(self, x: Tensor) -> Tensor:
+        """scaling · B A x."""
+        inner = functional.linear(self.dropout(x), self.lora_A.to(x.dtype))
+        return self.scaling * functional.linear(inner, self.lora_B.to(x.dtype))
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return weight + self.scaling * (self.lora_B @ self.lora_A).detach().to(weight), bias
@@ -51,6 +57,14 @@ class LoRA(Method):
     learning_rate = 2e-4
     learning_rate_source = (
         "Hu et al. 2021, arXiv:2106.09685, table 11 (GPT-2); Dettmers et al. 2023, arXiv:2305.14314, table 9"
+    )
+
+    peft = PeftNames(
+        "LORA",
+        fields=PEFT_FIELDS,
+        tensors=PEFT_TENSORS,
+        constants={"use_dora": False, "bias": "none"},
+        training_only=frozenset({"init_lora_weights"}),
     )
 
     rank: int = Field(8, ge=1, validation_alias=AliasChoices("rank", "r"))
@@ -71,6 +85,19 @@ class LoRA(Method):
     @property
     def scaling(self) -> float:
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def peft_fields(self, anatomy: Anatomy) -> dict[str, object]:
+        return {"init_lora_weights": True if self.init == "kaiming" else self.init}
+
+    @classmethod
+    def from_peft_fields(cls, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> dict[str, object]:
+        start = config.get("init_lora_weights", True)
+        if start not in (True, False, "gaussian"):
+            raise UserError(
+                f"init_lora_weights={start!r} changes the base's weights too",
+                hint="convert it in peft first: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
+            )
+        return {}
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
         sites = anatomy.find(self.roles, self.layers)

@@ -1,0 +1,64 @@
+"""DoRA: magnitude and direction apart.  y = m ∘ (W + ΔW) x / ‖W + ΔW‖ + b,  ΔW = (alpha / rank) B A, norms by row of
+W (d_out, d_in).  Liu et al. 2024, arXiv:2402.09353, eq. 5; the norm is a constant to the gradient (section 4.3).
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tunewise.methods.base import Delta, FrozenWeight, PeftNames
+from tunewise.methods.reparam.lora import PEFT_FIELDS, PEFT_TENSORS, LoRA, LowRank
+from tunewise.models.anatomy import Anatomy, Site
+
+
+class DirectedLowRank(LowRank):
+    """A (rank, d_in), B (d_out, rank) and the magnitude m (d_out,), the norm of the frozen rows at birth."""
+
+    def __init__(self, site: Site, method: LoRA) -> None:
+        super().__init__(site, method.rank, method.scaling, method.dropout, method.init)
+        self.magnitude = nn.Parameter(torch.ones(site.d_out))
+        self._frozen: FrozenWeight | None = None
+
+    def bind(self, weight: FrozenWeight) -> None:
+        self._frozen = weight
+        self.magnitude.data.copy_(weight()[0].to(self.magnitude.dtype).norm(dim=1))
+
+    def _moved(self) -> tuple[Tensor, Tensor | None]:
+        """W + ΔW in the deltas' precision, and the bias."""
+        assert self._frozen is not None, "a DoRA delta is bound when it is attached"
+        weight, bias = self._frozen()
+        return weight.to(self.lora_A.dtype) + self.scaling * self.lora_B @ self.lora_A, bias
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            moved, bias = self._moved()
+            norm = moved.norm(dim=1)
+        ratio = (self.magnitude / norm).to(y.dtype)
+        product = y if bias is None else y - bias
+        return y + (ratio - 1) * product + ratio * self.change(x)
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        moved = weight + self.scaling * (self.lora_B @ self.lora_A).detach().to(weight)
+        return (self.magnitude.detach().to(weight) / moved.norm(dim=1)).unsqueeze(1) * moved, bias
+
+
+class DoRA(LoRA):
+    """LoRA whose rows keep a learned length of their own."""
+
+    name = "dora"
+    trains = "low-rank factors A, B and the length of each row"
+    paper = "arXiv:2402.09353"
+    equation = "y = m ∘ (W + s B A) x / ‖W + s B A‖"
+    learning_rate = 2e-4
+    learning_rate_source = "Liu et al. 2024, arXiv:2402.09353, table 8 (LLaMA-7B, 2e-4)"
+    peft = PeftNames(
+        "LORA",
+        fields=PEFT_FIELDS,
+        tensors={**PEFT_TENSORS, "magnitude": "lora_magnitude_vector"},
+        constants={"use_dora": True, "bias": "none"},
+        training_only=frozenset({"init_lora_weights"}),
+    )
+
+    def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
+        return {site.name: DirectedLowRank(site, self) for site in anatomy.find(self.roles, self.layers)}
