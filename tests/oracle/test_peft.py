@@ -129,7 +129,6 @@ def test_a_slice_stays_ours_alone(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"use_dora": True}, "sets use_dora=True"),
         ({"modules_to_save": ["lm_head"]}, "sets modules_to_save="),
         ({"target_modules": ".*(q|v)_proj"}, "names its modules by a pattern"),
         ({"init_lora_weights": "pissa"}, "changes the base's weights too"),

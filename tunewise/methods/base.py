@@ -6,7 +6,7 @@ at which site. Attaching, switching, scaling, counting, saving and folding are w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -72,6 +72,8 @@ class PeftNames:
     training_only: frozenset[str] = frozenset()
     """Fields of peft's that decide how an adapter is trained and not what it computes; they are not read."""
     bare: bool = False
+    conv1d: bool = True
+    """Whether peft has it on the transposed layers of gpt2 (and its field fan_in_fan_out)."""
     selected: str = ""
     """For a method that trains tensors of the base: what peft puts before the last part of their names."""
 
@@ -120,8 +122,8 @@ class Method(Strict):
     def after_step(self, deltas: Mapping[str, Delta], step: int, n_steps: int) -> None:
         """Called behind the optimiser's update of `step` (from 1), with the gradients still in place."""
 
-    def peft_fields(self, anatomy: Anatomy) -> dict[str, object]:
-        """Fields of peft's configuration beside those of `peft`."""
+    def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
+        """Fields of peft's configuration beside those of `peft`; `targets` is its target_modules."""
         return {}
 
     @classmethod

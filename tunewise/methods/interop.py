@@ -45,7 +45,8 @@ def to_peft(tuned: Tuned, base_name: str) -> PeftForm | None:
     """The PEFT form of an adapter, or None where peft has no such adapter (a slice of a fused layer, say)."""
     names = tuned.method.peft
     sites = [tuned.site(name) for name in tuned.deltas]
-    if names is None or any(site.is_slice for site in sites):
+    transposed = any(isinstance(tuned.model.get_submodule(site.module), Conv1D) for site in sites)
+    if names is None or any(site.is_slice for site in sites) or (transposed and not names.conv1d):
         return None
     config: dict[str, object] = {
         "base_model_name_or_path": base_name,
@@ -58,14 +59,15 @@ def to_peft(tuned: Tuned, base_name: str) -> PeftForm | None:
         value = tuned.method.model_dump()[ours]
         config[theirs] = int(value) if isinstance(value, float) and value.is_integer() and value > 1 else value
     selected = {name: name.rpartition(".") for name in tuned.selected} if names.selected else {}
+    targets: list[str] = []
     if names.selected:
         config |= {"target_modules": _target_modules(tuned, sorted({module for module, _, _ in selected.values()}))}
         config |= {"modules_to_save": None}
     elif not names.bare:
-        transposed = any(isinstance(tuned.model.get_submodule(site.module), Conv1D) for site in sites)
-        config["target_modules"] = _target_modules(tuned, [site.module for site in sites])
-        config |= {"modules_to_save": None, "fan_in_fan_out": transposed}
-    config |= tuned.method.peft_fields(tuned.anatomy)
+        targets = _target_modules(tuned, [site.module for site in sites])
+        config |= {"modules_to_save": None, "target_modules": targets}
+        config |= {"fan_in_fan_out": transposed} if names.conv1d else {}
+    config |= tuned.method.peft_fields(tuned.anatomy, targets)
     keys = {f"base.{name}": f"{PREFIX}{module}.{names.selected}.{leaf}" for name, (module, _, leaf) in selected.items()}
     for site in sites:
         for tensor, end in names.tensors.items():

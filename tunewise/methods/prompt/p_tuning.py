@@ -2,7 +2,7 @@
 arXiv:2103.10385, section 2.2.  After training only the prompt that the encoder wrote is kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -67,9 +67,11 @@ class PTuning(Method):
     learning_rate_source = "Liu et al. 2021, arXiv:2103.10385, section 4 (1e-5 to 1e-3, with Adam)"
     peft = PeftNames(
         "P_TUNING",
-        fields={"virtual_tokens": "num_virtual_tokens", "hidden": "encoder_hidden_size"},
+        fields={"virtual_tokens": "num_virtual_tokens"},
         tensors={"prompt": "prompt_embeddings"},
-        training_only=frozenset({"encoder_reparameterization_type", "encoder_num_layers", "encoder_dropout"}),
+        training_only=frozenset(
+            {"encoder_reparameterization_type", "encoder_hidden_size", "encoder_num_layers", "encoder_dropout"}
+        ),
         bare=True,
     )
 
@@ -77,23 +79,25 @@ class PTuning(Method):
     """Length of the soft prompt."""
     encoder: Literal["mlp", "lstm"] = "mlp"
     """Three linear layers, or a two-layer bidirectional LSTM and two linear layers."""
-    hidden: int = Field(128, ge=1, validation_alias=AliasChoices("hidden", "encoder_hidden_size"))
-    """Width of the encoder."""
+    hidden: int | None = Field(None, ge=1, validation_alias=AliasChoices("hidden", "encoder_hidden_size"))
+    """Width of the encoder; as wide as the base where it is not given."""
 
     def prefix_ids(self, anatomy: Anatomy) -> tuple[int, ...]:
         return tuple(range(anatomy.vocab_size, anatomy.vocab_size + self.virtual_tokens))
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
         site = anatomy.embedding
-        prompt = EncodedPrompt(self.virtual_tokens, anatomy.vocab_size, site.d_out, self.encoder, self.hidden)
-        return {site.name: prompt}
+        hidden = self.hidden or site.d_out
+        return {site.name: EncodedPrompt(self.virtual_tokens, anatomy.vocab_size, site.d_out, self.encoder, hidden)}
 
-    def peft_fields(self, anatomy: Anatomy) -> dict[str, object]:
-        return {"encoder_reparameterization_type": self.encoder.upper(), **prompt_sizes(anatomy)}
+    def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
+        hidden = self.hidden or anatomy.embedding.d_out
+        encoder = {"encoder_reparameterization_type": self.encoder.upper(), "encoder_hidden_size": hidden}
+        return {**encoder, **prompt_sizes(anatomy)}
 
     @classmethod
     def from_peft_fields(cls, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> dict[str, object]:
         return {
             "encoder": str(config.get("encoder_reparameterization_type", "MLP")).lower(),
-            "hidden": config.get("encoder_hidden_size") or tensors["prompt_embeddings"].shape[1],
+            "hidden": config.get("encoder_hidden_size"),
         }

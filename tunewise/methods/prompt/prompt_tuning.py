@@ -5,7 +5,7 @@ those ids into the rows of P. Whoever builds a sequence begins it with `Tuned.pr
 and generation then need nothing special.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -96,7 +96,7 @@ class PromptTuning(Method):
     def prefix_ids(self, anatomy: Anatomy) -> tuple[int, ...]:
         return tuple(range(anatomy.vocab_size, anatomy.vocab_size + self.virtual_tokens))
 
-    def peft_fields(self, anatomy: Anatomy) -> dict[str, object]:
+    def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
         # how peft would start; the trained prompt replaces it
         return {"prompt_tuning_init": "RANDOM", **prompt_sizes(anatomy)}
 

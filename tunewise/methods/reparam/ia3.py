@@ -3,7 +3,7 @@
 k' = l_k ∘ k,  v' = l_v ∘ v,  W_down (l_ff ∘ f(x)).  Liu et al. 2022, arXiv:2205.05638, section 3.3.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from pydantic import Field
@@ -71,9 +71,9 @@ class IA3(Method):
             for site in anatomy.find(self.roles, self.layers)
         }
 
-    def peft_fields(self, anatomy: Anatomy) -> dict[str, object]:
-        inner = [site.module for site in anatomy.find(self.roles, self.layers) if site.role == "down"]
-        return {"feedforward_modules": inner, "init_ia3_weights": True}
+    def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
+        inner = tuple(site.module for site in anatomy.sites if site.role == "down")
+        return {"feedforward_modules": [t for t in targets if any(m.endswith(t) for m in inner)]}
 
     @classmethod
     def from_peft_fields(cls, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> dict[str, object]:

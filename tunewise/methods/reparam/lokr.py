@@ -70,6 +70,7 @@ class LoKr(Method):
         tensors={name: name for name in ("lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b")},
         constants={"decompose_both": False},
         training_only=frozenset({"init_weights", "rank_dropout", "module_dropout", "rank_dropout_scale"}),
+        conv1d=False,
     )
 
     rank: int = Field(8, ge=1, validation_alias=AliasChoices("rank", "r"))

@@ -4,7 +4,7 @@ rsLoRA divides alpha by √rank instead: Kalajdzievski 2023, arXiv:2312.03732, t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -86,7 +86,7 @@ class LoRA(Method):
     def scaling(self) -> float:
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
-    def peft_fields(self, anatomy: Anatomy) -> dict[str, object]:
+    def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
         return {"init_lora_weights": True if self.init == "kaiming" else self.init}
 
     @classmethod

@@ -5,7 +5,7 @@ OFTv2 (Qiu et al. 2025, arXiv:2506.19847, section 3.3), which needs no inverse a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from pydantic import AliasChoices, Field
@@ -66,6 +66,7 @@ class OFT(Method):
         training_only=frozenset(
             {"r", "eps", "module_dropout", "init_weights", "use_cayley_neumann", "num_cayley_neumann_terms"}
         ),
+        conv1d=False,
     )
 
     block_size: int = Field(32, ge=2, validation_alias=AliasChoices("block_size", "oft_block_size"))
@@ -87,7 +88,7 @@ class OFT(Method):
             )
         return {site.name: Rotation(site.d_in, self.block_size, self.neumann_terms) for site in sites}
 
-    def peft_fields(self, anatomy: Anatomy) -> dict[str, object]:
+    def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
         terms = {"num_cayley_neumann_terms": self.neumann_terms} if self.neumann_terms else {}
         return {"r": 0, "use_cayley_neumann": self.neumann_terms > 0, **terms}
 

@@ -1,0 +1,172 @@
+"""Every method that peft has too: the same numbers from the same file, in both directions, and the same gradients."""
+
+import json
+from dataclasses import dataclass, field
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests import bases
+from tunewise.errors import UserError
+from tunewise.methods import METHODS, parse_method
+from tunewise.methods.attach import Tuned, attach
+from tunewise.methods.store import load_adapter, save_adapter
+from tunewise.models.anatomy import read_anatomy
+
+IDS = torch.tensor([[5, 9, 33, 20, 7, 41, 3], [8, 8, 60, 12, 50, 6, 11]])
+FAMILIES = ("llama", "gpt2", "opt", "qwen3", "gpt_neox")
+LINEAR = ("llama", "opt", "qwen3", "gpt_neox")  # what peft has not on the transposed layers of gpt2
+WHOLE = {"gpt2": "qkv", "gpt_neox": "qkv"}  # peft knows no slices of a fused module
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One method as both sides configure it."""
+
+    name: str
+    ours: dict[str, object]
+    config: type[peft.PeftConfig]
+    theirs: dict[str, object]
+    families: tuple[str, ...] = FAMILIES
+    at_sites: bool = True
+    differing: frozenset[str] = field(default_factory=frozenset)  # fields whose values are of equal meaning
+
+
+PEERS = [
+    Peer("dora", {"rank": 4, "alpha": 12}, peft.LoraConfig, {"r": 4, "lora_alpha": 12, "use_dora": True}),
+    Peer("vera", {"rank": 8}, peft.VeraConfig, {"r": 8}),
+    Peer("ia3", {}, peft.IA3Config, {}, differing=frozenset({"feedforward_modules"})),
+    Peer("lokr", {"rank": 2, "alpha": 6}, peft.LoKrConfig, {"r": 2, "alpha": 6}, LINEAR),
+    Peer("lokr", {"rank": 3, "factor": 4}, peft.LoKrConfig, {"r": 3, "decompose_factor": 4}, ("llama",)),
+    Peer("oft", {"block_size": 8}, peft.OFTConfig, {"oft_block_size": 8, "r": 0}, LINEAR),
+    Peer(
+        "oft",
+        {"block_size": 4, "neumann_terms": 0},
+        peft.OFTConfig,
+        {"oft_block_size": 4, "r": 0, "use_cayley_neumann": False},
+        ("llama",),
+    ),
+    Peer("norms", {}, peft.LNTuningConfig, {}, at_sites=False),
+    Peer("p_tuning", {"virtual_tokens": 3}, peft.PromptEncoderConfig, {"num_virtual_tokens": 3}, at_sites=False),
+]
+CASES = [(peer, family) for peer in PEERS for family in peer.families]
+over_cases = pytest.mark.parametrize(
+    ("peer", "family"), CASES, ids=[f"{family}-{peer.name}-{len(peer.ours)}" for peer, family in CASES]
+)
+
+
+def roles(family: str) -> list[str]:
+    return [WHOLE[family], "down"] if family in WHOLE else ["q", "v", "down"]
+
+
+def ours(peer: Peer, family: str) -> Tuned:
+    where = {"roles": roles(family)} if peer.at_sites else {}
+    return attach(bases.build(family, torch.float32), parse_method({"name": peer.name, **peer.ours, **where}))
+
+
+def theirs(peer: Peer, family: str) -> peft.PeftModel:
+    model = bases.build(family, torch.float32)
+    anatomy = read_anatomy(model)
+    where: dict[str, object] = {}
+    if peer.at_sites:
+        modules = [site.module for site in anatomy.find(roles(family))]
+        where["target_modules"] = sorted({module.split(".", 3)[-1] for module in modules})
+        if peer.config in (peft.LoraConfig, peft.VeraConfig, peft.IA3Config, peft.OFTConfig):
+            where["fan_in_fan_out"] = family == "gpt2"
+    elif peer.name == "norms":
+        where["target_modules"] = sorted({path.rsplit(".", 1)[-1] for path in anatomy.norms})
+    if peer.config is peft.IA3Config:
+        inner = [site.module for site in anatomy.find(["down"])]
+        where["feedforward_modules"] = sorted({module.split(".", 3)[-1] for module in inner})
+    return peft.get_peft_model(model, peer.config(task_type="CAUSAL_LM", **peer.theirs, **where))
+
+
+def randomise(parameters) -> None:
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def our_logits(tuned: Tuned) -> torch.Tensor:
+    prefix = torch.tensor([list(tuned.prefix_ids)] * len(IDS), dtype=torch.long)
+    return tuned.model(torch.cat([prefix, IDS], dim=1), use_cache=False).logits[:, -IDS.shape[1] :]
+
+
+def their_logits(model: peft.PeftModel) -> torch.Tensor:
+    return model(input_ids=IDS, use_cache=False).logits[:, -IDS.shape[1] :]
+
+
+@over_cases
+def test_peft_reads_ours(peer, family, tmp_path):
+    tuned = ours(peer, family)
+    randomise(tuned.trainable.values())
+    save_adapter(tuned, tmp_path / "adapter")
+    tuned.settle()
+    expected = our_logits(tuned)
+    model = peft.PeftModel.from_pretrained(
+        bases.build(family, torch.float32), tmp_path / "adapter", is_trainable=peer.name != "p_tuning"
+    )
+    found = their_logits(model.eval())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert (found - bases.build(family, torch.float32)(IDS).logits).abs().max() > 1e-3
+    if peer.name == "p_tuning":  # peft trains its encoder anew
+        return
+    expected.square().mean().backward()
+    found.square().mean().backward()
+    sums = [
+        sorted(float(p.grad.abs().sum()) for p in parameters if p.grad is not None)
+        for parameters in (tuned.trainable.values(), model.parameters())
+    ]
+    assert len(sums[0]) == len(tuned.trainable)
+    assert sums[1] == pytest.approx(sums[0], rel=1e-3, abs=1e-4)
+
+
+@over_cases
+def test_we_read_pefts(peer, family, tmp_path):
+    model = theirs(peer, family)
+    randomise(p for p in model.parameters() if p.requires_grad)
+    model.eval().save_pretrained(tmp_path / "adapter")
+    tuned = load_adapter(bases.build(family, torch.float32), tmp_path / "adapter")
+    torch.testing.assert_close(our_logits(tuned), their_logits(model), rtol=0, atol=1e-5)
+    assert tuned.method.name == peer.name
+
+
+@over_cases
+def test_keys_and_fields_are_those_peft_writes(peer, family, tmp_path):
+    theirs(peer, family).save_pretrained(tmp_path / "theirs")
+    save_adapter(ours(peer, family), tmp_path / "ours")
+    keys = [set(load_file(tmp_path / side / "adapter_model.safetensors")) for side in ("ours", "theirs")]
+    assert keys[0] == keys[1]
+    found, reference = (
+        json.loads((tmp_path / side / "adapter_config.json").read_text()) for side in ("ours", "theirs")
+    )
+    found.pop("base_model_name_or_path")
+    for name, value in found.items():
+        if name not in peer.differing | {"target_modules"}:
+            assert reference[name] == value, name
+
+
+def test_every_method_that_names_peft_is_held_against_it():
+    elsewhere = {"lora", "prompt_tuning"}  # test_peft.py
+    assert {name for name, method in METHODS.items() if method.peft} == elsewhere | {peer.name for peer in PEERS}
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "message"),
+    [
+        (peft.VeraConfig(r=4, save_projection=False), {}, "sets save_projection=False"),
+        (peft.OFTConfig(oft_block_size=4, r=0, coft=True), {}, "sets coft=True"),
+        (peft.LoKrConfig(r=2, decompose_both=True), {}, "sets decompose_both=True"),
+        (peft.IA3Config(feedforward_modules=[]), {"feedforward_modules": ".*down"}, "by a pattern"),
+    ],
+)
+def test_what_we_cannot_express_is_refused_by_name(config, change, message, tmp_path):
+    config.task_type, config.target_modules = "CAUSAL_LM", ["q_proj"]
+    peft.get_peft_model(bases.build("llama", torch.float32), config).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(UserError, match=message):
+        load_adapter(bases.build("llama", torch.float32), tmp_path)
