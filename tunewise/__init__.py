@@ -1,6 +1,7 @@
 """tunewise: which way of adapting this model is worth it here, what did it cost, and what did it forget?
 
-The public names, imported when they are first used so that `import tunewise` costs nothing.
+The public names, imported when they are first used so that `import tunewise` costs nothing. Beside those of `__all__`
+every method's class is one, by its own name: `tunewise.LoRA(rank=8)`.
 """
 
 import importlib
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tunewise.comparison import compare
     from tunewise.errors import UserError
-    from tunewise.methods import METHODS, BitFit, BottleneckAdapter, Frozen, Full, LoRA, PromptTuning, TopLayers
+    from tunewise.methods import METHODS
     from tunewise.methods.attach import Tuned, attach, count
     from tunewise.methods.store import load_adapter, save_adapter
     from tunewise.models.load import load_base
@@ -21,13 +22,6 @@ __version__ = "0.1.0"
 _HOME = {
     "UserError": "tunewise.errors",
     "METHODS": "tunewise.methods",
-    "BitFit": "tunewise.methods",
-    "BottleneckAdapter": "tunewise.methods",
-    "Frozen": "tunewise.methods",
-    "Full": "tunewise.methods",
-    "LoRA": "tunewise.methods",
-    "PromptTuning": "tunewise.methods",
-    "TopLayers": "tunewise.methods",
     "Tuned": "tunewise.methods.attach",
     "attach": "tunewise.methods.attach",
     "count": "tunewise.methods.attach",
@@ -42,13 +36,6 @@ _HOME = {
 
 __all__ = [
     "METHODS",
-    "BitFit",
-    "BottleneckAdapter",
-    "Frozen",
-    "Full",
-    "LoRA",
-    "PromptTuning",
-    "TopLayers",
     "Tuned",
     "UserError",
     "attach",
@@ -64,8 +51,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name[:1].isupper() and name in (classes := _method_classes()):
+        value = classes[name]
+    else:
         raise AttributeError(f"module 'tunewise' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value
+
+
+def _method_classes() -> dict[str, object]:
+    methods = importlib.import_module("tunewise.methods")
+    return {method.__name__: method for method in methods.METHODS.values()}

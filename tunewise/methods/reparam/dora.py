@@ -51,7 +51,7 @@ class DoRA(LoRA):
     paper = "arXiv:2402.09353"
     equation = "y = m ∘ (W + s B A) x / ‖W + s B A‖"
     learning_rate = 2e-4
-    learning_rate_source = "Liu et al. 2024, arXiv:2402.09353, table 8 (LLaMA-7B, 2e-4)"
+    learning_rate_source = "as lora, whose settings its authors keep: Liu et al. 2024, arXiv:2402.09353, section 5.1"
     peft = PeftNames(
         "LORA",
         fields=PEFT_FIELDS,

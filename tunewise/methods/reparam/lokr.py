@@ -63,7 +63,7 @@ class LoKr(Method):
     paper = "arXiv:2309.14859"
     equation = "y = W x + (alpha / rank) (W₁ ⊗ W₂) x"
     learning_rate = 1e-3
-    learning_rate_source = "Yeh et al. 2024, arXiv:2309.14859, section 5.1 (5e-4 to 1e-3)"
+    learning_rate_source = "none for language models (its authors tune image models); the upper end of what suits lora"
     peft = PeftNames(
         "LOKR",
         fields={"rank": "r", "alpha": "alpha", "factor": "decompose_factor"},

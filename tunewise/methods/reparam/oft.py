@@ -57,7 +57,7 @@ class OFT(Method):
     paper = "arXiv:2306.07280"
     equation = "y = W R x, R orthogonal"
     learning_rate = 4e-4
-    learning_rate_source = "Qiu et al. 2025, arXiv:2506.19847, appendix (OFTv2 on Llama-2, 4e-4)"
+    learning_rate_source = "Qiu et al. 2025, arXiv:2506.19847, appendix (Llama-2)"
     peft = PeftNames(
         "OFT",
         fields={"block_size": "oft_block_size"},

@@ -63,7 +63,7 @@ class VeRA(Method):
     paper = "arXiv:2310.11454"
     equation = "y = W x + Λ_b B Λ_d A x"
     learning_rate = 4e-3
-    learning_rate_source = "Kopiczko et al. 2024, arXiv:2310.11454, table 11 (instruction tuning, 4e-3)"
+    learning_rate_source = "Kopiczko et al. 2024, arXiv:2310.11454, appendix (instruction tuning)"
     peft = PeftNames(
         "VERA",
         fields={"rank": "r", "projection_seed": "projection_prng_key", "dropout": "vera_dropout"},
