@@ -123,6 +123,170 @@ def test_a_soft_prompt_starts_where_it_is_told():
     assert all(any(torch.equal(vector, row) for row in rows) for vector in drawn)
 
 
+def trained(tuned, scale=0.2):
+    """Every trained tensor moved, by the same numbers each time."""
+    generator = torch.Generator().manual_seed(2)
+    for parameter in tuned.trainable.values():
+        moved = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+        parameter.data.add_(scale * moved)
+    return tuned
+
+
+def test_dora_equation():
+    """Every row of the weight has the direction of W + sBA and the learned length, eq. 5."""
+    tuned = trained(attach(bases.build("qwen2"), parse_method({"name": "dora", "rank": 4, "alpha": 6})))
+    delta, module = tuned.deltas["layers.0.q"], tuned.model.get_submodule("model.layers.0.self_attn.q_proj")
+    x = double(3, 32)
+    frozen = x @ module.weight.T + module.bias
+    moved = module.weight + 6 / 4 * delta.lora_B @ delta.lora_A
+    weight = delta.magnitude[:, None] * moved / moved.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(delta.after(x, frozen), x @ weight.T + module.bias, rtol=0, atol=1e-10)
+    torch.testing.assert_close(weight.norm(dim=1), delta.magnitude.abs(), rtol=0, atol=1e-10)
+
+
+def test_vera_equation_and_one_pair_of_matrices():
+    tuned = trained(attach(bases.build("llama"), parse_method({"name": "vera", "rank": 6, "roles": ["q", "down"]})))
+    query, down = tuned.deltas["layers.0.q"], tuned.deltas["layers.1.down"]
+    assert query.shared is down.shared
+    a, b = query.shared.vera_A, query.shared.vera_B
+    assert a.shape == (6, 48)
+    assert a.abs().max() <= math.sqrt(6 / 48), "Kaiming-uniform with gain √2"
+    x, y = double(3, 32), double(3, 32)
+    expected = y + query.lambda_b * (b[:32] @ torch.diag(query.lambda_d) @ a[:, :32] @ x.T).T
+    torch.testing.assert_close(query.after(x, y), expected, rtol=0, atol=1e-10)
+    assert sum(name.startswith("shared.") for name in tuned.state()) == 2
+    again = attach(bases.build("llama"), parse_method({"name": "vera", "rank": 6, "roles": ["q", "down"]}), seed=9)
+    assert torch.equal(again.deltas["layers.0.q"].shared.vera_A, a), "drawn from a seed of their own"
+
+
+def test_ia3_rescales_keys_values_and_what_enters_down():
+    tuned = trained(attach(bases.build("llama"), parse_method("ia3")))
+    assert {name.rsplit(".", 1)[1] for name in tuned.deltas} == {"k", "v", "down"}
+    plain = bases.build("llama")
+    for site in tuned.anatomy.sites:
+        if site.name in tuned.deltas:
+            factor = tuned.deltas[site.name].ia3_l.data
+            plain.get_submodule(site.module).weight.data.mul_(factor)
+    torch.testing.assert_close(tuned.model(IDS).logits, plain(IDS).logits, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("rank", "factor", "sizes"), [(2, -1, (4, 4, 8, 8)), (2, 2, (2, 2, 16, 16)), (8, 4, (4, 4, 8, 8))]
+)
+def test_lokr_equation(rank, factor, sizes):
+    tuned = trained(attach(bases.build("llama"), parse_method({"name": "lokr", "rank": rank, "factor": factor})))
+    delta = tuned.deltas["layers.0.q"]
+    a, b, c, d = sizes
+    assert delta.lokr_w1.shape == (a, b)
+    tensors = dict(delta.named_parameters())
+    w2 = tensors.get("lokr_w2")
+    w2 = delta.lokr_w2_a @ delta.lokr_w2_b if w2 is None else w2
+    assert w2.shape == (c, d)
+    change = torch.zeros(32, 32, dtype=torch.float64)
+    for i in range(a):
+        for j in range(b):
+            change[i * c : (i + 1) * c, j * d : (j + 1) * d] = 8 / rank * delta.lokr_w1[i, j] * w2
+    x, y = double(3, 32), double(3, 32)
+    torch.testing.assert_close(delta.after(x, y), y + x @ change.T, rtol=0, atol=1e-10)
+
+
+def test_oft_rotates():
+    tuned = trained(attach(bases.build("llama"), parse_method({"name": "oft", "block_size": 8, "neumann_terms": 0})))
+    delta = tuned.deltas["layers.0.q"]
+    x = double(3, 32)
+    torch.testing.assert_close(delta.before(x).norm(dim=1), x.norm(dim=1), rtol=0, atol=1e-10)
+    assert (delta.before(x) - x).abs().max() > 0.1
+    rotation = delta._blocks()[0]
+    torch.testing.assert_close(rotation @ rotation.T, torch.eye(8, dtype=torch.float64), rtol=0, atol=1e-10)
+
+
+def test_ofts_series_comes_near_a_rotation():
+    tuned = trained(attach(bases.build("llama"), parse_method({"name": "oft", "block_size": 8})), scale=0.01)
+    rotation = tuned.deltas["layers.0.q"]._blocks()[0]
+    torch.testing.assert_close(rotation @ rotation.T, torch.eye(8, dtype=torch.float64), rtol=0, atol=1e-4)
+    with pytest.raises(UserError, match="does not divide the input width 32"):
+        attach(bases.build("llama"), parse_method({"name": "oft", "block_size": 7}))
+
+
+def test_a_parallel_adapter_reads_what_enters_the_feed_forward_part():
+    tuned = trained(attach(bases.build("llama"), parse_method({"name": "parallel", "bottleneck": 4, "layers": [1]})))
+    seen = {}
+    part = tuned.model.model.layers[1].mlp
+    hook = part.register_forward_hook(lambda module, args, output: seen.update(x=args[0], y=output))
+    tuned.model(IDS)
+    hook.remove()
+    delta = tuned.deltas["layers.1.down"]
+    frozen = bases.build("llama").model.layers[1].mlp(seen["x"])
+    inner = torch.relu(seen["x"] @ delta.down.T + delta.down_bias)
+    torch.testing.assert_close(seen["y"], frozen + 4 * (inner @ delta.up.T + delta.up_bias), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text", "gpt2", "gpt_neox", "opt", "phi3"])
+def test_a_prefix_is_keys_and_values_before_all_others(family):
+    """Started from the text [4, 9, 2], it does what these tokens do in front of the input; changed, it is a cache."""
+    fields = {"name": "prefix_tuning", "virtual_tokens": 3}
+    tuned = attach(bases.build(family), parse_method(fields))
+    plain = bases.build(family)
+    words = torch.tensor([[4, 9, 2]])
+    with torch.no_grad():
+        for name in tuned.deltas:
+            if name != "embedding":
+                site = tuned.site(name)
+                seen = []
+                hook = plain.get_submodule(site.module).register_forward_hook(
+                    lambda module, args, output, site=site, seen=seen: seen.append(site.read(output))
+                )
+                plain(words, use_cache=False)
+                hook.remove()
+                tuned.deltas[name].values.copy_(seen[0][0].flatten(1))
+    found = tuned.model(torch.cat([torch.tensor([tuned.prefix_ids]), IDS], 1), use_cache=False).logits[:, 3:]
+    expected = plain(torch.cat([words, IDS], 1), use_cache=False).logits[:, 3:]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+def test_a_prefix_starts_from_words_of_the_vocabulary():
+    tuned = attach(bases.build("llama"), parse_method({"name": "prefix_tuning", "virtual_tokens": 2}), seed=3)
+    values = tuned.deltas["layers.0.v"].values
+    table = bases.build("llama")
+    with torch.no_grad():
+        every = table.model.layers[0].self_attn.v_proj(
+            table.model.layers[0].input_layernorm(table.get_input_embeddings().weight)
+        )
+    for row in values:
+        assert (every - row).abs().amax(dim=1).min() < 1e-10
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "lstm"])
+def test_p_tuning_settles_to_what_its_encoder_writes(encoder):
+    method = parse_method({"name": "p_tuning", "virtual_tokens": 3, "encoder": encoder, "hidden": 8})
+    tuned = trained(attach(bases.build("llama"), method))
+    ids = torch.cat([torch.tensor([tuned.prefix_ids]), IDS], 1)
+    before, settled = tuned.model(ids, use_cache=False).logits, tuned.settled_state()
+    assert list(settled) == ["delta.embedding.prompt"]
+    assert torch.equal(tuned.model(ids, use_cache=False).logits, before), "asking for it changes nothing"
+    n_before = tuned.n_trainable
+    tuned.settle()
+    assert torch.equal(tuned.model(ids, use_cache=False).logits, before)
+    assert tuned.n_trainable == 3 * 32 < n_before
+
+
+def test_a_tied_head_is_changed_apart_from_the_embedding():
+    tuned = trained(attach(bases.build("llama_tied"), parse_method("head")))
+    assert list(tuned.trainable) == ["delta.head.change"]
+    plain = bases.build("llama_tied")
+    hidden = plain.model(IDS).last_hidden_state
+    weight = plain.get_input_embeddings().weight + tuned.deltas["head"].change
+    torch.testing.assert_close(tuned.model(IDS).logits, hidden @ weight.T, rtol=0, atol=1e-10)
+    untied = attach(bases.build("llama"), parse_method("head"))
+    assert list(untied.trainable) == ["base.lm_head.weight"]
+
+
+def test_norms_are_all_of_them_or_those_of_the_layers():
+    everywhere = attach(bases.build("llama"), parse_method("norms")).selected
+    assert len(everywhere) == 2 * 2 + 1
+    assert len(attach(bases.build("llama"), parse_method({"name": "norms", "final": False})).selected) == 2 * 2
+
+
 def test_peft_field_names_are_aliases():
     lora = parse_method({"name": "lora", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "use_rslora": True})
     assert lora == parse_method({"name": "lora", "rank": 4, "alpha": 8, "dropout": 0.1, "rslora": True})
@@ -155,4 +319,4 @@ def test_every_method_is_documented():
         assert len(method.model_fields) <= 8
         assert method.learning_rate > 0 or name == "frozen"
         assert parse_method(method().configuration() if name != "bitfit" else {"name": name}).name == name
-    assert len(METHODS) >= 7
+    assert len(METHODS) >= 17
