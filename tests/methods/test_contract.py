@@ -26,12 +26,15 @@ VARIANTS: dict[str, list[dict]] = {
         {"rank": 4},
         {"rank": 2, "roles": ["all"], "rslora": True, "init": "gaussian"},
         {"rank": 3, "roles": ["attention"], "layers": [-1], "dropout": 0.5},
+        {"rank": {"*": 2, "layers.1": 3}, "init": "pissa", "roles": ["v", "down"]},
     ],
     "bottleneck": [{"bottleneck": 4}, {"bottleneck": 3, "placement": "houlsby", "activation": "gelu"}],
     "parallel": [{"bottleneck": 4}],
     "head": [{}],
     "norms": [{}],
     "dora": [{"rank": 3}],
+    "adalora": [{"rank": 4, "target_rank": 2}],
+    "intrinsic": [{"dimension": 60}, {"dimension": 20, "projection": "dense", "structure_aware": False}],
     "vera": [{"rank": 8, "roles": ["all"]}],
     "ia3": [{}, {"roles": ["attention", "mlp"], "layers": [0]}],
     "lokr": [{"rank": 2}, {"rank": 16, "factor": 4, "roles": ["down"]}],
@@ -100,7 +103,9 @@ def test_born_as_the_base_and_off_is_the_base_bit_for_bit(case):
     tuned = attached(case)
     if not tuned.prefix_ids:
         tuned.model.eval()
-        assert torch.equal(logits(tuned.model), base)
+        # what begins as a part of the weight and is taken off again leaves rounding
+        tolerance = 1e-10 if case[2].get("init") == "pissa" else 0.0
+        torch.testing.assert_close(logits(tuned.model), base, rtol=0, atol=tolerance)
     randomise(tuned)
     changed = logits(tuned.model, tuned.prefix_ids)
     if case[1] != "frozen":
@@ -154,9 +159,8 @@ def test_count_on_meta_is_the_real_count(case):
     config = AutoConfig.for_model(case[0].removesuffix("_tied"), **bases.CONFIGS[case[0]])
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(config)
-    buffers = sum(tensor.numel() for tensor in tuned.state().values()) - tuned.n_trainable
-    assert count(shell, method_of(case)) == tuned.n_trainable
-    assert buffers == 0 or case[1] == "vera"
+    assert count(shell, method_of(case)) == tuned.n_trainable == sum(p.numel() for p in tuned.trainable.values())
+    assert tuned.n_trainable <= sum(tensor.numel() for tensor in tuned.state().values())
     assert tuned.n_trainable > 0 or case[1] == "frozen"
 
 
@@ -165,7 +169,7 @@ def test_saved_and_loaded_bit_for_bit(case, tmp_path):
     tuned = attached(case, torch.float32)
     randomise(tuned)
     save_adapter(tuned, tmp_path / "adapter")
-    assert tuned.state().keys() == tuned.trainable.keys() or case[1] == "vera", "a save leaves the encoders alone"
+    assert tuned.trainable.keys() <= tuned.state().keys(), "a save leaves the encoders alone"
     fresh = load_adapter(bases.build(case[0], torch.float32), tmp_path / "adapter")
     tuned.settle()
     assert fresh.method.configuration() == tuned.method.configuration()

@@ -12,6 +12,7 @@ from tunewise.errors import UserError
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import attach
 from tunewise.methods.base import Delta, Method
+from tunewise.methods.reparam.intrinsic import walsh_hadamard
 
 IDS = torch.tensor([[5, 9, 33, 20, 7]])
 
@@ -190,6 +191,41 @@ def test_lokr_equation(rank, factor, sizes):
     torch.testing.assert_close(delta.after(x, y), y + x @ change.T, rtol=0, atol=1e-10)
 
 
+def test_the_walsh_hadamard_transform_is_the_matrix():
+    h = torch.ones(1, 1, dtype=torch.float64)
+    while len(h) < 16:
+        h = torch.cat([torch.cat([h, h], 1), torch.cat([h, -h], 1)])
+    x = double(16)
+    torch.testing.assert_close(walsh_hadamard(x), h @ x, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("projection", ["fastfood", "dense"])
+def test_an_intrinsic_change_is_one_projection_of_few_numbers(projection):
+    fields = {"name": "intrinsic", "dimension": 12, "projection": projection}
+    tuned = attach(bases.build("llama"), parse_method(fields))
+    theta, scale = tuned.trainable["shared.theta"], tuned.trainable["shared.scale"]
+    assert tuned.n_trainable == len(theta) + len(scale) == 12
+    assert len(scale) == tuned.anatomy.n_layers
+    columns = []
+    for index in range(len(theta)):
+        theta.data.zero_()
+        theta.data[index] = 1.0
+        columns.append(torch.cat([delta.change().flatten() for delta in tuned.deltas.values()]).detach())
+    lengths = torch.stack(columns).norm(dim=1) / len(tuned.deltas) ** 0.5
+    torch.testing.assert_close(lengths, torch.ones_like(lengths), rtol=0.1, atol=0)
+    theta.data.copy_(torch.arange(len(theta)))
+    together = torch.cat([delta.change().flatten() for delta in tuned.deltas.values()])
+    torch.testing.assert_close(together, theta @ torch.stack(columns), rtol=0, atol=1e-6)
+    scale.data[1] = 3.0
+    delta = tuned.deltas["layers.1.q"]
+    before = delta.change().detach() / 3
+    scale.data[1] = 1.0
+    torch.testing.assert_close(delta.change().detach(), before)
+    again = attach(bases.build("llama"), parse_method(fields), seed=7)
+    again.load_state(tuned.state())
+    assert torch.equal(again.deltas["layers.1.q"].change(), delta.change()), "P is drawn from a seed of its own"
+
+
 def test_oft_rotates():
     tuned = trained(attach(bases.build("llama"), parse_method({"name": "oft", "block_size": 8, "neumann_terms": 0})))
     delta = tuned.deltas["layers.0.q"]
@@ -319,4 +355,4 @@ def test_every_method_is_documented():
         assert len(method.model_fields) <= 8
         assert method.learning_rate > 0 or name == "frozen"
         assert parse_method(method().configuration() if name != "bitfit" else {"name": name}).name == name
-    assert len(METHODS) >= 17
+    assert len(METHODS) >= 19

@@ -36,6 +36,13 @@ class Peer:
 
 PEERS = [
     Peer("dora", {"rank": 4, "alpha": 12}, peft.LoraConfig, {"r": 4, "lora_alpha": 12, "use_dora": True}),
+    Peer(
+        "adalora",
+        {"rank": 6, "target_rank": 3, "alpha": 12},
+        peft.AdaLoraConfig,
+        {"init_r": 6, "target_r": 3, "lora_alpha": 12, "total_step": 10},
+        differing=frozenset({"total_step"}),
+    ),
     Peer("vera", {"rank": 8}, peft.VeraConfig, {"r": 8}),
     Peer("ia3", {}, peft.IA3Config, {}, differing=frozenset({"feedforward_modules"})),
     Peer("lokr", {"rank": 2, "alpha": 6}, peft.LoKrConfig, {"r": 2, "alpha": 6}, LINEAR),
@@ -73,7 +80,7 @@ def theirs(peer: Peer, family: str) -> peft.PeftModel:
     if peer.at_sites:
         modules = [site.module for site in anatomy.find(roles(family))]
         where["target_modules"] = sorted({module.split(".", 3)[-1] for module in modules})
-        if peer.config in (peft.LoraConfig, peft.VeraConfig, peft.IA3Config, peft.OFTConfig):
+        if peer.config in (peft.LoraConfig, peft.AdaLoraConfig, peft.VeraConfig, peft.IA3Config, peft.OFTConfig):
             where["fan_in_fan_out"] = family == "gpt2"
     elif peer.name == "norms":
         where["target_modules"] = sorted({path.rsplit(".", 1)[-1] for path in anatomy.norms})
@@ -147,6 +154,43 @@ def test_keys_and_fields_are_those_peft_writes(peer, family, tmp_path):
     for name, value in found.items():
         if name not in peer.differing | {"target_modules"}:
             assert reference[name] == value, name
+
+
+def test_adalora_cuts_what_peft_cuts():
+    """Thirty steps side by side from the same start: the same triplets are left, and the logits are the same."""
+    n_steps = 30
+    method = parse_method({"name": "adalora", "rank": 6, "target_rank": 2, "alpha": 12, "roles": ["q", "v", "down"]})
+    tuned = attach(bases.build("llama", torch.float32), method)
+    first, final = int(method.warm_up * n_steps), int(method.final * n_steps)
+    config = peft.AdaLoraConfig(
+        task_type="CAUSAL_LM", init_r=6, target_r=2, lora_alpha=12, tinit=first, tfinal=final, deltaT=10,
+        total_step=n_steps, orth_reg_weight=0.5, target_modules=["q_proj", "v_proj", "down_proj"],
+    )  # fmt: skip
+    model = peft.get_peft_model(bases.build("llama", torch.float32), config)
+    for name, parameter in tuned.trainable.items():
+        _, _, layer, role, part = name.split(".")
+        module = f"model.layers.{layer}.{'mlp' if role == 'down' else 'self_attn'}.{role}_proj"
+        theirs_there = model.get_submodule(f"base_model.model.{module}").get_submodule(part)["default"]
+        with torch.no_grad():
+            theirs_there.copy_(parameter)
+    ours_optimiser = torch.optim.AdamW(tuned.trainable.values(), lr=5e-3, weight_decay=0.0)
+    theirs_optimiser = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=5e-3, weight_decay=0.0)
+    for step in range(1, n_steps + 1):
+        tuned.model(IDS, labels=IDS, use_cache=False).loss.backward()
+        method.penalty(tuned.deltas).backward()
+        ours_optimiser.step()
+        method.after_step(tuned.deltas, step, n_steps)
+        ours_optimiser.zero_grad()
+        model(input_ids=IDS, labels=IDS, use_cache=False).loss.backward()
+        theirs_optimiser.step()
+        model.base_model.update_and_allocate(step)
+        theirs_optimiser.zero_grad()
+    values = {name: p for name, p in model.named_parameters() if "lora_E" in name}
+    left = sorted(int((p != 0).sum()) for p in values.values())
+    assert sum(left) == 2 * len(values)
+    assert len(set(left)) > 1, "the budget went where it was needed"
+    assert sorted(int((delta.lora_E != 0).sum()) for delta in tuned.deltas.values()) == left
+    torch.testing.assert_close(our_logits(tuned), their_logits(model.eval()), rtol=0, atol=1e-4)
 
 
 def test_every_method_that_names_peft_is_held_against_it():

@@ -10,8 +10,10 @@ from tunewise.methods.base import Method
 from tunewise.methods.prompt.p_tuning import PTuning
 from tunewise.methods.prompt.prefix_tuning import PrefixTuning
 from tunewise.methods.prompt.prompt_tuning import PromptTuning
+from tunewise.methods.reparam.adalora import AdaLoRA
 from tunewise.methods.reparam.dora import DoRA
 from tunewise.methods.reparam.ia3 import IA3
+from tunewise.methods.reparam.intrinsic import Intrinsic
 from tunewise.methods.reparam.lokr import LoKr
 from tunewise.methods.reparam.lora import LoRA
 from tunewise.methods.reparam.oft import OFT
@@ -24,7 +26,7 @@ from tunewise.methods.selective.norms import Norms
 from tunewise.methods.selective.top_layers import TopLayers
 
 _SELECTIVE = (Full, TopLayers, Head, BitFit, Norms)
-_REPARAMETRISING = (LoRA, DoRA, VeRA, IA3, LoKr, OFT)
+_REPARAMETRISING = (LoRA, DoRA, AdaLoRA, VeRA, IA3, LoKr, OFT, Intrinsic)
 _ADDITIVE = (BottleneckAdapter, ParallelAdapter, PromptTuning, PTuning, PrefixTuning)
 
 METHODS: dict[str, type[Method]] = {

@@ -127,7 +127,9 @@ class Method(Strict):
         return {}
 
     @classmethod
-    def from_peft_fields(cls, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    def from_peft_fields(
+        cls, config: Mapping[str, object], tensors: Mapping[str, Tensor], anatomy: Anatomy
+    ) -> dict[str, object]:
         """Fields of ours that peft's configuration or tensors tell, beside those of `peft`."""
         return {}
 

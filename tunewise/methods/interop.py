@@ -93,7 +93,7 @@ def from_peft(
     _refuse_patterns(config)
     _refuse_other_fields(config, names)
     fields: dict[str, object] = {ours: config[peft] for ours, peft in names.fields.items() if peft in config}
-    fields |= chosen.from_peft_fields(config, tensors)
+    fields |= chosen.from_peft_fields(config, tensors, anatomy)
     if names.bare:
         ends = {end: tensor for tensor, end in names.tensors.items()}
         unknown = set(tensors) - set(ends)

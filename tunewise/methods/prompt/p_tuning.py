@@ -96,7 +96,9 @@ class PTuning(Method):
         return {**encoder, **prompt_sizes(anatomy)}
 
     @classmethod
-    def from_peft_fields(cls, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    def from_peft_fields(
+        cls, config: Mapping[str, object], tensors: Mapping[str, Tensor], anatomy: Anatomy
+    ) -> dict[str, object]:
         return {
             "encoder": str(config.get("encoder_reparameterization_type", "MLP")).lower(),
             "hidden": config.get("encoder_hidden_size"),

@@ -101,7 +101,9 @@ class PromptTuning(Method):
         return {"prompt_tuning_init": "RANDOM", **prompt_sizes(anatomy)}
 
     @classmethod
-    def from_peft_fields(cls, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    def from_peft_fields(
+        cls, config: Mapping[str, object], tensors: Mapping[str, Tensor], anatomy: Anatomy
+    ) -> dict[str, object]:
         return {"init": "random"}
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:

@@ -8,38 +8,35 @@ import torch
 from torch import Tensor, nn
 
 from tunewise.methods.base import Delta, FrozenWeight, PeftNames
-from tunewise.methods.reparam.lora import PEFT_FIELDS, PEFT_TENSORS, LoRA, LowRank
+from tunewise.methods.reparam.lora import PEFT_FIELDS, PEFT_TENSORS, TRAINING_ONLY, LoRA
+from tunewise.methods.reparam.low_rank import LowRank
 from tunewise.models.anatomy import Anatomy, Site
 
 
 class DirectedLowRank(LowRank):
     """A (rank, d_in), B (d_out, rank) and the magnitude m (d_out,), the norm of the frozen rows at birth."""
 
-    def __init__(self, site: Site, method: LoRA) -> None:
-        super().__init__(site, method.rank, method.scaling, method.dropout, method.init)
+    def __init__(self, site: Site, rank: int, scaling: float, dropout: float, init: str) -> None:
+        super().__init__(site, rank, scaling, dropout, init)
         self.magnitude = nn.Parameter(torch.ones(site.d_out))
         self._frozen: FrozenWeight | None = None
 
     def bind(self, weight: FrozenWeight) -> None:
+        super().bind(weight)
         self._frozen = weight
         self.magnitude.data.copy_(weight()[0].to(self.magnitude.dtype).norm(dim=1))
 
-    def _moved(self) -> tuple[Tensor, Tensor | None]:
-        """W + ΔW in the deltas' precision, and the bias."""
-        assert self._frozen is not None, "a DoRA delta is bound when it is attached"
-        weight, bias = self._frozen()
-        return weight.to(self.lora_A.dtype) + self.scaling * self.lora_B @ self.lora_A, bias
-
     def after(self, x: Tensor, y: Tensor) -> Tensor:
+        assert self._frozen is not None, "a DoRA delta is bound when it is attached"
         with torch.no_grad():
-            moved, bias = self._moved()
-            norm = moved.norm(dim=1)
+            weight, bias = self._frozen()
+            norm = (weight.to(self.lora_A.dtype) + self.product()).norm(dim=1)
         ratio = (self.magnitude / norm).to(y.dtype)
         product = y if bias is None else y - bias
         return y + (ratio - 1) * product + ratio * self.change(x)
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        moved = weight + self.scaling * (self.lora_B @ self.lora_A).detach().to(weight)
+        moved = weight + self.product().detach().to(weight)
         return (self.magnitude.detach().to(weight) / moved.norm(dim=1)).unsqueeze(1) * moved, bias
 
 
@@ -57,8 +54,8 @@ class DoRA(LoRA):
         fields=PEFT_FIELDS,
         tensors={**PEFT_TENSORS, "magnitude": "lora_magnitude_vector"},
         constants={"use_dora": True, "bias": "none"},
-        training_only=frozenset({"init_lora_weights"}),
+        training_only=TRAINING_ONLY,
     )
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
-        return {site.name: DirectedLowRank(site, self) for site in anatomy.find(self.roles, self.layers)}
+        return {site.name: DirectedLowRank(*self._arguments(site)) for site in self._sites(anatomy)}

@@ -76,7 +76,9 @@ class IA3(Method):
         return {"feedforward_modules": [t for t in targets if any(m.endswith(t) for m in inner)]}
 
     @classmethod
-    def from_peft_fields(cls, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    def from_peft_fields(
+        cls, config: Mapping[str, object], tensors: Mapping[str, Tensor], anatomy: Anatomy
+    ) -> dict[str, object]:
         if isinstance(config.get("feedforward_modules"), str):
             raise UserError(
                 f"adapter_config.json names its feedforward_modules by a pattern, {config['feedforward_modules']!r}",

@@ -1,49 +1,27 @@
 """LoRA: y = W x + (alpha / rank) B A x.  Hu et al. 2021, arXiv:2106.09685, eq. 3.
 
-rsLoRA divides alpha by √rank instead: Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2.
+rsLoRA divides alpha by √rank instead: Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2. LoRA+ gives B a learning rate
+of its own: Hayou et al. 2024, arXiv:2402.12354. PiSSA (Meng et al. 2024, arXiv:2404.02948) starts from the principal
+part of W, OLoRA (Büyükakyüz 2024, arXiv:2406.01775) from its QR factors; both train s B A − s B₀ A₀ here, so that the
+base keeps its weights, and are saved as a LoRA of twice the rank.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-import torch
 from pydantic import AliasChoices, Field
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from tunewise.errors import UserError
 from tunewise.methods.base import Delta, Method, PeftNames
+from tunewise.methods.exceptions import at, check, from_peft_pattern
+from tunewise.methods.reparam.low_rank import FROM_WEIGHT, LowRank
 from tunewise.models.anatomy import Anatomy, Site
 
-PEFT_FIELDS = {"rank": "r", "alpha": "lora_alpha", "rslora": "use_rslora", "dropout": "lora_dropout"}
+PEFT_FIELDS = {"rslora": "use_rslora", "dropout": "lora_dropout"}
 PEFT_TENSORS = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
-
-
-class LowRank(Delta):
-    """A (rank, d_in) and B (d_out, rank); B is zero at birth."""
-
-    def __init__(self, site: Site, rank: int, scaling: float, dropout: float, init: str) -> None:
-        super().__init__()
-        self.scaling = scaling
-        self.dropout = nn.Dropout(dropout)
-        self.lora_A = nn.Parameter(torch.empty(rank, site.d_in))
-        self.lora_B = nn.Parameter(torch.zeros(site.d_out, rank))
-        if init == "kaiming":
-            nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        else:
-            nn.init.normal_(self.lora_A, std=1 / rank)
-
-    def after(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + self.change(x)
-
-    def change(self, x: Tensor) -> Tensor:
-        """scaling · B A x."""
-        inner = functional.linear(self.dropout(x), self.lora_A.to(x.dtype))
-        return self.scaling * functional.linear(inner, self.lora_B.to(x.dtype))
-
-    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return weight + self.scaling * (self.lora_B @ self.lora_A).detach().to(weight), bias
+TRAINING_ONLY = frozenset({"init_lora_weights", "r", "lora_alpha", "rank_pattern", "alpha_pattern"})
 
 
 class LoRA(Method):
@@ -58,19 +36,22 @@ class LoRA(Method):
     learning_rate_source = (
         "Hu et al. 2021, arXiv:2106.09685, table 11 (GPT-2); Dettmers et al. 2023, arXiv:2305.14314, table 9"
     )
-
     peft = PeftNames(
         "LORA",
         fields=PEFT_FIELDS,
         tensors=PEFT_TENSORS,
         constants={"use_dora": False, "bias": "none"},
-        training_only=frozenset({"init_lora_weights"}),
+        training_only=TRAINING_ONLY,
     )
 
-    rank: int = Field(8, ge=1, validation_alias=AliasChoices("rank", "r"))
-    """Columns of B and rows of A."""
-    alpha: float = Field(16.0, gt=0, validation_alias=AliasChoices("alpha", "lora_alpha"))
-    """The update is scaled by alpha / rank."""
+    rank: Annotated[int, Field(ge=1)] | dict[str, Annotated[int, Field(ge=1)]] = Field(
+        8, validation_alias=AliasChoices("rank", "r")
+    )
+    """Columns of B and rows of A. A mapping from roles, `layers.N` or `layers.N.role` makes exceptions of `*`."""
+    alpha: Annotated[float, Field(gt=0)] | dict[str, Annotated[float, Field(gt=0)]] = Field(
+        16.0, validation_alias=AliasChoices("alpha", "lora_alpha")
+    )
+    """The update is scaled by alpha / rank; a mapping as for the rank."""
     rslora: bool = Field(False, validation_alias=AliasChoices("rslora", "use_rslora"))
     """Scale by alpha / √rank instead, which keeps high ranks learning."""
     dropout: float = Field(0.0, ge=0, lt=1, validation_alias=AliasChoices("dropout", "lora_dropout"))
@@ -79,26 +60,67 @@ class LoRA(Method):
     """Roles of the sites: q k v o gate up down, a fused qkv or gate_up, or the groups attention, mlp, all."""
     layers: tuple[int, ...] | None = Field(None, validation_alias=AliasChoices("layers", "layers_to_transform"))
     """Only these layers, counted from 0, or from the end when negative."""
-    init: Literal["kaiming", "gaussian"] = "kaiming"
-    """Start of A: Kaiming-uniform as in the authors' code and peft, or normal with deviation 1 / rank."""
+    init: Literal["kaiming", "gaussian", "pissa", "olora"] = "kaiming"
+    """Start of A: Kaiming-uniform as in the authors' code and peft, or normal with deviation 1 / rank; of A and B: the
+    principal part of the weight (pissa), or its QR factors (olora)."""
+    b_rate: float = Field(1.0, gt=0, validation_alias=AliasChoices("b_rate", "loraplus_lr_ratio"))
+    """LoRA+: how many times the learning rate of A is that of B; its authors advise 16."""
 
-    @property
-    def scaling(self) -> float:
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+    def rank_at(self, site: Site) -> int:
+        """The rank at one site."""
+        return at(site, self.rank, 8)
+
+    def scaling_at(self, site: Site) -> float:
+        """What B A is multiplied by at one site."""
+        rank = self.rank_at(site)
+        return at(site, self.alpha, 16.0) / (math.sqrt(rank) if self.rslora else rank)
+
+    def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
+        return {site.name: LowRank(*self._arguments(site)) for site in self._sites(anatomy)}
+
+    def _arguments(self, site: Site) -> tuple[Site, int, float, float, str]:
+        return site, self.rank_at(site), self.scaling_at(site), self.dropout, self.init
+
+    def _sites(self, anatomy: Anatomy) -> tuple[Site, ...]:
+        sites = anatomy.find(self.roles, self.layers)
+        check("rank", self.rank, sites)
+        check("alpha", self.alpha, sites)
+        return sites
+
+    def learning_rate_factor(self, tensor: str) -> float:
+        return self.b_rate if tensor.endswith("lora_B") else 1.0
 
     def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
-        return {"init_lora_weights": True if self.init == "kaiming" else self.init}
+        sites = self._sites(anatomy)
+        doubled = 2 if self.init in FROM_WEIGHT else 1
+        ranks = {site.module: self.rank_at(site) * doubled for site in sites}
+        roots = {site.module: math.sqrt(r) if self.rslora else r for site, r in zip(sites, ranks.values(), strict=True)}
+        alphas = {site.module: _whole(self.scaling_at(site) * roots[site.module]) for site in sites}
+        rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
+        return {
+            "r": rank,
+            "lora_alpha": alpha,
+            "rank_pattern": {module: r for module, r in ranks.items() if r != rank},
+            "alpha_pattern": {module: a for module, a in alphas.items() if a != alpha},
+            "init_lora_weights": "gaussian" if self.init == "gaussian" else True,
+        }
 
     @classmethod
-    def from_peft_fields(cls, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    def from_peft_fields(
+        cls, config: Mapping[str, object], tensors: Mapping[str, Tensor], anatomy: Anatomy
+    ) -> dict[str, object]:
         start = config.get("init_lora_weights", True)
         if start not in (True, False, "gaussian"):
             raise UserError(
                 f"init_lora_weights={start!r} changes the base's weights too",
                 hint="convert it in peft first: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
             )
-        return {}
+        return {
+            "rank": from_peft_pattern(config, "r", "rank_pattern", anatomy),
+            "alpha": from_peft_pattern(config, "lora_alpha", "alpha_pattern", anatomy),
+        }
 
-    def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
-        sites = anatomy.find(self.roles, self.layers)
-        return {site.name: LowRank(site, self.rank, self.scaling, self.dropout, self.init) for site in sites}
+
+def _whole(alpha: float) -> float:
+    """As peft writes it: an integer where it is one, but for rounding."""
+    return round(alpha) if abs(alpha - round(alpha)) < 1e-9 else alpha

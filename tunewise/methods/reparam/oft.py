@@ -93,7 +93,9 @@ class OFT(Method):
         return {"r": 0, "use_cayley_neumann": self.neumann_terms > 0, **terms}
 
     @classmethod
-    def from_peft_fields(cls, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    def from_peft_fields(
+        cls, config: Mapping[str, object], tensors: Mapping[str, Tensor], anatomy: Anatomy
+    ) -> dict[str, object]:
         n_entries = next(iter(tensors.values())).shape[1]
         terms = config.get("num_cayley_neumann_terms", 5) if config.get("use_cayley_neumann") else 0
         return {"block_size": (1 + math.isqrt(1 + 8 * n_entries)) // 2, "neumann_terms": terms}

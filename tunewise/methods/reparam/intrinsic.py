@@ -1,0 +1,118 @@
+"""Intrinsic dimension: θ = θ₀ + P θ_d, a random projection P of d trained numbers onto all the chosen weights.
+
+Aghajanyan et al. 2021, arXiv:2012.13255, eq. 1, after Li et al. 2018, arXiv:1804.08838. Structure-aware (SAID, eq. 4):
+θ_i = θ₀_i + λ_i P(θ_{d−m})_i with one trained λ a layer. P is dense, or Fastfood (Le et al. 2013, arXiv:1408.3060):
+P = H G Π H B, which costs n log n and no storage. Both are drawn from a seed and never saved.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tunewise.errors import UserError
+from tunewise.methods.base import Delta, Method
+from tunewise.models.anatomy import Anatomy, Site
+
+
+def walsh_hadamard(x: Tensor) -> Tensor:
+    """H x for a vector whose length is a power of two; H is symmetric, with entries ±1."""
+    length, half = x.numel(), 1
+    while half < length:
+        pairs = x.view(-1, 2, half)
+        x = torch.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], dim=1).flatten()
+        half *= 2
+    return x
+
+
+class Coordinates(nn.Module):
+    """θ_d (d,), zero at birth, and λ (n_layers,), one at birth, where the projection is structure-aware."""
+
+    def __init__(self, dimension: int, n_layers: int) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.zeros(dimension))
+        self.scale = nn.Parameter(torch.ones(n_layers)) if n_layers else None
+
+
+class Projected(Delta):
+    """ΔW = λ reshape(P θ_d) at one site, whose share of P comes from a seed of its own; its columns have length one."""
+
+    def __init__(self, site: Site, shared: Coordinates, projection: str, seed: int) -> None:
+        super().__init__()
+        self.shared, self.layer, self.shape = shared, site.layer, (site.d_out, site.d_in)
+        size, dimension = site.d_out * site.d_in, shared.theta.numel()
+        on_meta = torch.get_default_device().type == "meta"
+        generator = None if on_meta else torch.Generator().manual_seed(seed)
+        self.dense = projection == "dense"
+        if self.dense:
+            matrix = torch.empty(size, dimension).normal_(std=1 / math.sqrt(size), generator=generator)
+            self.register_buffer("matrix", matrix, persistent=False)
+            return
+        padded = 2 ** math.ceil(math.log2(max(size, dimension, 2)))
+        signs = torch.empty(padded).uniform_(-1, 1, generator=generator).sign()
+        gains = torch.empty(padded).normal_(generator=generator)
+        order = torch.empty(padded).uniform_(generator=generator).argsort()
+        gains = gains / (gains.norm() * math.sqrt(size))
+        for name, buffer in (("signs", signs), ("gains", gains), ("order", order)):
+            self.register_buffer(name, buffer, persistent=False)
+
+    def change(self) -> Tensor:
+        """ΔW (d_out, d_in)."""
+        if self.dense:
+            flat = self.matrix @ self.shared.theta
+        else:
+            theta = self.shared.theta
+            mixed = walsh_hadamard(self.signs * functional.pad(theta, (0, len(self.signs) - len(theta))))
+            flat = walsh_hadamard(self.gains * mixed[self.order])[: math.prod(self.shape)]
+        if self.shared.scale is not None and self.layer is not None:
+            flat = self.shared.scale[self.layer] * flat
+        return flat.view(self.shape)
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + functional.linear(x, self.change().to(x.dtype))
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return weight + self.change().detach().to(weight), bias
+
+
+class Intrinsic(Method):
+    """`dimension` numbers in all, projected at random onto every chosen weight."""
+
+    name = "intrinsic"
+    family = "reparametrising"
+    trains = "d numbers, projected onto all weights"
+    paper = "arXiv:2012.13255"
+    equation = "θ = θ₀ + P θ_d"
+    learning_rate = 1e-2
+    learning_rate_source = "none: its authors search task by task; large, as θ_d is spread over many weights"
+
+    dimension: int = Field(1_000, ge=1)
+    """d, the λ of the structure-aware form counted in."""
+    projection: Literal["fastfood", "dense"] = "fastfood"
+    """How P is made; dense keeps d numbers a weight in memory."""
+    structure_aware: bool = True
+    """SAID: m of the d numbers scale the m layers."""
+    projection_seed: int = Field(0, ge=0)
+    """Seed of P, apart from the run's own."""
+    roles: tuple[str, ...] = Field(("all",), min_length=1)
+    """Roles of the sites: q k v o gate up down, a fused qkv or gate_up, or the groups attention, mlp, all."""
+    layers: tuple[int, ...] | None = None
+    """Only these layers, counted from 0, or from the end when negative."""
+
+    def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
+        n_scales = anatomy.n_layers if self.structure_aware else 0
+        if self.dimension <= n_scales:
+            raise UserError(
+                f"method.dimension={self.dimension} leaves nothing beside the {n_scales} scales of the layers",
+                hint=f"use more than {n_scales}, or method.structure_aware=false",
+            )
+        shared = Coordinates(self.dimension - n_scales, n_scales)
+        sites = anatomy.find(self.roles, self.layers)
+        return {
+            site.name: Projected(site, shared, self.projection, self.projection_seed * 1_000_003 + index)
+            for index, site in enumerate(sites)
+        }
