@@ -104,6 +104,10 @@ class Tuned:
         """Every tensor that makes the method what it is: the trained ones, and the deltas' persistent buffers."""
         return {**{f"base.{name}": parameter for name, parameter in self.selected.items()}, **_added(self.deltas)}
 
+    def original(self, name: str) -> Tensor:
+        """What a selected tensor of the base was before it was trained."""
+        return self._original[name]
+
     def site(self, name: str) -> Site:
         """The site of that name."""
         return self._sites[name]

@@ -93,6 +93,11 @@ class Anatomy:
     def roles(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(site.role for site in self.sites))
 
+    @property
+    def linear(self) -> tuple[Site, ...]:
+        """Every linear site: those of the layers, and the head."""
+        return (*self.sites, *((self.head,) if self.head else ()))
+
     def find(self, roles: Iterable[str], layers: Iterable[int] | None = None) -> tuple[Site, ...]:
         """The sites with these roles, in the order of the model.
 
@@ -112,7 +117,7 @@ class Anatomy:
         chosen = None if layers is None else {self.layer_index(layer) for layer in layers}
         return tuple(
             site
-            for site in (*self.sites, *((self.head,) if self.head else ()))
+            for site in self.linear
             if site.role in wanted and (chosen is None or site.layer is None or site.layer in chosen)
         )
 
