@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tunewise.methods.store import load_adapter, save_adapter
     from tunewise.models.load import load_base
     from tunewise.planning import plan
-    from tunewise.run import evaluate, train
+    from tunewise.run import combine_adapters, compare_adapters, evaluate, train
 
 __version__ = "0.1.0"
 
@@ -28,7 +28,9 @@ _HOME = {
     "load_adapter": "tunewise.methods.store",
     "save_adapter": "tunewise.methods.store",
     "load_base": "tunewise.models.load",
+    "combine_adapters": "tunewise.run",
     "compare": "tunewise.comparison",
+    "compare_adapters": "tunewise.run",
     "evaluate": "tunewise.run",
     "plan": "tunewise.planning",
     "train": "tunewise.run",
@@ -39,7 +41,9 @@ __all__ = [
     "Tuned",
     "UserError",
     "attach",
+    "combine_adapters",
     "compare",
+    "compare_adapters",
     "count",
     "evaluate",
     "load_adapter",

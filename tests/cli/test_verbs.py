@@ -47,7 +47,7 @@ def test_help_is_quick_and_imports_no_torch() -> None:
 
 
 def test_every_verb_has_help() -> None:
-    names = [*VERBS, "adapter check", "adapter merge", "adapter show"]
+    names = [*VERBS, *(f"adapter {name}" for name in ("check", "merge", "show", "combine", "diff"))]
     assert len(names) >= 8
     for name in names:
         found = tunewise(*name.split(), "--help")
@@ -215,3 +215,39 @@ def test_flags_win_over_the_recipe_and_overrides_over_flags(tmp_path: Path) -> N
     assert gather([str(path), "method=lora", "data=d.csv"], {})["method"] == {"name": "lora", "rank": 2}
     with pytest.raises(UserError, match="cannot read"):
         gather(["seed=1", str(path)], {})
+
+
+def test_adapters_add_up_shrink_and_differ(run: Path, base: Path, tmp_path: Path) -> None:
+    found = tunewise("adapter", "combine", run, run, "--weights", "1.0,1.0", "--out", tmp_path / "sum", "--json")
+    assert found.code == 0, found.err
+    summed = json.loads(found.out)
+    assert summed["method"]["rank"] == 2
+    assert summed["error"] < 1e-5
+    rows = json.loads(tunewise("adapter", "diff", run, tmp_path / "sum", "--json").out)
+    assert len(rows) == 4
+    for row in rows.values():
+        assert row["other_norm"] == pytest.approx(2 * row["norm"], rel=1e-4)
+        assert row["cosine"] == pytest.approx(1.0, abs=1e-4)
+    smaller = tunewise("adapter", "combine", run, "--rank", "1", "--out", tmp_path / "small")
+    assert smaller.code == 0, smaller.err
+    assert "a LoRA of rank 1 that misses the sum by" in smaller.out
+    checked = tunewise("adapter", "check", tmp_path / "sum", "--json")
+    assert checked.code == 0, checked.err
+    assert "layers.0.q" in tunewise("adapter", "diff", run, tmp_path / "small").out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--weights", "one"), "is no list of numbers"),
+        (("--weights", "1,2"), "2 weights for 1 adapters"),
+        (("--how", "tise"), "ties"),
+        (("--how", "ties"), "--rank 16"),
+        (("--how", "ties", "--density", "0", "--rank", "1"), "density=0.0"),
+    ],
+)
+def test_a_sum_that_cannot_be_is_refused(words: tuple[str, ...], message: str, run: Path, tmp_path: Path) -> None:
+    found = tunewise("adapter", "combine", run, "--out", tmp_path / "sum", *words)
+    assert found.code == 2
+    assert message in found.err
+    assert not (tmp_path / "sum").exists()

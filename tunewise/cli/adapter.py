@@ -1,4 +1,4 @@
-"""`tunewise adapter check|merge|show`: adapter folders, ours or peft's."""
+"""`tunewise adapter check|merge|show|combine|diff`: adapter folders, ours or peft's."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunewise.cli.console import BAD_INPUT, AsJson, Model, print_json, results, verb
-from tunewise.errors import UserError
+from tunewise.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from tunewise.models.load import Base
 
-app = typer.Typer(name="adapter", help="Check, merge or show adapter folders.", no_args_is_help=True)
+app = typer.Typer(name="adapter", help="Check, merge, combine, compare or show adapter folders.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(help="An adapter folder, or a run folder that holds one.", show_default=False)]
 
@@ -76,6 +76,68 @@ def show(folder: Folder, as_json: AsJson = False) -> None:
         print_json(card)
     else:
         results().print(dump_yaml(card), end="", markup=False)
+
+
+@app.command()
+@verb
+def combine(
+    folders: Annotated[list[Path], typer.Argument(help="Adapter or run folders.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the new adapter.", show_default=False)],
+    weights: Annotated[
+        str | None, typer.Option(help="One weight an adapter, such as 0.7,0.3; their mean if not given.")
+    ] = None,
+    how: Annotated[str, typer.Option(help="linear, ties, dare or dare_ties.")] = "linear",
+    density: Annotated[float, typer.Option(help="The share of entries that ties and dare keep.")] = 0.5,
+    rank: Annotated[int | None, typer.Option(help="Rank of the new LoRA; as much as is needed if not given.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of what dare drops.")] = 0,
+    model: Model = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add adapters of one base up into a new LoRA; one adapter and a lower --rank makes it smaller."""
+    from tunewise.run import combine_adapters
+
+    if how not in ("linear", "ties", "dare", "dare_ties"):
+        raise unknown("way to combine", how, ("linear", "ties", "dare", "dare_ties"))
+    adapters = [adapter_folder(folder) for folder in folders]
+    found = combine_adapters(
+        base_of(adapters[0], model), adapters, out,
+        weights=numbers(weights), how=how, density=density, rank=rank, seed=seed,
+    )  # fmt: skip
+    if as_json:
+        print_json(found)
+    else:
+        rank_now = found["method"]["rank"]
+        results().print(
+            f"wrote {out}: a LoRA of rank {rank_now} that misses the sum by {100 * found['error']:.2g} % at most",
+            soft_wrap=True,
+        )
+
+
+@app.command()
+@verb
+def diff(folder: Folder, other: Folder, model: Model = None, as_json: AsJson = False) -> None:
+    """Compare what two adapters of one base change, site by site: norms, and the cosine between them."""
+    from rich.table import Table
+
+    from tunewise.run import compare_adapters
+
+    one, two = adapter_folder(folder), adapter_folder(other)
+    found = compare_adapters(base_of(one, model), one, two)
+    if as_json:
+        print_json(found)
+        return
+    table = Table("site", "norm", "other norm", "cosine", box=None)
+    for site, row in found.items():
+        table.add_row(site, f"{row['norm']:.4g}", f"{row['other_norm']:.4g}", f"{row['cosine']:+.3f}")
+    results().print(table)
+
+
+def numbers(text: str | None) -> list[float] | None:
+    """0.7,0.3 as numbers; UserError for what is none."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--weights {text} is no list of numbers", "write them like 0.7,0.3") from error
 
 
 def adapter_folder(folder: Path) -> Path:

@@ -116,8 +116,7 @@ def check_probe(tuned: Tuned, folder: str | Path) -> dict[str, float]:
     path = Path(folder) / PROBE
     if not path.is_file():
         raise UserError(f"{folder} holds no {PROBE}", hint="adapters saved by a run have one; save with probe=[...]")
-    saved = load_file(path)
-    prompts = [saved[f"prompt.{index}"].tolist() for index in range(len(saved) // 3)]
+    saved, prompts = load_file(path), probe_prompts(folder)
     now = _probe(tuned, prompts)
 
     def largest(names: Sequence[tuple[dict[str, Tensor], str, dict[str, Tensor], str]]) -> float:
@@ -129,6 +128,13 @@ def check_probe(tuned: Tuned, folder: str | Path) -> dict[str, float]:
         "base": largest([(saved, f"base.{i}", now, f"base.{i}") for i in indices]),
         "effect": largest([(saved, f"tuned.{i}", saved, f"base.{i}") for i in indices]),
     }
+
+
+def probe_prompts(folder: str | Path) -> list[list[int]]:
+    """The prompts of the probe saved in `folder`, as token ids; none where there is no probe."""
+    path = Path(folder) / PROBE
+    saved = load_file(path) if path.is_file() else {}
+    return [saved[f"prompt.{index}"].tolist() for index in range(len(saved) // 3)]
 
 
 def _read_own(

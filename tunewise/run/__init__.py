@@ -1,5 +1,6 @@
 """One run: a base, a method, a task and a seed, carried out into a folder of plain files."""
 
+from tunewise.run.adapters import combine_adapters, compare_adapters
 from tunewise.run.carry_out import add_reload_proof, run, train
 from tunewise.run.measure import evaluate
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
@@ -10,6 +11,8 @@ __all__ = [
     "Recipe",
     "add_reload_proof",
     "build_recipe",
+    "combine_adapters",
+    "compare_adapters",
     "evaluate",
     "prove_adapter",
     "prove_in_fresh_process",

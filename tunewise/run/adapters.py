@@ -1,0 +1,84 @@
+"""Adapters made of adapters: weighted sums on one base, and how far two of them differ."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tunewise.errors import UserError
+from tunewise.methods.arithmetic import change_of, combine, extract_lora
+from tunewise.methods.attach import attach
+from tunewise.methods.store import CARD, load_adapter, probe_prompts, read_card, save_adapter
+from tunewise.models.load import Base
+
+NEGLIGIBLE = 1e-5  # of the largest singular value: what rounding leaves of a rank that is not there
+
+
+def combine_adapters(
+    base: Base,
+    adapters: Sequence[str | Path],
+    out: str | Path,
+    *,
+    weights: Sequence[float] | None = None,
+    how: Literal["linear", "ties", "dare", "dare_ties"] = "linear",
+    density: float = 0.5,
+    rank: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Save the weighted sum of adapters as a LoRA of `rank`; one adapter and a lower rank makes it smaller.
+
+    Without a rank a linear sum keeps all it needs to be exact. Returns the folder, the method, and by how much the
+    LoRA misses the sum: the largest relative error of a site, in Frobenius norms. Raises UserError for adapters whose
+    change is no change of linear sites, and where ties or dare are given no rank.
+    """
+    changes = [_change(base, Path(folder)) for folder in adapters]
+    total = combine(changes, weights, how, density=density, seed=seed)
+    if rank is None:
+        if how != "linear":
+            raise UserError(f"a sum by {how} has full rank", hint="say how much of it to keep, such as --rank 16")
+        rank = max(_rank_of(change) for change in total.values())
+    found = extract_lora(total, rank, base.anatomy)
+    tuned = attach(base.model, found.method)
+    tuned.load_state(found.state)
+    first = Path(adapters[0])
+    notes = read_card(first)["notes"] if (first / CARD).is_file() else {}
+    made = {"adapters": [str(folder) for folder in adapters], "weights": weights, "how": how, "density": density}
+    save_adapter(
+        tuned,
+        out,
+        tokenizer=base.tokenizer,
+        base_name=base.name,
+        base_fingerprint=base.fingerprint,
+        notes={**notes, "combined": made},
+        probe=probe_prompts(first),
+    )
+    tuned.detach()
+    return {"folder": str(out), "method": found.method.configuration(), "error": max(found.errors.values())}
+
+
+def compare_adapters(base: Base, one: str | Path, other: str | Path) -> dict[str, dict[str, float]]:
+    """For every site that either changes: the norms of both changes, and the cosine between them (0 where one is 0)."""
+    first, second = (_change(base, Path(folder)) for folder in (one, other))
+    found = {}
+    for site in dict.fromkeys((*first, *second)):
+        a = first[site] if site in first else torch.zeros_like(second[site])
+        b = second[site] if site in second else torch.zeros_like(a)
+        scale = float(a.norm() * b.norm())
+        cosine = float((a * b).sum()) / scale if scale else 0.0
+        found[site] = {"norm": float(a.norm()), "other_norm": float(b.norm()), "cosine": cosine}
+    order = {site.name: index for index, site in enumerate(base.anatomy.linear)}
+    return {site: found[site] for site in sorted(found, key=lambda name: order[name])}
+
+
+def _change(base: Base, folder: Path) -> dict[str, torch.Tensor]:
+    tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer)
+    try:
+        return change_of(tuned)
+    finally:
+        tuned.detach()
+
+
+def _rank_of(change: torch.Tensor) -> int:
+    values = torch.linalg.svdvals(change)
+    return max(1, int((values > NEGLIGIBLE * values[0]).sum()))
