@@ -44,7 +44,7 @@ def test_the_card_says_what_it_is(folder):
     card = read_card(folder)
     assert card["method"] == {
         "name": "lora", "rank": 4, "alpha": 16.0, "rslora": False, "dropout": 0.0,
-        "roles": ["q", "v"], "layers": None, "init": "kaiming",
+        "roles": ["q", "v"], "layers": None, "init": "kaiming", "b_rate": 1.0,
     }  # fmt: skip
     assert card["base"]["name"] == "a-base"
     assert card["n_trainable"] == 2 * 4 * (32 + 32 + 32 + 16)

@@ -31,6 +31,7 @@ class Peer:
     theirs: dict[str, object]
     families: tuple[str, ...] = FAMILIES
     at_sites: bool = True
+    soft: bool = False
     differing: frozenset[str] = field(default_factory=frozenset)  # fields whose values are of equal meaning
 
 
@@ -56,7 +57,23 @@ PEERS = [
         ("llama",),
     ),
     Peer("norms", {}, peft.LNTuningConfig, {}, at_sites=False),
-    Peer("p_tuning", {"virtual_tokens": 3}, peft.PromptEncoderConfig, {"num_virtual_tokens": 3}, at_sites=False),
+    Peer(
+        "prefix_tuning",
+        {"virtual_tokens": 3},
+        peft.PrefixTuningConfig,
+        {"num_virtual_tokens": 3},
+        (*FAMILIES, "gemma2"),
+        at_sites=False,
+        soft=True,
+    ),
+    Peer(
+        "p_tuning",
+        {"virtual_tokens": 3},
+        peft.PromptEncoderConfig,
+        {"num_virtual_tokens": 3},
+        at_sites=False,
+        soft=True,
+    ),
 ]
 CASES = [(peer, family) for peer in PEERS for family in peer.families]
 over_cases = pytest.mark.parametrize(
@@ -114,12 +131,12 @@ def test_peft_reads_ours(peer, family, tmp_path):
     tuned.settle()
     expected = our_logits(tuned)
     model = peft.PeftModel.from_pretrained(
-        bases.build(family, torch.float32), tmp_path / "adapter", is_trainable=peer.name != "p_tuning"
+        bases.build(family, torch.float32), tmp_path / "adapter", is_trainable=not peer.soft
     )
     found = their_logits(model.eval())
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert (found - bases.build(family, torch.float32)(IDS).logits).abs().max() > 1e-3
-    if peer.name == "p_tuning":  # peft trains its encoder anew
+    if peer.soft:  # peft trains no prompt that it has loaded
         return
     expected.square().mean().backward()
     found.square().mean().backward()

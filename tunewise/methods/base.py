@@ -74,6 +74,8 @@ class PeftNames:
     bare: bool = False
     conv1d: bool = True
     """Whether peft has it on the transposed layers of gpt2 (and its field fan_in_fan_out)."""
+    converted: bool = False
+    """Whether `to_peft_tensors` and `from_peft_tensors` do the work instead of `tensors`."""
     selected: str = ""
     """For a method that trains tensors of the base: what peft puts before the last part of their names."""
 
@@ -131,6 +133,16 @@ class Method(Strict):
         cls, config: Mapping[str, object], tensors: Mapping[str, Tensor], anatomy: Anatomy
     ) -> dict[str, object]:
         """Fields of ours that peft's configuration or tensors tell, beside those of `peft`."""
+        return {}
+
+    def to_peft_tensors(self, model: PreTrainedModel, anatomy: Anatomy) -> dict[str, Tensor]:
+        """peft's tensors, where they are no others of ours under other names; `model` carries this method."""
+        return {}
+
+    def from_peft_tensors(
+        self, tensors: Mapping[str, Tensor], model: PreTrainedModel, anatomy: Anatomy
+    ) -> dict[str, Tensor]:
+        """Our settled state for tensors that peft wrote, for such a method; `model` carries nothing."""
         return {}
 
     def configuration(self) -> dict[str, object]:

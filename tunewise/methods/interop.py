@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunewise.config import parse
 from tunewise.errors import UserError
 from tunewise.methods import METHODS
 from tunewise.methods.base import Method, PeftNames
-from tunewise.models.anatomy import ROLE_GROUPS, Anatomy, Site
+from tunewise.models.anatomy import ROLE_GROUPS, Anatomy, Site, read_anatomy
 
 if TYPE_CHECKING:
     from tunewise.methods.attach import Tuned
@@ -39,14 +40,18 @@ class PeftForm:
 
     config: dict[str, object]
     keys: dict[str, str]
+    tensors: dict[str, Tensor]
+    """Tensors in peft's own layout, for a method whose own are no others under other names."""
 
 
 def to_peft(tuned: Tuned, base_name: str) -> PeftForm | None:
     """The PEFT form of an adapter, or None where peft has no such adapter (a slice of a fused layer, say)."""
     names = tuned.method.peft
     sites = [tuned.site(name) for name in tuned.deltas]
+    if names is None:
+        return None
     transposed = any(isinstance(tuned.model.get_submodule(site.module), Conv1D) for site in sites)
-    if names is None or any(site.is_slice for site in sites) or (transposed and not names.conv1d):
+    if not names.converted and (any(site.is_slice for site in sites) or (transposed and not names.conv1d)):
         return None
     config: dict[str, object] = {
         "base_model_name_or_path": base_name,
@@ -75,7 +80,7 @@ def to_peft(tuned: Tuned, base_name: str) -> PeftForm | None:
                 keys[tensor] = end
             else:
                 keys[f"delta.{site.name}.{tensor}"] = end if names.bare else f"{PREFIX}{site.module}.{end}"
-    return PeftForm(config, keys)
+    return PeftForm(config, keys, tuned.method.to_peft_tensors(tuned.model, tuned.anatomy))
 
 
 def _target_modules(tuned: Tuned, modules: list[str]) -> list[str]:
@@ -86,14 +91,18 @@ def _target_modules(tuned: Tuned, modules: list[str]) -> list[str]:
 
 
 def from_peft(
-    config: Mapping[str, object], tensors: Mapping[str, Tensor], anatomy: Anatomy
+    config: Mapping[str, object], tensors: Mapping[str, Tensor], model: PreTrainedModel
 ) -> tuple[Method, dict[str, Tensor]]:
     """Our method and our state for an adapter that peft wrote; raises UserError for what has no equal here."""
+    anatomy = read_anatomy(model)
     chosen, names = _method_for(config)
     _refuse_patterns(config)
     _refuse_other_fields(config, names)
     fields: dict[str, object] = {ours: config[peft] for ours, peft in names.fields.items() if peft in config}
     fields |= chosen.from_peft_fields(config, tensors, anatomy)
+    if names.converted:
+        method = parse(chosen, fields)
+        return method, method.from_peft_tensors(tensors, model, anatomy)
     if names.bare:
         ends = {end: tensor for tensor, end in names.tensors.items()}
         unknown = set(tensors) - set(ends)

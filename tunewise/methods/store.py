@@ -3,6 +3,7 @@
 tunewise.json               the method, the base and tokenizer it belongs to, versions
 adapter_model.safetensors   its tensors, under peft's names where peft has such an adapter
 adapter_config.json         peft's configuration, where it has one: peft loads the folder as it stands
+tunewise.safetensors        our tensors, where peft's layout is another and its file stands beside
 probe.safetensors           a few prompts with the logits of base and tuned model, to check a reload against
 manifest.json               size and sha-256 of each file
 """
@@ -23,15 +24,10 @@ from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.base import Method
 from tunewise.methods.interop import PeftForm, from_peft, to_peft
 from tunewise.models import fingerprint
-from tunewise.models.anatomy import read_anatomy
 
 FORMAT = 1
-CARD, TENSORS, PEFT_CONFIG, PROBE = (
-    "tunewise.json",
-    "adapter_model.safetensors",
-    "adapter_config.json",
-    "probe.safetensors",
-)
+CARD, PROBE = "tunewise.json", "probe.safetensors"
+TENSORS, OWN_TENSORS, PEFT_CONFIG = "adapter_model.safetensors", "tunewise.safetensors", "adapter_config.json"
 PROBED_VOCABULARY = 256
 
 
@@ -49,7 +45,7 @@ def save_adapter(
 
     `base_fingerprint` spares reading the base again where it is known, as in `Base.fingerprint`.
     """
-    form = to_peft(tuned, base_name) or PeftForm({}, {})
+    form = to_peft(tuned, base_name) or PeftForm({}, {}, {})
     tensors = {form.keys.get(name, name): tensor.contiguous() for name, tensor in tuned.settled_state().items()}
     if not base_fingerprint:
         with tuned.disabled():
@@ -67,8 +63,11 @@ def save_adapter(
     }
     with files.folder(folder) as new:
         files.write_json(new / CARD, card)
-        with files.writing(new / TENSORS) as path:
+        with files.writing(new / (OWN_TENSORS if form.tensors else TENSORS)) as path:
             save_file(tensors, path, metadata={"format": "pt"})
+        if form.tensors:
+            with files.writing(new / TENSORS) as path:
+                save_file(form.tensors, path, metadata={"format": "pt"})
         if form.config:
             files.write_json(new / PEFT_CONFIG, form.config)
         if probe:
@@ -90,7 +89,7 @@ def load_adapter(
         config = files.read_json(folder / PEFT_CONFIG)
         if not isinstance(config, dict):
             raise UserError(f"{folder / PEFT_CONFIG} is no adapter configuration", hint="it must hold a json object")
-        method, state = from_peft(config, _read_tensors(folder), read_anatomy(model))
+        method, state = from_peft(config, _read_tensors(folder), model)
     else:
         raise UserError(
             f"{folder} is no adapter folder: it has neither {CARD} nor {PEFT_CONFIG}",
@@ -156,12 +155,14 @@ def _read_own(
             hint="load the tokenizer from the same folder or hub name as the base",
         )
     method = parse_method(card["method"])
+    if (folder / OWN_TENSORS).is_file():
+        return method, _read_tensors(folder, OWN_TENSORS)
     tensors = _read_tensors(folder)
     if not (folder / PEFT_CONFIG).is_file():
         return method, tensors
     config = files.read_json(folder / PEFT_CONFIG)
     assert isinstance(config, dict)
-    return method, from_peft(config, tensors, read_anatomy(model))[1]
+    return method, from_peft(config, tensors, model)[1]
 
 
 def read_card(folder: str | Path) -> dict:
@@ -176,8 +177,8 @@ def read_card(folder: str | Path) -> dict:
     return card
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    path = folder / TENSORS
+def _read_tensors(folder: Path, name: str = TENSORS) -> dict[str, Tensor]:
+    path = folder / name
     if not path.is_file():
         unsafe = folder / "adapter_model.bin"
         raise UserError(

@@ -76,6 +76,7 @@ class Anatomy:
     vocab_size: int  # rows of the embedding matrix, padding rows included
     context_length: int | None  # positions the base was made for, where its config says so
     n_heads: int
+    n_key_value_heads: int
     layers: tuple[str, ...]
     embedding: Site
     head: Site | None
@@ -217,13 +218,15 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
     sites = tuple(site for index, path in enumerate(layers) for site in _layer_sites(model, family, index, path))
     embedding = _whole(model, "embedding", None, family.embedding)
     modules = dict(model.named_modules())
+    heads, text_config = model.config.get_text_config().num_attention_heads, model.config.get_text_config().to_dict()
     head = _whole(model, "head", None, family.head) if family.head in modules else None
     return Anatomy(
         model_type=model_type,
         d_model=sites[0].d_in,
         vocab_size=embedding.d_in,
         context_length=_context_length(model),
-        n_heads=model.config.get_text_config().num_attention_heads,
+        n_heads=heads,
+        n_key_value_heads=text_config.get("num_key_value_heads") or heads,
         layers=layers,
         embedding=embedding,
         head=head,

@@ -7,7 +7,7 @@ Like a soft prompt, the prefix is extra vocabulary: the embedding notes which po
 those every layer's keys and values are replaced by learned ones. The keys are learned before their rotation.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -16,8 +16,9 @@ from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tunewise.methods.base import Delta, Method
-from tunewise.methods.prompt.prompt_tuning import starting_ids
+from tunewise.methods.attach import attach
+from tunewise.methods.base import Delta, Method, PeftNames
+from tunewise.methods.prompt.prompt_tuning import prompt_sizes, starting_ids
 from tunewise.models.anatomy import Anatomy, Site
 
 
@@ -88,6 +89,16 @@ class PrefixTuning(Method):
     learning_rate = 5e-3
     learning_rate_source = "Liu et al. 2022 (P-tuning v2), arXiv:2110.07602, in the range its authors search"
 
+    peft = PeftNames(
+        "PREFIX_TUNING",
+        fields={"virtual_tokens": "num_virtual_tokens"},
+        tensors={},
+        constants={"prefix_projection": False},
+        training_only=frozenset({"encoder_hidden_size"}),
+        bare=True,
+        converted=True,
+    )
+
     virtual_tokens: int = Field(20, ge=1, validation_alias=AliasChoices("virtual_tokens", "num_virtual_tokens"))
     """Length of the prefix."""
     init: Literal["vocabulary", "text", "random"] = "vocabulary"
@@ -116,6 +127,46 @@ class PrefixTuning(Method):
             site.name: LearnedRows(self.virtual_tokens, site.d_out, virtual, network) for site in _keys_values(anatomy)
         }
         return {anatomy.embedding.name: virtual, **rows}
+
+    def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
+        n_heads = anatomy.n_key_value_heads
+        return {**prompt_sizes(anatomy), "token_dim": anatomy.keys[0].d_out, "num_attention_heads": n_heads}
+
+    @classmethod
+    def from_peft_fields(
+        cls, config: Mapping[str, object], tensors: Mapping[str, Tensor], anatomy: Anatomy
+    ) -> dict[str, object]:
+        return {"init": "random"}
+
+    @torch.no_grad()
+    def to_peft_tensors(self, model: PreTrainedModel, anatomy: Anatomy) -> dict[str, Tensor]:
+        """peft keeps what the cache holds, rotated keys and values: (tokens, layers · 2 · key-value heads · d_head)."""
+        rows = [tensor.transpose(1, 2) for layer in self._cached(model, anatomy) for tensor in layer]
+        return {"prompt_embeddings": torch.cat([row[0].flatten(1) for row in rows], dim=1).contiguous()}
+
+    @torch.no_grad()
+    def from_peft_tensors(
+        self, tensors: Mapping[str, Tensor], model: PreTrainedModel, anatomy: Anatomy
+    ) -> dict[str, Tensor]:
+        """Turns peft's keys back, by the rotation that the base's own cache shows for each unit vector."""
+        n_heads, rows = anatomy.n_key_value_heads, tensors["prompt_embeddings"]
+        peft = rows.view(len(rows), anatomy.n_layers, 2, n_heads, -1).to(model.device, torch.float64)
+        tuned, rotated = attach(model, self), []
+        for unit in torch.eye(peft.shape[-1]):
+            for site in anatomy.keys:
+                tuned.trainable[f"delta.{site.name}.values"].copy_(unit.repeat(len(rows), n_heads))
+            rotated.append(torch.stack([keys[0, 0] for keys, _ in self._cached(model, anatomy)]))
+        tuned.detach()
+        rotation = torch.stack(rotated, dim=2).to(torch.float64)  # (layers, tokens, d_head before, d_head behind)
+        keys = torch.linalg.solve(rotation, peft[:, :, 0].transpose(0, 1), left=False)
+        found = dict(zip(anatomy.keys, keys, strict=True))
+        found |= dict(zip(anatomy.find(["v"]), peft[:, :, 1].transpose(0, 1), strict=True))
+        return {f"delta.{site.name}.values": values.flatten(1).to(rows) for site, values in found.items()}
+
+    def _cached(self, model: PreTrainedModel, anatomy: Anatomy) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the virtual tokens, (1, key-value heads, tokens, d_head), layer by layer."""
+        cache = model(torch.tensor([self.prefix_ids(anatomy)], device=model.device), use_cache=True).past_key_values
+        return [(layer.keys, layer.values) for layer in cache.layers]
 
     @torch.no_grad()
     def warm_start(
