@@ -29,6 +29,7 @@ VARIANTS: dict[str, list[dict]] = {
         {"rank": {"*": 2, "layers.1": 3}, "init": "pissa", "roles": ["v", "down"]},
     ],
     "bottleneck": [{"bottleneck": 4}, {"bottleneck": 3, "placement": "houlsby", "activation": "gelu"}],
+    "compacter": [{"bottleneck": 4, "n": 2}],
     "parallel": [{"bottleneck": 4}],
     "head": [{}],
     "norms": [{}],

@@ -69,6 +69,24 @@ def test_bottleneck_equation(activation):
     torch.testing.assert_close(delta.after(double(3, 48), y), expected, rtol=0, atol=1e-12)
 
 
+def test_compacter_equation():
+    """The sum of Kronecker products, and one rule for all adapters."""
+    fields = {"name": "compacter", "bottleneck": 8, "n": 4, "placement": "houlsby"}
+    tuned = trained(attach(bases.build("llama"), parse_method(fields)))
+    delta = tuned.deltas["layers.0.o"]
+    rule = tuned.trainable["shared.rule"]
+    assert all(other.shared.rule is rule for other in tuned.deltas.values())
+    down = sum(torch.kron(rule[i], delta.down_s[i] @ delta.down_t[i]) for i in range(4))
+    up = sum(torch.kron(rule[i], delta.up_s[i] @ delta.up_t[i]) for i in range(4))
+    y = double(3, 32)
+    inner = torch.nn.functional.gelu(y @ down + delta.down_bias)
+    torch.testing.assert_close(delta.after(y, y), y + inner @ up + delta.up_bias, rtol=0, atol=1e-10)
+    adapters = 2 * tuned.anatomy.n_layers
+    assert tuned.n_trainable == 4**3 + adapters * (2 * (32 + 8) + 32 + 8)  # n³, and s, t, b of two layers
+    with pytest.raises(UserError, match=r"n=3 does not divide method\.bottleneck, 8"):
+        attach(bases.build("llama"), parse_method({**fields, "n": 3}))
+
+
 def test_bottleneck_placements():
     houlsby = attach(bases.build("gpt2"), parse_method({"name": "bottleneck", "placement": "houlsby"}))
     assert sorted(houlsby.deltas) == ["layers.0.down", "layers.0.o", "layers.1.down", "layers.1.o"]
@@ -355,4 +373,4 @@ def test_every_method_is_documented():
         assert len(method.model_fields) <= 8
         assert method.learning_rate > 0 or name == "frozen"
         assert parse_method(method().configuration() if name != "bitfit" else {"name": name}).name == name
-    assert len(METHODS) >= 19
+    assert len(METHODS) >= 20
