@@ -33,6 +33,7 @@ VARIANTS: dict[str, list[dict]] = {
     "parallel": [{"bottleneck": 4}],
     "head": [{}],
     "norms": [{}],
+    "sparse": [{"by": "magnitude", "density": 0.02}, {"by": "random", "density": 0.05, "roles": ["v", "down"]}],
     "dora": [{"rank": 3}],
     "adalora": [{"rank": 4, "target_rank": 2}],
     "intrinsic": [{"dimension": 60}, {"dimension": 20, "projection": "dense", "structure_aware": False}],

@@ -335,6 +335,56 @@ def test_a_tied_head_is_changed_apart_from_the_embedding():
     assert list(untied.trainable) == ["base.lm_head.weight"]
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("by", ["fisher", "gradient", "magnitude"])
+def test_sparse_keeps_the_entries_that_matter_most(family, by):
+    """The chosen entries are the top of a plain score over all weights, wherever and however they are stored."""
+    model, rows = bases.build(family), torch.randint(3, 60, (5, 1, 7), generator=torch.Generator().manual_seed(1))
+
+    def losses(on=model):
+        return (on(row, labels=row, use_cache=False).loss for row in rows)
+
+    fields = {
+        "name": "sparse",
+        "by": by,
+        "density": 0.03,
+        "examples": 4,
+        "roles": ["qkv" if family == "gpt2" else "q", "down"],
+    }
+    plain = bases.build(family)
+    tuned = attach(model, parse_method(fields), losses=losses)
+    scores = []
+    for name in tuned.deltas:
+        weight = plain.get_submodule(tuned.site(name).module).weight
+        grads = [torch.autograd.grad(loss, weight)[0] for loss in list(losses(plain))[:4]]
+        score = {
+            "fisher": sum(g.square() for g in grads),
+            "gradient": sum(grads).square(),
+            "magnitude": weight.detach().abs(),
+        }[by]
+        scores.append((score.T if family == "gpt2" else score).flatten())
+    flat = torch.cat(scores)
+    expected = set(flat.topk(tuned.n_trainable).indices.tolist())
+    assert tuned.n_trainable == round(0.03 * len(flat))
+    found, offset = set(), 0
+    for delta, score in zip(tuned.deltas.values(), scores, strict=True):
+        found |= {offset + int(index) for index in delta.indices}
+        offset += len(score)
+    assert len(found & expected) >= 0.99 * len(expected), "rounding may swap equals"
+    assert all(p.requires_grad == name.startswith("delta") for name, p in tuned.trainable.items())
+    trained(tuned)
+    again = attach(bases.build(family), parse_method(fields), warm_start=False)
+    again.load_state(tuned.state())
+    assert torch.equal(again.model(IDS).logits, tuned.model(IDS).logits)
+
+
+def test_sparse_needs_examples_to_look_at():
+    with pytest.raises(UserError, match="looks at training examples before it starts"):
+        attach(bases.build("llama"), parse_method("sparse"))
+    model = bases.build("llama")
+    attach(model, parse_method({"name": "sparse", "by": "random"}))
+
+
 def test_norms_are_all_of_them_or_those_of_the_layers():
     everywhere = attach(bases.build("llama"), parse_method("norms")).selected
     assert len(everywhere) == 2 * 2 + 1
@@ -373,4 +423,4 @@ def test_every_method_is_documented():
         assert len(method.model_fields) <= 8
         assert method.learning_rate > 0 or name == "frozen"
         assert parse_method(method().configuration() if name != "bitfit" else {"name": name}).name == name
-    assert len(METHODS) >= 20
+    assert len(METHODS) >= 21

@@ -24,9 +24,10 @@ from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.selective.full import Full
 from tunewise.methods.selective.head import Head
 from tunewise.methods.selective.norms import Norms
+from tunewise.methods.selective.sparse import Sparse
 from tunewise.methods.selective.top_layers import TopLayers
 
-_SELECTIVE = (Full, TopLayers, Head, BitFit, Norms)
+_SELECTIVE = (Full, TopLayers, Head, BitFit, Norms, Sparse)
 _REPARAMETRISING = (LoRA, DoRA, AdaLoRA, VeRA, IA3, LoKr, OFT, Intrinsic)
 _ADDITIVE = (BottleneckAdapter, ParallelAdapter, Compacter, PromptTuning, PTuning, PrefixTuning)
 

@@ -2,7 +2,7 @@
 
 import copy
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise.errors import UserError
-from tunewise.methods.base import CannotFold, Delta, Method
+from tunewise.methods.base import CannotFold, Delta, Method, Start
 from tunewise.models.anatomy import Anatomy, Site, read_anatomy
 from tunewise.models.weights import dense_weight, frozen_weight, set_dense_weight
 
@@ -24,12 +24,16 @@ def attach(
     method: Method,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    losses: Callable[[], Iterable[Tensor]] | None = None,
     seed: int = 0,
+    warm_start: bool = True,
 ) -> "Tuned":
     """Freeze `model` and put `method` on it, initialised from `seed`; the global generator is left as it was.
 
     The model keeps its class, module tree and key names, so whatever drives a transformers model drives it tuned.
-    `tokenizer` is needed by methods that start from text. Raises UserError when a method is attached already, or
+    `tokenizer` is needed by methods that start from text, `losses` (the base's loss on one training example after
+    another) by those that look at gradients first. Without `warm_start` the starting values that depend on these are
+    left out, for a state that is loaded next. Raises UserError when a method is attached already, or
     when the base lacks a site that the method asks for.
     """
     if model in _ATTACHED:
@@ -45,7 +49,8 @@ def attach(
             weight = model.get_submodule(sites[name].module).weight
             delta.to(device=weight.device, dtype=_delta_dtype(model.dtype))
             delta.bind(partial(frozen_weight, model, sites[name]))
-        method.warm_start(model, anatomy, deltas, tokenizer)
+        if warm_start:
+            method.warm_start(Start(model, anatomy, tokenizer, losses), deltas)
     tuned = Tuned(model, method, anatomy, deltas)
     _ATTACHED[model] = tuned
     return tuned
@@ -129,6 +134,10 @@ class Tuned:
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Set every tensor of `state()`; raises UserError unless names and shapes are exactly this method's."""
+        for site, delta in self.deltas.items():
+            delta.take_shapes(
+                {name: state[key] for name in delta.state_dict() if (key := f"delta.{site}.{name}") in state}
+            )
         own = self._kept()
         missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
         if missing or extra:

@@ -40,6 +40,9 @@ class Delta(nn.Module):
     def bind(self, weight: FrozenWeight) -> None:
         """Receive the frozen weight of the site, for equations that need more than x and y; called at attach."""
 
+    def take_shapes(self, state: Mapping[str, Tensor]) -> None:
+        """Make room for tensors that are about to be loaded, where the method's fields do not tell their shapes."""
+
     def before(self, x: Tensor) -> Tensor:
         """The input the frozen module sees instead of x; for a delta that has this, `after` changes nothing."""
         return x
@@ -56,6 +59,17 @@ class Delta(nn.Module):
         raise CannotFold(
             f"{type(self).__name__} has no equivalent dense weight", hint="serve it attached: tunewise.load_adapter"
         )
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a method may look at before it is trained."""
+
+    model: PreTrainedModel
+    anatomy: Anatomy
+    tokenizer: PreTrainedTokenizerBase | None
+    losses: Callable[[], Iterable[Tensor]] | None
+    """The base's loss on one training example after another, 0-d tensors made as they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +118,8 @@ class Method(Strict):
         """Token ids that every sequence begins with: the virtual tokens of a soft prompt."""
         return ()
 
-    def warm_start(
-        self,
-        model: PreTrainedModel,
-        anatomy: Anatomy,
-        deltas: Mapping[str, Delta],
-        tokenizer: PreTrainedTokenizerBase | None,
-    ) -> None:
-        """Set starting values that depend on the base's weights or its tokenizer; runs before any hook is in place."""
+    def warm_start(self, start: Start, deltas: Mapping[str, Delta]) -> None:
+        """Set starting values that depend on the base, its tokenizer or examples; runs before any hook is in place."""
 
     def learning_rate_factor(self, tensor: str) -> float:
         """What the learning rate of a trained tensor is multiplied by; `tensor` is its name in `Tuned.trainable`."""

@@ -95,8 +95,7 @@ def load_adapter(
             f"{folder} is no adapter folder: it has neither {CARD} nor {PEFT_CONFIG}",
             hint="give the adapter/ folder of a run, or one written by peft's save_pretrained()",
         )
-    # starting values that need text would be overwritten by the state at once
-    tuned = attach(model, method, tokenizer=tokenizer)
+    tuned = attach(model, method, warm_start=False)  # the state is what the start would have become
     tuned.settle()
     try:
         tuned.load_state(state)

@@ -39,7 +39,7 @@ def combine_adapters(
             raise UserError(f"a sum by {how} has full rank", hint="say how much of it to keep, such as --rank 16")
         rank = max(_rank_of(change) for change in total.values())
     found = extract_lora(total, rank, base.anatomy)
-    tuned = attach(base.model, found.method)
+    tuned = attach(base.model, found.method, warm_start=False)
     tuned.load_state(found.state)
     first = Path(adapters[0])
     notes = read_card(first)["notes"] if (first / CARD).is_file() else {}

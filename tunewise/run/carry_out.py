@@ -9,16 +9,20 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from tunewise import files
 from tunewise.config import dump_yaml
 from tunewise.data.encode import Encoded, encode_all
 from tunewise.data.examples import Example, Ledger
 from tunewise.data.task import Task, load_task
+from tunewise.engine.batches import collate
+from tunewise.engine.loss import token_loss
 from tunewise.errors import UserError
 from tunewise.evaluation.evaluate import Evaluation, answer, prepare
 from tunewise.evaluation.questions import Questions
@@ -137,9 +141,19 @@ class _Run:
         probes = prepare(self.model, self.tokenizer, task, task.test[:N_PROBES]).prompts
         self.probes = [prompt[-PROBE_TOKENS:] for prompt in probes]
         self.base_logits, self.base_sums = probe_logits(self.model, self.probes), checksums(self.model)
-        self.tuned: Tuned = attach(self.model, recipe.method, tokenizer=self.tokenizer, seed=recipe.seed)
+        self.tuned: Tuned = attach(
+            self.model, recipe.method, tokenizer=self.tokenizer, losses=self._losses, seed=recipe.seed
+        )
         self.dev: Questions | None = None
         self.dev_evaluations: list[Evaluation] = []
+
+    def _losses(self) -> Iterator[Tensor]:
+        """The base's mean loss on one training example after another, for methods that look before they start."""
+        context = self.base.anatomy.context_length or self.recipe.train.max_length
+        rows, _ = encode_all(self.task.train, self.tokenizer, min(context, self.recipe.train.max_length))
+        for row in rows:
+            loss, n_labels = token_loss(self.model, collate([row], self.tokenizer.pad_token_id).to(self.model.device))
+            yield loss / n_labels
 
     def carry_out(self, digest: str, progress: Watcher | None, peak: Peak) -> dict[str, Any]:
         """Everything from the first file to the in-process proofs."""

@@ -14,10 +14,10 @@ from typing import Literal
 import torch
 from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from tunewise.methods.attach import attach
-from tunewise.methods.base import Delta, Method, PeftNames
+from tunewise.methods.base import Delta, Method, PeftNames, Start
 from tunewise.methods.prompt.prompt_tuning import prompt_sizes, starting_ids
 from tunewise.models.anatomy import Anatomy, Site
 
@@ -151,7 +151,7 @@ class PrefixTuning(Method):
         """Turns peft's keys back, by the rotation that the base's own cache shows for each unit vector."""
         n_heads, rows = anatomy.n_key_value_heads, tensors["prompt_embeddings"]
         peft = rows.view(len(rows), anatomy.n_layers, 2, n_heads, -1).to(model.device, torch.float64)
-        tuned, rotated = attach(model, self), []
+        tuned, rotated = attach(model, self, warm_start=False), []
         for unit in torch.eye(peft.shape[-1]):
             for site in anatomy.keys:
                 tuned.trainable[f"delta.{site.name}.values"].copy_(unit.repeat(len(rows), n_heads))
@@ -169,13 +169,7 @@ class PrefixTuning(Method):
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     @torch.no_grad()
-    def warm_start(
-        self,
-        model: PreTrainedModel,
-        anatomy: Anatomy,
-        deltas: Mapping[str, Delta],
-        tokenizer: PreTrainedTokenizerBase | None,
-    ) -> None:
+    def warm_start(self, start: Start, deltas: Mapping[str, Delta]) -> None:
         trained = {name: delta.values for name, delta in deltas.items() if isinstance(delta, LearnedRows)}
         if self.hidden:
             return
@@ -183,9 +177,9 @@ class PrefixTuning(Method):
             for values in trained.values():
                 nn.init.normal_(values, std=0.02)
             return
-        ids = starting_ids(self.virtual_tokens, self.text, anatomy.vocab_size, tokenizer)
-        with _recorded(model, _keys_values(anatomy)) as outputs:
-            model(ids[None].to(model.device), use_cache=False)
+        ids = starting_ids(self.virtual_tokens, self.text, start.anatomy.vocab_size, start.tokenizer)
+        with _recorded(start.model, _keys_values(start.anatomy)) as outputs:
+            start.model(ids[None].to(start.model.device), use_cache=False)
         for name, values in trained.items():
             values.copy_(outputs[name][0].flatten(1))
 

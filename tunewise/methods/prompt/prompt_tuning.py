@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from tunewise.errors import UserError
-from tunewise.methods.base import Delta, Method, PeftNames
+from tunewise.methods.base import Delta, Method, PeftNames, Start
 from tunewise.models.anatomy import Anatomy
 
 
@@ -111,16 +111,10 @@ class PromptTuning(Method):
         return {site.name: SoftPrompt(self.virtual_tokens, anatomy.vocab_size, site.d_out)}
 
     @torch.no_grad()
-    def warm_start(
-        self,
-        model: PreTrainedModel,
-        anatomy: Anatomy,
-        deltas: Mapping[str, Delta],
-        tokenizer: PreTrainedTokenizerBase | None,
-    ) -> None:
+    def warm_start(self, start: Start, deltas: Mapping[str, Delta]) -> None:
         if self.init == "random":
             return
-        ids = starting_ids(self.virtual_tokens, self.text, anatomy.vocab_size, tokenizer)
-        embed = model.get_submodule(anatomy.embedding.module)
+        ids = starting_ids(self.virtual_tokens, self.text, start.anatomy.vocab_size, start.tokenizer)
+        embed = start.model.get_submodule(start.anatomy.embedding.module)
         (delta,) = deltas.values()
         delta.prompt.copy_(embed(ids.to(embed.weight.device)))

@@ -1,0 +1,141 @@
+"""Sparse masks: W₀ + M ∘ Δ, a fixed share of the entries of all linear weights, chosen before training.
+
+By Fisher information, the mean over examples of the squared gradient: FISH Mask, Sung et al. 2021, arXiv:2111.09839,
+eq. 4. By the squared gradient of the mean loss, to second order the largest gain: SAM, Fu et al. 2022,
+arXiv:2211.15583, section 4. By magnitude of the weight, or at random, as the baselines of both. Only the kept entries
+are stored: their places and their changes.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from tunewise.errors import UserError
+from tunewise.methods.base import Delta, FrozenWeight, Method, Start
+from tunewise.models.anatomy import Anatomy, Site
+
+
+class Entries(Delta):
+    """values (k,), zero at birth, at the flat indices (k,) of a weight (d_out, d_in)."""
+
+    def __init__(self, site: Site, k: int) -> None:
+        super().__init__()
+        self.shape = (site.d_out, site.d_in)
+        self.values = nn.Parameter(torch.zeros(k))
+        self.register_buffer("indices", torch.arange(k))
+        self.frozen: FrozenWeight | None = None
+
+    def bind(self, weight: FrozenWeight) -> None:
+        self.frozen = weight
+
+    def take_shapes(self, state: Mapping[str, Tensor]) -> None:
+        if state and state["indices"].shape != self.indices.shape:
+            self.place(torch.zeros_like(state["indices"]))
+
+    def place(self, indices: Tensor) -> None:
+        """Train the entries at these indices, from zero."""
+        device = self.values.device
+        self.values = nn.Parameter(torch.zeros(len(indices), dtype=self.values.dtype, device=device))
+        self.indices = indices.to(device)
+
+    def change(self) -> Tensor:
+        """ΔW (d_out, d_in)."""
+        flat = self.values.new_zeros(self.shape[0] * self.shape[1])
+        return flat.index_put((self.indices,), self.values).view(self.shape)
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + functional.linear(x, self.change().to(x.dtype))
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return weight + self.change().detach().to(weight), bias
+
+
+class Sparse(Method):
+    """A fixed share of the entries of the weights, chosen by how much they matter to the first examples."""
+
+    name = "sparse"
+    family = "selective"
+    trains = "the entries of the weights that matter most"
+    paper = "arXiv:2111.09839"
+    equation = "y = (W₀ + M ∘ Δ) x"
+    learning_rate = 1e-4
+    learning_rate_source = "between full and lora: the entries are full fine-tuning's own, but few"
+
+    density: float = Field(0.005, gt=0, le=1)
+    """The share of the entries that is trained; 0.005 is that of the paper's main results."""
+    by: Literal["fisher", "gradient", "magnitude", "random"] = "fisher"
+    """What makes an entry matter."""
+    examples: int = Field(128, ge=1)
+    """How many training examples the gradients are taken on."""
+    roles: tuple[str, ...] = Field(("all",), min_length=1)
+    """Roles of the sites: q k v o gate up down, a fused qkv or gate_up, or the groups attention, mlp, all."""
+    layers: tuple[int, ...] | None = None
+    """Only these layers, counted from 0, or from the end when negative."""
+
+    def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
+        sites = anatomy.find(self.roles, self.layers)
+        left = max(1, round(self.density * sum(site.d_out * site.d_in for site in sites)))
+        found: dict[str, Delta] = {}
+        for site, n_behind in zip(sites, range(len(sites) - 1, -1, -1), strict=True):
+            k = left if n_behind == 0 else min(left, round(self.density * site.d_out * site.d_in))
+            found[site.name] = Entries(site, k)
+            left -= k
+        return found
+
+    def warm_start(self, start: Start, deltas: Mapping[str, Delta]) -> None:
+        entries = {name: delta for name, delta in deltas.items() if isinstance(delta, Entries)}
+        scores = [score.flatten() for score in self._scores(start, entries).values()]
+        n_kept = sum(len(delta.values) for delta in entries.values())
+        kept = torch.zeros(sum(map(len, scores)), dtype=torch.bool)
+        kept[torch.cat(scores).topk(n_kept).indices] = True
+        for delta, chosen in zip(entries.values(), kept.split([len(score) for score in scores]), strict=True):
+            delta.place(chosen.nonzero().flatten())
+
+    def _scores(self, start: Start, entries: Mapping[str, Entries]) -> dict[str, Tensor]:
+        """How much every entry matters, (d_out, d_in) at each site, on the CPU."""
+        if self.by == "random":
+            return {name: torch.rand(delta.shape) for name, delta in entries.items()}
+        if self.by == "magnitude":
+            return {name: _weight(delta).abs().float().cpu() for name, delta in entries.items()}
+        if start.losses is None:
+            raise UserError(
+                f"sparse by {self.by} looks at training examples before it starts",
+                hint="train it with `tunewise train`, give attach(..., losses=...), or use method.by=magnitude",
+            )
+        return _squared_gradients(start, entries, start.losses, self.examples, each=self.by == "fisher")
+
+
+def _squared_gradients(
+    start: Start, entries: Mapping[str, Entries], losses: Callable[[], Iterable[Tensor]], examples: int, *, each: bool
+) -> dict[str, Tensor]:
+    """Σ g² over the examples, or (Σ g)², read where the site's weight lies in its module."""
+    sites = {site.name: site for site in start.anatomy.linear}
+    modules = {name: start.model.get_submodule(sites[name].module) for name in entries}
+    weights = {id(module.weight): module.weight for module in modules.values()}
+    required = {name: parameter.requires_grad for name, parameter in start.model.named_parameters()}
+    start.model.requires_grad_(False)
+    sums = {key: torch.zeros_like(weight, dtype=torch.float32) for key, weight in weights.items()}
+    for weight in weights.values():
+        weight.requires_grad_(True)
+    for loss in islice(losses(), examples):
+        gradients = torch.autograd.grad(loss, list(weights.values()))
+        for key, gradient in zip(weights, gradients, strict=True):
+            sums[key] += gradient.float().square() if each else gradient.float()
+    for name, parameter in start.model.named_parameters():
+        parameter.requires_grad_(required[name])
+    found = {}
+    for name, module in modules.items():
+        total = sums[id(module.weight)] if each else sums[id(module.weight)].square()
+        found[name] = sites[name].read(total.T if isinstance(module, Conv1D) else total, dim=0).cpu()
+    return found
+
+
+def _weight(delta: Entries) -> Tensor:
+    assert delta.frozen is not None, "a delta is bound when it is attached"
+    return delta.frozen()[0]
