@@ -298,6 +298,22 @@ def test_a_prefix_is_keys_and_values_before_all_others(family):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
+def test_mam_is_its_two_parts():
+    """Trained alike, both act: with the adapters' second layer at zero it is the prefix alone, and the other way."""
+    tuned = trained(attach(bases.build("llama"), parse_method({"name": "mam", "virtual_tokens": 2, "bottleneck": 4})))
+    ids = torch.cat([torch.tensor([tuned.prefix_ids]), IDS], 1)
+    state = tuned.state()
+    prefix = attach(bases.build("llama"), parse_method({"name": "prefix_tuning", "virtual_tokens": 2}))
+    prefix.load_state({name: state[name] for name in prefix.state()})
+    both = tuned.model(ids, use_cache=False).logits
+    for name, parameter in tuned.trainable.items():
+        if name.endswith((".up", ".up_bias")):
+            parameter.data.zero_()
+    alone = tuned.model(ids, use_cache=False).logits
+    torch.testing.assert_close(alone, prefix.model(ids, use_cache=False).logits, rtol=0, atol=1e-12)
+    assert (both - alone).abs().max() > 1e-3
+
+
 def test_a_prefix_starts_from_words_of_the_vocabulary():
     tuned = attach(bases.build("llama"), parse_method({"name": "prefix_tuning", "virtual_tokens": 2}), seed=3)
     values = tuned.deltas["layers.0.v"].values
@@ -423,4 +439,4 @@ def test_every_method_is_documented():
         assert len(method.model_fields) <= 8
         assert method.learning_rate > 0 or name == "frozen"
         assert parse_method(method().configuration() if name != "bitfit" else {"name": name}).name == name
-    assert len(METHODS) >= 21
+    assert len(METHODS) >= 22

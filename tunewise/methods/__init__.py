@@ -6,6 +6,7 @@ from tunewise.config import parse
 from tunewise.errors import UserError, unknown
 from tunewise.methods.additive.bottleneck import BottleneckAdapter
 from tunewise.methods.additive.compacter import Compacter
+from tunewise.methods.additive.mam import MixAndMatch
 from tunewise.methods.additive.parallel import ParallelAdapter
 from tunewise.methods.base import Method
 from tunewise.methods.prompt.p_tuning import PTuning
@@ -29,7 +30,7 @@ from tunewise.methods.selective.top_layers import TopLayers
 
 _SELECTIVE = (Full, TopLayers, Head, BitFit, Norms, Sparse)
 _REPARAMETRISING = (LoRA, DoRA, AdaLoRA, VeRA, IA3, LoKr, OFT, Intrinsic)
-_ADDITIVE = (BottleneckAdapter, ParallelAdapter, Compacter, PromptTuning, PTuning, PrefixTuning)
+_ADDITIVE = (BottleneckAdapter, ParallelAdapter, Compacter, PromptTuning, PTuning, PrefixTuning, MixAndMatch)
 
 METHODS: dict[str, type[Method]] = {
     method.name: method for method in (Frozen, *_SELECTIVE, *_REPARAMETRISING, *_ADDITIVE)
