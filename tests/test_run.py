@@ -12,7 +12,8 @@ from tests.small_base import QUICK, write_base, write_reviews
 from tunewise.config import parse, read_yaml
 from tunewise.errors import UserError
 from tunewise.files import verify
-from tunewise.methods.store import load_adapter, read_card
+from tunewise.methods import METHODS
+from tunewise.methods.store import check_probe, load_adapter, read_card
 from tunewise.models.load import load_base
 from tunewise.run import Recipe, build_recipe, evaluate, prove_adapter, run, run_folder, train
 from tunewise.training.interrupt import Interrupted
@@ -69,6 +70,33 @@ def test_the_folder_holds_everything(finished):
     ledger = json.loads((out / "ledger.json").read_text())
     assert ledger["data"]["rows"] == 60
     assert ledger["train"]["trained"] == ledger["train"]["rows"] == 48
+
+
+FIELDS = {
+    "bitfit": {"add": True},
+    "top_layers": {"layers": 1},
+    "oft": {"block_size": 8},
+    "compacter": {"bottleneck": 8},
+    "parallel": {"bottleneck": 8},
+    "mam": {"bottleneck": 8, "virtual_tokens": 3},
+    "vera": {"rank": 16},
+    "intrinsic": {"dimension": 40},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "frozen"])
+def test_every_method_is_carried_out_proved_and_reloaded(name, place, tmp_path):
+    asked = recipe(place, {"name": name, **FIELDS.get(name, {})})
+    base = load_base(asked.model, "float32")
+    metrics = run(asked, tmp_path / "run", base=base, prove=False)
+    failed = {name: proof for name, proof in metrics["proofs"].items() if not proof["passed"]}
+    assert not failed
+    assert metrics["n_trainable"] > 0
+    fresh = load_base(asked.model, "float32")
+    tuned = load_adapter(fresh.model, tmp_path / "run" / "adapter", tokenizer=fresh.tokenizer)
+    differences = check_probe(tuned, tmp_path / "run" / "adapter")
+    assert differences["tuned"] < 1e-5
+    assert differences["effect"] > 0
 
 
 def test_the_run_proves_itself(finished):
