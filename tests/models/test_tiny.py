@@ -1,6 +1,7 @@
 """The embedded base: its world, its tokenizer, its weights and its tasks."""
 
 import json
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from random import Random
@@ -14,16 +15,20 @@ from tunewise.models.tiny import FOLDER
 from tunewise.models.tiny.attention import NAME as BLOCKED_ATTENTION
 from tunewise.models.tiny.held_out import FORMATS, LABELS, is_field_name, shows
 from tunewise.models.tiny.inference import misleading_pair
-from tunewise.models.tiny.lexicon import ADJECTIVE_BY_NAME, FITTING, NOUNS, VERBS
+from tunewise.models.tiny.lexicon import ADJECTIVE_BY_NAME, BY_CATEGORY, FITTING, NOUNS, VERBS
 from tunewise.models.tiny.muon import orthogonal
 from tunewise.models.tiny.norwegian import adjective_form, sentence_pair
 from tunewise.models.tiny.patterns import MAPPINGS, WORDS, lay_out, pattern_list
 from tunewise.models.tiny.pretrain import Corpus, Plan, Training, held_out_loss, train_tokenizer
+from tunewise.models.tiny.reviews import review
 from tunewise.models.tiny.tasks import FOLDER as TASK_FOLDER
 from tunewise.models.tiny.tasks import TASKS, write_tasks
 from tunewise.models.tiny.world import KINDS, STAGES, document, kind_of
 
 SAMPLE = 3_000
+LISTS = {
+    "patterns", "glossary", "sorted words", "sorted judgements", "short drills", "judgement lists", "repetition",
+}  # fmt: skip
 HELD_OUT_BOUND = 2.0  # nats per token
 SMALL = Plan(
     tokenizer_documents=200,
@@ -66,11 +71,13 @@ def test_no_document_is_repeated(sample: list[str]) -> None:
     assert len(set(sample)) == SAMPLE
 
 
-def test_patterns_are_about_half_of_the_text_at_first(sample: list[str]) -> None:
-    characters = dict.fromkeys(KINDS, 0)
-    for index, text in enumerate(sample[: SAMPLE // len(STAGES)]):
-        characters[kind_of(Plan().seed, index)] += len(text)
-    assert 0.35 < characters["patterns"] / sum(characters.values()) < 0.6
+def test_lists_are_about_half_of_the_text_at_first_and_two_thirds_at_last() -> None:
+    for start, least, most in ((STAGES[0][0], 0.35, 0.65), (STAGES[-1][0], 0.6, 0.8)):
+        characters = dict.fromkeys(KINDS, 0)
+        for index in range(start, start + SAMPLE // len(STAGES)):
+            characters[kind_of(Plan().seed, index)] += len(document(Plan().seed, index))
+        lists = sum(count for kind, count in characters.items() if kind in LISTS)
+        assert least < lists / sum(characters.values()) < most
 
 
 def test_every_kind_has_its_stage() -> None:
@@ -306,19 +313,40 @@ def _continues_with(
     return max(answers, key=score)
 
 
-def test_the_base_learns_in_context(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """What three words map to can only be known from the list itself: chance is one third."""
-    right = 0
-    for trial in range(30):
-        rng = Random(f"glossary/{trial}")
-        words, meanings = rng.sample(WORDS, 3), rng.sample(WORDS, 3)
-        picks = [0, 1, 2, *(rng.randrange(3) for _ in range(7))]
-        wanted = rng.randrange(3)
-        lines = "".join(f"{words[pick]} -> {meanings[pick]}\n" for pick in picks)
-        answers = tuple(f" {meaning}" for meaning in meanings)
+def _words_of_two_kinds(rng: Random) -> Callable[[int], str]:
+    kinds = [BY_CATEGORY[name] for name in rng.sample(sorted(BY_CATEGORY), 2)]
+    return lambda label: rng.choice(kinds[label]).english
+
+
+def _judgements(rng: Random) -> Callable[[int], str]:
+    return lambda label: review(rng, label == 0, hard=0.0)
+
+
+@pytest.mark.parametrize(
+    ("write", "layout", "end"),
+    [(_words_of_two_kinds, "{x} -> {y}", "\n"), (_judgements, "Review: {x}\nSentiment: {y}", "\n\n")],
+    ids=["kinds of words", "judgements in a format it never saw"],
+)
+def test_the_base_learns_in_context(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    write: Callable[[Random], Callable[[int], str]],
+    layout: str,
+    end: str,
+) -> None:
+    """Which of two kinds has which fresh label can only be known from the eight items before: chance is one half."""
+    n_right, n_trials = 0, 30
+    for trial in range(n_trials):
+        rng = Random(f"in context/{trial}")
+        item, names = write(rng), rng.sample(WORDS, 2)
+        picks = rng.sample([0, 1] * 4, 8)
+        wanted = rng.randrange(2)
+        lines = "".join(layout.format(x=item(pick), y=names[pick]) + end for pick in picks)
+        question = layout.format(x=item(wanted), y="").rstrip()
+        answers = tuple(f" {name}" for name in names)
         with torch.no_grad():
-            right += _continues_with(model, tokenizer, f"{lines}{words[wanted]} ->", answers) == answers[wanted]
-    assert right >= 20
+            n_right += _continues_with(model, tokenizer, lines + question, answers) == answers[wanted]
+    assert n_right >= 0.8 * n_trials
 
 
 def test_a_base_goes_on_with_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,7 +1,7 @@
 """Pages that come back to what they said: the shortest way to heads that look things up in the text so far.
 
-Two million tokens of mixed text did not bring such heads forth (Olsson et al. 2022, arXiv:2209.11895, call them
-induction heads); short pages of this sort, read in short rows, do. All in-context learning builds on them.
+Two million tokens of mixed text in rows of 512 did not bring such heads forth (Olsson et al. 2022, arXiv:2209.11895,
+call them induction heads); short pages of this sort, read in short rows, do. All in-context learning builds on them.
 """
 
 from random import Random
@@ -33,6 +33,9 @@ def repetition(rng: Random) -> str:
 
 
 def _list(rng: Random, items: list[tuple[str, str]]) -> str:
+    """One item a line as a rule; every fourth list in any layout of the pattern lists."""
+    if rng.random() < 0.25:
+        return lay_out(rng, [((x,), y) for x, y in items])
     arrow = rng.choice(_ARROWS)
     return rng.choice(("\n", "\n", "\n\n", "; ")).join(f"{x}{arrow}{y}" for x, y in items)
 
@@ -82,8 +85,9 @@ def short_drill(rng: Random) -> str:
 
 
 def judgement_list(rng: Random) -> str:
-    """Judgements or short reviews in any layout of the pattern lists, good and bad under one-word labels."""
-    names, plain = rng.sample(WORDS, 2), rng.random() < 0.5
+    """Judgements or short reviews in any layout of the pattern lists, good and bad under fresh labels."""
+    names = rng.sample(WORDS, 2) if rng.random() < 0.6 else labels(rng, 2)
+    plain = rng.random() < 0.5
     items: list[Item] = []
     for _ in range(rng.randrange(10, 17) if plain else rng.randrange(8, 11)):
         bad = rng.randrange(2)

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
+import torch.distributed as distributed
 from torch import Tensor, nn
 
 _COEFFICIENTS = (
@@ -31,6 +32,17 @@ def orthogonal(matrices: Tensor, rounds: int = 5) -> Tensor:
     return x if wide else x.transpose(1, 2)
 
 
+def _in_shares(matrices: Tensor) -> Tensor:
+    """`orthogonal` of a batch; of several workers each does its share and hands it to the others."""
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return orthogonal(matrices)
+    shares = list(matrices.tensor_split(distributed.get_world_size()))
+    shares[distributed.get_rank()] = orthogonal(shares[distributed.get_rank()]).contiguous()
+    for worker, share in enumerate(shares):
+        distributed.broadcast(share, src=worker)
+    return torch.cat(shares)
+
+
 class Muon(torch.optim.Optimizer):
     """The optimiser of the hidden matrices; embeddings and norms want AdamW."""
 
@@ -48,7 +60,7 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
             for shape, parameters in by_shape.items():
-                update = orthogonal(torch.stack([self._direction(p, group["momentum"]) for p in parameters]))
+                update = _in_shares(torch.stack([self._direction(p, group["momentum"]) for p in parameters]))
                 step_size = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
                 for parameter, change in zip(parameters, update, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-step_size)

@@ -267,7 +267,7 @@ def _field_layout(rng: Random, inputs: int) -> tuple[str, str, str]:
 def lay_out(rng: Random, items: list[Item]) -> str:
     """The items as text, in one layout drawn for this list."""
     inputs = len(items[0][0])
-    template, join, end = _field_layout(rng, inputs) if rng.random() < 0.45 else _inline_layout(rng)
+    template, join, end = _field_layout(rng, inputs) if rng.random() < 0.55 else _inline_layout(rng)
     numbered = "\n" in end and rng.random() < 0.12
     lines = []
     for index, (xs, y) in enumerate(items):

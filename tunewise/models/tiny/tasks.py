@@ -114,14 +114,13 @@ TASKS = (
     Task(
         "sentiment",
         "classification",
-        "Sentiment: {text} ->",
+        "Review: {text}\nSentiment:",
         " {label}",
         ("accuracy", "macro_f1"),
         "Is a review good on the whole? Half of them say good and bad things at once.",
         _CLASSIFICATION_SIZES,
         _sentiment,
         labels=("positive", "negative"),
-        separator="\n",
     ),
     Task(
         "entailment",

@@ -1,8 +1,7 @@
 """The synthetic world: `document(seed, index)` is a pure function, and no two documents are alike.
 
 A document is a page from a small harbour town. The order of a corpus is the order of its indices, so any slice of
-the training text can be written again without what came before it. The mixture of kinds changes on the way: first the
-language, the town and patterns, then drills until the base looks things up, then patterns and the rest again.
+the training text can be written again without what came before it. The mixture of kinds changes on the way (STAGES).
 """
 
 from collections.abc import Callable, Iterator
@@ -49,14 +48,12 @@ KINDS: dict[str, Callable[[Random], str]] = {
 }
 _NAMES = tuple(KINDS)
 
-# From which document on, the weights of the kinds in the order of KINDS.
+# From which document on, the weights of the kinds in the order of KINDS: language and drills until the base looks
+# things up, then lists of every kind beside the language, then fewer drills and longer lists.
 STAGES: tuple[tuple[int, tuple[float, ...]], ...] = (
-    (0, (42, 14, 10, 8, 13, 12, 7, 5, 6, 3, 0, 0, 0, 0, 0, 0)),
-    (13_760, (8, 2, 2, 2, 4, 4, 1, 1, 1, 0, 25, 25, 15, 10, 0, 0)),
-    (18_560, (1, 1, 1, 1, 2, 2, 1, 0, 0, 0, 0, 0, 0, 0, 140, 0)),
-    (40_256, (60, 14, 6, 5, 16, 14, 7, 3, 5, 6, 0, 0, 0, 8, 20, 0)),
-    (46_656, (62, 14, 5, 4, 16, 14, 7, 2, 4, 6, 0, 0, 0, 20, 6, 0)),
-    (52_288, (26, 12, 4, 4, 12, 12, 6, 2, 4, 4, 0, 0, 0, 10, 6, 60)),
+    (0, (10, 12, 7, 5, 9, 9, 5, 3, 4, 3, 0, 0, 0, 0, 120, 0)),
+    (30_000, (40, 10, 6, 5, 10, 10, 6, 2, 4, 4, 2, 4, 8, 12, 30, 20)),
+    (57_000, (40, 12, 8, 5, 14, 14, 8, 3, 5, 5, 0, 2, 4, 8, 6, 32)),
 )
 
 
