@@ -15,7 +15,7 @@ from tunewise.models.tiny import reviews
 from tunewise.models.tiny.inference import misleading_pair, pair
 from tunewise.models.tiny.lexicon import BY_CATEGORY, NOUNS, NUMBERS, OPPOSITE_PAIRS, VERBS
 from tunewise.models.tiny.norwegian import article, sentence_pair
-from tunewise.models.tiny.patterns import pattern_list
+from tunewise.models.tiny.patterns import nonsense, pattern_list
 from tunewise.models.tiny.prose import dialogue, facts, narrative, news_item
 from tunewise.models.tiny.town import RESIDENTS, questions
 
@@ -44,9 +44,35 @@ class Task:
     separator: str = "\n\n"
 
 
+def _slang(seed: str, count: int) -> list[str]:
+    """Words of the quay that pre-training never wrote, the first half praise and the second blame."""
+    rng, found = Random(seed), []
+    while len(found) < count:
+        word = nonsense(rng)
+        if len(word) > 3 and word not in found:
+            found.append(word)
+    return found
+
+
+_WORDS_OF_THE_QUAY = _slang("slang of the quay", 24)
+
+
+def _slang_review(rng: Random, positive: bool) -> str:
+    half = len(_WORDS_OF_THE_QUAY) // 2
+    words = _WORDS_OF_THE_QUAY[:half] if positive else _WORDS_OF_THE_QUAY[half:]
+    clauses = [f"the {reviews.aspect(rng)[1]} was {rng.choice(('', 'very '))}{rng.choice(words)}" for _ in range(2)]
+    body = " and ".join(clauses[: rng.randrange(1, 3)])
+    parts = [reviews.sentence(body)]
+    if rng.random() < 0.35:
+        parts.insert(rng.randrange(2), reviews.sentence(reviews.neutral(rng)))
+    return " ".join(parts)
+
+
 def _sentiment(rng: Random, index: int) -> Row:
+    """A quarter of the reviews are in slang that has to be learnt; half of the others judge both ways."""
     positive = index % 2 == 0
-    return {"text": reviews.review(rng, positive, hard=0.5), "label": "positive" if positive else "negative"}
+    text = _slang_review(rng, positive) if index // 2 % 4 == 0 else reviews.review(rng, positive, hard=0.5)
+    return {"text": text, "label": "positive" if positive else "negative"}
 
 
 def _entailment(rng: Random, index: int) -> Row:
@@ -117,7 +143,7 @@ TASKS = (
         "Review: {text}\nSentiment:",
         " {label}",
         ("accuracy", "macro_f1"),
-        "Is a review good on the whole? Half of them say good and bad things at once.",
+        "Is a review good on the whole? A quarter of them judge in words of the quay that have to be learnt.",
         _CLASSIFICATION_SIZES,
         _sentiment,
         labels=("positive", "negative"),
