@@ -43,9 +43,7 @@ class Base:
 def load_base(name: str, dtype: str = "auto", device: str = "cpu") -> Base:
     """Load the base `name`: "tiny", a folder, or a hub name, in evaluation mode.
 
-    `dtype` is "auto" (bfloat16 where this machine multiplies it natively), "float32", "bfloat16" or "float64". From
-    here on this process takes numbers below 1e-38 for zero: a model that is sure of itself has attention weights that
-    small, and on a CPU they cost half the speed (2.3 times fewer tokens/s in the pre-training of `tiny`).
+    `dtype` is "auto" (bfloat16 where this machine multiplies it natively), "float32", "bfloat16" or "float64".
     Weights are read from safetensors only, and no code of the checkpoint is run. Raises UserError for a folder that
     is no model, weights in a pickle format, and a hub name that cannot be reached.
     """
@@ -54,7 +52,6 @@ def load_base(name: str, dtype: str = "auto", device: str = "cpu") -> Base:
     if Path(source).exists():
         _check_weights(Path(source))
     where = torch.device(device)
-    torch.set_flush_denormal(True)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         with _quiet():

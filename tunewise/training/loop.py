@@ -19,6 +19,7 @@ from torch import Tensor
 from tunewise import files
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import Batch, collate, epoch_batches
+from tunewise.engine.denormals import flushed
 from tunewise.engine.loss import row_losses, token_loss
 from tunewise.errors import UserError
 from tunewise.methods.attach import Tuned
@@ -92,7 +93,7 @@ def fit(
     """
     watcher = progress or Silent()
     devices = [tuned.model.device] if tuned.model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), training_mode(tuned, config), Interrupts() as interrupts:
+    with torch.random.fork_rng(devices), training_mode(tuned, config), flushed(), Interrupts() as interrupts:
         torch.manual_seed(seed)
         loop = _Loop(tuned, rows, config, seed, folder, pad_id)
         resumed_from = loop.resume()
