@@ -228,20 +228,22 @@ def test_an_intrinsic_change_is_one_projection_of_few_numbers(projection):
     for index in range(len(theta)):
         theta.data.zero_()
         theta.data[index] = 1.0
-        columns.append(torch.cat([delta.change().flatten() for delta in tuned.deltas.values()]).detach())
+        columns.append(torch.cat([delta.weight_change().flatten() for delta in tuned.deltas.values()]).detach())
     lengths = torch.stack(columns).norm(dim=1) / len(tuned.deltas) ** 0.5
     torch.testing.assert_close(lengths, torch.ones_like(lengths), rtol=0.1, atol=0)
     theta.data.copy_(torch.arange(len(theta)))
-    together = torch.cat([delta.change().flatten() for delta in tuned.deltas.values()])
+    together = torch.cat([delta.weight_change().flatten() for delta in tuned.deltas.values()])
     torch.testing.assert_close(together, theta @ torch.stack(columns), rtol=0, atol=1e-6)
     scale.data[1] = 3.0
     delta = tuned.deltas["layers.1.q"]
-    before = delta.change().detach() / 3
+    before = delta.weight_change().detach() / 3
     scale.data[1] = 1.0
-    torch.testing.assert_close(delta.change().detach(), before)
+    torch.testing.assert_close(delta.weight_change().detach(), before)
     again = attach(bases.build("llama"), parse_method(fields), seed=7)
     again.load_state(tuned.state())
-    assert torch.equal(again.deltas["layers.1.q"].change(), delta.change()), "P is drawn from a seed of its own"
+    assert torch.equal(again.deltas["layers.1.q"].weight_change(), delta.weight_change()), (
+        "P is drawn from a seed of its own"
+    )
 
 
 def test_oft_rotates():

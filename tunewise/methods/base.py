@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise.config import Strict
@@ -59,6 +60,20 @@ class Delta(nn.Module):
         raise CannotFold(
             f"{type(self).__name__} has no equivalent dense weight", hint="serve it attached: tunewise.load_adapter"
         )
+
+
+class WeightChange(Delta):
+    """A delta that is a ΔW (d_out, d_in) of the frozen weight: y + ΔW x."""
+
+    def weight_change(self) -> Tensor:
+        """ΔW as it is now."""
+        raise NotImplementedError
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + functional.linear(x, self.weight_change().to(x.dtype))
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return weight + self.weight_change().detach().to(weight), bias
 
 
 @dataclass(frozen=True)

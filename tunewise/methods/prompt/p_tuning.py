@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field
 from torch import Tensor, nn
 
 from tunewise.methods.base import Delta, Method, PeftNames
-from tunewise.methods.prompt.prompt_tuning import SoftPrompt, prompt_sizes
+from tunewise.methods.prompt.prompt_tuning import SoftPrompt, prompt_sizes, virtual_ids
 from tunewise.models.anatomy import Anatomy
 
 
@@ -83,7 +83,7 @@ class PTuning(Method):
     """Width of the encoder; as wide as the base where it is not given."""
 
     def prefix_ids(self, anatomy: Anatomy) -> tuple[int, ...]:
-        return tuple(range(anatomy.vocab_size, anatomy.vocab_size + self.virtual_tokens))
+        return virtual_ids(anatomy, self.virtual_tokens)
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
         site = anatomy.embedding

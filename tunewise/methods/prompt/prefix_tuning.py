@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from tunewise.methods.attach import attach
 from tunewise.methods.base import Delta, Method, PeftNames, Start
-from tunewise.methods.prompt.prompt_tuning import prompt_sizes, starting_ids
+from tunewise.methods.prompt.prompt_tuning import prompt_sizes, starting_ids, virtual_ids
 from tunewise.models.anatomy import Anatomy, Site
 
 
@@ -118,7 +118,7 @@ class PrefixTuning(Method):
         return self
 
     def prefix_ids(self, anatomy: Anatomy) -> tuple[int, ...]:
-        return tuple(range(anatomy.vocab_size, anatomy.vocab_size + self.virtual_tokens))
+        return virtual_ids(anatomy, self.virtual_tokens)
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
         virtual = VirtualIds(anatomy.vocab_size)

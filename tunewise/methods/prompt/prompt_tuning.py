@@ -28,6 +28,11 @@ def prompt_sizes(anatomy: Anatomy) -> dict[str, object]:
     }
 
 
+def virtual_ids(anatomy: Anatomy, virtual_tokens: int) -> tuple[int, ...]:
+    """The ids of virtual tokens: those behind the vocabulary."""
+    return tuple(range(anatomy.vocab_size, anatomy.vocab_size + virtual_tokens))
+
+
 def starting_ids(virtual_tokens: int, text: str, vocab_size: int, tokenizer: PreTrainedTokenizerBase | None) -> Tensor:
     """Ids (virtual_tokens,) of the tokens to start from: those of `text`, repeated or cut, or drawn at random."""
     if not text:
@@ -94,7 +99,7 @@ class PromptTuning(Method):
         return self
 
     def prefix_ids(self, anatomy: Anatomy) -> tuple[int, ...]:
-        return tuple(range(anatomy.vocab_size, anatomy.vocab_size + self.virtual_tokens))
+        return virtual_ids(anatomy, self.virtual_tokens)
 
     def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
         # how peft would start; the trained prompt replaces it

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tunewise.errors import UserError
-from tunewise.methods.base import Delta, Method
+from tunewise.methods.base import Delta, Method, WeightChange
 from tunewise.models.anatomy import Anatomy, Site
 
 
@@ -38,7 +38,7 @@ class Coordinates(nn.Module):
         self.scale = nn.Parameter(torch.ones(n_layers)) if n_layers else None
 
 
-class Projected(Delta):
+class Projected(WeightChange):
     """ΔW = λ reshape(P θ_d) at one site, whose share of P comes from a seed of its own; its columns have length one."""
 
     def __init__(self, site: Site, shared: Coordinates, projection: str, seed: int) -> None:
@@ -60,7 +60,7 @@ class Projected(Delta):
         for name, buffer in (("signs", signs), ("gains", gains), ("order", order)):
             self.register_buffer(name, buffer, persistent=False)
 
-    def change(self) -> Tensor:
+    def weight_change(self) -> Tensor:
         """ΔW (d_out, d_in)."""
         if self.dense:
             flat = self.matrix @ self.shared.theta
@@ -71,12 +71,6 @@ class Projected(Delta):
         if self.shared.scale is not None and self.layer is not None:
             flat = self.shared.scale[self.layer] * flat
         return flat.view(self.shape)
-
-    def after(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + functional.linear(x, self.change().to(x.dtype))
-
-    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return weight + self.change().detach().to(weight), bias
 
 
 class Intrinsic(Method):

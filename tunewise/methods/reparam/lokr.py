@@ -10,9 +10,8 @@ from collections.abc import Mapping
 import torch
 from pydantic import AliasChoices, Field
 from torch import Tensor, nn
-from torch.nn import functional
 
-from tunewise.methods.base import Delta, Method, PeftNames
+from tunewise.methods.base import Delta, Method, PeftNames, WeightChange
 from tunewise.models.anatomy import Anatomy, Site
 
 
@@ -25,7 +24,7 @@ def factors(dimension: int, limit: int) -> tuple[int, int]:
     return small, dimension // small
 
 
-class Kronecker(Delta):
+class Kronecker(WeightChange):
     """W₁ (a, b), zero at birth, and W₂ (c, d) or its factors (c, rank), (rank, d)."""
 
     def __init__(self, site: Site, rank: int, scaling: float, factor: int) -> None:
@@ -42,16 +41,10 @@ class Kronecker(Delta):
         for parameter in drawn:
             nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
 
-    def _change(self) -> Tensor:
+    def weight_change(self) -> Tensor:
         tensors = dict(self.named_parameters())
         w2 = tensors["lokr_w2"] if "lokr_w2" in tensors else self.lokr_w2_a @ self.lokr_w2_b
         return self.scaling * torch.kron(self.lokr_w1, w2)
-
-    def after(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + functional.linear(x, self._change().to(x.dtype))
-
-    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return weight + self._change().detach().to(weight), bias
 
 
 class LoKr(Method):

@@ -8,25 +8,21 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tunewise.errors import UserError
-from tunewise.methods.base import Delta, Method
+from tunewise.methods.base import Delta, Method, WeightChange
 from tunewise.models.anatomy import Anatomy
 
 
-class DenseChange(Delta):
+class DenseChange(WeightChange):
     """ΔW (d_out, d_in), zero at birth: what a tied head gets, whose own weight is the embedding's too."""
 
     def __init__(self, d_in: int, d_out: int) -> None:
         super().__init__()
         self.change = nn.Parameter(torch.zeros(d_out, d_in))
 
-    def after(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + functional.linear(x, self.change.to(x.dtype))
-
-    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return weight + self.change.detach().to(weight), bias
+    def weight_change(self) -> Tensor:
+        return self.change
 
 
 class Head(Method):

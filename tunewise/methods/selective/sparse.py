@@ -13,15 +13,14 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from tunewise.errors import UserError
-from tunewise.methods.base import Delta, FrozenWeight, Method, Start
+from tunewise.methods.base import Delta, FrozenWeight, Method, Start, WeightChange
 from tunewise.models.anatomy import Anatomy, Site
 
 
-class Entries(Delta):
+class Entries(WeightChange):
     """values (k,), zero at birth, at the flat indices (k,) of a weight (d_out, d_in)."""
 
     def __init__(self, site: Site, k: int) -> None:
@@ -44,16 +43,10 @@ class Entries(Delta):
         self.values = nn.Parameter(torch.zeros(len(indices), dtype=self.values.dtype, device=device))
         self.indices = indices.to(device)
 
-    def change(self) -> Tensor:
+    def weight_change(self) -> Tensor:
         """ΔW (d_out, d_in)."""
         flat = self.values.new_zeros(self.shape[0] * self.shape[1])
         return flat.index_put((self.indices,), self.values).view(self.shape)
-
-    def after(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + functional.linear(x, self.change().to(x.dtype))
-
-    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return weight + self.change().detach().to(weight), bias
 
 
 class Sparse(Method):

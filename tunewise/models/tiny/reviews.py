@@ -149,6 +149,11 @@ def review(rng: Random, positive: bool, hard: float = 0.4) -> str:
         body = rng.choice((_balanced, _conceded, _concluded))(rng, positive)
     else:
         body = _agreeing(rng, positive) if rng.random() < 0.5 else clause(rng, positive)
+    return told(rng, body)
+
+
+def told(rng: Random, body: str) -> str:
+    """A judgement as a review; every third has a sentence beside it that judges nothing."""
     parts = [sentence(body)]
     if rng.random() < 0.35:
         parts.insert(rng.randrange(2), sentence(neutral(rng)))

@@ -41,12 +41,11 @@ class Task:
     write: Callable[[Random, int], Row]
     labels: tuple[str, ...] = ()
     max_new_tokens: int = 0
-    separator: str = "\n\n"
 
 
-def _slang(seed: str, count: int) -> list[str]:
+def _slang(count: int) -> list[str]:
     """Words of the quay that pre-training never wrote, the first half praise and the second blame."""
-    rng, found = Random(seed), []
+    rng, found = Random("slang of the quay"), []
     while len(found) < count:
         word = nonsense(rng)
         if len(word) > 3 and word not in found:
@@ -54,7 +53,7 @@ def _slang(seed: str, count: int) -> list[str]:
     return found
 
 
-_WORDS_OF_THE_QUAY = _slang("slang of the quay", 24)
+_WORDS_OF_THE_QUAY = _slang(24)
 
 
 def _slang_review(rng: Random, positive: bool) -> str:
@@ -62,10 +61,7 @@ def _slang_review(rng: Random, positive: bool) -> str:
     words = _WORDS_OF_THE_QUAY[:half] if positive else _WORDS_OF_THE_QUAY[half:]
     clauses = [f"the {reviews.aspect(rng)[1]} was {rng.choice(('', 'very '))}{rng.choice(words)}" for _ in range(2)]
     body = " and ".join(clauses[: rng.randrange(1, 3)])
-    parts = [reviews.sentence(body)]
-    if rng.random() < 0.35:
-        parts.insert(rng.randrange(2), reviews.sentence(reviews.neutral(rng)))
-    return " ".join(parts)
+    return reviews.told(rng, body)
 
 
 def _sentiment(rng: Random, index: int) -> Row:
@@ -239,7 +235,7 @@ def description(task: Task) -> str:
     fields: dict[str, object] = {"name": task.name, "kind": task.kind, "prompt": task.prompt, "answer": task.answer}
     if task.labels:
         fields["labels"] = list(task.labels)
-    fields |= {"metrics": list(task.metrics), "separator": task.separator}
+    fields |= {"metrics": list(task.metrics), "separator": "\n\n"}
     if task.max_new_tokens:
         fields["max_new_tokens"] = task.max_new_tokens
     fields |= {"license": "CC0-1.0", "description": task.description}
