@@ -177,7 +177,7 @@ def test_word_overlap_misleads_out_of_domain() -> None:
 
     follows = sum(overlap(misleading_pair(Random(seed), True)) for seed in range(200)) / 200
     fails = sum(overlap(misleading_pair(Random(seed), False)) for seed in range(200)) / 200
-    assert fails > 0.95 > 0.7 > follows
+    assert fails > 0.9 > 0.7 > follows
 
 
 # --- the tasks ---

@@ -212,9 +212,10 @@ def pair(rng: Random, follows: bool) -> tuple[str, str]:
 
 
 def _swapped(rng: Random, e: Event) -> tuple[str, str]:
-    """Every word of the second sentence stands in the first, with the parts exchanged."""
+    """The same two people with their parts exchanged: under the same verb, or under its inverse, which alone tells nothing."""
     e = replace(e, verb=rng.choice(_TRANSFERS), manner="")
-    return tell(e), tell(replace(e, agent=e.other, other=e.agent, place="", time=""))
+    exchanged = replace(e, agent=e.other, other=e.agent, place="", time="")
+    return tell(e), rng.choice((tell, _inverse))(exchanged)
 
 
 def _embedded(rng: Random, e: Event) -> tuple[str, str]:
