@@ -19,6 +19,7 @@ from tunewise.models.anatomy import Anatomy
 from tunewise.models.weights import frozen_weight
 
 Change = Mapping[str, Tensor]
+NEGLIGIBLE = 1e-5  # of the largest singular value: what rounding leaves of a rank that is not there
 
 
 @torch.no_grad()
@@ -116,8 +117,10 @@ class Extracted:
     """‖ΔW − B A‖ / ‖ΔW‖, Frobenius norms, at every site."""
 
 
-def extract_lora(change: Change, rank: int, anatomy: Anatomy) -> Extracted:
+def extract_lora(change: Change, rank: int | None, anatomy: Anatomy) -> Extracted:
     """The LoRA of `rank` nearest to a change, by truncated SVD at every site; Eckart & Young 1936.
+
+    Without a rank, the lowest that holds the change of every site but for rounding.
 
     Raises UserError where the changed sites are no whole roles of this base.
     """
@@ -130,11 +133,14 @@ def extract_lora(change: Change, rank: int, anatomy: Anatomy) -> Extracted:
             "this change touches different roles in different layers, which one LoRA does not express",
             hint="leave out sites until the same roles remain in every layer",
         )
+    factors = {site.name: torch.linalg.svd(change[site.name], full_matrices=False) for site in sites}
+    if rank is None:
+        rank = max([1, *(int((s > NEGLIGIBLE * s[0]).sum()) for _, s, _ in factors.values())])
     ranks = {site.name: min(rank, site.d_in, site.d_out) for site in sites}
     method = LoRA(rank=rank if set(ranks.values()) == {rank} else ranks, alpha=1.0, roles=roles, layers=chosen)
     state, errors = {}, {}
     for site in sites:
-        u, s, v = torch.linalg.svd(change[site.name], full_matrices=False)
+        u, s, v = factors[site.name]
         r, root = ranks[site.name], (s[: ranks[site.name]] / method.scaling_at(site)).sqrt()
         state[f"delta.{site.name}.lora_A"] = root.unsqueeze(1) * v[:r]
         state[f"delta.{site.name}.lora_B"] = u[:, :r] * root

@@ -12,8 +12,6 @@ from tunewise.methods.attach import attach
 from tunewise.methods.store import CARD, load_adapter, probe_prompts, read_card, save_adapter
 from tunewise.models.load import Base
 
-NEGLIGIBLE = 1e-5  # of the largest singular value: what rounding leaves of a rank that is not there
-
 
 def combine_adapters(
     base: Base,
@@ -34,10 +32,8 @@ def combine_adapters(
     """
     changes = [_change(base, Path(folder)) for folder in adapters]
     total = combine(changes, weights, how, density=density, seed=seed)
-    if rank is None:
-        if how != "linear":
-            raise UserError(f"a sum by {how} has full rank", hint="say how much of it to keep, such as --rank 16")
-        rank = max(_rank_of(change) for change in total.values())
+    if rank is None and how != "linear":
+        raise UserError(f"a sum by {how} has full rank", hint="say how much of it to keep, such as --rank 16")
     found = extract_lora(total, rank, base.anatomy)
     tuned = attach(base.model, found.method, warm_start=False)
     tuned.load_state(found.state)
@@ -77,8 +73,3 @@ def _change(base: Base, folder: Path) -> dict[str, torch.Tensor]:
         return change_of(tuned)
     finally:
         tuned.detach()
-
-
-def _rank_of(change: torch.Tensor) -> int:
-    values = torch.linalg.svdvals(change)
-    return max(1, int((values > NEGLIGIBLE * values[0]).sum()))

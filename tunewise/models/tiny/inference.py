@@ -212,7 +212,7 @@ def pair(rng: Random, follows: bool) -> tuple[str, str]:
 
 
 def _swapped(rng: Random, e: Event) -> tuple[str, str]:
-    """The same two people with their parts exchanged: under the same verb, or under its inverse, which alone tells nothing."""
+    """The same two people with their parts exchanged, under the same verb or its inverse: the verb tells nothing."""
     e = replace(e, verb=rng.choice(_TRANSFERS), manner="")
     exchanged = replace(e, agent=e.other, other=e.agent, place="", time="")
     return tell(e), rng.choice((tell, _inverse))(exchanged)
