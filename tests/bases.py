@@ -1,9 +1,13 @@
-"""Small random models, one for each decoder row of the anatomy, built from their transformers configs."""
+"""Small random models, one or more for each row of the anatomy, built from their transformers configs."""
+
+from collections.abc import Sequence
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+import transformers
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedModel
 
-VOCABULARY, WIDTH, LAYERS, HEADS = 64, 32, 2, 4
+VOCABULARY, WIDTH, LAYERS, HEADS, LABELS, IMAGE = 64, 32, 2, 4, 3, 8
 
 _COMMON = {
     "vocab_size": VOCABULARY,
@@ -17,7 +21,38 @@ _COMMON = {
     "pad_token_id": 0,
 }
 _GROUPED = {**_COMMON, "num_key_value_heads": 2}
-CONFIGS: dict[str, dict[str, object]] = {
+_GPT2 = {
+    "vocab_size": VOCABULARY,
+    "n_embd": WIDTH,
+    "n_layer": LAYERS,
+    "n_head": HEADS,
+    "n_positions": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_T5 = {
+    "vocab_size": VOCABULARY,
+    "d_model": WIDTH,
+    "d_kv": 8,
+    "num_layers": LAYERS,
+    "num_heads": HEADS,
+    "d_ff": 48,
+    "dropout_rate": 0.0,
+    "decoder_start_token_id": 0,
+}
+_CLASSES = {"num_labels": LABELS}
+_ENCODER = {**_COMMON, **_CLASSES, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+_IMAGES = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": 48,
+    "image_size": IMAGE,
+    "patch_size": 4,
+    **_CLASSES,
+}
+DECODERS: dict[str, dict[str, object]] = {
     "llama": _GROUPED,
     "llama_tied": {**_GROUPED, "tie_word_embeddings": True},  # the shape of SmolLM
     "mistral": {**_GROUPED, "sliding_window": 8},
@@ -26,16 +61,7 @@ CONFIGS: dict[str, dict[str, object]] = {
     "gemma2": {**_GROUPED, "head_dim": 8, "query_pre_attn_scalar": 8},
     "gemma3_text": {**_GROUPED, "head_dim": 8, "query_pre_attn_scalar": 8},
     "phi3": {**_GROUPED, "original_max_position_embeddings": 64},
-    "gpt2": {
-        "vocab_size": VOCABULARY,
-        "n_embd": WIDTH,
-        "n_layer": LAYERS,
-        "n_head": HEADS,
-        "n_positions": 64,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    },
+    "gpt2": _GPT2,
     "gpt_neox": _COMMON,
     "opt": {
         **_COMMON,
@@ -43,17 +69,92 @@ CONFIGS: dict[str, dict[str, object]] = {
         "word_embed_proj_dim": WIDTH,
     },
 }
+OTHERS: dict[str, dict[str, object]] = {
+    "llama_classes": {**_GROUPED, **_CLASSES},
+    "gpt2_classes": {**_GPT2, **_CLASSES, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+    "bert_classes": _ENCODER,
+    "bert_tokens": _ENCODER,
+    "roberta_classes": {**_ENCODER, "type_vocab_size": 1, "pad_token_id": 0},
+    "distilbert_classes": {
+        "vocab_size": VOCABULARY,
+        "dim": WIDTH,
+        "n_layers": LAYERS,
+        "n_heads": HEADS,
+        "hidden_dim": 48,
+        "max_position_embeddings": 64,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "seq_classif_dropout": 0.0,
+        **_CLASSES,
+    },
+    "deberta-v2_classes": {
+        **_ENCODER,
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
+        "max_relative_positions": 16,
+        "pooler_dropout": 0.0,
+    },
+    "t5": {**_T5, "tie_word_embeddings": True},
+    "t5_gated": {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},  # v1.1, FLAN
+    "mt5": {**_T5, "tie_word_embeddings": False},
+    "bart": {
+        "vocab_size": VOCABULARY,
+        "d_model": WIDTH,
+        "encoder_layers": LAYERS,
+        "decoder_layers": LAYERS,
+        "encoder_attention_heads": HEADS,
+        "decoder_attention_heads": HEADS,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        "max_position_embeddings": 64,
+        "dropout": 0.0,
+        "forced_eos_token_id": None,
+    },
+    "vit_images": _IMAGES,
+    "deit_images": _IMAGES,
+    "dinov2_images": {**_IMAGES, "mlp_ratio": 2},
+}
+CONFIGS = DECODERS | OTHERS
+_VARIANTS = ("_tied", "_gated", "_classes", "_tokens", "_images")
+_HEADS = {
+    "_classes": transformers.AutoModelForSequenceClassification,
+    "_tokens": transformers.AutoModelForTokenClassification,
+    "_images": transformers.AutoModelForImageClassification,
+}
+_ARCHITECTURES = {"deit_images": ["DeiTForImageClassification"]}  # of the two that deit has
+
+
+def shell(family: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The small model of a family as transformers builds it, on whatever device is the default."""
+    variant = next((end for end in _VARIANTS if family.endswith(end)), "")
+    config = AutoConfig.for_model(family.removesuffix(variant), **CONFIGS[family])
+    config.architectures = _ARCHITECTURES.get(family)
+    plain = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    return _HEADS.get(variant, plain).from_config(config, dtype=dtype)
 
 
 def build(family: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> PreTrainedModel:
     """The small random model of a family, in evaluation mode, with weights large enough to tell models apart."""
-    config = AutoConfig.for_model(family.removesuffix("_tied"), **CONFIGS[family])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = shell(family, dtype)
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 torch.nn.init.normal_(parameter, std=0.1)
             elif parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.2)
     return model.eval()
+
+
+def logits(model: PreTrainedModel, ids: Tensor, prefix: Sequence[int] = ()) -> Tensor:
+    """What the model says of `ids` (batch, length) behind a prefix; a vision model sees a picture for each row."""
+    if model.config.model_type in ("vit", "deit", "dinov2"):
+        pictures = torch.randn(len(ids), 3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(0))
+        pictures = pictures + ids[:, :1, None, None] / VOCABULARY
+        return model(pictures.to(model.dtype)).logits
+    entered = torch.cat([torch.tensor([list(prefix)] * len(ids), dtype=torch.long), ids], dim=1)
+    if model.config.is_encoder_decoder:
+        return model(input_ids=entered, decoder_input_ids=ids[:, :4], use_cache=False).logits
+    found = model(entered).logits
+    return found if found.dim() == 2 else found[:, len(prefix) :]

@@ -1,11 +1,11 @@
-"""What every method promises on every kind of decoder: the protocol of `methods/`, method by family."""
+"""What every method promises on every kind of model: the protocol of `methods/`, method by family."""
 
 import copy
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tests import bases
 from tunewise.errors import UserError
@@ -14,6 +14,7 @@ from tunewise.methods.attach import Tuned, attach, count
 from tunewise.methods.base import CannotFold, Delta, Method
 from tunewise.methods.selective.bitfit import AddedBias
 from tunewise.methods.store import load_adapter, save_adapter
+from tunewise.models import families
 from tunewise.models.anatomy import read_anatomy
 
 # One or more configurations a method: the registry must not hold a method that is missing here.
@@ -47,12 +48,16 @@ VARIANTS: dict[str, list[dict]] = {
     "prefix_tuning": [{"virtual_tokens": 3}, {"virtual_tokens": 2, "hidden": 8, "init": "random"}],
 }
 EVERY_VARIANT = ("llama", "gpt2", "gpt_neox")  # whole sites, transposed ones, interleaved slices; elsewhere the first
+ANATOMIES = {family: read_anatomy(bases.build(family)) for family in bases.CONFIGS}
+KINDS = {family: anatomy.kind for family, anatomy in ANATOMIES.items()}
 CASES = [
     (family, name, fields)
     for family in bases.CONFIGS
     for name, variants in VARIANTS.items()
     for fields in (variants if family in EVERY_VARIANT else variants[:1])
+    if KINDS[family] not in METHODS[name].not_on
 ]
+REFUSED = [(family, name) for family in bases.CONFIGS for name in VARIANTS if KINDS[family] in METHODS[name].not_on]
 TRAINED_CASES = [case for case in CASES if case[1] != "frozen"]
 IDS = torch.tensor([[5, 9, 33, 20, 7, 41, 3], [8, 8, 60, 12, 50, 6, 11]])
 
@@ -75,9 +80,9 @@ def attached(case: tuple[str, str, dict], dtype: torch.dtype = torch.float64) ->
 
 
 def logits(model: PreTrainedModel, prefix: tuple[int, ...] = ()) -> Tensor:
-    """Logits at the positions of IDS, with virtual tokens before them where there are any."""
+    """What the model says of IDS, with virtual tokens before them where there are any."""
     with torch.no_grad():
-        return model(with_prefix(prefix), use_cache=False).logits[:, len(prefix) :]
+        return bases.logits(model, IDS, prefix)
 
 
 def with_prefix(prefix: tuple[int, ...]) -> Tensor:
@@ -101,8 +106,20 @@ def randomise(tuned: Tuned) -> None:
 
 def test_every_method_of_the_registry_has_cases_here():
     assert set(VARIANTS) == set(METHODS)
-    assert len(bases.CONFIGS) >= 11
-    assert len(CASES) >= 250
+    assert len(bases.DECODERS) >= 11
+    assert len(bases.OTHERS) >= 14
+    assert set(KINDS.values()) == set(families.KINDS)
+    assert len(CASES) >= 550
+
+
+@pytest.mark.parametrize(("family", "name"), REFUSED)
+def test_a_kind_of_model_that_it_does_not_act_on_is_refused_with_the_reason(family, name):
+    model, method = bases.build(family), parse_method({"name": name, **VARIANTS[name][0]})
+    for refused in (attach, count):
+        with pytest.raises(UserError, match=f"{name} does not act on") as caught:
+            refused(model, method)
+        assert METHODS[name].not_on[KINDS[family]] in caught.value.message
+    assert logits(model).isfinite().all()
 
 
 @over_cases
@@ -146,15 +163,14 @@ def test_the_dial_lies_between_base_and_tuned(case):
 def test_exactly_the_declared_tensors_get_gradients(case):
     tuned = attached(case)
     randomise(tuned)
-    ids = with_prefix(tuned.prefix_ids)
-    loss = tuned.model(ids, use_cache=False).logits[:, len(tuned.prefix_ids) :].square().sum()
+    loss = bases.logits(tuned.model, IDS, tuned.prefix_ids).square().sum()
     if case[1] == "frozen":
         assert not loss.requires_grad
         return
     loss.backward()
     declared = set(map(id, tuned.trainable.values()))
     for name, parameter in tuned.trainable.items():
-        assert parameter.grad is not None, name
+        assert parameter.grad is not None or name.endswith("mask_token"), name  # it stands for what pretraining hides
     for name, parameter in tuned.model.named_parameters():
         if id(parameter) not in declared:
             assert parameter.grad is None, name
@@ -164,9 +180,8 @@ def test_exactly_the_declared_tensors_get_gradients(case):
 @over_cases
 def test_count_on_meta_is_the_real_count(case):
     tuned = attached(case)
-    config = AutoConfig.for_model(case[0].removesuffix("_tied"), **bases.CONFIGS[case[0]])
     with torch.device("meta"):
-        shell = AutoModelForCausalLM.from_config(config)
+        shell = bases.shell(case[0])
     assert count(shell, method_of(case)) == tuned.n_trainable == sum(p.numel() for p in tuned.trainable.values())
     assert tuned.n_trainable <= sum(tensor.numel() for tensor in tuned.state().values())
     assert tuned.n_trainable > 0 or case[1] == "frozen"
@@ -244,35 +259,40 @@ def test_gradient_checkpointing_changes_no_gradient(case):
             tuned.model.gradient_checkpointing_enable({"use_reentrant": False})
         tuned.model.train()
         torch.manual_seed(0)
-        ids = with_prefix(tuned.prefix_ids)
-        tuned.model(ids, use_cache=False).logits.square().mean().backward()
-        gradients.append({name: p.grad for name, p in tuned.trainable.items()})
+        bases.logits(tuned.model, IDS, tuned.prefix_ids).square().mean().backward()
+        gradients.append({name: p.grad for name, p in tuned.trainable.items() if p.grad is not None})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-9, atol=1e-12)
 
 
 @over_trained_cases
 def test_learns_eight_examples_by_heart(case):
-    """The loss on eight fixed sequences falls by what the method's size allows."""
+    """The loss on eight fixed sequences, or their fixed classes, falls by what the method's size allows."""
     tuned = attached(case, torch.float32)
     generator = torch.Generator().manual_seed(5)
     ids = torch.randint(3, bases.VOCABULARY, (8, 6), generator=generator)
-    n_prefix = len(tuned.prefix_ids)
-    inputs = torch.cat([torch.tensor([list(tuned.prefix_ids)] * 8, dtype=torch.long), ids], dim=1)
+    n_classes = bases.LABELS if tuned.anatomy.head is None else bases.VOCABULARY
+    classes = torch.randint(n_classes, (8, 6), generator=generator)
     optimiser = torch.optim.AdamW(tuned.trainable.values(), lr=2e-2, weight_decay=0.0)
     losses = []
     for _ in range(30):
-        scores = tuned.model(inputs, use_cache=False).logits[:, n_prefix:-1].flatten(0, 1)
-        loss = torch.nn.functional.cross_entropy(scores, ids[:, 1:].flatten())
+        scores = bases.logits(tuned.model, ids, tuned.prefix_ids)
+        if KINDS[case[0]] == families.DECODER and scores.dim() == 3:
+            loss = torch.nn.functional.cross_entropy(scores[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        elif scores.dim() == 3:
+            loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), classes[:, : scores.shape[1]].flatten())
+        else:
+            loss = torch.nn.functional.cross_entropy(scores, classes[:, 0])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    bar = {"full": 0.2, "top_layers": 0.5}.get(case[1], 0.95)
+    writes_on = KINDS[case[0]] == families.DECODER and tuned.anatomy.head is not None
+    bar = {"full": 0.2, "top_layers": 0.5}.get(case[1], 0.95) if writes_on else {"full": 0.85}.get(case[1], 0.98)
     assert losses[-1] < bar * losses[0], (losses[0], losses[-1])
 
 
-@over_cases
+@pytest.mark.parametrize("case", [case for case in CASES if ANATOMIES[case[0]].head], ids=identify)
 def test_generate_runs_and_equals_greedy_by_hand(case):
     tuned = attached(case, torch.float32)
     randomise(tuned)
@@ -280,10 +300,12 @@ def test_generate_runs_and_equals_greedy_by_hand(case):
     generated = tuned.model.generate(
         start, attention_mask=torch.ones_like(start), max_new_tokens=4, do_sample=False, eos_token_id=None
     )
-    by_hand = start
+    writes_anew = tuned.model.config.is_encoder_decoder
+    by_hand = torch.tensor([[tuned.model.generation_config.decoder_start_token_id]]) if writes_anew else start
     for _ in range(4):
+        entered = {"input_ids": start, "decoder_input_ids": by_hand} if writes_anew else {"input_ids": by_hand}
         with torch.no_grad():
-            step = tuned.model(by_hand, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)
+            step = tuned.model(**entered, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)
         by_hand = torch.cat([by_hand, step], dim=1)
     assert torch.equal(generated, by_hand)
 
@@ -297,7 +319,7 @@ def test_a_delta_acts_in_bfloat16_with_float32_parameters(name):
         assert parameter.dtype == (torch.bfloat16 if key.startswith("base.") else torch.float32)
 
 
-@pytest.mark.parametrize("family", bases.CONFIGS)
+@pytest.mark.parametrize("family", bases.DECODERS)
 def test_counts_are_the_papers_closed_forms(family):
     model = bases.build(family)
     anatomy = read_anatomy(model)

@@ -6,7 +6,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests import bases
 from tunewise.errors import UserError
-from tunewise.models.anatomy import FAMILIES, read_anatomy
+from tunewise.models.anatomy import read_anatomy
+from tunewise.models.families import FAMILIES
 from tunewise.models.weights import dense_weight, set_dense_weight
 
 FUSED = ("phi3", "gpt2", "gpt_neox")
@@ -126,5 +127,5 @@ def test_an_unknown_family_with_unusual_names_is_refused_with_the_row_to_write()
     config = AutoConfig.for_model("bloom", vocab_size=64, hidden_size=32, n_layer=2, n_head=4)
     with pytest.raises(UserError, match="in no row of the anatomy") as caught:
         read_anatomy(AutoModelForCausalLM.from_config(config))
-    for part in ("anatomy.py", '"bloom"', 'layers="transformer.h"', "self_attention.query_key_value"):
+    for part in ("families.py", '"bloom"', 'layers="transformer.h"', "self_attention.query_key_value"):
         assert part in caught.value.hint

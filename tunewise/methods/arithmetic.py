@@ -124,8 +124,9 @@ def extract_lora(change: Change, rank: int | None, anatomy: Anatomy) -> Extracte
 
     Raises UserError where the changed sites are no whole roles of this base.
     """
-    roles = tuple(dict.fromkeys(name.rsplit(".", 1)[-1] for name in change))
-    layers = sorted({int(name.split(".")[1]) for name in change if name.startswith("layers.")})
+    changed = [site for site in anatomy.linear if site.name in change]
+    roles = tuple(dict.fromkeys(site.role for site in changed))
+    layers = sorted({site.layer for site in changed if site.layer is not None})
     chosen = None if len(layers) in (0, anatomy.n_layers) else tuple(layers)
     sites = anatomy.find(roles, chosen)
     if {site.name for site in sites} != set(change):

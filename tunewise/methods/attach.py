@@ -33,14 +33,15 @@ def attach(
     The model keeps its class, module tree and key names, so whatever drives a transformers model drives it tuned.
     `tokenizer` is needed by methods that start from text, `losses` (the base's loss on one training example after
     another) by those that look at gradients first. Without `warm_start` the starting values that depend on these are
-    left out, for a state that is loaded next. Raises UserError when a method is attached already, or
-    when the base lacks a site that the method asks for.
+    left out, for a state that is loaded next. A classifier on top of the base is trained by every method but
+    `frozen`. Raises UserError when a method is attached already, does not act on this kind of model, or asks for a
+    site that the base lacks.
     """
     if model in _ATTACHED:
         raise UserError(
             f"this model already carries {_ATTACHED[model].method.name!r}", hint="call .detach() on that one first"
         )
-    anatomy = read_anatomy(model)
+    anatomy = _anatomy_for(method, model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         deltas = dict(method.deltas(anatomy))
@@ -63,7 +64,7 @@ def count(model: PreTrainedModel, method: Method) -> int:
 
 def count_by_dtype(model: PreTrainedModel, method: Method) -> dict[torch.dtype, int]:
     """The same, by the precision the values are kept and saved in."""
-    anatomy = read_anatomy(model)
+    anatomy = _anatomy_for(method, model)
     with torch.device("meta"):
         added = _added(method.deltas(anatomy))
     n_added = sum(tensor.numel() for tensor in added.values() if isinstance(tensor, nn.Parameter))
@@ -302,6 +303,18 @@ class Tuned:
         return hook
 
 
+def _anatomy_for(method: Method, model: PreTrainedModel) -> Anatomy:
+    """The anatomy of `model`; UserError where the method does not act on its kind, with the reason."""
+    anatomy = read_anatomy(model)
+    if anatomy.kind in method.not_on:
+        raise UserError(
+            f"{method.name} does not act on {anatomy.model_type}, of the kind {anatomy.kind}: "
+            f"{method.not_on[anatomy.kind]}",
+            hint="tunewise methods --matrix shows what acts on what",
+        )
+    return anatomy
+
+
 def _sites_by_name(anatomy: Anatomy) -> dict[str, Site]:
     ends = [site for site in (anatomy.embedding, anatomy.head) if site is not None]
     return {site.name: site for site in (*anatomy.sites, *anatomy.keys, *ends)}
@@ -317,8 +330,8 @@ def _added(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
 
 
 def _selected(model: PreTrainedModel, method: Method, anatomy: Anatomy) -> dict[str, nn.Parameter]:
-    """The base's parameters that the method names, in the model's own order."""
-    wanted = set(method.select(anatomy))
+    """The base's parameters that the method names, and those of a classifier on top, in the model's own order."""
+    wanted = {*method.select(anatomy), *(anatomy.task_head if method.trains_task_head else ())}
     absent = wanted - set(anatomy.parameters)
     if absent:
         raise UserError(f"this base has no parameter {sorted(absent)[0]!r}", hint="see model.named_parameters()")

@@ -120,6 +120,8 @@ class Method(Strict):
     learning_rate: ClassVar[float]  # peak, for AdamW
     learning_rate_source: ClassVar[str]
     peft: ClassVar[PeftNames | None] = None  # how peft writes it, where peft has it
+    not_on: ClassVar[Mapping[str, str]] = {}  # kind of model (families.KINDS) -> why the method does not act on it
+    trains_task_head: ClassVar[bool] = True  # whether a classifier on top, where there is one, is trained along
 
     def select(self, anatomy: Anatomy) -> Iterable[str]:
         """Names of the base's parameters that become trainable."""

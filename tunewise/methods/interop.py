@@ -7,7 +7,7 @@ allow-list: literal module names, no patterns, and every field that would change
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,18 +20,19 @@ from tunewise.errors import UserError
 from tunewise.methods import METHODS
 from tunewise.methods.base import Method, PeftNames
 from tunewise.models.anatomy import ROLE_GROUPS, Anatomy, Site, read_anatomy
+from tunewise.models.families import DECODER, ENCODER_DECODER
 
 if TYPE_CHECKING:
     from tunewise.methods.attach import Tuned
 
-PREFIX = "base_model.model."
+PREFIX, BARE_PREFIX = "base_model.model.", "base_model."  # behind a tuner, and beside a prompt
 # Fields that only describe, or only matter to training in peft.
 DESCRIPTIVE = {
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "megatron_core", "qalora_group_size", "token_dim", "num_transformer_submodules", "num_attention_heads",
     "num_layers", "tokenizer_name_or_path", "tokenizer_kwargs", "ensure_weight_tying", "layers_pattern",
 }  # fmt: skip
-WHERE = {"target_modules", "layers_to_transform", "fan_in_fan_out"}
+WHERE = {"target_modules", "modules_to_save", "layers_to_transform", "fan_in_fan_out"}
 
 
 @dataclass(frozen=True)
@@ -56,31 +57,51 @@ def to_peft(tuned: Tuned, base_name: str) -> PeftForm | None:
     config: dict[str, object] = {
         "base_model_name_or_path": base_name,
         "inference_mode": True,
-        "task_type": "CAUSAL_LM",
+        "task_type": _task_type(tuned.model, tuned.anatomy),
         "peft_type": names.peft_type,
         **names.constants,
     }
     for ours, theirs in names.fields.items():
         value = tuned.method.model_dump()[ours]
         config[theirs] = int(value) if isinstance(value, float) and value.is_integer() and value > 1 else value
-    selected = {name: name.rpartition(".") for name in tuned.selected} if names.selected else {}
+    head = [name for name in tuned.anatomy.task_head if name in tuned.selected]
+    chosen = [name for name in tuned.selected if name not in head]
+    selected = {name: name.rpartition(".") for name in chosen} if names.selected else {}
     targets: list[str] = []
     if names.selected:
         config |= {"target_modules": _target_modules(tuned, sorted({module for module, _, _ in selected.values()}))}
-        config |= {"modules_to_save": None}
     elif not names.bare:
         targets = _target_modules(tuned, [site.module for site in sites])
-        config |= {"modules_to_save": None, "target_modules": targets}
+        config |= {"target_modules": targets}
         config |= {"fan_in_fan_out": transposed} if names.conv1d else {}
+    if head or not names.bare:
+        config |= {"modules_to_save": _tops(head) or None}
     config |= tuned.method.peft_fields(tuned.anatomy, targets)
     keys = {f"base.{name}": f"{PREFIX}{module}.{names.selected}.{leaf}" for name, (module, _, leaf) in selected.items()}
+    keys |= {f"base.{name}": f"{BARE_PREFIX if names.bare else PREFIX}{name}" for name in head}
     for site in sites:
         for tensor, end in names.tensors.items():
             if tensor.startswith("shared."):
                 keys[tensor] = end
             else:
                 keys[f"delta.{site.name}.{tensor}"] = end if names.bare else f"{PREFIX}{site.module}.{end}"
-    return PeftForm(config, keys, tuned.method.to_peft_tensors(tuned.model, tuned.anatomy))
+    tensors = tuned.method.to_peft_tensors(tuned.model, tuned.anatomy)
+    if tensors:
+        tensors |= {keys[f"base.{name}"]: tuned.selected[name].detach().contiguous() for name in head}
+    return PeftForm(config, keys, tensors)
+
+
+def _task_type(model: PreTrainedModel, anatomy: Anatomy) -> str | None:
+    """What peft calls the model's task; None where it has no name for it."""
+    if anatomy.head is not None:
+        return {DECODER: "CAUSAL_LM", ENCODER_DECODER: "SEQ_2_SEQ_LM"}.get(anatomy.kind)
+    named = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
+    return next((task for end, task in named.items() if type(model).__name__.endswith(end)), None)
+
+
+def _tops(names: Iterable[str]) -> list[str]:
+    """The modules right below the model that hold these parameters."""
+    return list(dict.fromkeys(name.split(".")[0] for name in names))
 
 
 def _target_modules(tuned: Tuned, modules: list[str]) -> list[str]:
@@ -95,9 +116,25 @@ def from_peft(
 ) -> tuple[Method, dict[str, Tensor]]:
     """Our method and our state for an adapter that peft wrote; raises UserError for what has no equal here."""
     anatomy = read_anatomy(model)
-    chosen, names = _method_for(config)
+    names = _method_for(config)[1]
     _refuse_patterns(config)
     _refuse_other_fields(config, names)
+    _refuse_other_modules(config, model, anatomy)
+    # a classifier that the adapter does not hold was not trained with it, and stays what it is
+    head = {f"base.{name}": model.get_parameter(name).detach() for name in anatomy.task_head}
+    rest = {}
+    for key, tensor in tensors.items():
+        ours = f"base.{key.removeprefix(PREFIX).removeprefix(BARE_PREFIX)}"
+        (head if ours in head else rest)[ours if ours in head else key] = tensor
+    method, state = _method_and_state(config, rest, model, anatomy)
+    return method, state | head
+
+
+def _method_and_state(
+    config: Mapping[str, object], tensors: Mapping[str, Tensor], model: PreTrainedModel, anatomy: Anatomy
+) -> tuple[Method, dict[str, Tensor]]:
+    """The same, but for a classifier on top."""
+    chosen, names = _method_for(config)
     fields: dict[str, object] = {ours: config[peft] for ours, peft in names.fields.items() if peft in config}
     fields |= chosen.from_peft_fields(config, tensors, anatomy)
     if names.converted:
@@ -183,6 +220,24 @@ def _refuse_other_fields(config: Mapping[str, object], names: PeftNames) -> None
                 f"adapter_config.json sets {field}={value!r}, which has no counterpart here",
                 hint="merge the adapter in peft (model.merge_and_unload()) and load the merged model as a base",
             )
+
+
+def _refuse_other_modules(config: Mapping[str, object], model: PreTrainedModel, anatomy: Anatomy) -> None:
+    """Only a classifier on top may be saved whole, and only virtual tokens before the encoder's input be had."""
+    wanted = config.get("modules_to_save") or []
+    there = {path.rsplit(".", 1)[-1] for path, _ in model.named_modules()}
+    others = [name for name in wanted if name in there and name not in _tops(anatomy.task_head)]
+    if others:
+        raise UserError(
+            f"adapter_config.json sets modules_to_save={wanted!r}; {others[0]} is no classifier on top of this base",
+            hint="merge the adapter in peft (model.merge_and_unload()) and load the merged model as a base",
+        )
+    if config.get("num_transformer_submodules") not in (None, 1):
+        raise UserError(
+            f"adapter_config.json sets num_transformer_submodules={config['num_transformer_submodules']}: "
+            "virtual tokens before the decoder's input too, which has no counterpart here",
+            hint="train it with num_transformer_submodules=1, as Lester et al. 2021 do",
+        )
 
 
 def _refuse_patterns(config: Mapping[str, object]) -> None:

@@ -46,7 +46,7 @@ def save_adapter(
     `base_fingerprint` spares reading the base again where it is known, as in `Base.fingerprint`.
     """
     form = to_peft(tuned, base_name) or PeftForm({}, {}, {})
-    tensors = {form.keys.get(name, name): tensor.contiguous() for name, tensor in tuned.settled_state().items()}
+    state = {name: tensor.contiguous() for name, tensor in tuned.settled_state().items()}
     if not base_fingerprint:
         with tuned.disabled():
             base_fingerprint = fingerprint.of_model(tuned.model)
@@ -64,7 +64,8 @@ def save_adapter(
     with files.folder(folder) as new:
         files.write_json(new / CARD, card)
         with files.writing(new / (OWN_TENSORS if form.tensors else TENSORS)) as path:
-            save_file(tensors, path, metadata={"format": "pt"})
+            named = state if form.tensors else {form.keys.get(name, name): tensor for name, tensor in state.items()}
+            save_file(named, path, metadata={"format": "pt"})
         if form.tensors:
             with files.writing(new / TENSORS) as path:
                 save_file(form.tensors, path, metadata={"format": "pt"})

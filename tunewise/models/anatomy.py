@@ -1,10 +1,5 @@
-"""Where things are in a base: its layers, embedding, head, and the *sites* a method may act on, by role.
+"""Where things are in a base: its layers, embedding, head, and the *sites* a method may act on, by role."""
 
-This is the only file that knows architectures. A model family is one row of `FAMILIES`; a family that is not
-there is inferred from its module names (and the inference printed), or refused with the row to write.
-"""
-
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,8 +8,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunewise.errors import UserError, unknown
-
-logger = logging.getLogger(__name__)
+from tunewise.models.families import Family, family_of
 
 ATTENTION_ROLES = ("q", "k", "v", "qkv", "o")
 FEED_FORWARD_ROLES = ("gate", "up", "gate_up", "down")
@@ -69,17 +63,23 @@ class Site:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The map of one base. `layers` and `norms` are module paths; `sites` holds the linear sites of every layer."""
+    """The map of one base. `layers` and `norms` are module paths; `sites` holds the linear sites of every layer.
 
+    An encoder-decoder's layers are counted through both stacks, the encoder's first; its attention over the encoder
+    has sites of its own (`layers.3.cross_q`) with the usual roles.
+    """
+
+    kind: str  # one of families.KINDS
     model_type: str
     d_model: int
-    vocab_size: int  # rows of the embedding matrix, padding rows included
+    vocab_size: int  # rows of the embedding matrix, padding rows included; 0 where images are read
     context_length: int | None  # positions the base was made for, where its config says so
     n_heads: int
     n_key_value_heads: int
     layers: tuple[str, ...]
-    embedding: Site
-    head: Site | None
+    embedding: Site | None  # where token ids enter; None where images are read
+    head: Site | None  # of a language model
+    task_head: tuple[str, ...]  # parameters of a classifier on top, which no pretraining has seen
     head_is_tied: bool
     sites: tuple[Site, ...]
     keys: tuple[Site, ...]  # where each layer's keys are final but for their rotation: k, or the norm behind it
@@ -132,147 +132,48 @@ class Anatomy:
         return layer % self.n_layers
 
 
-@dataclass(frozen=True)
-class Family:
-    """One row: where a family of models keeps its parts. Paths in `sites` and `fused` are relative to a layer."""
-
-    layers: str
-    embedding: str
-    sites: dict[str, str]
-    fused: dict[str, str] | None = None  # whole role -> path
-    key_norm: str | None = None  # what the keys pass, a head at a time, between their projection and the rotation
-    key_norm_heads_first: bool = False
-    interleaved_heads: bool = False  # the fused qkv is (heads, 3, d_head) instead of (3, heads, d_head)
-    head: str = "lm_head"
-
-
-_LLAMA = Family(
-    layers="model.layers",
-    embedding="model.embed_tokens",
-    sites={
-        "q": "self_attn.q_proj",
-        "k": "self_attn.k_proj",
-        "v": "self_attn.v_proj",
-        "o": "self_attn.o_proj",
-        "gate": "mlp.gate_proj",
-        "up": "mlp.up_proj",
-        "down": "mlp.down_proj",
-    },
-)
-
-_GEMMA3 = replace(_LLAMA, key_norm="self_attn.k_norm", key_norm_heads_first=True)
-
-FAMILIES: dict[str, Family] = {
-    "llama": _LLAMA,  # SmolLM is a llama too
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": replace(_LLAMA, key_norm="self_attn.k_norm"),
-    "gemma2": _LLAMA,
-    "gemma3_text": _GEMMA3,
-    "gemma3": replace(_GEMMA3, layers="model.language_model.layers", embedding="model.language_model.embed_tokens"),
-    "phi3": Family(
-        layers="model.layers",
-        embedding="model.embed_tokens",
-        sites={"o": "self_attn.o_proj", "down": "mlp.down_proj"},
-        fused={"qkv": "self_attn.qkv_proj", "gate_up": "mlp.gate_up_proj"},
-    ),
-    "gpt2": Family(
-        layers="transformer.h",
-        embedding="transformer.wte",
-        sites={"o": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"},
-        fused={"qkv": "attn.c_attn"},
-    ),
-    "gpt_neox": Family(
-        layers="gpt_neox.layers",
-        embedding="gpt_neox.embed_in",
-        sites={"o": "attention.dense", "up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h"},
-        fused={"qkv": "attention.query_key_value"},
-        interleaved_heads=True,
-    ),
-    "opt": Family(
-        layers="model.decoder.layers",
-        embedding="model.decoder.embed_tokens",
-        sites={
-            "q": "self_attn.q_proj",
-            "k": "self_attn.k_proj",
-            "v": "self_attn.v_proj",
-            "o": "self_attn.out_proj",
-            "up": "fc1",
-            "down": "fc2",
-        },
-    ),
-}
-
-
 def read_anatomy(model: PreTrainedModel) -> Anatomy:
     """The anatomy of `model`, which may live on the `meta` device.
 
     Raises UserError when its `model_type` is in no row and its module names allow no inference.
     """
-    model_type = model.config.model_type
-    family = FAMILIES.get(model_type)
-    if family is None:
-        family = infer_family(model)
-        logger.warning("model_type %r is new here; inferred from its module names: %s", model_type, family)
-    layers = tuple(f"{family.layers}.{index}" for index, _ in enumerate(model.get_submodule(family.layers)))
-    sites = tuple(site for index, path in enumerate(layers) for site in _layer_sites(model, family, index, path))
-    embedding = _whole(model, "embedding", None, family.embedding)
+    family = family_of(model)
+    stacks = (family, family.decoder) if family.decoder else (family,)
+    layers = tuple((stack, f"{stack.layers}.{i}") for stack in stacks for i in range(_depth(model, stack)))
+    by_layer = [_layer_sites(model, stack, index, path) for index, (stack, path) in enumerate(layers)]
+    embedding = None if family.embedding is None else _whole(model, "embedding", None, family.embedding)
     modules = dict(model.named_modules())
     heads, text_config = model.config.get_text_config().num_attention_heads, model.config.get_text_config().to_dict()
     head = _whole(model, "head", None, family.head) if family.head in modules else None
     return Anatomy(
-        model_type=model_type,
-        d_model=sites[0].d_in,
-        vocab_size=embedding.d_in,
+        kind=family.kind,
+        model_type=model.config.model_type,
+        d_model=next(site.d_out for site in by_layer[0] if site.role == "down"),
+        vocab_size=embedding.d_in if embedding else 0,
         context_length=_context_length(model),
         n_heads=heads,
         n_key_value_heads=text_config.get("num_key_value_heads") or heads,
-        layers=layers,
+        layers=tuple(path for _, path in layers),
         embedding=embedding,
         head=head,
-        head_is_tied=head is not None and modules[head.module].weight is modules[embedding.module].weight,
-        sites=sites,
-        keys=tuple(_keys(model, family, index, path, sites) for index, path in enumerate(layers)),
+        task_head=() if head else _outside_the_trunk(model),
+        head_is_tied=bool(head and embedding and modules[head.module].weight is modules[embedding.module].weight),
+        sites=tuple(site for sites in by_layer for site in sites),
+        keys=tuple(_keys(sites, stack, path) for sites, (stack, path) in zip(by_layer, layers, strict=True)),
         norms=tuple(path for path, module in modules.items() if type(module).__name__.endswith("Norm")),
         parameters=tuple(name for name, _ in model.named_parameters()),
     )
 
 
-def infer_family(model: PreTrainedModel) -> Family:
-    """The row for a model whose family is unknown, from the leaf names its layers share with the known rows."""
-    lists = {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len({type(layer) for layer in module}) == 1
-    }
-    if not lists:
-        raise UserError(
-            f"no stack of layers found in a {model.config.model_type!r} model",
-            hint="tunewise adapts transformers; load a decoder such as llama, gpt2 or opt",
-        )
-    layers = max(lists, key=lambda path: sum(p.numel() for p in lists[path].parameters()))
-    linears = [path for path, module in lists[layers][0].named_modules() if isinstance(module, nn.Linear | Conv1D)]
-    known = _roles_by_leaf()
-    leaves = {path: path.rsplit(".", 1)[-1] for path in linears}
-    sites = {known[leaf]: path for path, leaf in leaves.items() if leaf in known}
-    embedding = next(path for path, module in model.named_modules() if module is model.get_input_embeddings())
-    if not {"q", "v", "o", "up", "down"} <= sites.keys() or len(sites) != len(linears):
-        roles = ", ".join(f'"?": "{path}"' for path in linears)
-        raise UserError(
-            f"model_type {model.config.model_type!r} is in no row of the anatomy, and its names do not tell the roles",
-            hint=f"add to FAMILIES in tunewise/models/anatomy.py: "
-            f'"{model.config.model_type}": Family(layers="{layers}", embedding="{embedding}", sites={{{roles}}})',
-        )
-    return Family(layers=layers, embedding=embedding, sites=sites)
+def _depth(model: PreTrainedModel, stack: Family) -> int:
+    return sum(1 for _ in model.get_submodule(stack.layers).children())
 
 
-def _roles_by_leaf() -> dict[str, str]:
-    """The last name of each site's path in the known rows -> its role, where all rows agree."""
-    roles: dict[str, set[str]] = {}
-    for family in FAMILIES.values():
-        for role, path in family.sites.items():
-            roles.setdefault(path.rsplit(".", 1)[-1], set()).add(role)
-    return {leaf: found.pop() for leaf, found in roles.items() if len(found) == 1}
+def _outside_the_trunk(model: PreTrainedModel) -> tuple[str, ...]:
+    if model.base_model is model:
+        return ()
+    trunk = f"{model.base_model_prefix}."
+    return tuple(name for name, _ in model.named_parameters() if not name.startswith(trunk))
 
 
 def _layer_sites(model: PreTrainedModel, family: Family, index: int, path: str) -> list[Site]:
@@ -292,12 +193,12 @@ def _layer_sites(model: PreTrainedModel, family: Family, index: int, path: str) 
     return sites
 
 
-def _keys(model: PreTrainedModel, family: Family, index: int, path: str, sites: Sequence[Site]) -> Site:
-    site = next(site for site in sites if site.role == "k" and site.layer == index)
+def _keys(sites: Sequence[Site], family: Family, path: str) -> Site:
+    site = next(site for site in sites if site.role == "k")
     if family.key_norm is None:
         return site
     module = f"{path}.{family.key_norm}"
-    name, heads_first = f"layers.{index}.key_norm", family.key_norm_heads_first
+    name, heads_first = f"layers.{site.layer}.key_norm", family.key_norm_heads_first
     return replace(site, name=name, role="key_norm", module=module, d_in=site.d_out, heads_first=heads_first)
 
 
@@ -318,7 +219,7 @@ def _whole(model: PreTrainedModel, role: str, layer: int | None, path: str) -> S
     d_in, d_out = shape if isinstance(module, Conv1D | nn.Embedding) else shape[::-1]
     has_bias = not isinstance(module, nn.Embedding) and module.bias is not None
     name = role if layer is None else f"layers.{layer}.{role}"
-    return Site(name, role, layer, path, d_in, d_out, has_bias=has_bias)
+    return Site(name, role.removeprefix("cross_"), layer, path, d_in, d_out, has_bias=has_bias)
 
 
 def _context_length(model: PreTrainedModel) -> int | None:

@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field
 
 from tunewise.methods.additive.parallel import ParallelAdapter
 from tunewise.methods.base import Delta, Method, Start
-from tunewise.methods.prompt.prefix_tuning import PrefixTuning
+from tunewise.methods.prompt.prefix_tuning import NO_PREFIX, PrefixTuning
 from tunewise.models.anatomy import Anatomy
 
 
@@ -24,6 +24,7 @@ class MixAndMatch(Method):
     equation = "softmax(q [P_k; K]ᵀ) [P_v; V],  y + s (W_up f(W_down x + b_down) + b_up)"
     learning_rate = 5e-5
     learning_rate_source = "He et al. 2022, arXiv:2110.04366, appendix A.2 (5e-5)"
+    not_on = NO_PREFIX
 
     virtual_tokens: int = Field(30, ge=1, validation_alias=AliasChoices("virtual_tokens", "num_virtual_tokens"))
     """Length of the prefix."""

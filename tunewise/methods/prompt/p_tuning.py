@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field
 from torch import Tensor, nn
 
 from tunewise.methods.base import Delta, Method, PeftNames
-from tunewise.methods.prompt.prompt_tuning import SoftPrompt, prompt_sizes, virtual_ids
+from tunewise.methods.prompt.prompt_tuning import NO_VOCABULARY, SoftPrompt, prompt_sizes, virtual_ids
 from tunewise.models.anatomy import Anatomy
 
 
@@ -65,6 +65,7 @@ class PTuning(Method):
     equation = "[encoder(E); X]"
     learning_rate = 1e-3
     learning_rate_source = "Liu et al. 2021, arXiv:2103.10385, section 4 (1e-5 to 1e-3, with Adam)"
+    not_on = NO_VOCABULARY
     peft = PeftNames(
         "P_TUNING",
         fields={"virtual_tokens": "num_virtual_tokens"},

@@ -18,8 +18,15 @@ from transformers import PreTrainedModel
 
 from tunewise.methods.attach import attach
 from tunewise.methods.base import Delta, Method, PeftNames, Start
-from tunewise.methods.prompt.prompt_tuning import prompt_sizes, starting_ids, virtual_ids
+from tunewise.methods.prompt.prompt_tuning import NO_VOCABULARY, prompt_sizes, starting_ids, virtual_ids
 from tunewise.models.anatomy import Anatomy, Site
+from tunewise.models.families import ENCODER, ENCODER_DECODER
+
+NO_PREFIX = {
+    **NO_VOCABULARY,
+    ENCODER: "a classifier reads the first position, which a virtual token would take",
+    ENCODER_DECODER: "virtual tokens before the encoder's input give its decoder no keys and values of its own",
+}
 
 
 class VirtualIds(Delta):
@@ -88,6 +95,7 @@ class PrefixTuning(Method):
     equation = "softmax(q [P_k; K]ᵀ) [P_v; V]"
     learning_rate = 5e-3
     learning_rate_source = "Liu et al. 2022 (P-tuning v2), arXiv:2110.07602, in the range its authors search"
+    not_on = NO_PREFIX
 
     peft = PeftNames(
         "PREFIX_TUNING",

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from tunewise.errors import UserError
 from tunewise.methods.base import Delta, Method, PeftNames, Start
 from tunewise.models.anatomy import Anatomy
+from tunewise.models.families import VISION
 
 
 def prompt_sizes(anatomy: Anatomy) -> dict[str, object]:
@@ -26,6 +27,9 @@ def prompt_sizes(anatomy: Anatomy) -> dict[str, object]:
         "num_layers": anatomy.n_layers,
         "num_attention_heads": anatomy.n_heads,
     }
+
+
+NO_VOCABULARY = {VISION: "a soft prompt is extra vocabulary, and it reads images"}
 
 
 def virtual_ids(anatomy: Anatomy, virtual_tokens: int) -> tuple[int, ...]:
@@ -74,6 +78,7 @@ class PromptTuning(Method):
     equation = "[P; X]"
     learning_rate = 3e-1
     learning_rate_source = "Lester et al. 2021, arXiv:2104.08691, section 3.1 (0.3)"
+    not_on = NO_VOCABULARY
 
     peft = PeftNames(
         "PROMPT_TUNING",

@@ -18,6 +18,7 @@ class Frozen(Method):
     equation = "θ = θ₀"
     learning_rate = 0.0
     learning_rate_source = "nothing is trained"
+    trains_task_head = False
 
     shots: int = Field(0, ge=0)
     """Demonstrations drawn from the training split, by seed; 0 is zero-shot."""

@@ -1,4 +1,4 @@
-"""Head: only the matrix that turns the last hidden state into logits; the trunk is a fixed feature extractor.
+"""Head: only what turns hidden states into logits, a language model's matrix or a classifier; the trunk is fixed.
 
 logits = (W₀ + ΔW) h. The linear probe of transfer learning: Yosinski et al. 2014, arXiv:1411.1792; beside full
 fine-tuning in Kumar et al. 2022, arXiv:2202.10054.
@@ -26,7 +26,7 @@ class DenseChange(WeightChange):
 
 
 class Head(Method):
-    """The language-model head; where it is tied to the embedding, a change of it that leaves the embedding alone."""
+    """The head; a language model's that is tied to the embedding gets a change that leaves the embedding alone."""
 
     name = "head"
     family = "selective"
@@ -37,11 +37,11 @@ class Head(Method):
     learning_rate_source = "usual for linear probes; Kumar et al. 2022, arXiv:2202.10054, search around it"
 
     def select(self, anatomy: Anatomy) -> Iterable[str]:
-        if anatomy.head is None:
-            raise UserError(f"this {anatomy.model_type} base has no head", hint="load it with its language-model head")
-        return (
-            [] if anatomy.head_is_tied else [p for p in anatomy.parameters if p.startswith(f"{anatomy.head.module}.")]
-        )
+        if anatomy.head is None and not anatomy.task_head:
+            raise UserError(f"this {anatomy.model_type} base has no head", hint="load it with a head for your task")
+        if anatomy.head is None or anatomy.head_is_tied:
+            return ()  # a classifier is trained by every method
+        return [name for name in anatomy.parameters if name.startswith(f"{anatomy.head.module}.")]
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
         if anatomy.head is None or not anatomy.head_is_tied:
