@@ -26,7 +26,7 @@ demo: $(STAMP)
 
 test: export OMP_NUM_THREADS = 1
 test: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 8 --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -147,14 +147,24 @@ def build(family: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Pre
     return model.eval()
 
 
+def peft_task(family: str) -> dict[str, object]:
+    """What a peft configuration has to say of the task of this model."""
+    if family.endswith("_images"):
+        return {"modules_to_save": ["classifier"]}
+    if family.endswith(("_classes", "_tokens")):
+        extra = {"modules_to_save": ["pooler"]} if family.startswith("deberta") else {}
+        return {"task_type": "SEQ_CLS" if family.endswith("_classes") else "TOKEN_CLS", **extra}
+    return {"task_type": "SEQ_2_SEQ_LM" if family in ("t5", "t5_gated", "mt5", "bart") else "CAUSAL_LM"}
+
+
 def logits(model: PreTrainedModel, ids: Tensor, prefix: Sequence[int] = ()) -> Tensor:
     """What the model says of `ids` (batch, length) behind a prefix; a vision model sees a picture for each row."""
     if model.config.model_type in ("vit", "deit", "dinov2"):
         pictures = torch.randn(len(ids), 3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(0))
         pictures = pictures + ids[:, :1, None, None] / VOCABULARY
-        return model(pictures.to(model.dtype)).logits
+        return model(pictures.to(next(model.parameters()).dtype)).logits
     entered = torch.cat([torch.tensor([list(prefix)] * len(ids), dtype=torch.long), ids], dim=1)
     if model.config.is_encoder_decoder:
         return model(input_ids=entered, decoder_input_ids=ids[:, :4], use_cache=False).logits
-    found = model(entered).logits
-    return found if found.dim() == 2 else found[:, len(prefix) :]
+    found = model(input_ids=entered).logits
+    return found if found.dim() == 2 else found[:, -ids.shape[1] :]

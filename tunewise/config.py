@@ -230,6 +230,11 @@ def _annotation(model: type[BaseModel], name: int | str) -> Any:
     return next(info.annotation for field, info in model.model_fields.items() if name in (field, *_aliases(info)))
 
 
+def field_named(model_class: type[BaseModel], name: str) -> str | None:
+    """The field that goes by this name or alias, or None."""
+    return next((own for own, field in model_class.model_fields.items() if name in (own, *_aliases(field))), None)
+
+
 def _aliases(field: FieldInfo) -> list[str]:
     if isinstance(field.validation_alias, AliasChoices):
         return [choice for choice in field.validation_alias.choices if isinstance(choice, str)]

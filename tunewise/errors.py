@@ -58,3 +58,10 @@ def unreadable(path: str | Path, error: OSError | UnicodeDecodeError) -> UserErr
     if isinstance(error, IsADirectoryError):
         return UserError(f"cannot read {path}: it is a folder", "name a file in it")
     return UserError(f"cannot read {path}: {error.strerror or error}", f"look at its permissions: ls -l {path}")
+
+
+def no_adapter_yet(folder: str | Path) -> UserError:
+    """The error for a run folder whose training has not ended."""
+    return UserError(
+        f"{folder} holds no adapter yet: its run is not finished", f"tunewise train {folder}/recipe.yaml --out {folder}"
+    )

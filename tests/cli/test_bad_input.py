@@ -102,6 +102,20 @@ def test_an_unknown_field_names_the_nearest(tmp_path: Path, base: Path, reviews:
     assert "learning_rate" in said
 
 
+def test_a_field_without_its_section_is_told_where_it_belongs(tmp_path: Path, base: Path, reviews: Path) -> None:
+    said = refused(tmp_path, "train", "--model", base, "--data", reviews, "r=4", "learning_rate=1e-3", "lora_alpha=8")
+    assert "write method.rank=4 train.learning_rate=0.001 method.alpha=8" in " ".join(said.split())
+
+
+def test_an_adapter_verb_on_an_unfinished_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    write(run, "recipe.yaml", "data: tiny:sentiment\nmethod: {name: lora}\n")
+    outcome = tunewise("adapter", "check", run)
+    assert outcome.code == 2
+    assert "its run is not finished" in outcome.err
+
+
 def test_a_bad_value_says_what_was_received(tmp_path: Path, base: Path, reviews: Path) -> None:
     said = refused(tmp_path, "train", "--model", base, "--data", reviews, "train.epochs=many")
     assert "epochs" in said

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.bases import CONFIGS, build
+from tests.bases import DECODERS, build
 from tests.rows import random_rows
 from tunewise.data.encode import MASKED
 from tunewise.engine.batches import collate
@@ -19,7 +19,7 @@ def reference(model, row, prefix_ids=()):
     return -sum(log_probabilities[column - 1, label] for column, label in labelled)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", DECODERS)
 @pytest.mark.parametrize("prefix_ids", [(), (11, 12, 13)], ids=["plain", "prefix"])
 @torch.no_grad()
 def test_a_padded_batch_has_the_loss_of_its_rows_alone(family, prefix_ids):

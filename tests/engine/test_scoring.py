@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.bases import CONFIGS, build
+from tests.bases import DECODERS, build
 from tests.rows import random_rows
 from tunewise.engine.scoring import option_log_probabilities, sequence_losses
 
@@ -21,7 +21,7 @@ def log_probability(model, prompt, answer, prefix_ids=()):
 SHOWN = [5, 9, 17, 33, 12, 8, 40, 41, 6, 7, 21, 22, 23, 9, 50, 51, 3, 4]  # what every prompt begins with
 
 
-@pytest.mark.parametrize("family", [family for family in CONFIGS if family != "gemma2"])
+@pytest.mark.parametrize("family", [family for family in DECODERS if family != "gemma2"])
 @pytest.mark.parametrize("prefix_ids", [(), (11, 12)], ids=["plain", "prefix"])
 def test_a_shared_beginning_and_shared_prompts_change_nothing(family, prefix_ids):
     model = build(family)

@@ -13,6 +13,7 @@ from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import attach
 from tunewise.methods.base import Delta, Method
 from tunewise.methods.reparam.intrinsic import walsh_hadamard
+from tunewise.methods.store import save_adapter
 
 IDS = torch.tensor([[5, 9, 33, 20, 7]])
 
@@ -140,6 +141,52 @@ def test_a_soft_prompt_starts_where_it_is_told():
     drawn = next(iter(attach(model, parse_method("prompt_tuning"), seed=4).deltas.values())).prompt
     rows = model.get_input_embeddings().weight
     assert all(any(torch.equal(vector, row) for row in rows) for vector in drawn)
+
+
+def test_multitask_prompts_are_the_shared_one_times_the_factors_of_their_task():
+    """P_k = P ∘ (U_k V_k), each task behind its own virtual ids, and all equal at birth."""
+    method = parse_method({"name": "multitask_prompt", "virtual_tokens": 3, "tasks": 2, "rank": 2})
+    tuned = attach(bases.build("llama"), method)
+    (delta,) = tuned.deltas.values()
+    ids = [method.ids_of(task, tuned.anatomy) for task in (0, 1)]
+    assert ids == [(64, 65, 66), (67, 68, 69)]
+    embed = tuned.model.get_input_embeddings()
+    born = [embed(torch.tensor(of_task)) for of_task in ids]
+    for at_birth in born:
+        torch.testing.assert_close(at_birth, delta.prompt.detach(), rtol=1e-6, atol=1e-6)
+    trained(tuned)
+    for task in (0, 1):
+        factors = delta.cols[task] @ delta.rows_by_task[task]
+        torch.testing.assert_close(embed(torch.tensor(ids[task])), delta.prompt * factors)
+
+
+def test_multitask_prompts_go_on_from_their_source_tasks(tmp_path):
+    """One batch of two tasks trains both; a target starts from the shared prompt and the mean of the factors."""
+    method = parse_method({"name": "multitask_prompt", "virtual_tokens": 3, "tasks": 2})
+    source = attach(bases.build("llama"), method)
+    (delta,) = source.deltas.values()
+    rows = torch.tensor([[*method.ids_of(task, source.anatomy), 5, 9, 33] for task in (0, 1)])
+    optimiser = torch.optim.AdamW(source.trainable.values(), lr=0.1)
+    wanted = torch.tensor([7, 8])  # the same text, another answer in each task
+    for _ in range(80):
+        loss = torch.nn.functional.cross_entropy(source.model(rows, use_cache=False).logits[:, -1], wanted)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert torch.equal(source.model(rows, use_cache=False).logits[:, -1].argmax(-1), wanted)
+    save_adapter(source, tmp_path / "source")
+    fields = {"name": "multitask_prompt", "virtual_tokens": 3, "source": str(tmp_path / "source")}
+    target = attach(bases.build("llama"), parse_method(fields))
+    (begun,) = target.deltas.values()
+    assert torch.equal(begun.prompt, delta.prompt)
+    torch.testing.assert_close(begun.cols[0], delta.cols.mean(0))
+    torch.testing.assert_close(begun.rows_by_task[0], delta.rows_by_task.mean(0))
+    with pytest.raises(UserError, match="of shape"):
+        attach(bases.build("llama"), parse_method({**fields, "virtual_tokens": 4}))
+    with pytest.raises(UserError, match="is no adapter folder"):
+        attach(bases.build("llama"), parse_method({**fields, "source": str(tmp_path)}))
+    with pytest.raises(UserError, match="is none of the 2 tasks"):
+        parse_method({"name": "multitask_prompt", "tasks": 2, "task": 2})
 
 
 def trained(tuned, scale=0.2):
@@ -441,4 +488,4 @@ def test_every_method_is_documented():
         assert len(method.model_fields) <= 8
         assert method.learning_rate > 0 or name == "frozen"
         assert parse_method(method().configuration() if name != "bitfit" else {"name": name}).name == name
-    assert len(METHODS) >= 22
+    assert len(METHODS) >= 23

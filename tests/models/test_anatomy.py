@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests import bases
 from tunewise.errors import UserError
+from tunewise.models import families
 from tunewise.models.anatomy import read_anatomy
 from tunewise.models.families import FAMILIES
 from tunewise.models.weights import dense_weight, set_dense_weight
@@ -23,12 +24,16 @@ def test_every_linear_weight_of_a_layer_is_in_exactly_one_whole_site(family):
     matrices = {
         name.removesuffix(".weight")
         for name, parameter in model.named_parameters()
-        if parameter.dim() == 2 and name.startswith(anatomy.layers)
+        if parameter.dim() == 2 and name.startswith(anatomy.layers) and "relative_attention_bias" not in name
     }
     assert set(whole) == matrices
     assert {"q", "k", "v", "o", "up", "down"} <= set(anatomy.roles)
-    assert (anatomy.n_layers, anatomy.d_model, anatomy.vocab_size) == (bases.LAYERS, bases.WIDTH, bases.VOCABULARY)
-    assert anatomy.context_length == 64
+    stacks = 2 if anatomy.kind == families.ENCODER_DECODER else 1
+    assert (anatomy.n_layers, anatomy.d_model) == (stacks * bases.LAYERS, bases.WIDTH)
+    assert anatomy.vocab_size == (0 if anatomy.kind == families.VISION else bases.VOCABULARY)
+    relative = family in ("t5", "t5_gated", "mt5") or anatomy.kind == families.VISION
+    assert anatomy.context_length == (None if relative else 64)
+    assert bool(anatomy.task_head) == family.endswith(("_classes", "_tokens", "_images")) == (anatomy.head is None)
     assert len(anatomy.norms) >= 2 * bases.LAYERS + 1
 
 
@@ -91,6 +96,26 @@ def test_dense_weight_acts_as_the_site_does(family):
         weight, bias = dense_weight(model, site)
         expected = x @ weight.T + (0 if bias is None else bias)
         torch.testing.assert_close(site.read(model.get_submodule(site.module)(x)), expected)
+
+
+def test_both_stacks_and_the_attention_over_the_encoder_have_sites():
+    anatomy = read_anatomy(bases.build("t5_gated"))
+    assert [site.name for site in anatomy.find(["q"])] == [
+        "layers.0.q", "layers.1.q", "layers.2.q", "layers.2.cross_q", "layers.3.q", "layers.3.cross_q",
+    ]  # fmt: skip
+    assert anatomy.layers[2] == "decoder.block.0"
+    assert [site.layer for site in anatomy.find(["v"], [-1])] == [3, 3]
+
+
+def test_every_row_of_the_table_has_a_small_model():
+    known = {read_anatomy(bases.build(family)).model_type for family in bases.CONFIGS}
+    assert set(FAMILIES) - known == {"gemma3"}  # its text part is gemma3_text
+
+
+def test_a_model_without_a_head_is_refused():
+    with pytest.raises(UserError, match=r"BertModel.* has no layers at bert.encoder.layer") as caught:
+        read_anatomy(bases.build("bert_classes").base_model)
+    assert "AutoModelForSequenceClassification" in caught.value.hint
 
 
 def test_a_slice_is_written_out_of_place():

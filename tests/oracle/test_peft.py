@@ -21,7 +21,8 @@ WHOLE = {"phi3": "qkv", "gpt2": "qkv", "gpt_neox": "qkv"}  # peft knows no slice
 
 
 def roles(family: str) -> list[str]:
-    return [WHOLE[family], "down"] if family in WHOLE else ["q", "v", "down"]
+    fused = WHOLE.get(family.removesuffix("_classes"))
+    return [fused, "down"] if fused else ["q", "v", "down"]
 
 
 def randomise(parameters) -> None:
@@ -43,11 +44,11 @@ def test_peft_reads_our_lora(family, rslora, tmp_path):
     tuned = attach(bases.build(family, torch.float32), method)
     randomise(tuned.trainable.values())
     save_adapter(tuned, tmp_path / "adapter")
-    ours = tuned.model(IDS, use_cache=False).logits
+    ours = bases.logits(tuned.model, IDS)
     theirs = peft.PeftModel.from_pretrained(bases.build(family, torch.float32), tmp_path / "adapter", is_trainable=True)
-    logits = theirs(input_ids=IDS, use_cache=False).logits
+    logits = bases.logits(theirs, IDS)
     torch.testing.assert_close(logits, ours, rtol=0, atol=1e-5)
-    assert (logits - bases.build(family, torch.float32)(IDS).logits).abs().max() > 1e-3
+    assert (logits - bases.logits(bases.build(family, torch.float32), IDS)).abs().max() > 1e-3
 
     ours.square().mean().backward()
     logits.square().mean().backward()
@@ -56,7 +57,9 @@ def test_peft_reads_our_lora(family, rslora, tmp_path):
     stored = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     for name, parameter in tuned.trainable.items():
         key = next(k for k in stored if torch.equal(stored[k], parameter))
-        grad = gradients[key.replace(".weight", ".default.weight")]
+        module, _, rest = key.removeprefix("base_model.model.").partition(".")
+        saved_whole = f"base_model.model.{module}.modules_to_save.default.{rest}"
+        grad = gradients[key.replace(".weight", ".default.weight") if "lora_" in key else saved_whole]
         torch.testing.assert_close(grad, parameter.grad, rtol=1e-4, atol=1e-4, msg=name)
 
 
@@ -64,20 +67,18 @@ def test_peft_reads_our_lora(family, rslora, tmp_path):
 @pytest.mark.parametrize("family", bases.CONFIGS)
 def test_we_read_pefts_lora(family, rslora, tmp_path):
     config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
+        **bases.peft_task(family),
         r=4,
         lora_alpha=12,
         use_rslora=rslora,
         target_modules=leaf_names(family),
-        fan_in_fan_out=family == "gpt2",
+        fan_in_fan_out=family.startswith("gpt2"),
     )
     theirs = peft.get_peft_model(bases.build(family, torch.float32), config)
-    randomise(p for name, p in theirs.named_parameters() if "lora_" in name)
+    randomise(p for p in theirs.parameters() if p.requires_grad)
     theirs.eval().save_pretrained(tmp_path / "adapter")
     tuned = load_adapter(bases.build(family, torch.float32), tmp_path / "adapter")
-    torch.testing.assert_close(
-        tuned.model(IDS, use_cache=False).logits, theirs(input_ids=IDS, use_cache=False).logits, rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(bases.logits(tuned.model, IDS), bases.logits(theirs, IDS), rtol=0, atol=1e-5)
     assert set(tuned.method.roles) == set(roles(family))
 
 
@@ -98,15 +99,27 @@ def test_our_keys_and_configuration_are_those_peft_writes(tmp_path):
         assert reference[field] == value, field
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "opt"])
+SOFT = [
+    "llama",
+    "gpt2",
+    "gemma3_text",
+    "opt",
+    "llama_classes",
+    "bert_classes",
+    "bert_tokens",
+    "distilbert_classes",
+    "t5",
+]
+
+
+@pytest.mark.parametrize("family", SOFT)
 def test_prompt_tuning_both_ways(family, tmp_path):
     tuned = attach(bases.build(family, torch.float32), parse_method({"name": "prompt_tuning", "virtual_tokens": 3}))
     randomise(tuned.trainable.values())
     save_adapter(tuned, tmp_path / "ours")
-    prefix = torch.tensor([list(tuned.prefix_ids)] * len(IDS))
-    ours = tuned.model(torch.cat([prefix, IDS], dim=1), use_cache=False).logits
+    ours = bases.logits(tuned.model, IDS, tuned.prefix_ids)
     theirs = peft.PeftModel.from_pretrained(bases.build(family, torch.float32), tmp_path / "ours")
-    torch.testing.assert_close(theirs(input_ids=IDS, use_cache=False).logits, ours, rtol=0, atol=1e-5)
+    torch.testing.assert_close(bases.logits(theirs, IDS), ours, rtol=0, atol=1e-5)
     theirs.save_pretrained(tmp_path / "theirs")
     back = load_adapter(bases.build(family, torch.float32), tmp_path / "theirs")
     assert torch.equal(back.state()["delta.embedding.prompt"], tuned.state()["delta.embedding.prompt"])

@@ -17,7 +17,9 @@ from tunewise.models.anatomy import read_anatomy
 
 IDS = torch.tensor([[5, 9, 33, 20, 7, 41, 3], [8, 8, 60, 12, 50, 6, 11]])
 FAMILIES = ("llama", "gpt2", "opt", "qwen3", "gpt_neox")
-LINEAR = ("llama", "opt", "qwen3", "gpt_neox")  # what peft has not on the transposed layers of gpt2
+OTHERS = ("llama_classes", "bert_classes", "deberta-v2_classes", "bert_tokens", "t5_gated", "bart", "vit_images")
+EVERYWHERE = FAMILIES + OTHERS
+LINEAR = tuple(family for family in EVERYWHERE if family != "gpt2")  # peft has no such on its transposed layers
 WHOLE = {"gpt2": "qkv", "gpt_neox": "qkv"}  # peft knows no slices of a fused module
 
 
@@ -29,10 +31,11 @@ class Peer:
     ours: dict[str, object]
     config: type[peft.PeftConfig]
     theirs: dict[str, object]
-    families: tuple[str, ...] = FAMILIES
+    families: tuple[str, ...] = EVERYWHERE
     at_sites: bool = True
     soft: bool = False
     differing: frozenset[str] = field(default_factory=frozenset)  # fields whose values are of equal meaning
+    has_tasks: bool = False  # peft wants to be told the task of each row
 
 
 PEERS = [
@@ -70,9 +73,20 @@ PEERS = [
         "p_tuning",
         {"virtual_tokens": 3},
         peft.PromptEncoderConfig,
-        {"num_virtual_tokens": 3},
+        {"num_virtual_tokens": 3, "num_transformer_submodules": 1},
+        (*FAMILIES, "llama_classes", "bert_classes", "bert_tokens", "t5_gated"),
         at_sites=False,
         soft=True,
+    ),
+    Peer(
+        "multitask_prompt",
+        {"virtual_tokens": 3, "tasks": 2, "rank": 2},
+        peft.MultitaskPromptTuningConfig,
+        {"num_virtual_tokens": 3, "num_tasks": 2, "num_ranks": 2, "num_transformer_submodules": 1},
+        FAMILIES,
+        at_sites=False,
+        soft=True,
+        has_tasks=True,
     ),
 ]
 CASES = [(peer, family) for peer in PEERS for family in peer.families]
@@ -104,7 +118,7 @@ def theirs(peer: Peer, family: str) -> peft.PeftModel:
     if peer.config is peft.IA3Config:
         inner = [site.module for site in anatomy.find(["down"])]
         where["feedforward_modules"] = sorted({module.split(".", 3)[-1] for module in inner})
-    return peft.get_peft_model(model, peer.config(task_type="CAUSAL_LM", **peer.theirs, **where))
+    return peft.get_peft_model(model, peer.config(**bases.peft_task(family), **peer.theirs, **where))
 
 
 def randomise(parameters) -> None:
@@ -115,12 +129,13 @@ def randomise(parameters) -> None:
 
 
 def our_logits(tuned: Tuned) -> torch.Tensor:
-    prefix = torch.tensor([list(tuned.prefix_ids)] * len(IDS), dtype=torch.long)
-    return tuned.model(torch.cat([prefix, IDS], dim=1), use_cache=False).logits[:, -IDS.shape[1] :]
+    return bases.logits(tuned.model, IDS, tuned.prefix_ids)
 
 
-def their_logits(model: peft.PeftModel) -> torch.Tensor:
-    return model(input_ids=IDS, use_cache=False).logits[:, -IDS.shape[1] :]
+def their_logits(peer: Peer, model: peft.PeftModel) -> torch.Tensor:
+    if peer.has_tasks:
+        return model(IDS, task_ids=torch.zeros(len(IDS), dtype=torch.long)).logits[:, -IDS.shape[1] :]
+    return bases.logits(model, IDS)
 
 
 @over_cases
@@ -133,9 +148,9 @@ def test_peft_reads_ours(peer, family, tmp_path):
     model = peft.PeftModel.from_pretrained(
         bases.build(family, torch.float32), tmp_path / "adapter", is_trainable=not peer.soft
     )
-    found = their_logits(model.eval())
+    found = their_logits(peer, model.eval())
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert (found - bases.build(family, torch.float32)(IDS).logits).abs().max() > 1e-3
+    assert (found - bases.logits(bases.build(family, torch.float32), IDS)).abs().max() > 1e-3
     if peer.soft:  # peft trains no prompt that it has loaded
         return
     expected.square().mean().backward()
@@ -154,7 +169,7 @@ def test_we_read_pefts(peer, family, tmp_path):
     randomise(p for p in model.parameters() if p.requires_grad)
     model.eval().save_pretrained(tmp_path / "adapter")
     tuned = load_adapter(bases.build(family, torch.float32), tmp_path / "adapter")
-    torch.testing.assert_close(our_logits(tuned), their_logits(model), rtol=0, atol=1e-5)
+    torch.testing.assert_close(our_logits(tuned), their_logits(peer, model), rtol=1e-5, atol=1e-5)
     assert tuned.method.name == peer.name
 
 
@@ -169,7 +184,7 @@ def test_keys_and_fields_are_those_peft_writes(peer, family, tmp_path):
     )
     found.pop("base_model_name_or_path")
     for name, value in found.items():
-        if name not in peer.differing | {"target_modules"}:
+        if name not in peer.differing | {"target_modules", "modules_to_save"}:
             assert reference[name] == value, name
 
 
@@ -207,7 +222,7 @@ def test_adalora_cuts_what_peft_cuts():
     assert sum(left) == 2 * len(values)
     assert len(set(left)) > 1, "the budget went where it was needed"
     assert sorted(int((delta.lora_E != 0).sum()) for delta in tuned.deltas.values()) == left
-    torch.testing.assert_close(our_logits(tuned), their_logits(model.eval()), rtol=0, atol=1e-4)
+    torch.testing.assert_close(our_logits(tuned), bases.logits(model.eval(), IDS), rtol=0, atol=1e-4)
 
 
 def test_every_method_that_names_peft_is_held_against_it():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunewise.cli.console import BAD_INPUT, AsJson, Model, print_json, results, verb
-from tunewise.errors import UserError, unknown
+from tunewise.errors import UserError, no_adapter_yet, unknown
 
 if TYPE_CHECKING:
     from tunewise.models.load import Base
@@ -147,6 +147,8 @@ def adapter_folder(folder: Path) -> Path:
             f"no such folder: {folder}", "give an adapter folder such as runs/<task>/<method>/seed0/adapter"
         )
     inner = folder / "adapter"
+    if (folder / "recipe.yaml").is_file() and not inner.is_dir():
+        raise no_adapter_yet(folder)
     return inner if inner.is_dir() else folder
 
 

@@ -10,8 +10,14 @@ from tunewise.cli.console import AsJson, print_json, results
 def methods(
     as_json: AsJson = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/methods.md.")] = False,
+    as_matrix: Annotated[
+        bool, typer.Option("--matrix", help="Print which method acts on which kind of model.")
+    ] = False,
 ) -> None:
     """List every method: what it trains, its paper, its default learning rate and where that comes from."""
+    if as_matrix:
+        _print_matrix(as_json)
+        return
     rows = registry()
     if as_json:
         print_json(rows)
@@ -19,6 +25,34 @@ def methods(
         results().out(markdown_table(rows), end="", highlight=False)
     else:
         _print_list(rows)
+
+
+def _print_matrix(as_json: bool) -> None:
+    from rich.table import Table
+
+    from tunewise.methods.matrix import matrix
+
+    found = matrix()
+    if as_json:
+        print_json(found)
+        return
+    kinds = list(next(iter(found.values())))
+    reasons = list(dict.fromkeys(str(c["refused"]) for row in found.values() for c in row.values() if "refused" in c))
+    table = Table("method", *(kind.replace("_", "-") for kind in kinds), box=None)
+    for name, row in found.items():
+        table.add_row(name, *(_cell(row[kind], reasons) for kind in kinds))
+    console = results()
+    console.print(table)
+    console.print("\nThe numbers are the contract tests that passed: identity at birth, gradients, saving, folding ...")
+    for number, reason in enumerate(reasons, 1):
+        console.print(f"refused ({number}): {reason}")
+
+
+def _cell(outcome: dict[str, Any], reasons: list[str]) -> str:
+    if "refused" in outcome:
+        return f"[dim]refused ({reasons.index(outcome['refused']) + 1})[/]"
+    failed = f" [red]{outcome['failed']} failed[/]" if outcome["failed"] else ""
+    return f"{outcome['passed']}{failed}"
 
 
 def registry() -> list[dict[str, Any]]:

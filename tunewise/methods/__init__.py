@@ -9,6 +9,7 @@ from tunewise.methods.additive.compacter import Compacter
 from tunewise.methods.additive.mam import MixAndMatch
 from tunewise.methods.additive.parallel import ParallelAdapter
 from tunewise.methods.base import Method
+from tunewise.methods.prompt.multitask_prompt import MultitaskPrompt
 from tunewise.methods.prompt.p_tuning import PTuning
 from tunewise.methods.prompt.prefix_tuning import PrefixTuning
 from tunewise.methods.prompt.prompt_tuning import PromptTuning
@@ -30,7 +31,8 @@ from tunewise.methods.selective.top_layers import TopLayers
 
 _SELECTIVE = (Full, TopLayers, Head, BitFit, Norms, Sparse)
 _REPARAMETRISING = (LoRA, DoRA, AdaLoRA, VeRA, IA3, LoKr, OFT, Intrinsic)
-_ADDITIVE = (BottleneckAdapter, ParallelAdapter, Compacter, PromptTuning, PTuning, PrefixTuning, MixAndMatch)
+_PROMPTS = (PromptTuning, PTuning, MultitaskPrompt, PrefixTuning)
+_ADDITIVE = (BottleneckAdapter, ParallelAdapter, Compacter, *_PROMPTS, MixAndMatch)
 
 METHODS: dict[str, type[Method]] = {
     method.name: method for method in (Frozen, *_SELECTIVE, *_REPARAMETRISING, *_ADDITIVE)

@@ -19,6 +19,7 @@ from transformers import (
 from tunewise.errors import UserError, nearest
 from tunewise.models import fingerprint
 from tunewise.models.anatomy import Anatomy, read_anatomy
+from tunewise.models.families import DECODER
 from tunewise.models.precision import choose_dtype
 from tunewise.models.tiny import FOLDER as TINY
 
@@ -61,9 +62,15 @@ def load_base(name: str, dtype: str = "auto", device: str = "cpu") -> Base:
     except (OSError, ValueError) as error:
         raise _cannot_load(name, error) from error
     model.to(where).eval()
+    anatomy = read_anatomy(model)
+    if anatomy.kind != DECODER:
+        raise UserError(
+            f"{name} is a model of the kind {anatomy.kind}; this trains and evaluates decoders",
+            hint="attach a method to it in Python and train it with your own loop: docs/methods.md, On which models",
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return Base(model, tokenizer, read_anatomy(model), name, fingerprint.of_model(model), model.dtype)
+    return Base(model, tokenizer, anatomy, name, fingerprint.of_model(model), model.dtype)
 
 
 def load_config(name: str) -> PreTrainedConfig:

@@ -89,6 +89,8 @@ def run(
     files.write_json(out / record.METRICS, metrics)
     if prove:
         metrics = add_reload_proof([out], base)[0]
+        metrics["seconds"] = round(time.perf_counter() - start, 3)
+        files.write_json(out / record.METRICS, metrics)
     files.write_text(out / record.DONE, "")
     checkpoint.remove(out / CHECKPOINTS)
     return metrics

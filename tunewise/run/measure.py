@@ -10,7 +10,7 @@ from tunewise import files
 from tunewise.config import parse, read_yaml
 from tunewise.data.config import DataConfig
 from tunewise.data.task import load_task
-from tunewise.errors import UserError, missing, unknown
+from tunewise.errors import UserError, missing, no_adapter_yet, unknown
 from tunewise.evaluation.evaluate import evaluate_task
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter, read_card
@@ -87,9 +87,7 @@ def _asked(target: Path | None, model: str | None, data: str | Mapping[str, Any]
         recipe = parse(Recipe, read_yaml(target / RECIPE), where=str(target / RECIPE))
         adapter = target / ADAPTER if (target / ADAPTER).is_dir() else None
         if adapter is None and not isinstance(recipe.method, Frozen):
-            raise UserError(
-                f"{target} holds no adapter yet: its run is not finished", f"tunewise train {target / RECIPE}"
-            )
+            raise no_adapter_yet(target)
         return _Asked(model or recipe.model, recipe.dtype, given or recipe.data, adapter, recipe.shots, recipe.seed)
     if target is None:
         if model is None or given is None:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
-from tunewise.config import Strict, override, parse
+from tunewise.config import Strict, field_named, override, parse
 from tunewise.data.config import DataConfig
-from tunewise.methods import parse_method
+from tunewise.errors import UserError
+from tunewise.methods import METHODS, parse_method
 from tunewise.methods.base import Method
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.training.config import TrainConfig
@@ -32,6 +33,27 @@ class Recipe(Strict):
     """Initialisation, data order, few-shot sample, demonstrations."""
     retention: str | None = "auto"
     """A task whose test texts show what is forgotten; auto takes the embedded one for tiny and none elsewhere."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inner_fields_have_their_section(cls, data: Any) -> Any:
+        """`r=4` or `learning_rate=1e-4` alone, as peft and Trainer name them: say where they belong."""
+        if isinstance(data, Mapping):
+            chosen = data.get("method")
+            name = chosen.get("name") if isinstance(chosen, Mapping) else chosen
+            sections = {"method": METHODS.get(name) if isinstance(name, str) else None, "train": TrainConfig}
+            sections["data"] = DataConfig
+            lost = [
+                (key, f"{section}.{field}={value}")
+                for key, value in data.items()
+                if key not in cls.model_fields
+                for section, fields in sections.items()
+                if fields and (field := field_named(fields, key))
+            ]
+            if lost:
+                names = ", ".join(dict.fromkeys(key for key, _ in lost))
+                raise UserError(f"no field named {names}", f"write {' '.join(place for _, place in lost)}")
+        return data
 
     @field_validator("data", mode="before")
     @classmethod
