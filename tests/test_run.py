@@ -81,6 +81,7 @@ FIELDS = {
     "mam": {"bottleneck": 8, "virtual_tokens": 3},
     "vera": {"rank": 16},
     "intrinsic": {"dimension": 40},
+    "multitask_prompt": {"virtual_tokens": 3},
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tunewise.files import write_json
+from tunewise.files import read_json, write_json
 from tunewise.methods import METHODS
 from tunewise.methods.matrix import FILE
 
@@ -32,12 +32,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if not session.config.getoption("--write-matrix"):
         return
-    found = {
-        name: {
+    before = read_json(FILE) if FILE.exists() else {}
+    found = before.get("methods", {}) if isinstance(before, dict) else {}
+    for name in dict.fromkeys(method for method, _, _ in OUTCOMES):  # with -k, only those that ran
+        found[name] = {
             kind: {outcome: OUTCOMES[name, kind, outcome] for outcome in ("passed", "failed")}
             for kind in dict.fromkeys(kind for method, kind, _ in OUTCOMES if method == name)
         }
-        for name in METHODS
-    }
+    found = {name: found[name] for name in METHODS if name in found}
     versions = {name: version(name) for name in ("torch", "transformers")}
     write_json(FILE, {"versions": versions, "methods": found})

@@ -43,6 +43,7 @@ VARIANTS: dict[str, list[dict]] = {
     "ia3": [{}, {"roles": ["attention", "mlp"], "layers": [0]}],
     "lokr": [{"rank": 2}, {"rank": 16, "factor": 4, "roles": ["down"]}],
     "oft": [{"block_size": 4}, {"block_size": 8, "neumann_terms": 0, "roles": ["all"]}],
+    "llama_adapter": [{"virtual_tokens": 3}, {"virtual_tokens": 2, "layers": 2}],
     "mam": [{"virtual_tokens": 2, "bottleneck": 4}],
     "prompt_tuning": [{"virtual_tokens": 3}, {"virtual_tokens": 2, "init": "random"}],
     "p_tuning": [{"virtual_tokens": 3, "hidden": 8}, {"virtual_tokens": 2, "hidden": 4, "encoder": "lstm"}],

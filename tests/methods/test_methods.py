@@ -14,6 +14,7 @@ from tunewise.methods.attach import attach
 from tunewise.methods.base import Delta, Method
 from tunewise.methods.reparam.intrinsic import walsh_hadamard
 from tunewise.methods.store import save_adapter
+from tunewise.models.weights import dense_weight
 
 IDS = torch.tensor([[5, 9, 33, 20, 7]])
 
@@ -187,6 +188,35 @@ def test_multitask_prompts_go_on_from_their_source_tasks(tmp_path):
         attach(bases.build("llama"), parse_method({**fields, "source": str(tmp_path)}))
     with pytest.raises(UserError, match="is none of the 2 tasks"):
         parse_method({"name": "multitask_prompt", "tasks": 2, "task": 2})
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert_classes", "gpt_neox"])
+def test_llama_adapter_is_a_gated_attention_of_its_own_beside_the_layers(family):
+    """What enters the output projection is the layer's attention plus tanh(g) softmax(q (W_k P)ᵀ / √d) W_v P."""
+    tuned = attach(bases.build(family), parse_method({"name": "llama_adapter", "virtual_tokens": 3, "layers": 1}))
+    seen = {}
+    (site,) = (tuned.site(name) for name in tuned.deltas if name.endswith(".o"))
+    weights = {role: dense_weight(tuned.model, tuned.site(f"layers.1.{role}")) for role in ("q", "k", "v")}
+    module = tuned.model.get_submodule(site.module)
+    module.register_forward_pre_hook(lambda module, args: seen.__setitem__("o", args[0]))
+    q_site = tuned.site("layers.1.q")
+    q_module = tuned.model.get_submodule(q_site.module)
+    q_module.register_forward_hook(lambda module, args, output: seen.__setitem__("q", q_site.read(output)))
+    bases.logits(tuned.model, IDS)
+    without = seen.pop("o")
+    trained(tuned, 1.0)
+    seen.clear()
+    bases.logits(tuned.model, IDS)
+    delta = tuned.deltas["layers.1.o"]
+    heads, width = bases.HEADS, bases.WIDTH // bases.HEADS
+    (w_k, b_k), (w_v, b_v) = weights["k"], weights["v"]
+    for row in range(len(IDS)):
+        for head in range(heads):
+            part = slice(head * width, (head + 1) * width)
+            keys, values = ((delta.prompt @ w.T + b)[:, part] for w, b in ((w_k, b_k), (w_v, b_v)))
+            scores = (seen["q"][row][:, part] @ keys.T / width**0.5).softmax(-1)
+            expected = without[row][:, part] + delta.gate[head].tanh() * scores @ values
+            torch.testing.assert_close(seen["o"][row][:, part], expected, rtol=1e-10, atol=1e-10)
 
 
 def trained(tuned, scale=0.2):
@@ -488,4 +518,4 @@ def test_every_method_is_documented():
         assert len(method.model_fields) <= 8
         assert method.learning_rate > 0 or name == "frozen"
         assert parse_method(method().configuration() if name != "bitfit" else {"name": name}).name == name
-    assert len(METHODS) >= 23
+    assert len(METHODS) >= 24

@@ -9,6 +9,7 @@ from tunewise.methods.additive.compacter import Compacter
 from tunewise.methods.additive.mam import MixAndMatch
 from tunewise.methods.additive.parallel import ParallelAdapter
 from tunewise.methods.base import Method
+from tunewise.methods.prompt.llama_adapter import LlamaAdapter
 from tunewise.methods.prompt.multitask_prompt import MultitaskPrompt
 from tunewise.methods.prompt.p_tuning import PTuning
 from tunewise.methods.prompt.prefix_tuning import PrefixTuning
@@ -31,7 +32,7 @@ from tunewise.methods.selective.top_layers import TopLayers
 
 _SELECTIVE = (Full, TopLayers, Head, BitFit, Norms, Sparse)
 _REPARAMETRISING = (LoRA, DoRA, AdaLoRA, VeRA, IA3, LoKr, OFT, Intrinsic)
-_PROMPTS = (PromptTuning, PTuning, MultitaskPrompt, PrefixTuning)
+_PROMPTS = (PromptTuning, PTuning, MultitaskPrompt, PrefixTuning, LlamaAdapter)
 _ADDITIVE = (BottleneckAdapter, ParallelAdapter, Compacter, *_PROMPTS, MixAndMatch)
 
 METHODS: dict[str, type[Method]] = {
