@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tunewise.comparison import compare
+    from tunewise.comparison import compare, intrinsic_dimension
     from tunewise.errors import UserError
     from tunewise.methods import METHODS
     from tunewise.methods.attach import Tuned, attach, count
@@ -32,6 +32,7 @@ _HOME = {
     "compare": "tunewise.comparison",
     "compare_adapters": "tunewise.run",
     "evaluate": "tunewise.run",
+    "intrinsic_dimension": "tunewise.comparison",
     "plan": "tunewise.planning",
     "train": "tunewise.run",
 }
@@ -46,6 +47,7 @@ __all__ = [
     "compare_adapters",
     "count",
     "evaluate",
+    "intrinsic_dimension",
     "load_adapter",
     "load_base",
     "plan",

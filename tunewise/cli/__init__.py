@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tunewise.cli import adapter, compare, demo, eval, methods, plan, report, train
+from tunewise.cli import adapter, compare, demo, dimension, eval, methods, plan, report, train
 from tunewise.cli.console import verb, version
 
 # before torch is imported: threads that wait for work sleep, so that a busy machine costs seconds and not minutes
@@ -27,6 +27,7 @@ VERBS = {
     "compare": compare.compare,
     "report": report.report,
     "demo": demo.demo,
+    "dimension": dimension.dimension,
     "methods": methods.methods,
     "plan": plan.plan,
 }

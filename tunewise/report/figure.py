@@ -5,7 +5,7 @@ Colours are written as style-sheet variables, so that one figure serves a light 
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +107,26 @@ def loss_curves(arms: Sequence[Arm], *, narrow: bool = False) -> str:
     return _svg(figure)
 
 
+def search_for_a_dimension(found: Mapping[str, Any]) -> str:
+    """The points of `tunewise.intrinsic_dimension`, full fine-tuning and the target as lines; a file of its own."""
+    figure, (axis,) = _subplots((1, 1), width=6.4, height=3.4)
+    dimensions, values = zip(*((point["dimension"], point["value"]) for point in found["points"]), strict=True)
+    axis.plot(dimensions, values, color=SERIES[0], marker="o", linewidth=1.7)
+    axis.axhline(found["full"], color=SERIES[1], linewidth=1.4)
+    axis.axhline(found["target"], color=SERIES[2], linewidth=1.4, linestyle=(0, (4, 3)))
+    last = dimensions[-1]
+    for name, height in (("full fine-tuning", found["full"]), (f"{found['share']:.0%} of it", found["target"])):
+        axis.annotate(name, (last, height), (0, 3), textcoords="offset points", ha="right")
+    if found["dimension"]:
+        axis.axvline(found["dimension"], color=GRID, linewidth=1.4)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(dimensions, [f"{d:,}" for d in dimensions], rotation=45)
+    axis.set_xlabel("d, trained numbers")
+    axis.set_ylabel(f"{metric_name(found['metric'])} on dev")
+    colours = {INK: "#1c1c1c", QUIET: "#666666", GRID: "#dddddd", SERIES[0]: "#0b7a75", SERIES[1]: "#c0392b"}
+    return _svg(figure, {**dict.fromkeys(SERIES, "#d17a00"), **colours})
+
+
 def _subplots(shape: tuple[int, int], width: float, height: float, share: bool = False) -> "tuple[Figure, list[Axes]]":
     """A figure in the page's colours, made without pyplot and so without global state."""
     import matplotlib as mpl
@@ -124,7 +144,7 @@ def _subplots(shape: tuple[int, int], width: float, height: float, share: bool =
     return figure, list(axes.flat)
 
 
-def _svg(figure: "Figure") -> str:
+def _svg(figure: "Figure", colours: Mapping[str, str] = VARIABLES) -> str:
     """The <svg> element alone, its stand-in colours replaced, its fixed size left to the page."""
     import matplotlib as mpl
 
@@ -133,8 +153,8 @@ def _svg(figure: "Figure") -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    for colour, variable in VARIABLES.items():
-        text = text.replace(colour, variable)
+    for stand_in, colour in colours.items():
+        text = text.replace(stand_in, colour)
     text = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # the page's own typeface; matplotlib names one that the reader may not have
