@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tunewise.errors import UserError
     from tunewise.methods import METHODS
     from tunewise.methods.attach import Tuned, attach, count
+    from tunewise.methods.several import Adapters
     from tunewise.methods.store import load_adapter, save_adapter
     from tunewise.models.load import load_base
     from tunewise.planning import plan
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 _HOME = {
     "UserError": "tunewise.errors",
     "METHODS": "tunewise.methods",
+    "Adapters": "tunewise.methods.several",
     "Tuned": "tunewise.methods.attach",
     "attach": "tunewise.methods.attach",
     "count": "tunewise.methods.attach",
@@ -39,6 +41,7 @@ _HOME = {
 
 __all__ = [
     "METHODS",
+    "Adapters",
     "Tuned",
     "UserError",
     "attach",

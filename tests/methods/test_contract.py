@@ -239,16 +239,39 @@ def test_folded_equals_attached_or_refuses_with_the_reason(case, scale):
 
 
 @over_cases
+def test_folded_in_place_acts_without_hooks_and_is_unfolded_bit_for_bit(case):
+    tuned = attached(case)
+    randomise(tuned)
+    before = {name: value.clone() for name, value in tuned.model.state_dict().items()}
+    attached_logits = logits(tuned.model, tuned.prefix_ids)
+    if foldable(tuned):
+        with tuned.folded() as model:
+            torch.testing.assert_close(logits(model), attached_logits, rtol=0, atol=1e-10)
+            moved = any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+            assert moved == bool(tuned.deltas)
+    else:
+        with pytest.raises(CannotFold, match=r"no equivalent dense weight|no place|tied"), tuned.folded():
+            pass
+    for name, value in tuned.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert torch.equal(logits(tuned.model, tuned.prefix_ids), attached_logits)
+
+
+@over_cases
 def test_detached_is_the_base_bit_for_bit(case):
     model = bases.build(case[0])
     reference = copy.deepcopy(model)
     tuned = attach(model, method_of(case))
     randomise(tuned)
+    as_tuned = logits(model, tuned.prefix_ids)
     assert tuned.detach() is model
     for name, value in reference.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
     assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in reference.parameters()]
     assert torch.equal(logits(model), logits(reference))
+    tuned.reattach()
+    assert torch.equal(logits(model, tuned.prefix_ids), as_tuned)
+    tuned.detach()
 
 
 @over_cases

@@ -37,10 +37,7 @@ def attach(
     `frozen`. Raises UserError when a method is attached already, does not act on this kind of model, or asks for a
     site that the base lacks.
     """
-    if model in _ATTACHED:
-        raise UserError(
-            f"this model already carries {_ATTACHED[model].method.name!r}", hint="call .detach() on that one first"
-        )
+    _refuse_a_second(model)
     anatomy = _anatomy_for(method, model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -221,11 +218,29 @@ class Tuned:
         _ATTACHED.pop(self.model, None)
         return self.model
 
+    def reattach(self) -> "Tuned":
+        """Put on again what was detached, with the values it had; UserError while another method is there."""
+        _refuse_a_second(self.model)
+        self._hooks = self._install()
+        self.model.requires_grad_(False)
+        for parameter in self.trainable.values():
+            parameter.requires_grad_(True)
+        _ATTACHED[self.model] = self
+        self.on()
+        return self
+
     def fold(self) -> PreTrainedModel:
         """A new model whose own weights act as base and method together, at the present λ; this one is untouched.
 
         Raises CannotFold where no such weights exist: deltas that are not linear, tied embeddings, quantised bases.
         """
+        self._refuse_tied_ends()
+        folded = self._copy_of_model()
+        for site, weight, bias in self._folded_weights():
+            set_dense_weight(folded, site, weight, bias)
+        return folded
+
+    def _refuse_tied_ends(self) -> None:
         tied = [
             name
             for name in self.deltas
@@ -236,7 +251,31 @@ class Tuned:
                 f"the {tied[0]} of this base is tied to its other end: a weight folded there would change both",
                 hint="serve it attached: tunewise.load_adapter",
             )
-        folded = self._copy_of_model()
+
+    @contextmanager
+    def folded(self) -> Iterator[PreTrainedModel]:
+        """The base with the method in its own weights inside the block, and no hook at work; no second model is made.
+
+        Behind it the weights are the kept originals, bit for bit, and the method is attached as it was. Raises
+        CannotFold as `fold` does.
+        """
+        self._refuse_tied_ends()
+        modules = {self.model.get_submodule(self._sites[name].module) for name in self.deltas}
+        kept = {p: p.detach().clone() for module in modules for p in module.parameters(recurse=False)}
+        for hook in self._hooks:
+            hook.remove()
+        try:
+            for site, weight, bias in self._folded_weights():
+                set_dense_weight(self.model, site, weight, bias)
+            yield self.model
+        finally:
+            with torch.no_grad():
+                for parameter, original in kept.items():
+                    parameter.copy_(original)
+            self._hooks = self._install()
+
+    def _folded_weights(self) -> Iterator[tuple[Site, Tensor, Tensor | None]]:
+        """Each site with the dense weight and bias that act as the base and its delta do, at the present λ."""
         for name, delta in self.deltas.items():
             weight, bias = dense_weight(self.model, self._sites[name])
             wide = weight.to(_delta_dtype(weight.dtype))
@@ -245,8 +284,7 @@ class Tuned:
             if new_bias is not None:
                 old = torch.zeros_like(new_bias) if bias is None else bias.to(wide)
                 new_bias = torch.lerp(old, new_bias, self._scale)
-            set_dense_weight(folded, self._sites[name], weight, new_bias)
-        return folded
+            yield self._sites[name], weight, new_bias
 
     def _copy_of_model(self) -> PreTrainedModel:
         for hook in self._hooks:
@@ -301,6 +339,13 @@ class Tuned:
             return site.write(output, tuned)
 
         return hook
+
+
+def _refuse_a_second(model: PreTrainedModel) -> None:
+    if model in _ATTACHED:
+        raise UserError(
+            f"this model already carries {_ATTACHED[model].method.name!r}", hint="call .detach() on that one first"
+        )
 
 
 def _anatomy_for(method: Method, model: PreTrainedModel) -> Anatomy:
