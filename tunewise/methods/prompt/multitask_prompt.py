@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tunewise.errors import UserError
 from tunewise.methods.base import Delta, Method, PeftNames, Start
-from tunewise.methods.prompt.prompt_tuning import NO_VOCABULARY, SoftPrompt, prompt_sizes, starting_ids
+from tunewise.methods.prompt.prompt_tuning import NO_VOCABULARY, SoftPrompt, prompt_sizes, start_from_tokens
 from tunewise.models.anatomy import Anatomy
 
 PEFT_TENSORS = {"prompt": "prompt_embeddings", "cols": "prefix_task_cols", "rows_by_task": "prefix_task_rows"}
@@ -118,9 +118,7 @@ class MultitaskPrompt(Method):
                     )
                 own.copy_(value)
         elif self.init != "random":
-            ids = starting_ids(self.virtual_tokens, self.text, start.anatomy.vocab_size, start.tokenizer)
-            embed = start.model.get_submodule(start.anatomy.embedding.module)
-            delta.prompt.copy_(embed(ids.to(embed.weight.device)))
+            start_from_tokens(delta.prompt, self.text, start)
 
     def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
         return {"prompt_tuning_init": "RANDOM", **prompt_sizes(anatomy)}

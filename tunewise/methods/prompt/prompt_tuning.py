@@ -48,6 +48,13 @@ def starting_ids(virtual_tokens: int, text: str, vocab_size: int, tokenizer: Pre
     return torch.tensor((tokens * -(-virtual_tokens // len(tokens)))[:virtual_tokens])
 
 
+def start_from_tokens(prompt: Tensor, text: str, start: Start) -> None:
+    """Set a prompt (virtual_tokens, d) to the embeddings of the tokens of `text`, or of tokens drawn at random."""
+    ids = starting_ids(len(prompt), text, start.anatomy.vocab_size, start.tokenizer)
+    embed = start.model.get_submodule(start.anatomy.embedding.module)
+    prompt.copy_(embed(ids.to(embed.weight.device)))
+
+
 class SoftPrompt(Delta):
     """P (virtual_tokens, d) on the embedding; x holds token ids."""
 
@@ -125,7 +132,5 @@ class PromptTuning(Method):
     def warm_start(self, start: Start, deltas: Mapping[str, Delta]) -> None:
         if self.init == "random":
             return
-        ids = starting_ids(self.virtual_tokens, self.text, start.anatomy.vocab_size, start.tokenizer)
-        embed = start.model.get_submodule(start.anatomy.embedding.module)
         (delta,) = deltas.values()
-        delta.prompt.copy_(embed(ids.to(embed.weight.device)))
+        start_from_tokens(delta.prompt, self.text, start)
