@@ -4,6 +4,7 @@ Li et al. 2018, arXiv:1804.08838; for language models Aghajanyan et al. 2021, ar
 projection (SAID) is the default here.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from tunewise import files
 from tunewise.comparison.grid import compare
 from tunewise.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 RESULT = "intrinsic_dimension.json"
 HALVINGS = 2  # of the last doubling, on a logarithmic scale: the answer is within 2 ** (1 / 4), 19 %
@@ -44,7 +47,9 @@ def intrinsic_dimension(
     def measured(label: str, method: dict[str, Any], fields: Mapping[str, Any] | None) -> tuple[str, float]:
         arms[label] = {**(fields or {}), "method": method}
         found = compare(data, model=model, methods={label: arms[label]}, seeds=seeds, out=out)
-        return _dev(Path(out), found["arms"][0])
+        metric, value = _dev(Path(out), found["arms"][0])
+        logger.info("%s: %s %.1f on dev", label, metric, value)
+        return metric, value
 
     def reached(dimension: int) -> float:
         method = {"name": "intrinsic", **dict((intrinsic or {}).get("method", {})), "dimension": dimension}

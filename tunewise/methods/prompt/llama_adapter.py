@@ -76,8 +76,8 @@ class LlamaAdapter(Method):
     trains = "gated prompts in the upper layers"
     paper = "arXiv:2303.16199"
     equation = "attention + tanh(g) softmax(q (W_k P)ᵀ / √d) W_v P"
-    learning_rate = 9e-3
-    learning_rate_source = "Zhang et al. 2023, the authors' code (blr 9e-3 for a batch of 256)"
+    learning_rate = 1e-3
+    learning_rate_source = "the authors' training script: 9e-3 for a batch of 256, scaled to its batch of 32"
 
     virtual_tokens: int = Field(10, ge=1, validation_alias=AliasChoices("virtual_tokens", "adapter_len"))
     """Length of the prompt in each layer."""

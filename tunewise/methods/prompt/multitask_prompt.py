@@ -50,7 +50,7 @@ class MultitaskPrompt(Method):
     paper = "arXiv:2303.02861"
     equation = "[P ∘ (U_k V_k); X]"
     learning_rate = 3e-1
-    learning_rate_source = "Wang et al. 2023, arXiv:2303.02861, section 4.1 (0.3)"
+    learning_rate_source = "as prompt_tuning: Lester et al. 2021, arXiv:2104.08691, section 3.1 (0.3)"
     not_on = NO_VOCABULARY
     peft = PeftNames(
         "MULTITASK_PROMPT_TUNING",
