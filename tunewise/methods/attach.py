@@ -49,9 +49,7 @@ def attach(
             delta.bind(partial(frozen_weight, model, sites[name]))
         if warm_start:
             method.warm_start(Start(model, anatomy, tokenizer, losses), deltas)
-    tuned = Tuned(model, method, anatomy, deltas)
-    _ATTACHED[model] = tuned
-    return tuned
+    return Tuned(model, method, anatomy, deltas)
 
 
 def count(model: PreTrainedModel, method: Method) -> int:
@@ -90,10 +88,7 @@ class Tuned:
         self._set_aside: dict[str, Tensor] = {}  # the tuned values of selected tensors while λ is not 1
         self._scale = 1.0
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
-        model.requires_grad_(False)
-        for parameter in self.trainable.values():
-            parameter.requires_grad_(True)
-        self._hooks = self._install()
+        self._put_on()
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -221,13 +216,16 @@ class Tuned:
     def reattach(self) -> "Tuned":
         """Put on again what was detached, with the values it had; UserError while another method is there."""
         _refuse_a_second(self.model)
-        self._hooks = self._install()
+        self._put_on()
+        self.on()
+        return self
+
+    def _put_on(self) -> None:
         self.model.requires_grad_(False)
         for parameter in self.trainable.values():
             parameter.requires_grad_(True)
+        self._hooks = self._install()
         _ATTACHED[self.model] = self
-        self.on()
-        return self
 
     def fold(self) -> PreTrainedModel:
         """A new model whose own weights act as base and method together, at the present λ; this one is untouched.

@@ -116,7 +116,7 @@ def from_peft(
 ) -> tuple[Method, dict[str, Tensor]]:
     """Our method and our state for an adapter that peft wrote; raises UserError for what has no equal here."""
     anatomy = read_anatomy(model)
-    names = _method_for(config)[1]
+    chosen, names = _method_for(config)
     _refuse_patterns(config)
     _refuse_other_fields(config, names)
     _refuse_other_modules(config, model, anatomy)
@@ -126,15 +126,20 @@ def from_peft(
     for key, tensor in tensors.items():
         ours = f"base.{key.removeprefix(PREFIX).removeprefix(BARE_PREFIX)}"
         (head if ours in head else rest)[ours if ours in head else key] = tensor
-    method, state = _method_and_state(config, rest, model, anatomy)
+    method, state = _method_and_state(chosen, config, rest, model, anatomy)
     return method, state | head
 
 
 def _method_and_state(
-    config: Mapping[str, object], tensors: Mapping[str, Tensor], model: PreTrainedModel, anatomy: Anatomy
+    chosen: type[Method],
+    config: Mapping[str, object],
+    tensors: Mapping[str, Tensor],
+    model: PreTrainedModel,
+    anatomy: Anatomy,
 ) -> tuple[Method, dict[str, Tensor]]:
-    """The same, but for a classifier on top."""
-    chosen, names = _method_for(config)
+    """The same for a method that is known already, and without a classifier on top."""
+    names = chosen.peft
+    assert names is not None, chosen
     fields: dict[str, object] = {ours: config[peft] for ours, peft in names.fields.items() if peft in config}
     fields |= chosen.from_peft_fields(config, tensors, anatomy)
     if names.converted:

@@ -5,9 +5,8 @@ together, then both for one target task from where they ended. Virtual token j o
 `vocab_size + k · virtual_tokens + j`, so a batch may mix tasks: each row begins with its own task's ids.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from pydantic import AliasChoices, Field, model_validator
@@ -15,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tunewise.errors import UserError
-from tunewise.methods.base import Delta, Method, PeftNames, Start
-from tunewise.methods.prompt.prompt_tuning import NO_VOCABULARY, SoftPrompt, prompt_sizes, start_from_tokens
+from tunewise.methods.base import Delta, PeftNames, Start
+from tunewise.methods.prompt.prompt_tuning import PromptTuning, SoftPrompt
 from tunewise.models.anatomy import Anatomy
 
 PEFT_TENSORS = {"prompt": "prompt_embeddings", "cols": "prefix_task_cols", "rows_by_task": "prefix_task_rows"}
@@ -41,17 +40,15 @@ class TaskPrompts(SoftPrompt):
         return (self.prompt * (self.cols @ self.rows_by_task)).flatten(0, 1)
 
 
-class MultitaskPrompt(Method):
+class MultitaskPrompt(PromptTuning):
     """A soft prompt for each of several tasks, made of a shared one and few numbers of the task's own."""
 
     name = "multitask_prompt"
-    family = "additive"
     trains = "a shared soft prompt, and factors of it for each task"
     paper = "arXiv:2303.02861"
     equation = "[P ∘ (U_k V_k); X]"
     learning_rate = 3e-1
     learning_rate_source = "as prompt_tuning: Lester et al. 2021, arXiv:2104.08691, section 3.1 (0.3)"
-    not_on = NO_VOCABULARY
     peft = PeftNames(
         "MULTITASK_PROMPT_TUNING",
         fields={"virtual_tokens": "num_virtual_tokens", "tasks": "num_tasks", "rank": "num_ranks"},
@@ -77,15 +74,9 @@ class MultitaskPrompt(Method):
     """The task whose prompt stands before a sequence that does not say."""
     source: str = ""
     """An adapter folder from several tasks to start from: its shared prompt, and its factors' mean over the tasks."""
-    init: Literal["vocabulary", "text", "random"] = "vocabulary"
-    """Without a source: start P from embeddings of tokens drawn at random, from those of `text`, or uniform in ±0.5."""
-    text: str = ""
-    """The text to start from, repeated or cut to `virtual_tokens` tokens."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> "MultitaskPrompt":
-        if (self.init == "text") != bool(self.text):
-            raise ValueError("init='text' and a non-empty text belong together")
+    def _one_of_the_tasks(self) -> "MultitaskPrompt":
         if self.task >= self.tasks:
             raise ValueError(f"task={self.task} is none of the {self.tasks} tasks, which count from 0")
         return self
@@ -117,17 +108,8 @@ class MultitaskPrompt(Method):
                         hint="give virtual_tokens and rank as they were in the source training",
                     )
                 own.copy_(value)
-        elif self.init != "random":
-            start_from_tokens(delta.prompt, self.text, start)
-
-    def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
-        return {"prompt_tuning_init": "RANDOM", **prompt_sizes(anatomy)}
-
-    @classmethod
-    def from_peft_fields(
-        cls, config: Mapping[str, object], tensors: Mapping[str, Tensor], anatomy: Anatomy
-    ) -> dict[str, object]:
-        return {"init": "random"}
+        else:
+            super().warm_start(start, deltas)
 
 
 def _read(folder: Path) -> dict[str, Tensor]:
