@@ -176,4 +176,4 @@ def base_of(folder: Path, model: str | None) -> "Base":
 
     from tunewise.models.load import load_base
 
-    return load_base(name, dtype=card.get("dtype", "auto"))
+    return load_base(name, dtype=card.get("dtype", "auto"), quantise=card.get("base", {}).get("quantise", ""))

@@ -110,7 +110,7 @@ def carry_out(
             if progress is not None:
                 progress.begins(labels[number])
                 progress.ends(_in_words(metrics))
-    base = load_base(in_order[0].model, in_order[0].dtype)
+    base = load_base(in_order[0].model, in_order[0].dtype, quantise=in_order[0].quantise)
     if workers == 1:
         for label, recipe, place in zip(labels, in_order, places, strict=True):
             if progress is not None:

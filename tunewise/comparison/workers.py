@@ -39,7 +39,7 @@ def run_side_by_side(
     context = get_context("spawn")
     told: Queue[logging.LogRecord] = context.Queue()
     listener = QueueListener(told, _Relay())
-    start = (recipes[0].model, recipes[0].dtype, n_threads, told)
+    start = (recipes[0].model, recipes[0].dtype, recipes[0].quantise, n_threads, told)
     pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_start, initargs=start)
     listener.start()
     try:
@@ -64,7 +64,7 @@ class _Relay(logging.Handler):
         logging.getLogger(record.name).handle(record)
 
 
-def _start(model: str, dtype: str, n_threads: int, told: "Queue[logging.LogRecord]") -> None:
+def _start(model: str, dtype: str, quantise: str, n_threads: int, told: "Queue[logging.LogRecord]") -> None:
     logger = logging.getLogger("tunewise")
     logger.addHandler(QueueHandler(told))
     logger.setLevel(logging.INFO)
@@ -73,7 +73,7 @@ def _start(model: str, dtype: str, n_threads: int, told: "Queue[logging.LogRecor
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     torch.set_num_threads(n_threads)
-    _BASES.append(load_base(model, dtype))
+    _BASES.append(load_base(model, dtype, quantise=quantise))
 
 
 def _leave_with_the_parent() -> None:

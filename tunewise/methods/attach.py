@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tunewise.errors import UserError
 from tunewise.methods.base import CannotFold, Delta, Method, Start
 from tunewise.models.anatomy import Anatomy, Site, read_anatomy
+from tunewise.models.quantise import ROUTES, cannot_write, is_quantised, keep_layout, refuse_to_train
 from tunewise.models.weights import dense_weight, frozen_weight, set_dense_weight
 
 _ATTACHED: "weakref.WeakKeyDictionary[PreTrainedModel, Tuned]" = weakref.WeakKeyDictionary()
@@ -38,6 +39,7 @@ def attach(
     site that the base lacks.
     """
     _refuse_a_second(model)
+    keep_layout(model)
     anatomy = _anatomy_for(method, model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -207,9 +209,7 @@ class Tuned:
         self.off()
         for hook in self._hooks:
             hook.remove()
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(self._required_grad[name])
-            parameter.grad = None
+        _with_flags(self.model, self._required_grad).zero_grad()
         _ATTACHED.pop(self.model, None)
         return self.model
 
@@ -232,13 +232,17 @@ class Tuned:
 
         Raises CannotFold where no such weights exist: deltas that are not linear, tied embeddings, quantised bases.
         """
-        self._refuse_tied_ends()
+        self._refuse_what_cannot_be_written()
         folded = self._copy_of_model()
         for site, weight, bias in self._folded_weights():
             set_dense_weight(folded, site, weight, bias)
         return folded
 
-    def _refuse_tied_ends(self) -> None:
+    def _refuse_what_cannot_be_written(self) -> None:
+        modules = [self._sites[name].module for name in self.deltas]
+        quantised = [module for module in modules if is_quantised(self.model.get_submodule(module))]
+        if quantised:
+            raise CannotFold(cannot_write(quantised[0]), hint=ROUTES)
         tied = [
             name
             for name in self.deltas
@@ -257,7 +261,7 @@ class Tuned:
         Behind it the weights are the kept originals, bit for bit, and the method is attached as it was. Raises
         CannotFold as `fold` does.
         """
-        self._refuse_tied_ends()
+        self._refuse_what_cannot_be_written()
         modules = {self.model.get_submodule(self._sites[name].module) for name in self.deltas}
         kept = {p: p.detach().clone() for module in modules for p in module.parameters(recurse=False)}
         for hook in self._hooks:
@@ -291,7 +295,7 @@ class Tuned:
         for parameter in self.selected.values():
             parameter.grad = None
         try:
-            return copy.deepcopy(self.model).requires_grad_(True)
+            return _with_flags(copy.deepcopy(self.model), self._required_grad)
         finally:
             self._hooks = self._install()
             for name, parameter in self.selected.items():
@@ -358,6 +362,12 @@ def _anatomy_for(method: Method, model: PreTrainedModel) -> Anatomy:
     return anatomy
 
 
+def _with_flags(model: PreTrainedModel, required_grad: Mapping[str, bool]) -> PreTrainedModel:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(required_grad[name])
+    return model
+
+
 def _sites_by_name(anatomy: Anatomy) -> dict[str, Site]:
     ends = [site for site in (anatomy.embedding, anatomy.head) if site is not None]
     return {site.name: site for site in (*anatomy.sites, *anatomy.keys, *ends)}
@@ -378,6 +388,7 @@ def _selected(model: PreTrainedModel, method: Method, anatomy: Anatomy) -> dict[
     absent = wanted - set(anatomy.parameters)
     if absent:
         raise UserError(f"this base has no parameter {sorted(absent)[0]!r}", hint="see model.named_parameters()")
+    refuse_to_train(model, method.name, wanted)
     return {name: parameter for name, parameter in model.named_parameters() if name in wanted}
 
 

@@ -24,6 +24,7 @@ from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.base import Method
 from tunewise.methods.interop import PeftForm, from_peft, to_peft
 from tunewise.models import fingerprint
+from tunewise.models.quantise import format_of
 
 FORMAT = 1
 CARD, PROBE = "tunewise.json", "probe.safetensors"
@@ -53,7 +54,12 @@ def save_adapter(
     card = {
         "format": FORMAT,
         "method": tuned.method.configuration(),
-        "base": {"name": base_name, "model_type": tuned.anatomy.model_type, "fingerprint": base_fingerprint},
+        "base": {
+            "name": base_name,
+            "model_type": tuned.anatomy.model_type,
+            "fingerprint": base_fingerprint,
+            "quantise": format_of(tuned.model),
+        },
         "tokenizer": None if tokenizer is None else fingerprint.of_tokenizer(tokenizer),
         "chat_template": None if tokenizer is None else fingerprint.of_chat_template(tokenizer),
         "dtype": str(tuned.model.dtype).removeprefix("torch."),

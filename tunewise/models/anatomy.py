@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from tunewise.errors import UserError, unknown
 from tunewise.models.families import Family, family_of
@@ -215,8 +214,10 @@ def _slices(fused: Site, widths: dict[str, int], groups: int) -> list[Site]:
 
 def _whole(model: PreTrainedModel, role: str, layer: int | None, path: str) -> Site:
     module = model.get_submodule(path)
-    shape = tuple(module.weight.shape)
-    d_in, d_out = shape if isinstance(module, Conv1D | nn.Embedding) else shape[::-1]
+    if isinstance(module, nn.Linear):  # its weight may be packed, in another shape
+        d_in, d_out = module.in_features, module.out_features
+    else:  # Conv1D, an embedding
+        d_in, d_out = module.weight.shape
     has_bias = not isinstance(module, nn.Embedding) and module.bias is not None
     name = role if layer is None else f"layers.{layer}.{role}"
     return Site(name, role.removeprefix("cross_"), layer, path, d_in, d_out, has_bias=has_bias)

@@ -6,6 +6,8 @@ import json
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tunewise.models.quantise import scales
+
 SAMPLES_PER_TENSOR = 1 << 20
 
 
@@ -13,10 +15,11 @@ def of_model(model: PreTrainedModel) -> str:
     """A digest of the names, shapes and values of the model's parameters.
 
     Values are rounded to bfloat16, so that a base has one fingerprint in whichever precision it is loaded, and of
-    a tensor with more than 2²⁰ values that many, evenly spaced, are read: seconds for a 7B model.
+    a tensor with more than 2²⁰ values that many, evenly spaced, are read: seconds for a 7B model. A base whose weights
+    are quantised is another base: its codes and their scales are what is read.
     """
     digest = hashlib.sha256(model.config.model_type.encode())
-    for name, parameter in model.named_parameters():
+    for name, parameter in (*model.named_parameters(), *scales(model)):
         flat = parameter.detach().flatten()
         step = max(1, flat.numel() // SAMPLES_PER_TENSOR)
         digest.update(f"{name}{tuple(parameter.shape)}".encode())

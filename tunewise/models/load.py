@@ -21,6 +21,7 @@ from tunewise.models import fingerprint
 from tunewise.models.anatomy import Anatomy, read_anatomy
 from tunewise.models.families import DECODER
 from tunewise.models.precision import choose_dtype
+from tunewise.models.quantise import format_of, keep_layout, loading
 from tunewise.models.tiny import FOLDER as TINY
 
 logger = logging.getLogger(__name__)
@@ -39,12 +40,14 @@ class Base:
     name: str
     fingerprint: str
     dtype: torch.dtype
+    quantise: str = ""  # the format its linear weights are in: nf4, fp4, int8, or plain
 
 
-def load_base(name: str, dtype: str = "auto", device: str = "cpu") -> Base:
+def load_base(name: str, dtype: str = "auto", device: str = "cpu", quantise: str = "") -> Base:
     """Load the base `name`: "tiny", a folder, or a hub name, in evaluation mode.
 
     `dtype` is "auto" (bfloat16 where this machine multiplies it natively), "float32", "bfloat16" or "float64".
+    `quantise` stores the linear weights as "nf4", "fp4" or "int8"; a checkpoint that is quantised already stays so.
     Weights are read from safetensors only, and no code of the checkpoint is run. Raises UserError for a folder that
     is no model, weights in a pickle format, and a hub name that cannot be reached.
     """
@@ -53,15 +56,18 @@ def load_base(name: str, dtype: str = "auto", device: str = "cpu") -> Base:
     if Path(source).exists():
         _check_weights(Path(source))
     where = torch.device(device)
+    chosen = choose_dtype(dtype, where)
+    storage = loading(config, quantise, chosen, where)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         with _quiet():
             model = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=choose_dtype(dtype, where), use_safetensors=True
+                source, config=config, dtype=chosen, use_safetensors=True, **storage
             )
     except (OSError, ValueError) as error:
         raise _cannot_load(name, error) from error
-    model.to(where).eval()
+    keep_layout(model)
+    (model if storage else model.to(where)).eval()
     anatomy = read_anatomy(model)
     if anatomy.kind != DECODER:
         raise UserError(
@@ -70,7 +76,7 @@ def load_base(name: str, dtype: str = "auto", device: str = "cpu") -> Base:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return Base(model, tokenizer, anatomy, name, fingerprint.of_model(model), model.dtype)
+    return Base(model, tokenizer, anatomy, name, fingerprint.of_model(model), model.dtype, format_of(model))
 
 
 def load_config(name: str) -> PreTrainedConfig:

@@ -1,33 +1,41 @@
-"""Reading and writing the dense weight of any site, whatever its module stores (Linear, Conv1D, Embedding, a slice)."""
+"""Reading and writing the dense weight of any site, whatever its module stores (Linear, Conv1D, Embedding, a slice).
+
+Of a quantised weight the dequantised one is handed out, and none is written.
+"""
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunewise.errors import UserError
 from tunewise.models.anatomy import Site
+from tunewise.models.quantise import ROUTES, cannot_write, dequantised_weight, is_quantised
 
 
-def dense_weight(model: nn.Module, site: Site) -> tuple[Tensor, Tensor | None]:
+def dense_weight(model: PreTrainedModel, site: Site) -> tuple[Tensor, Tensor | None]:
     """The site's weight (d_out, d_in) and bias (d_out,) or None, as new tensors; an embedding's weight is (rows, d)."""
     weight, bias = frozen_weight(model, site)
     return weight.clone(), None if bias is None else bias.clone()
 
 
-def frozen_weight(model: nn.Module, site: Site) -> tuple[Tensor, Tensor | None]:
-    """The same, detached but not copied: to be read only."""
-    module = _plain(model, site)
-    weight = module.weight.detach()
-    weight = weight.T if isinstance(module, Conv1D) else weight
+def frozen_weight(model: PreTrainedModel, site: Site) -> tuple[Tensor, Tensor | None]:
+    """The same, detached and not copied (but dequantised, where it is quantised): to be read only."""
+    module = model.get_submodule(site.module)
+    if is_quantised(module):
+        weight = dequantised_weight(module).to(model.dtype)
+    else:
+        module = _plain(model, site)
+        weight = module.weight.detach().T if isinstance(module, Conv1D) else module.weight.detach()
     bias = None if isinstance(module, nn.Embedding) or module.bias is None else module.bias.detach()
     return site.read(weight, dim=0), None if bias is None else site.read(bias)
 
 
 @torch.no_grad()
-def set_dense_weight(model: nn.Module, site: Site, weight: Tensor, bias: Tensor | None = None) -> None:
+def set_dense_weight(model: PreTrainedModel, site: Site, weight: Tensor, bias: Tensor | None = None) -> None:
     """Write the site's weight (d_out, d_in) and, where given, its bias (d_out,), in the module's own dtype and layout.
 
-    Raises UserError for a bias on a module that has none.
+    Raises UserError for a bias on a module that has none, and for a quantised weight.
     """
     module = _plain(model, site)
     if bias is not None and (isinstance(module, nn.Embedding) or module.bias is None):
@@ -41,6 +49,8 @@ def set_dense_weight(model: nn.Module, site: Site, weight: Tensor, bias: Tensor 
 
 def _plain(model: nn.Module, site: Site) -> nn.Module:
     module = model.get_submodule(site.module)
+    if is_quantised(module):
+        raise UserError(cannot_write(site.module), hint=ROUTES)
     if not isinstance(module, nn.Linear | Conv1D | nn.Embedding) or not module.weight.is_floating_point():
         raise UserError(
             f"{site.module} is a {type(module).__name__} without a dense floating-point weight",

@@ -74,7 +74,7 @@ def run(
     finished = record.finished(recipe, out, digest)
     if finished is not None:
         return finished
-    base = base or load_base(recipe.model, recipe.dtype)
+    base = base or load_base(recipe.model, recipe.dtype, quantise=recipe.quantise)
     peak = Peak(base.model.device)
     task = load_task(recipe.data, base.tokenizer)
     _tell(task.ledger)
@@ -127,7 +127,7 @@ def add_reload_proof(folders: list[Path], base: Base) -> list[dict[str, Any]]:
         if (folder / record.ADAPTER).is_dir() and RELOADS not in found[number]["proofs"]
     ]
     adapters = [folders[number] / record.ADAPTER for number in wanted]
-    proofs = prove_in_fresh_process(adapters, base.name, base.dtype, str(base.model.device))
+    proofs = prove_in_fresh_process(adapters, base.name, base.dtype, str(base.model.device), base.quantise)
     for number, proof in zip(wanted, proofs, strict=True):
         found[number]["proofs"][RELOADS] = proof
         files.write_json(folders[number] / record.METRICS, found[number])

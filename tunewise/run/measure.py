@@ -36,7 +36,7 @@ def evaluate(
     predictions.jsonl and evaluation.json are written there.
     """
     asked = _asked(None if target is None else Path(target), model, data)
-    base = load_base(asked.model, asked.dtype)
+    base = load_base(asked.model, asked.dtype, quantise=asked.quantise)
     task = load_task(asked.data, base.tokenizer)
     splits = {"train": task.train, "dev": task.dev, "test": task.test}
     if split not in splits:
@@ -78,6 +78,7 @@ class _Asked:
     adapter: Path | None
     shots: int = 0
     seed: int = 0
+    quantise: str = ""
 
 
 def _asked(target: Path | None, model: str | None, data: str | Mapping[str, Any] | None) -> _Asked:
@@ -88,7 +89,8 @@ def _asked(target: Path | None, model: str | None, data: str | Mapping[str, Any]
         adapter = target / ADAPTER if (target / ADAPTER).is_dir() else None
         if adapter is None and not isinstance(recipe.method, Frozen):
             raise no_adapter_yet(target)
-        return _Asked(model or recipe.model, recipe.dtype, given or recipe.data, adapter, recipe.shots, recipe.seed)
+        shots, seed, quantise = recipe.shots, recipe.seed, recipe.quantise
+        return _Asked(model or recipe.model, recipe.dtype, given or recipe.data, adapter, shots, seed, quantise)
     if target is None:
         if model is None or given is None:
             raise UserError(
@@ -103,4 +105,5 @@ def _asked(target: Path | None, model: str | None, data: str | Mapping[str, Any]
     if not name or not (given or noted):
         wanted = "--model NAME_OR_FOLDER" if not name else "--data FILE"
         raise UserError(f"{target} does not say which {'base' if not name else 'data'} it belongs to", f"add {wanted}")
-    return _Asked(name, card.get("dtype", "auto"), given or parse(DataConfig, noted), target)
+    quantise = card["base"].get("quantise", "")
+    return _Asked(name, card.get("dtype", "auto"), given or parse(DataConfig, noted), target, quantise=quantise)

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
@@ -24,6 +24,8 @@ class Recipe(Strict):
     """`tiny`, a folder, or a hub name."""
     dtype: str = "auto"
     """float32, bfloat16, float64; auto measures."""
+    quantise: Literal["", "nf4", "fp4", "int8"] = ""
+    """Keep the base's linear weights in 4 or 8 bits, through bitsandbytes."""
     data: DataConfig
     """A task; a bare string is its path."""
     method: Method

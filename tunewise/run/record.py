@@ -63,7 +63,7 @@ def environment(base: Base, digest: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "dtype": str(base.dtype).removeprefix("torch."),
-        "base": {"name": base.name, "fingerprint": base.fingerprint},
+        "base": {"name": base.name, "fingerprint": base.fingerprint, "quantise": base.quantise},
         "tokenizer": fingerprint.of_tokenizer(base.tokenizer),
         "data_sha256": digest,
     }

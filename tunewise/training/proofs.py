@@ -21,6 +21,7 @@ from tunewise.methods.attach import Tuned
 from tunewise.methods.base import CannotFold
 from tunewise.methods.store import PROBE, check_probe, load_adapter
 from tunewise.models.load import Base
+from tunewise.models.quantise import scales
 from tunewise.training.config import TrainConfig
 from tunewise.training.loop import training_mode
 
@@ -95,11 +96,11 @@ def probe_logits(model: PreTrainedModel, prompts: Sequence[Sequence[int]], prefi
 
 
 def checksums(model: PreTrainedModel) -> Checksums:
-    """The sum of each parameter's raw bits: equal sums before and after say that no weight has moved."""
+    """The sum of each parameter's raw bits (and of a quantised one's scales): equal ones say that no weight has moved."""
     widths = {2: torch.int16, 4: torch.int32, 8: torch.int64, 1: torch.int8}
     return {
         name: int(p.detach().contiguous().view(widths[p.element_size()]).sum(dtype=torch.int64))
-        for name, p in model.named_parameters()
+        for name, p in (*model.named_parameters(), *scales(model))
     }
 
 

@@ -1,4 +1,4 @@
-"""A fresh process that reloads adapters: `python -m tunewise.training.reload BASE DTYPE DEVICE FOLDER...`.
+"""A fresh process that reloads adapters: `python -m tunewise.training.reload BASE DTYPE DEVICE QUANTISE FOLDER...`.
 
 It prints one json object, folder -> what check_probe found there. One process serves many adapters of one base, since
 importing torch and loading the base cost more than all the checks.
@@ -21,7 +21,7 @@ from tunewise.training.proofs import Proof, reloaded
 
 
 def prove_in_fresh_process(
-    folders: Sequence[str | Path], base_name: str, dtype: torch.dtype, device: str = "cpu"
+    folders: Sequence[str | Path], base_name: str, dtype: torch.dtype, device: str = "cpu", quantise: str = ""
 ) -> list[Proof]:
     """For each adapter folder, whether a new Python process reloads it to the logits that were saved with it."""
     if not folders:
@@ -30,6 +30,7 @@ def prove_in_fresh_process(
         base_name,
         str(dtype).removeprefix("torch."),
         device,
+        quantise,
         *(str(Path(folder).absolute()) for folder in folders),
     ]
     root = Path(__file__).parents[2]
@@ -52,8 +53,8 @@ def prove_in_fresh_process(
     ]
 
 
-def _check(base_name: str, dtype: str, device: str, folders: Sequence[str]) -> list[dict[str, Any]]:
-    base = load_base(base_name, dtype, device)
+def _check(base_name: str, dtype: str, device: str, quantise: str, folders: Sequence[str]) -> list[dict[str, Any]]:
+    base = load_base(base_name, dtype, device, quantise)
     found: list[dict[str, Any]] = []
     for folder in folders:
         try:
@@ -68,4 +69,4 @@ def _check(base_name: str, dtype: str, device: str, folders: Sequence[str]) -> l
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_check(*sys.argv[1:4], folders=sys.argv[4:])) + "\n")
+    sys.stdout.write(json.dumps(_check(*sys.argv[1:5], folders=sys.argv[5:])) + "\n")

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch.nn import functional
 
 from tunewise.errors import UserError
 from tunewise.methods.base import Delta, FrozenWeight, Method, Start, WeightChange
@@ -107,26 +107,27 @@ class Sparse(Method):
 def _squared_gradients(
     start: Start, entries: Mapping[str, Entries], losses: Callable[[], Iterable[Tensor]], examples: int, *, each: bool
 ) -> dict[str, Tensor]:
-    """Σ g² over the examples, or (Σ g)², read where the site's weight lies in its module."""
+    """Σ g² over the examples, or (Σ g)²: g is the gradient of a change that is zero, since a weight may be quantised."""
     sites = {site.name: site for site in start.anatomy.linear}
-    modules = {name: start.model.get_submodule(sites[name].module) for name in entries}
-    weights = {id(module.weight): module.weight for module in modules.values()}
-    required = {name: parameter.requires_grad for name, parameter in start.model.named_parameters()}
-    start.model.requires_grad_(False)
-    sums = {key: torch.zeros_like(weight, dtype=torch.float32) for key, weight in weights.items()}
-    for weight in weights.values():
-        weight.requires_grad_(True)
-    for loss in islice(losses(), examples):
-        gradients = torch.autograd.grad(loss, list(weights.values()))
-        for key, gradient in zip(weights, gradients, strict=True):
-            sums[key] += gradient.float().square() if each else gradient.float()
-    for name, parameter in start.model.named_parameters():
-        parameter.requires_grad_(required[name])
-    found = {}
-    for name, module in modules.items():
-        total = sums[id(module.weight)] if each else sums[id(module.weight)].square()
-        found[name] = sites[name].read(total.T if isinstance(module, Conv1D) else total, dim=0).cpu()
-    return found
+    changes = {name: torch.zeros_like(_weight(delta), requires_grad=True) for name, delta in entries.items()}
+    sums = {name: torch.zeros_like(change, dtype=torch.float32) for name, change in changes.items()}
+
+    def adding(site: Site, change: Tensor) -> torch.utils.hooks.RemovableHandle:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return site.write(output, site.read(output) + functional.linear(args[0], change))
+
+        return start.model.get_submodule(site.module).register_forward_hook(hook)
+
+    hooks = [adding(sites[name], change) for name, change in changes.items()]
+    try:
+        for loss in islice(losses(), examples):
+            gradients = torch.autograd.grad(loss, list(changes.values()))
+            for total, gradient in zip(sums.values(), gradients, strict=True):
+                total += gradient.float().square() if each else gradient.float()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: (total if each else total.square()).cpu() for name, total in sums.items()}
 
 
 def _weight(delta: Entries) -> Tensor:

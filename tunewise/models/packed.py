@@ -1,0 +1,73 @@
+"""Linear layers whose weight bitsandbytes has packed: what they store, and the product they make on a CPU.
+
+Imported only where there are such layers (`models/quantise.py` asks), since bitsandbytes takes seconds.
+"""
+
+import copy
+
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from torch import Tensor, nn
+from torch.nn import functional
+
+LAYERS = (Linear4bit, Linear8bitLt)
+
+
+@torch.no_grad()
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight (d_out, d_in) that a packed layer acts with, a new tensor."""
+    if isinstance(layer, Linear8bitLt):
+        (scale,) = scales_of(layer)
+        return layer.weight.data.float() * (scale.unsqueeze(1) * (1 / 127))
+    # One block a row: bitsandbytes 0.50 takes the wrong blocks' constants on CPUs with AVX-512 where rows end inside one.
+    state = copy.copy(layer.weight.quant_state)
+    shape, n = state.shape, layer.in_features * layer.out_features
+    state.shape = torch.Size((n // state.blocksize, state.blocksize) if n % state.blocksize == 0 else (1, n))
+    return dequantize_4bit(layer.weight.data, state).view(shape)
+
+
+def scales_of(layer: nn.Module) -> list[Tensor]:
+    """What turns codes into weights: the absolute maxima of blocks and how those are packed, or of rows for int8."""
+    if isinstance(layer, Linear8bitLt):
+        return [layer.state.SCB if layer.weight.SCB is None else layer.weight.SCB]  # it moves at the first forward
+    state = layer.weight.quant_state
+    return [state.absmax, *([state.state2.absmax, state.offset.reshape(1)] if state.nested else [])]
+
+
+class Dequantising(Linear4bit):
+    """A 4-bit layer that multiplies by its dequantised weight on a CPU, in evaluation as in training.
+
+    In evaluation bitsandbytes repacks the weight in place there, for a kernel that rounds its constants, answers in
+    bfloat16 and has no backward: the base would change, and a training step behind an evaluation would fail.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        return _Product.apply(x, self.bias, self)
+
+
+class _Product(torch.autograd.Function):
+    """W x + b; the dequantised W is made again for the backward pass instead of kept."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, bias: Tensor | None, layer: nn.Module) -> Tensor:
+        ctx.layer = layer
+        return functional.linear(x, weight_of(layer).to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        needs_x, needs_bias, _ = ctx.needs_input_grad
+        return (
+            grad @ weight_of(ctx.layer).to(grad.dtype) if needs_x else None,
+            grad.flatten(0, -2).sum(0).to(ctx.layer.bias.dtype) if needs_bias else None,
+            None,
+        )
+
+
+def keep_layout(layer: nn.Module) -> None:
+    """See to it that a 4-bit layer stays as it was packed."""
+    if type(layer) is Linear4bit:
+        layer.state_dict()  # brings back what an earlier evaluation has repacked
+        layer.__class__ = Dequantising
