@@ -1,11 +1,16 @@
 """Small random models, one or more for each row of the anatomy, built from their transformers configs."""
 
+import functools
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from tunewise.models.quantise import keep_layout, loading
 
 VOCABULARY, WIDTH, LAYERS, HEADS, LABELS, IMAGE = 64, 32, 2, 4, 3, 8
 
@@ -123,15 +128,24 @@ _HEADS = {
     "_images": transformers.AutoModelForImageClassification,
 }
 _ARCHITECTURES = {"deit_images": ["DeiTForImageClassification"]}  # of the two that deit has
+_CHECKPOINTS = tempfile.TemporaryDirectory()  # gone with this process
 
 
 def shell(family: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The small model of a family as transformers builds it, on whatever device is the default."""
-    variant = next((end for end in _VARIANTS if family.endswith(end)), "")
-    config = AutoConfig.for_model(family.removesuffix(variant), **CONFIGS[family])
+    config = AutoConfig.for_model(family.removesuffix(_variant(family)), **CONFIGS[family])
     config.architectures = _ARCHITECTURES.get(family)
+    return auto_class(family, config).from_config(config, dtype=dtype)
+
+
+def _variant(family: str) -> str:
+    return next((end for end in _VARIANTS if family.endswith(end)), "")
+
+
+def auto_class(family: str, config: PreTrainedConfig) -> type:
+    """The class of transformers that builds and loads a family with its head."""
     plain = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
-    return _HEADS.get(variant, plain).from_config(config, dtype=dtype)
+    return _HEADS.get(_variant(family), plain)
 
 
 def build(family: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> PreTrainedModel:
@@ -144,6 +158,23 @@ def build(family: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Pre
                 torch.nn.init.normal_(parameter, std=0.1)
             elif parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+@functools.cache
+def checkpoint(family: str) -> Path:
+    """A folder with the small model in float32."""
+    folder = Path(_CHECKPOINTS.name) / family
+    build(family, torch.float32).save_pretrained(folder)
+    return folder
+
+
+def quantised(form: str, family: str = "llama", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The small model with its linear weights in nf4, fp4 or int8, in evaluation mode, loaded as `load_base` does."""
+    config = AutoConfig.from_pretrained(checkpoint(family))
+    storage = loading(config, form, dtype, torch.device("cpu"))
+    model = auto_class(family, config).from_pretrained(checkpoint(family), config=config, dtype=dtype, **storage)
+    keep_layout(model)
     return model.eval()
 
 

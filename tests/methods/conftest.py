@@ -1,19 +1,22 @@
-"""`pytest tests/methods/test_contract.py --write-matrix` keeps what the contract's cases came to, for the command line.
+"""`pytest tests/methods --write-matrix` keeps what the contract's cases came to, for the command line.
 
-The result stands in tunewise/methods/matrix.json: method -> kind of model -> how many of its cases passed and failed.
+The result stands in tunewise/methods/matrix.json: method -> kind of model, or quantised -> how many of its cases passed
+and failed, or why it was refused.
 """
 
 from collections import Counter
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 
 from tunewise.files import read_json, write_json
 from tunewise.methods import METHODS
-from tunewise.methods.matrix import FILE
+from tunewise.methods.matrix import FILE, QUANTISED
+from tunewise.models.families import KINDS
 
+CONTRACTS = ("test_contract.py", "test_quantised.py")  # each says in KINDS which column its cases belong to
 OUTCOMES: Counter[tuple[str, str, str]] = Counter()  # (method, kind, passed | failed)
+REFUSED: dict[tuple[str, str], str] = {}  # (method, kind) -> why a quantised base is refused
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,8 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     report = yield
     case = item.callspec.params.get("case") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
-    if case is not None and report.when == "call" and item.path == Path(__file__).with_name("test_contract.py"):
-        OUTCOMES[case[1], item.module.KINDS[case[0]], report.outcome] += 1
+    if case is not None and report.when == "call" and item.path.name in CONTRACTS and case[0] in item.module.KINDS:
+        kind = item.module.KINDS[case[0]]
+        OUTCOMES[case[1], kind, report.outcome] += 1
+        for told, why in item.user_properties:
+            if told == "refused":
+                REFUSED[case[1], kind] = str(why)
     return report
 
 
@@ -34,11 +41,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     before = read_json(FILE) if FILE.exists() else {}
     found = before.get("methods", {}) if isinstance(before, dict) else {}
-    for name in dict.fromkeys(method for method, _, _ in OUTCOMES):  # with -k, only those that ran
-        found[name] = {
-            kind: {outcome: OUTCOMES[name, kind, outcome] for outcome in ("passed", "failed")}
-            for kind in dict.fromkeys(kind for method, kind, _ in OUTCOMES if method == name)
-        }
-    found = {name: found[name] for name in METHODS if name in found}
-    versions = {name: version(name) for name in ("torch", "transformers")}
+    for name, kind in dict.fromkeys((method, kind) for method, kind, _ in OUTCOMES):  # with -k, only those that ran
+        counts = {outcome: OUTCOMES[name, kind, outcome] for outcome in ("passed", "failed")}
+        refused = (name, kind) in REFUSED and not counts["failed"]
+        found.setdefault(name, {})[kind] = {"refused": REFUSED[name, kind]} if refused else counts
+    kinds = (*KINDS, QUANTISED)
+    found = {
+        name: {kind: found[name][kind] for kind in kinds if kind in found[name]} for name in METHODS if name in found
+    }
+    versions = {name: version(name) for name in ("torch", "transformers", "bitsandbytes")}
     write_json(FILE, {"versions": versions, "methods": found})

@@ -1,4 +1,4 @@
-"""Which method acts on which kind of model, from the outcomes of the contract tests (`matrix.json`)."""
+"""Which method acts on which kind of model, and on quantised weights: the contract tests' outcomes (`matrix.json`)."""
 
 from pathlib import Path
 
@@ -7,17 +7,18 @@ from tunewise.methods import METHODS
 from tunewise.models.families import KINDS
 
 FILE = Path(__file__).with_name("matrix.json")
+QUANTISED = "quantised (nf4)"  # a decoder
 
 
 def matrix() -> dict[str, dict[str, dict[str, object]]]:
-    """method -> kind of model -> {"passed", "failed"} counts of contract cases, or {"refused": why}."""
+    """method -> kind of model, or quantised -> {"passed", "failed"} counts of contract cases, or {"refused": why}."""
     content = read_json(FILE)
     assert isinstance(content, dict)
     tested, none = content["methods"], {"passed": 0, "failed": 0}
     return {
         name: {
             kind: {"refused": method.not_on[kind]} if kind in method.not_on else tested.get(name, {}).get(kind, none)
-            for kind in KINDS
+            for kind in (*KINDS, QUANTISED)
         }
         for name, method in METHODS.items()
     }

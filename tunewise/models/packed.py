@@ -20,7 +20,7 @@ def weight_of(layer: nn.Module) -> Tensor:
     if isinstance(layer, Linear8bitLt):
         (scale,) = scales_of(layer)
         return layer.weight.data.float() * (scale.unsqueeze(1) * (1 / 127))
-    # One block a row: bitsandbytes 0.50 takes the wrong blocks' constants on CPUs with AVX-512 where rows end inside one.
+    # One block a row: on CPUs with AVX-512, bitsandbytes 0.50 takes other blocks' constants where rows end inside one.
     state = copy.copy(layer.weight.quant_state)
     shape, n = state.shape, layer.in_features * layer.out_features
     state.shape = torch.Size((n // state.blocksize, state.blocksize) if n % state.blocksize == 0 else (1, n))

@@ -96,7 +96,7 @@ def probe_logits(model: PreTrainedModel, prompts: Sequence[Sequence[int]], prefi
 
 
 def checksums(model: PreTrainedModel) -> Checksums:
-    """The sum of each parameter's raw bits (and of a quantised one's scales): equal ones say that no weight has moved."""
+    """The sum of each parameter's raw bits, and of a packed one's scales: equal sums say that no weight has moved."""
     widths = {2: torch.int16, 4: torch.int32, 8: torch.int64, 1: torch.int8}
     return {
         name: int(p.detach().contiguous().view(widths[p.element_size()]).sum(dtype=torch.int64))

@@ -107,7 +107,7 @@ class Sparse(Method):
 def _squared_gradients(
     start: Start, entries: Mapping[str, Entries], losses: Callable[[], Iterable[Tensor]], examples: int, *, each: bool
 ) -> dict[str, Tensor]:
-    """Σ g² over the examples, or (Σ g)²: g is the gradient of a change that is zero, since a weight may be quantised."""
+    """Σ g² over the examples, or (Σ g)², of changes that are zero: a quantised weight has no gradient of its own."""
     sites = {site.name: site for site in start.anatomy.linear}
     changes = {name: torch.zeros_like(_weight(delta), requires_grad=True) for name, delta in entries.items()}
     sums = {name: torch.zeros_like(change, dtype=torch.float32) for name, change in changes.items()}

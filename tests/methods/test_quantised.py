@@ -1,0 +1,263 @@
+"""What every method promises on a base whose weights are quantised: the contract again, and that it acts there as it
+does on a dense base with the dequantised weights.
+
+Of int8 on a CPU that holds while training; in evaluation it quantises what enters each layer as well.
+"""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests import bases
+from tests.methods.test_contract import IDS, VARIANTS, logits, randomise, with_prefix
+from tunewise.errors import UserError
+from tunewise.methods import METHODS, parse_method
+from tunewise.methods.attach import Tuned, attach, count
+from tunewise.methods.base import CannotFold, Method
+from tunewise.methods.matrix import QUANTISED, matrix
+from tunewise.methods.store import load_adapter, read_card, save_adapter
+from tunewise.models.quantise import dequantise, packed_weights
+
+TRAINS_WEIGHTS = ("full", "top_layers")  # these select packed weights; all others add beside them, or leave them out
+CASES = [
+    (form, name, fields)
+    for form in ("nf4", "int8")
+    for name, variants in VARIANTS.items()
+    for fields in (variants if form == "nf4" else variants[:1])
+    if name not in TRAINS_WEIGHTS
+]
+TRAINED_CASES = [case for case in CASES if case[1] != "frozen"]
+KINDS = {"nf4": QUANTISED}  # form -> the column of the matrix that its outcomes stand in
+
+
+def identify(case: tuple[str, str, dict]) -> str:
+    form, name, fields = case
+    return "-".join([form, name, *(f"{key}={value}" for key, value in fields.items())])
+
+
+over_cases = pytest.mark.parametrize("case", CASES, ids=identify)
+over_trained_cases = pytest.mark.parametrize("case", TRAINED_CASES, ids=identify)
+
+
+def method_of(case: tuple[str, str, dict]) -> Method:
+    return parse_method({"name": case[1], **case[2]})
+
+
+def attached(case: tuple[str, str, dict], dtype: torch.dtype = torch.float32) -> Tuned:
+    return attach(bases.quantised(case[0], dtype=dtype), method_of(case))
+
+
+def stored(tuned: Tuned) -> dict[str, Tensor]:
+    """Every tensor of the base, the constants of its packed weights included."""
+    return {name: value.clone() for name, value in tuned.model.state_dict().items()}
+
+
+def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_the_base_is_quantised_where_it_should_be():
+    for form in ("nf4", "int8"):
+        names = packed_weights(bases.quantised(form))
+        assert len(names) == 7 * bases.LAYERS
+        assert not any("lm_head" in name or "embed" in name for name in names)
+    assert set(TRAINS_WEIGHTS) | {name for _, name, _ in CASES} == set(METHODS)
+
+
+def test_the_matrix_has_a_column_for_quantised_bases():
+    for name, row in matrix().items():
+        outcome = row[QUANTISED]
+        if name in TRAINS_WEIGHTS:
+            assert "quantised" in outcome["refused"]
+        else:
+            assert outcome["passed"] >= (8 if name == "frozen" else 10), name
+            assert outcome["failed"] == 0, name
+
+
+@pytest.mark.parametrize("case", [("nf4", name, VARIANTS[name][0]) for name in TRAINS_WEIGHTS], ids=identify)
+def test_a_method_that_trains_packed_weights_is_refused_with_the_reason(case, record_property):
+    model = bases.quantised(case[0])
+    for refused in (attach, count):
+        with pytest.raises(UserError, match=r"trains model\.layers\S+weight, which is quantised") as caught:
+            refused(model, method_of(case))
+    record_property("refused", caught.value.message.partition(", ")[2])
+    attach(model, METHODS["frozen"]()).detach()
+
+
+@over_cases
+def test_born_as_the_base_and_off_is_the_base_bit_for_bit(case):
+    base = logits(bases.quantised(case[0]))
+    tuned = attached(case)
+    if not tuned.prefix_ids:
+        tuned.model.eval()
+        # what begins as a part of the weight and is taken off again leaves rounding
+        tolerance = 1e-4 if case[2].get("init") == "pissa" else 0.0
+        torch.testing.assert_close(logits(tuned.model), base, rtol=0, atol=tolerance)
+    randomise(tuned)
+    changed = logits(tuned.model, tuned.prefix_ids)
+    if case[1] != "frozen":
+        assert (changed - base).abs().max() > 1e-3
+    tuned.off()
+    assert torch.equal(logits(tuned.model), base)
+    tuned.on()
+    assert torch.equal(logits(tuned.model, tuned.prefix_ids), changed)
+
+
+@over_cases
+def test_acts_as_on_the_dequantised_weights(case):
+    """The same values on a dense copy: the same logits, and the same gradients."""
+    tuned = attached(case)
+    randomise(tuned)
+    dense = attach(dequantise(bases.quantised(case[0])), method_of(case))
+    assert not packed_weights(dense.model)
+    dense.load_state(tuned.state())
+    found = []
+    for each in (tuned, dense):
+        each.model.train()
+        torch.manual_seed(0)
+        scores = bases.logits(each.model, IDS, each.prefix_ids)
+        if case[1] != "frozen":
+            scores.square().mean().backward()
+        found.append((scores.detach(), {name: p.grad for name, p in each.trainable.items()}))
+    (scores, gradients), (dense_scores, dense_gradients) = found
+    torch.testing.assert_close(scores, dense_scores, rtol=1e-4, atol=1e-4)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(
+            gradient, dense_gradients[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n} {m}"
+        )
+
+
+@over_cases
+def test_exactly_the_declared_tensors_get_gradients_behind_an_evaluation_too(case):
+    tuned = attached(case)
+    randomise(tuned)
+    logits(tuned.model, tuned.prefix_ids)
+    loss = bases.logits(tuned.model, IDS, tuned.prefix_ids).square().sum()
+    if case[1] == "frozen":
+        assert not loss.requires_grad
+        return
+    loss.backward()
+    declared = set(map(id, tuned.trainable.values()))
+    for name, parameter in tuned.trainable.items():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0 or "gate" in name, name
+    for name, parameter in tuned.model.named_parameters():
+        if id(parameter) not in declared:
+            assert parameter.grad is None, name
+            assert not parameter.requires_grad, name
+
+
+@over_cases
+def test_count_is_that_of_the_base_in_full_precision(case):
+    tuned = attached(case)
+    with torch.device("meta"):
+        shell = bases.shell("llama")
+    assert count(shell, method_of(case)) == tuned.n_trainable == count(tuned.detach(), method_of(case))
+
+
+@over_trained_cases
+def test_saved_and_loaded_bit_for_bit(case, tmp_path):
+    tuned = attached(case)
+    randomise(tuned)
+    save_adapter(tuned, tmp_path / "adapter")
+    assert read_card(tmp_path / "adapter")["base"]["quantise"] == case[0]
+    fresh = load_adapter(bases.quantised(case[0]), tmp_path / "adapter")
+    tuned.settle()
+    assert_same(fresh.state(), tuned.state())
+    assert torch.equal(logits(fresh.model, fresh.prefix_ids), logits(tuned.model, tuned.prefix_ids))
+    with pytest.raises(UserError, match="was made for base"):
+        load_adapter(bases.build("llama", torch.float32), tmp_path / "adapter")
+
+
+@over_trained_cases
+def test_folding_into_packed_weights_is_refused_and_what_lies_beside_them_folds(case):
+    tuned = attached(case)
+    randomise(tuned)
+    before, as_tuned = stored(tuned), logits(tuned.model, tuned.prefix_ids)
+    if tuned.deltas:
+        with pytest.raises(CannotFold, match=r"is quantised|no equivalent dense weight"):
+            tuned.fold()
+        with pytest.raises(CannotFold, match=r"is quantised|no equivalent dense weight"), tuned.folded():
+            pass
+    else:
+        assert torch.equal(logits(tuned.fold()), as_tuned)
+    assert_same(stored(tuned), before)
+    assert torch.equal(logits(tuned.model, tuned.prefix_ids), as_tuned)
+
+
+@over_cases
+def test_detached_is_the_base_bit_for_bit(case):
+    model = bases.quantised(case[0])
+    reference = copy.deepcopy(model)
+    tuned = attach(model, method_of(case))
+    randomise(tuned)
+    as_tuned = logits(model, tuned.prefix_ids)
+    assert tuned.detach() is model
+    assert_same(dict(model.state_dict()), dict(reference.state_dict()))
+    assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in reference.parameters()]
+    assert torch.equal(logits(model), logits(reference))
+    tuned.reattach()
+    assert torch.equal(logits(model, tuned.prefix_ids), as_tuned)
+    tuned.detach()
+
+
+@over_trained_cases
+def test_gradient_checkpointing_changes_no_gradient(case):
+    gradients = []
+    for checkpointing in (False, True):
+        tuned = attached(case)
+        randomise(tuned)
+        if checkpointing:
+            tuned.model.gradient_checkpointing_enable({"use_reentrant": False})
+        tuned.model.train()
+        torch.manual_seed(0)
+        bases.logits(tuned.model, IDS, tuned.prefix_ids).square().mean().backward()
+        gradients.append({name: p.grad for name, p in tuned.trainable.items() if p.grad is not None})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@over_trained_cases
+def test_learns_eight_examples_by_heart_and_the_base_does_not_move(case):
+    tuned = attached(case)
+    before = {name: value for name, value in stored(tuned).items() if f"base.{name}" not in tuned.trainable}
+    ids = torch.randint(3, bases.VOCABULARY, (8, 6), generator=torch.Generator().manual_seed(5))
+    optimiser = torch.optim.AdamW(tuned.trainable.values(), lr=2e-2, weight_decay=0.0)
+    losses = []
+    for _ in range(30):
+        scores = bases.logits(tuned.model, ids, tuned.prefix_ids)
+        loss = torch.nn.functional.cross_entropy(scores[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.95 * losses[0], (losses[0], losses[-1])
+    assert_same({name: value for name, value in stored(tuned).items() if name in before}, before)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case[0] == "nf4"], ids=identify)
+def test_generate_runs_and_equals_greedy_by_hand(case):
+    tuned = attached(case)
+    randomise(tuned)
+    by_hand = start = with_prefix(tuned.prefix_ids)[:1]
+    generated = tuned.model.generate(
+        start, attention_mask=torch.ones_like(start), max_new_tokens=4, do_sample=False, eos_token_id=None
+    )
+    for _ in range(4):
+        with torch.no_grad():
+            step = tuned.model(by_hand, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)
+        by_hand = torch.cat([by_hand, step], dim=1)
+    assert torch.equal(generated, by_hand)
+
+
+@over_trained_cases
+def test_a_delta_acts_in_bfloat16_with_float32_parameters(case):
+    tuned = attached(case, torch.bfloat16)
+    randomise(tuned)
+    assert tuned.model(with_prefix(tuned.prefix_ids), use_cache=False).logits.dtype == torch.bfloat16
+    for key, parameter in tuned.trainable.items():
+        assert parameter.dtype == (torch.bfloat16 if key.startswith("base.") else torch.float32)
