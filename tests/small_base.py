@@ -10,11 +10,11 @@ from tests.bytes_tokenizer import VOCABULARY, bytes_tokenizer
 QUICK = {"train.steps": 6, "train.batch_size": 8, "train.learning_rate": 1e-2}
 
 
-def write_base(folder: Path, seed: int = 0) -> Path:
+def write_base(folder: Path, seed: int = 0, width: int = 32) -> Path:
     """A two-layer Llama with context 96."""
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=96, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        vocab_size=VOCABULARY, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=96, bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

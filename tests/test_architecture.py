@@ -121,8 +121,8 @@ def method_names_compared(source: Source) -> list[str]:
 
 
 def hidden_imports(source: Source) -> list[str]:
-    # cli verbs import torch only when they run; the report's figure needs the extra `plot`, asked for in one place
-    if source.room == "cli" or source.path in ("__init__.py", "report/figure.py"):
+    # cli verbs import torch only when they run; the extras `plot` and `quant` are asked for in one place each
+    if source.room == "cli" or source.path in ("__init__.py", "report/figure.py", "models/quantise.py"):
         return []
     return [
         f"line {inner.lineno}: {ast.unparse(inner)}"

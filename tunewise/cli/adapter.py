@@ -45,16 +45,21 @@ def check(
 def merge(
     folder: Folder,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the merged model.", show_default=False)],
+    into: Annotated[
+        str, typer.Option(help="On a quantised base: into its dequantised weights, or into the original ones.")
+    ] = "",
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
     """Fold an adapter into its base and write a full transformers model folder."""
     from tunewise import files
-    from tunewise.methods.store import load_adapter
+    from tunewise.run import merge_adapter
 
+    if into not in ("", "dequantised", "original"):
+        raise unknown("kind of weights to merge into", into, ("dequantised", "original"))
     adapter = adapter_folder(folder)
     base = base_of(adapter, model)
-    merged = load_adapter(base.model, adapter, tokenizer=base.tokenizer).fold()
+    merged = merge_adapter(base, adapter, into)
     with files.folder(out) as new:
         merged.save_pretrained(new)
         base.tokenizer.save_pretrained(new)

@@ -58,6 +58,10 @@ def compare(
         label: [build_recipe({**common, **fields, "seed": seed}, overrides) for seed in seeds]
         for label, fields in arms_of(methods).items()
     }
+    bases = {(recipe.model, recipe.dtype, recipe.quantise) for of_arm in recipes.values() for recipe in of_arm}
+    if len(bases) > 1:
+        told = "; ".join(" ".join(filter(None, base)) for base in sorted(bases))
+        raise UserError(f"the arms stand on {len(bases)} bases: {told}", "compare what stands on one base")
     root = Path(out)
     folders = {label: [run_folder(recipe, root) for recipe in of_arm] for label, of_arm in recipes.items()}
     carry_out(recipes, folders, workers, progress)

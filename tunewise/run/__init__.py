@@ -1,6 +1,6 @@
 """One run: a base, a method, a task and a seed, carried out into a folder of plain files."""
 
-from tunewise.run.adapters import combine_adapters, compare_adapters
+from tunewise.run.adapters import combine_adapters, compare_adapters, merge_adapter
 from tunewise.run.carry_out import add_reload_proof, run, train
 from tunewise.run.measure import evaluate
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
@@ -14,6 +14,7 @@ __all__ = [
     "combine_adapters",
     "compare_adapters",
     "evaluate",
+    "merge_adapter",
     "prove_adapter",
     "prove_in_fresh_process",
     "run",

@@ -1,16 +1,19 @@
-"""Adapters made of adapters: weighted sums on one base, and how far two of them differ."""
+"""Adapters made of adapters: weighted sums on one base, how far two of them differ, and merging one into its base."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers import PreTrainedModel
 
 from tunewise.errors import UserError
 from tunewise.methods.arithmetic import change_of, combine, extract_lora
 from tunewise.methods.attach import attach
 from tunewise.methods.store import CARD, load_adapter, probe_prompts, read_card, save_adapter
 from tunewise.models.load import Base
+from tunewise.models.quantise import dequantise, original
 
 
 def combine_adapters(
@@ -51,6 +54,28 @@ def combine_adapters(
     )
     tuned.detach()
     return {"folder": str(out), "method": found.method.configuration(), "error": max(found.errors.values())}
+
+
+def merge_adapter(base: Base, folder: str | Path, into: Literal["", "dequantised", "original"] = "") -> PreTrainedModel:
+    """A new model whose own weights act as `base` with the adapter in `folder`; the base is as it was.
+
+    On a quantised base the change goes `into` the dequantised weights, which it was trained on, or those of the
+    original, which the base is read from again. Raises CannotFold as `Tuned.fold` does.
+    """
+    tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer)
+    try:
+        if not into:
+            return tuned.fold()
+        state = tuned.state()
+    finally:
+        tuned.detach()
+    if not base.quantise:
+        raise UserError(f"{base.name} is not quantised", hint="leave out --into")
+    dense = dequantise(copy.deepcopy(base.model)) if into == "dequantised" else original(base.model)
+    again = attach(dense.eval(), tuned.method, warm_start=False)
+    again.settle()
+    again.load_state(state)
+    return again.fold()
 
 
 def compare_adapters(base: Base, one: str | Path, other: str | Path) -> dict[str, dict[str, float]]:

@@ -26,11 +26,19 @@ class DirectedLowRank(LowRank):
         self._frozen = weight
         self.magnitude.data.copy_(weight()[0].to(self.magnitude.dtype).norm(dim=1))
 
-    def after(self, x: Tensor, y: Tensor) -> Tensor:
+    def start_at(self, a: Tensor, b: Tensor) -> None:
+        super().start_at(a, b)
+        self.magnitude.copy_(self._norm_and_bias()[0])
+
+    @torch.no_grad()
+    def _norm_and_bias(self) -> tuple[Tensor, Tensor | None]:
+        """‖W + ΔW‖ by row (d_out,), and the frozen bias."""
         assert self._frozen is not None, "a DoRA delta is bound when it is attached"
-        with torch.no_grad():
-            weight, bias = self._frozen()
-            norm = (weight.to(self.lora_A.dtype) + self.product()).norm(dim=1)
+        weight, bias = self._frozen()
+        return (weight.to(self.lora_A.dtype) + self.product()).norm(dim=1), bias
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        norm, bias = self._norm_and_bias()
         ratio = (self.magnitude / norm).to(y.dtype)
         product = y if bias is None else y - bias
         return y + (ratio - 1) * product + ratio * self.change(x)

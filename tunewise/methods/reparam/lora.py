@@ -3,7 +3,7 @@
 rsLoRA divides alpha by √rank instead: Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2. LoRA+ gives B a learning rate
 of its own: Hayou et al. 2024, arXiv:2402.12354. PiSSA (Meng et al. 2024, arXiv:2404.02948) starts from the principal
 part of W, OLoRA (Büyükakyüz 2024, arXiv:2406.01775) from its QR factors; both train s B A − s B₀ A₀ here, so that the
-base keeps its weights, and are saved as a LoRA of twice the rank.
+base keeps its weights, and are saved as a LoRA of twice the rank. LoftQ starts from what quantisation lost: loftq.py.
 """
 
 import math
@@ -14,8 +14,9 @@ from pydantic import AliasChoices, Field
 from torch import Tensor
 
 from tunewise.errors import UserError
-from tunewise.methods.base import Delta, Method, PeftNames
+from tunewise.methods.base import Delta, Method, PeftNames, Start
 from tunewise.methods.exceptions import at, check, from_peft_pattern
+from tunewise.methods.reparam.loftq import start_from_loss
 from tunewise.methods.reparam.low_rank import FROM_WEIGHT, LowRank
 from tunewise.models.anatomy import Anatomy, Site
 
@@ -60,9 +61,9 @@ class LoRA(Method):
     """Roles of the sites: q k v o gate up down, a fused qkv or gate_up, or the groups attention, mlp, all."""
     layers: tuple[int, ...] | None = Field(None, validation_alias=AliasChoices("layers", "layers_to_transform"))
     """Only these layers, counted from 0, or from the end when negative."""
-    init: Literal["kaiming", "gaussian", "pissa", "olora"] = "kaiming"
+    init: Literal["kaiming", "gaussian", "pissa", "olora", "loftq"] = "kaiming"
     """Start of A: Kaiming-uniform as in the authors' code and peft, or normal with deviation 1 / rank; of A and B: the
-    principal part of the weight (pissa), or its QR factors (olora)."""
+    principal part of the weight (pissa), its QR factors (olora), or what quantising the base lost (loftq)."""
     b_rate: float = Field(1.0, gt=0, validation_alias=AliasChoices("b_rate", "loraplus_lr_ratio"))
     """LoRA+: how many times the learning rate of A is that of B; its authors advise 16."""
 
@@ -86,6 +87,10 @@ class LoRA(Method):
         check("rank", self.rank, sites)
         check("alpha", self.alpha, sites)
         return sites
+
+    def warm_start(self, start: Start, deltas: Mapping[str, Delta]) -> None:
+        if self.init == "loftq":
+            start_from_loss(start, deltas)
 
     def learning_rate_factor(self, tensor: str) -> float:
         return self.b_rate if tensor.endswith("lora_B") else 1.0

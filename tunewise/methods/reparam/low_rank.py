@@ -10,7 +10,7 @@ from tunewise.methods.base import Delta, FrozenWeight
 from tunewise.models.anatomy import Site
 
 
-def _principal(weight: Tensor, rank: int, scaling: float) -> tuple[Tensor, Tensor]:
+def principal(weight: Tensor, rank: int, scaling: float) -> tuple[Tensor, Tensor]:
     """A and B with scaling · B A = the leading `rank` singular triplets of the weight."""
     u, s, v = torch.linalg.svd(weight, full_matrices=False)
     root = (s[:rank] / scaling).sqrt()
@@ -23,7 +23,7 @@ def _orthonormal(weight: Tensor, rank: int, scaling: float) -> tuple[Tensor, Ten
     return r[:rank], q[:, :rank]
 
 
-PARTS_OF_WEIGHT = {"pissa": _principal, "olora": _orthonormal}
+PARTS_OF_WEIGHT = {"pissa": principal, "olora": _orthonormal}
 FROM_WEIGHT = tuple(PARTS_OF_WEIGHT)
 
 
@@ -56,6 +56,11 @@ class LowRank(Delta):
         a, b = PARTS_OF_WEIGHT[self.init](weight()[0].to(self.lora_A.dtype), len(self.lora_A), self.scaling)
         for name, value in (("lora_A", a), ("start_A", a), ("lora_B", b), ("start_B", b)):
             self.state_dict(keep_vars=True)[name].copy_(value)
+
+    def start_at(self, a: Tensor, b: Tensor) -> None:
+        """Begin with these A and B, of this rank or a lower one; they stay a part of the adapter."""
+        self.lora_A[: len(a)].copy_(a)
+        self.lora_B[:, : len(a)].copy_(b)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """A and B such that scaling · B A is the whole change of the weight."""
