@@ -4,6 +4,7 @@ Imported only where there are such layers (`models/quantise.py` asks), since bit
 """
 
 import copy
+from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
@@ -30,8 +31,9 @@ def weight_of(layer: nn.Module) -> Tensor:
 def scales_of(layer: nn.Module) -> list[Tensor]:
     """What turns codes into weights: the absolute maxima of blocks and how those are packed, or of rows for int8."""
     if isinstance(layer, Linear8bitLt):
-        return [layer.state.SCB if layer.weight.SCB is None else layer.weight.SCB]  # it moves at the first forward
-    state = layer.weight.quant_state
+        scale: Any = layer.state.SCB if layer.weight.SCB is None else layer.weight.SCB  # it moves at the first forward
+        return [scale]
+    state: Any = layer.weight.quant_state
     return [state.absmax, *([state.state2.absmax, state.offset.reshape(1)] if state.nested else [])]
 
 
@@ -57,8 +59,8 @@ class _Product(torch.autograd.Function):
         return functional.linear(x, weight_of(layer).to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        needs_x, needs_bias, _ = ctx.needs_input_grad
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (grad,), (needs_x, needs_bias, _) = grads, ctx.needs_input_grad
         return (
             grad @ weight_of(ctx.layer).to(grad.dtype) if needs_x else None,
             grad.flatten(0, -2).sum(0).to(ctx.layer.bias.dtype) if needs_bias else None,
