@@ -74,7 +74,7 @@ def test_the_matrix_has_a_column_for_quantised_bases():
         if name in TRAINS_WEIGHTS:
             assert "quantised" in outcome["refused"]
         else:
-            assert outcome["passed"] >= (8 if name == "frozen" else 10), name
+            assert outcome["passed"] >= (6 if name == "frozen" else 11), name
             assert outcome["failed"] == 0, name
 
 
@@ -82,9 +82,9 @@ def test_the_matrix_has_a_column_for_quantised_bases():
 def test_a_method_that_trains_packed_weights_is_refused_with_the_reason(case, record_property):
     model = bases.quantised(case[0])
     for refused in (attach, count):
-        with pytest.raises(UserError, match=r"trains model\.layers\S+weight, which is quantised") as caught:
+        with pytest.raises(UserError, match=r"trains model\.layers\S+weight: a quantised weight is") as caught:
             refused(model, method_of(case))
-    record_property("refused", caught.value.message.partition(", ")[2])
+    record_property("refused", caught.value.message.partition(": ")[2])
     attach(model, METHODS["frozen"]()).detach()
 
 
@@ -169,7 +169,7 @@ def test_saved_and_loaded_bit_for_bit(case, tmp_path):
     tuned.settle()
     assert_same(fresh.state(), tuned.state())
     assert torch.equal(logits(fresh.model, fresh.prefix_ids), logits(tuned.model, tuned.prefix_ids))
-    with pytest.raises(UserError, match="was made for base"):
+    with pytest.raises(UserError, match=f"was made for base llama in {case[0]}"):
         load_adapter(bases.build("llama", torch.float32), tmp_path / "adapter")
 
 

@@ -14,8 +14,8 @@ from tunewise.methods.reparam.lora import LoRA
 from tunewise.models import nf4
 from tunewise.models.anatomy import read_anatomy
 from tunewise.models.fingerprint import of_model
-from tunewise.models.load import load_base
-from tunewise.models.quantise import FORMATS, dequantise, format_of, is_quantised, original, packed_weights
+from tunewise.models.load import load_base, original
+from tunewise.models.quantise import FORMATS, dequantise, format_of, is_quantised, packed_weights
 from tunewise.models.weights import dense_weight, frozen_weight, set_dense_weight
 from tunewise.training.proofs import checksums
 

@@ -150,10 +150,12 @@ def _read_own(
     base = card["base"]
     here = fingerprint.of_model(model)
     if base["fingerprint"] != here:
+        name, stored = base["name"] or "THE_BASE_IT_WAS_TRAINED_ON", base.get("quantise")
         raise UserError(
-            f"{folder} was made for base {base['name'] or base['model_type']} (fingerprint {base['fingerprint'][:8]}), "
-            f"this one is {here[:8]}",
-            hint=f"load the base it belongs to: --model {base['name'] or 'THE_BASE_IT_WAS_TRAINED_ON'}",
+            f"{folder} was made for base {base['name'] or base['model_type']}{f' in {stored}' if stored else ''} "
+            f"(fingerprint {base['fingerprint'][:8]}), this one is {here[:8]}",
+            hint="load the base it belongs to: "
+            + (f"load_base({name!r}, quantise={stored!r})" if stored else f"--model {name}"),
         )
     if tokenizer is not None and card["tokenizer"] not in (None, fingerprint.of_tokenizer(tokenizer)):
         raise UserError(

@@ -79,6 +79,24 @@ def load_base(name: str, dtype: str = "auto", device: str = "cpu", quantise: str
     return Base(model, tokenizer, anatomy, name, fingerprint.of_model(model), model.dtype, format_of(model))
 
 
+def original(model: PreTrainedModel) -> PreTrainedModel:
+    """The full-precision model that `model` was quantised from, read again from where it came from, on the CPU.
+
+    Raises UserError where it came quantised, or cannot be found again.
+    """
+    source = model.config._name_or_path
+    try:
+        if not source or model.hf_quantizer.pre_quantized:
+            raise OSError("it came quantised")
+        with _quiet():
+            return type(model).from_pretrained(source, dtype="auto", use_safetensors=True)
+    except OSError as error:
+        raise UserError(
+            f"the weights that {source or 'this base'} was quantised from are not to be had: {error}",
+            hint="load the full-precision checkpoint with quantise=nf4",
+        ) from error
+
+
 def load_config(name: str) -> PreTrainedConfig:
     """The configuration of the base `name`, without its weights; errors as in `load_base`."""
     folder = Path(EMBEDDED.get(name, name))

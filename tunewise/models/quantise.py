@@ -35,7 +35,7 @@ def refuse_to_train(model: nn.Module, method: str, parameters: Iterable[str]) ->
     quantised = packed_weights(model).keys() & set(parameters)
     if quantised:
         raise UserError(
-            f"{method} trains {min(quantised)}, which is quantised: codes have no gradient",
+            f"{method} trains {min(quantised)}: a quantised weight is made of codes, which have no gradient",
             hint="train something beside the weights, such as method=lora, or load the base without quantise",
         )
 
@@ -114,23 +114,6 @@ def dequantise(model: PreTrainedModel) -> PreTrainedModel:
     for name, weight in weights.items():  # transformers' own come from the kernel that `packed.weight_of` works round
         model.get_parameter(name).data = weight
     return model
-
-
-def original(model: PreTrainedModel) -> PreTrainedModel:
-    """The full-precision model that `model` was quantised from, read again from where it came from, on the CPU.
-
-    Raises UserError where it came quantised, or cannot be found again.
-    """
-    source = model.config._name_or_path
-    try:
-        if not source or model.hf_quantizer.pre_quantized:
-            raise OSError("it came quantised")
-        return type(model).from_pretrained(source, dtype="auto", use_safetensors=True)
-    except OSError as error:
-        raise UserError(
-            f"the weights that {source or 'this base'} was quantised from are not to be had: {error}",
-            hint="load the full-precision checkpoint with quantise=nf4",
-        ) from error
 
 
 def _configuration(wanted: str, dtype: torch.dtype) -> BitsAndBytesConfig:

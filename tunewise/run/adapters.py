@@ -12,8 +12,8 @@ from tunewise.errors import UserError
 from tunewise.methods.arithmetic import change_of, combine, extract_lora
 from tunewise.methods.attach import attach
 from tunewise.methods.store import CARD, load_adapter, probe_prompts, read_card, save_adapter
-from tunewise.models.load import Base
-from tunewise.models.quantise import dequantise, original
+from tunewise.models.load import Base, original
+from tunewise.models.quantise import dequantise
 
 
 def combine_adapters(

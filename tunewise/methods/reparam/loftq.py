@@ -11,7 +11,8 @@ import torch
 from tunewise.errors import UserError
 from tunewise.methods.base import Delta, Start
 from tunewise.methods.reparam.low_rank import LowRank, principal
-from tunewise.models.quantise import format_of, is_quantised, original
+from tunewise.models.load import original
+from tunewise.models.quantise import format_of, is_quantised
 from tunewise.models.weights import frozen_weight
 
 
