@@ -7,6 +7,7 @@ from bench import peer
 from tests import bases
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import epoch_batches
+from tunewise.engine.objectives import NextToken
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
 from tunewise.training.config import TrainConfig
@@ -34,7 +35,7 @@ def test_the_losses_of_every_step_are_trainers(accumulation, tmp_path):
     )  # fmt: skip
     tuned = attach(bases.build("llama", torch.float32), parse_method({"name": "lora", "rank": 4}), seed=1)
     wrapped = peer.with_lora(bases.build("llama", torch.float32), tuned, ["q_proj", "v_proj"])
-    ours = fit(tuned, rows, config, seed=0, folder=tmp_path, pad_id=0).losses
+    ours = fit(tuned, rows, config, seed=0, folder=tmp_path, objective=NextToken(0)).losses
     in_our_order = [rows[i] for batch in epoch_batches([len(row.ids) for row in rows], 8, 0, 0) for i in batch]
     theirs = peer.train(wrapped, in_our_order, config)
     assert len(ours) == len(theirs) == config.steps

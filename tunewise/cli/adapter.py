@@ -57,7 +57,7 @@ def merge(
     merged = load_adapter(base.model, adapter, tokenizer=base.tokenizer).fold()
     with files.folder(out) as new:
         merged.save_pretrained(new)
-        base.tokenizer.save_pretrained(new)
+        base.save_processor(new)
     n_bytes = sum(file.stat().st_size for file in out.iterdir())
     if as_json:
         print_json({"folder": str(out), "bytes": n_bytes, "base": base.name, "adapter": str(adapter)})
@@ -174,6 +174,8 @@ def base_of(folder: Path, model: str | None) -> "Base":
     if not name:
         raise UserError(f"{folder} does not say which base it belongs to", "add --model NAME_OR_FOLDER")
 
+    from tunewise.methods.store import CARD, head_noted
     from tunewise.models.load import load_base
 
-    return load_base(name, dtype=card.get("dtype", "auto"))
+    head = head_noted(folder) if (folder / CARD).is_file() else None
+    return load_base(name, dtype=card.get("dtype", "auto"), head=head)
