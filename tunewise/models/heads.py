@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -23,7 +23,7 @@ class TaskHead:
     labels: tuple[str, ...] = ()
     """The names of classes or tags, by number."""
 
-    def auto_class(self, model_kind: str, name: str) -> type:
+    def auto_class(self, model_kind: str, name: str) -> Any:
         """transformers' class for a base of a kind (families.KINDS) with this head; UserError where there is none."""
         if self.kind == "lm" and model_kind == ENCODER:
             raise UserError(
@@ -50,7 +50,7 @@ class TaskHead:
             config.problem_type = "regression" if self.kind == "value" else "single_label_classification"
 
 
-_AUTO_CLASSES: dict[tuple[str, str], type] = {
+_AUTO_CLASSES: dict[tuple[str, str], Any] = {
     ("lm", DECODER): transformers.AutoModelForCausalLM,
     ("lm", ENCODER_DECODER): transformers.AutoModelForSeq2SeqLM,
     ("classes", VISION): transformers.AutoModelForImageClassification,

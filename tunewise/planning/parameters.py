@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import count_by_dtype
 from tunewise.methods.base import Method
@@ -30,8 +31,8 @@ def plan(model: str, methods: Iterable[str | Mapping[str, object] | Method] = ()
     """One plan for each method, or for every method at its defaults, on the base `model` (a folder or hub name).
 
     Only the config is read: a 405B base takes as long as a small one. A base that writes no text gets a classifier of
-    two classes, which every method trains along; methods that do not act on its kind are left out unless named. Raises UserError for a base or method that is
-    none, and where a method cannot act on the base.
+    two classes, which every method trains along; methods that do not act on its kind are left out unless named. Raises
+    UserError for a base or method that is none, and where a method cannot act on the base.
     """
     config = load_config(model)
     kind = kind_of(config)
