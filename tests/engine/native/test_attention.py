@@ -100,3 +100,33 @@ def test_scores_far_apart_neither_overflow_nor_vanish():
     expected = plain(200 * q.double(), k.double(), v.double(), starts, Pattern(1.0))
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-3)
     assert found.isfinite().all()
+
+
+def test_dropout_keeps_the_mean_and_the_backward_drops_what_the_forward_did():
+    q, k, v, dout, starts = inputs(4, 2, 16, torch.float32)
+    drops = [Pattern(0.2, dropout=0.3, seed=seed) for seed in range(400)]
+    mean = torch.stack([attend(q, k, v, starts, pattern) for pattern in drops]).mean(0)
+    torch.testing.assert_close(mean, attend(q, k, v, starts, Pattern(0.2)), rtol=0, atol=0.35)
+    assert torch.equal(attend(q, k, v, starts, drops[3]), attend(q, k, v, starts, drops[3]))
+    assert not torch.equal(attend(q, k, v, starts, drops[3]), attend(q, k, v, starts, drops[4]))
+    # with one-hot values the output is the weights themselves: what was drawn, to be put into plain attention
+    n = LENGTHS[-1]
+    q, k, dout = q[-n:], k[-n:], dout[-n:]
+    segment = torch.tensor([0, n], dtype=torch.int32)
+    shown = attend(q, k, torch.eye(n)[:, None].expand(n, 2, n).contiguous()[..., :16], segment, drops[3])
+    wide = [torch.nn.functional.pad(tensor, (0, n - 16)) for tensor in (q, k)]
+    weights = attend(*wide, torch.eye(n)[:, None].expand(n, 2, n).contiguous(), segment, drops[3])
+    assert torch.equal(weights[..., :16], shown)
+    kept = (weights > 0).double() / 0.7
+    share = 1 - (weights > 0).sum() / (4 * n * (n + 1) / 2)
+    assert abs(share - 0.3) < 0.02
+    ours = [tensor.clone().requires_grad_() for tensor in (q, k, v[-n:])]
+    exact = [tensor.double().requires_grad_() for tensor in (q, k, v[-n:])]
+    attend(*ours, segment, drops[3]).backward(dout)
+    keys, values = (tensor.repeat_interleave(2, 1) for tensor in exact[1:])
+    scores = 0.2 * torch.einsum("ihd,jhd->ihj", exact[0], keys)
+    seen = torch.ones(n, n, dtype=torch.bool).tril()[:, None]
+    dropped = scores.masked_fill(~seen, -math.inf).softmax(-1) * kept
+    torch.einsum("ihj,jhd->ihd", dropped, values).backward(dout.double())
+    for one, other in zip(ours, exact, strict=True):
+        torch.testing.assert_close(one.grad.double(), other.grad, rtol=0, atol=3e-5)

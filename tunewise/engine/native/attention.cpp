@@ -126,10 +126,31 @@ static void transpose(const float* from, int n, int d, float* to) {  // (n, d pa
         for (int j = 0; j < d; j++) to[(long)j * width + i] = from[i * padded(d) + j];
 }
 
+// 1 / (1 - p) where a weight is kept and 0 where it is dropped: a function of (seed, head, query, key), so that the
+// backward finds what the forward drew. The mixing is Wellons' lowbias32.
+struct Dropout {
+    uint32_t seed;
+    float p;
+    static uint32_t mix(uint32_t x) {
+        x = (x ^ (x >> 16)) * 0x7feb352du;
+        x = (x ^ (x >> 15)) * 0x846ca68bu;
+        return x ^ (x >> 16);
+    }
+    uint32_t of_row(int head, int query) const { return mix(mix(seed + (uint32_t)query) ^ (uint32_t)head * 0x9E3779B9u); }
+    Vector factors(uint32_t of_row, int j) const {
+        const uint32_t dropped = (uint32_t)(p * 4294967296.0);
+        Vector kept;
+        for (int i = 0; i < WIDTH; i++)
+            kept[i] = mix(of_row + (uint32_t)(j + i) * 0x9E3779B9u) < dropped ? 0.0f : 1.0f / (1.0f - p);
+        return kept;
+    }
+};
+
 struct Shape {
     int n_segments, H, G, D;
     float scale, softcap;
     int causal, window;
+    Dropout dropout;
     // the first key that query i of a segment of n sees, and the one behind the last
     int first(int i) const { return window > 0 ? std::max(0, i - window + 1) : 0; }
     int last(int i, int n) const {
@@ -198,6 +219,10 @@ static void forward(const Number* q, const Number* k, const Number* v, Number* o
                         for (int j = 0; j < last; j += WIDTH) sum += at(row + j) = exponential(at(row + j) - largest);
                         for (int j = 0; j < WIDTH; j++) total += sum[j];
                         inverse[i] = 1 / total;
+                        if (shape.dropout.p > 0) {
+                            const uint32_t drawn = shape.dropout.of_row(h, start + i0 + i);
+                            for (int j = 0; j < last; j += WIDTH) at(row + j) *= shape.dropout.factors(drawn, j);
+                        }
                         lse[(long)(start + i0 + i) * H + h] = largest + std::log(total);
                     }
                     product(m, d, last, s, width, 1, values, d, o, d, false);
@@ -244,6 +269,9 @@ static void backward(const Number* q, const Number* k, const Number* v, const Nu
                         float *row = p + (long)i * width, *grow = dp + (long)i * width;
                         const float denominator = lse[(long)(start + i0 + i) * H + h];
                         Vector sum = Vector{};
+                        const uint32_t drawn = shape.dropout.of_row(h, start + i0 + i);
+                        if (shape.dropout.p > 0)
+                            for (int j = 0; j < last; j += WIDTH) at(grow + j) *= shape.dropout.factors(drawn, j);
                         // d(cap tanh(x / cap)) / dx = 1 - (capped / cap)^2; without a cap that is 1
                         for (int j = 0; j < last; j += WIDTH) {
                             at(slopes + j) = shape.scale - shape.scale * inverse_square * at(row + j) * at(row + j);
@@ -254,6 +282,8 @@ static void backward(const Number* q, const Number* k, const Number* v, const Nu
                         for (int j = 0; j < WIDTH; j++) total += sum[j];
                         for (int j = 0; j < last; j += WIDTH)
                             at(grow + j) = at(row + j) * (at(grow + j) - total) * at(slopes + j);
+                        if (shape.dropout.p > 0)
+                            for (int j = 0; j < last; j += WIDTH) at(row + j) *= shape.dropout.factors(drawn, j);
                     }
                     product(last, d, m, p, 1, width, outer + (long)i0 * d, d, to_values, d, true);
                     product(last, d, m, dp, 1, width, queries + (long)i0 * d, d, to_keys, d, true);
@@ -269,10 +299,12 @@ static void backward(const Number* q, const Number* k, const Number* v, const Nu
 
 extern "C" {
 
-// strides: of a token and of a head, in numbers, of q, k, v and (backward) dout; sizes: segments, H, G, D, causal, window.
+// strides: of a token and of a head, in numbers, of q, k, v and (backward) dout; sizes: segments, H, G, D, causal, window,
+// the seed of dropout; scales: of scores, softcap, the share that is dropped.
 void tunewise_attention_forward(int is_bfloat16, const void* q, const void* k, const void* v, void* out, float* lse,
-                                const long* strides, const int* starts, const int* sizes, float scale, float softcap) {
-    const Shape shape{sizes[0], sizes[1], sizes[2], sizes[3], scale, softcap, sizes[4], sizes[5]};
+                                const long* strides, const int* starts, const int* sizes, const float* scales) {
+    const Shape shape{sizes[0], sizes[1], sizes[2], sizes[3], scales[0], scales[1], sizes[4], sizes[5],
+                      {(uint32_t)sizes[6], scales[2]}};
     if (is_bfloat16)
         forward((const Bfloat16*)q, (const Bfloat16*)k, (const Bfloat16*)v, (Bfloat16*)out, lse, strides, starts, shape);
     else
@@ -281,8 +313,9 @@ void tunewise_attention_forward(int is_bfloat16, const void* q, const void* k, c
 
 void tunewise_attention_backward(int is_bfloat16, const void* q, const void* k, const void* v, const void* dout,
                                  const float* lse, void* dq, void* dk, void* dv, const long* strides,
-                                 const int* starts, const int* sizes, float scale, float softcap) {
-    const Shape shape{sizes[0], sizes[1], sizes[2], sizes[3], scale, softcap, sizes[4], sizes[5]};
+                                 const int* starts, const int* sizes, const float* scales) {
+    const Shape shape{sizes[0], sizes[1], sizes[2], sizes[3], scales[0], scales[1], sizes[4], sizes[5],
+                      {(uint32_t)sizes[6], scales[2]}};
     if (is_bfloat16)
         backward((const Bfloat16*)q, (const Bfloat16*)k, (const Bfloat16*)v, (const Bfloat16*)dout, lse,
                  (Bfloat16*)dq, (Bfloat16*)dk, (Bfloat16*)dv, strides, starts, shape);

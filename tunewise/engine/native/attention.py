@@ -24,6 +24,10 @@ class Pattern:
     """0 sees all; w > 0 the last w keys, itself among them (and, where not causal, the next w − 1)."""
     softcap: float = 0.0
     """c > 0 turns a score x into c tanh(x / c)."""
+    dropout: float = 0.0
+    """The share of the weights behind the softmax that is dropped."""
+    seed: int = 0
+    """What is dropped."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, pattern: Pattern) -> Tensor:
@@ -77,11 +81,11 @@ def _rest(starts: Tensor, pattern: Pattern, *tensors: Tensor) -> tuple[object, .
     assert starts.dtype == torch.int32
     assert q.shape[0] == k.shape[0]
     strides = [stride for tensor in tensors for stride in tensor.stride()[:2]]
-    sizes = [len(starts) - 1, q.shape[1], k.shape[1], q.shape[2], pattern.is_causal, pattern.window]
+    sizes = [len(starts) - 1, q.shape[1], k.shape[1], q.shape[2], pattern.is_causal, pattern.window, pattern.seed]
+    scales = [pattern.scale, pattern.softcap, pattern.dropout]
     return (
         (ctypes.c_long * len(strides))(*strides),
         ctypes.c_void_p(starts.data_ptr()),
         (ctypes.c_int * len(sizes))(*sizes),
-        ctypes.c_float(pattern.scale),
-        ctypes.c_float(pattern.softcap),
+        (ctypes.c_float * len(scales))(*scales),
     )
