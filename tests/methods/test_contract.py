@@ -14,7 +14,7 @@ from tunewise.methods.attach import Tuned, attach, count
 from tunewise.methods.base import CannotFold, Delta, Method
 from tunewise.methods.matrix import matrix
 from tunewise.methods.selective.bitfit import AddedBias
-from tunewise.methods.store import load_adapter, save_adapter
+from tunewise.methods.store import TENSORS, load_adapter, save_adapter
 from tunewise.models import families
 from tunewise.models.anatomy import read_anatomy
 
@@ -218,6 +218,9 @@ def test_saved_and_loaded_bit_for_bit(case, tmp_path):
     for name, value in tuned.state().items():
         assert torch.equal(fresh.state()[name], value), name
     assert torch.equal(logits(fresh.model, fresh.prefix_ids), logits(tuned.model, tuned.prefix_ids))
+    save_adapter(fresh, tmp_path / "again")
+    first, again = ((tmp_path / side / TENSORS).read_bytes() for side in ("adapter", "again"))
+    assert first == again
 
 
 @over_cases

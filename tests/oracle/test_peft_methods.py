@@ -225,6 +225,61 @@ def test_adalora_cuts_what_peft_cuts():
     torch.testing.assert_close(our_logits(tuned), bases.logits(model.eval(), IDS), rtol=0, atol=1e-4)
 
 
+def cut_by_peft(family: str, n_steps: int = 12) -> peft.PeftModel:
+    """An adapter that peft has trained and cut: 8 triplets a site at the start, 2 on average at the end."""
+    config = peft.AdaLoraConfig(
+        **bases.peft_task(family), init_r=8, target_r=2, lora_alpha=12, tinit=1, tfinal=2, deltaT=2,
+        total_step=n_steps, target_modules=LEAVES[family], fan_in_fan_out=family == "gpt2",
+    )  # fmt: skip
+    model = peft.get_peft_model(bases.build(family, torch.float32), config)
+    randomise(p for p in model.parameters() if p.requires_grad)
+    optimiser = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=5e-3)
+    for step in range(1, n_steps + 1):
+        bases.logits(model, IDS).square().mean().backward()
+        optimiser.step()
+        model.base_model.update_and_allocate(step)
+        optimiser.zero_grad()
+    return model.eval()
+
+
+LEAVES = {"llama": ["q_proj", "v_proj"], "gpt2": ["attn.c_attn", "mlp.c_proj"], "bert_classes": ["query", "value"]}
+
+
+@pytest.mark.parametrize("family", LEAVES)
+def test_what_peft_has_cut_is_read_whole_and_read_again(family, tmp_path):
+    """peft's file holds the kept triplets alone, ours all of them, with zeros, which peft reads without a list."""
+    model = cut_by_peft(family)
+    expected = bases.logits(model, IDS)
+    model.save_pretrained(tmp_path / "theirs")
+    pattern = json.loads((tmp_path / "theirs" / "adapter_config.json").read_text())["rank_pattern"]
+    kept = [sum(is_kept) for is_kept in pattern.values()]
+    assert sum(kept) == 2 * len(kept)
+    assert len(set(kept)) > 1
+    stored = load_file(tmp_path / "theirs" / "adapter_model.safetensors")
+    assert sorted(len(tensor) for key, tensor in stored.items() if key.endswith("lora_E")) == sorted(kept)
+    tuned = load_adapter(bases.build(family, torch.float32), tmp_path / "theirs")
+    torch.testing.assert_close(our_logits(tuned), expected, rtol=0, atol=1e-5)
+    assert (expected - bases.logits(bases.build(family, torch.float32), IDS)).abs().max() > 1e-3
+    assert sorted(int((delta.lora_E != 0).sum()) for delta in tuned.deltas.values()) == sorted(kept)
+    assert {len(delta.lora_E) for delta in tuned.deltas.values()} == {8}
+    save_adapter(tuned, tmp_path / "ours")
+    back = peft.PeftModel.from_pretrained(bases.build(family, torch.float32), tmp_path / "ours")
+    torch.testing.assert_close(bases.logits(back.eval(), IDS), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("lie", ["of another rank", "of other triplets", "of no module"])
+def test_a_list_of_kept_triplets_that_lies_is_refused(lie, tmp_path):
+    cut_by_peft("llama").save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    config = json.loads(path.read_text())
+    key, is_kept = next(iter(config["rank_pattern"].items()))
+    changed = {"of another rank": [*is_kept, False], "of other triplets": [not kept for kept in is_kept]}
+    config["rank_pattern"] |= {"model.nowhere.lora_E" if lie == "of no module" else key: changed.get(lie, is_kept)}
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="rank_pattern keeps"):
+        load_adapter(bases.build("llama", torch.float32), tmp_path)
+
+
 def test_every_method_that_names_peft_is_held_against_it():
     elsewhere = {"lora", "prompt_tuning"}  # test_peft.py
     assert {name for name, method in METHODS.items() if method.peft} == elsewhere | {peer.name for peer in PEERS}

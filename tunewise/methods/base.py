@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # A frozen site's weight (d_out, d_in) and bias (d_out,) or None, read anew at each call and not copied.
 FrozenWeight = Callable[[], tuple[Tensor, Tensor | None]]
 
+# What peft's keys begin with: behind a tuner, and beside a prompt.
+PREFIX, BARE_PREFIX = "base_model.model.", "base_model."
+
 
 class CannotFold(UserError):
     """The method, or the base, has no equivalent dense weight; the message says which and why."""
@@ -159,6 +162,11 @@ class Method(Strict):
     ) -> dict[str, object]:
         """Fields of ours that peft's configuration or tensors tell, beside those of `peft`."""
         return {}
+
+    @classmethod
+    def completed(cls, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """peft's tensors with the parts put back that its configuration says were left out of the file."""
+        return tensors
 
     def to_peft_tensors(self, model: PreTrainedModel, anatomy: Anatomy) -> dict[str, Tensor]:
         """peft's tensors, where they are no others of ours under other names; `model` carries this method."""

@@ -18,14 +18,13 @@ from transformers.pytorch_utils import Conv1D
 from tunewise.config import parse
 from tunewise.errors import UserError
 from tunewise.methods import METHODS
-from tunewise.methods.base import Method, PeftNames
+from tunewise.methods.base import BARE_PREFIX, PREFIX, Method, PeftNames
 from tunewise.models.anatomy import ROLE_GROUPS, Anatomy, Site, read_anatomy
 from tunewise.models.families import DECODER, ENCODER_DECODER
 
 if TYPE_CHECKING:
     from tunewise.methods.attach import Tuned
 
-PREFIX, BARE_PREFIX = "base_model.model.", "base_model."  # behind a tuner, and beside a prompt
 # Fields that only describe, or only matter to training in peft.
 DESCRIPTIVE = {
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
@@ -141,6 +140,7 @@ def _method_and_state(
     names = chosen.peft
     assert names is not None, chosen
     fields: dict[str, object] = {ours: config[peft] for ours, peft in names.fields.items() if peft in config}
+    tensors = chosen.completed(config, tensors)
     fields |= chosen.from_peft_fields(config, tensors, anatomy)
     if names.converted:
         method = parse(chosen, fields)
