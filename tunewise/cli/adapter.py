@@ -153,7 +153,7 @@ def adapter_folder(folder: Path) -> Path:
 
 
 def card_of(folder: Path) -> dict:
-    """tunewise.json, or peft's adapter_config.json where there is no other."""
+    """tunewise.json, or the adapter_config.json of peft or AdapterHub's library where there is no other."""
     from tunewise import files
 
     for name in ("tunewise.json", "adapter_config.json"):
@@ -163,14 +163,14 @@ def card_of(folder: Path) -> dict:
                 return card
     raise UserError(
         f"{folder} is no adapter folder: it has neither tunewise.json nor adapter_config.json",
-        "give the adapter/ folder of a run, or one written by peft's save_pretrained()",
+        "give the adapter/ folder of a run, or one that peft or AdapterHub's library saved",
     )
 
 
 def base_of(folder: Path, model: str | None) -> "Base":
     """The base given, or the one that the adapter names."""
     card = card_of(folder)
-    name = model or card.get("base", {}).get("name") or card.get("base_model_name_or_path")
+    name = model or card.get("base", {}).get("name") or card.get("base_model_name_or_path") or card.get("model_name")
     if not name:
         raise UserError(f"{folder} does not say which base it belongs to", "add --model NAME_OR_FOLDER")
 

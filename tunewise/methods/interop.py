@@ -157,7 +157,7 @@ def _method_and_state(
         found = {f"base.{key.removeprefix(PREFIX).replace(inner, '.')}": tensor for key, tensor in tensors.items()}
         return parse(chosen, fields), found
     state, sites = _state(names, tensors, anatomy)
-    return parse(chosen, {**fields, **_where(sites, anatomy)}), state
+    return parse(chosen, {**fields, **where(sites, anatomy)}), state
 
 
 def _method_for(config: Mapping[str, object]) -> tuple[type[Method], PeftNames]:
@@ -199,7 +199,7 @@ def _state(
     return state, sites
 
 
-def _where(sites: Mapping[str, Site], anatomy: Anatomy) -> dict[str, object]:
+def where(sites: Mapping[str, Site], anatomy: Anatomy) -> dict[str, object]:
     """The roles and layers that mean exactly these sites."""
     roles = tuple(dict.fromkeys(site.role for site in sites.values()))
     layers = sorted({site.layer for site in sites.values() if site.layer is not None})
@@ -207,7 +207,7 @@ def _where(sites: Mapping[str, Site], anatomy: Anatomy) -> dict[str, object]:
     if {site.name for site in anatomy.find(roles, chosen)} != {site.name for site in sites.values()}:
         raise UserError(
             "this adapter changes different roles in different layers, which one method here cannot express",
-            hint="merge it in peft: model.merge_and_unload()",
+            hint="merge it in the library that wrote it (in peft: model.merge_and_unload())",
         )
     return {"roles": roles, "layers": chosen}
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise import files
 from tunewise.errors import UserError
-from tunewise.methods import parse_method
+from tunewise.methods import adapterhub, parse_method
 from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.base import Method
 from tunewise.methods.interop import PeftForm, from_peft, to_peft
@@ -34,6 +34,11 @@ TENSORS, OWN_TENSORS, PEFT_CONFIG = "adapter_model.safetensors", "tunewise.safet
 PROBED_LOGITS = 256
 Probe = Mapping[str, Tensor]
 """What a model's forward takes for one row: input_ids (1, T), or pixel_values, ...; virtual tokens left out."""
+# A stranger's file -> the pickle it may have been saved as instead, and how it is saved again.
+PICKLES = {
+    TENSORS: ("adapter_model.bin", "peft's save_pretrained(safe_serialization=True)"),
+    adapterhub.TENSORS: ("pytorch_adapter.bin", "model.save_adapter(folder, name, use_safetensors=True)"),
+}
 
 
 def save_adapter(
@@ -89,7 +94,7 @@ def save_adapter(
 def load_adapter(
     model: PreTrainedModel, folder: str | Path, *, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> Tuned:
-    """Attach the adapter in `folder`, ours or one that peft wrote, to `model`.
+    """Attach the adapter in `folder`, ours or one that peft or AdapterHub's library wrote, to `model`.
 
     Raises UserError when a file is damaged, the adapter belongs to another base or tokenizer, or it does not fit.
     """
@@ -100,11 +105,16 @@ def load_adapter(
         config = files.read_json(folder / PEFT_CONFIG)
         if not isinstance(config, dict):
             raise UserError(f"{folder / PEFT_CONFIG} is no adapter configuration", hint="it must hold a json object")
-        method, state = from_peft(config, _read_tensors(folder), model)
+        if adapterhub.is_adapterhub(config):
+            tensors, has_head = _read_tensors(folder, adapterhub.TENSORS), (folder / adapterhub.HEAD_TENSORS).is_file()
+            head = _read_tensors(folder, adapterhub.HEAD_TENSORS) if has_head else {}
+            method, state = adapterhub.from_adapterhub(config, tensors, head, model)
+        else:
+            method, state = from_peft(config, _read_tensors(folder), model)
     else:
         raise UserError(
             f"{folder} is no adapter folder: it has neither {CARD} nor {PEFT_CONFIG}",
-            hint="give the adapter/ folder of a run, or one written by peft's save_pretrained()",
+            hint="give the adapter/ folder of a run, or one that peft or AdapterHub's library saved",
         )
     tuned = attach(model, method, warm_start=False)  # the state is what the start would have become
     tuned.settle()
@@ -214,11 +224,9 @@ def head_noted(folder: str | Path) -> TaskHead:
 def _read_tensors(folder: Path, name: str = TENSORS) -> dict[str, Tensor]:
     path = folder / name
     if not path.is_file():
-        unsafe = folder / "adapter_model.bin"
-        raise UserError(
-            f"{path} is missing" + (f", and {unsafe.name} is a pickle, which can run code" if unsafe.exists() else ""),
-            hint="save it again with peft's save_pretrained(safe_serialization=True)",
-        )
+        pickle, again = PICKLES[name]
+        unsafe = f", and {pickle} is a pickle, which can run code" if (folder / pickle).exists() else ""
+        raise UserError(f"{path} is missing{unsafe}", hint=f"save it again with {again}")
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises its own type, which it does not export by a stable name
