@@ -7,6 +7,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import T5Config, T5ForConditionalGeneration
 
 from tests import bases
 from tunewise.errors import UserError
@@ -65,7 +66,16 @@ PEERS = [
         {"virtual_tokens": 3},
         peft.PrefixTuningConfig,
         {"num_virtual_tokens": 3},
-        (*FAMILIES, "gemma2"),
+        (*FAMILIES, "gemma2", "bert_classes", "bert_tokens", "roberta_classes"),
+        at_sites=False,
+        soft=True,
+    ),
+    Peer(
+        "prefix_tuning",
+        {"virtual_tokens": 3, "placement": "decoder"},
+        peft.PrefixTuningConfig,
+        {"num_virtual_tokens": 3},
+        ("t5", "t5_gated", "mt5", "bart"),
         at_sites=False,
         soft=True,
     ),
@@ -186,6 +196,77 @@ def test_keys_and_fields_are_those_peft_writes(peer, family, tmp_path):
     for name, value in found.items():
         if name not in peer.differing | {"target_modules", "modules_to_save"}:
             assert reference[name] == value, name
+
+
+INSIDE = ("bert_classes", "bert_tokens", "roberta_classes", "t5", "t5_gated", "mt5", "bart")
+
+
+@pytest.mark.parametrize("family", INSIDE)
+def test_a_prefix_inside_gets_the_gradients_that_it_gets_in_peft(family, tmp_path):
+    peer = next(p for p in PEERS if p.name == "prefix_tuning" and family in p.families)
+    model = theirs(peer, family)
+    randomise(p for p in model.parameters() if p.requires_grad)
+    model.eval().save_pretrained(tmp_path / "adapter")
+    tuned = load_adapter(bases.build(family, torch.float32), tmp_path / "adapter")
+    for logits in (our_logits(tuned), their_logits(peer, model)):
+        logits.square().mean().backward()
+    table = tuned.trainable.get("shared.values")
+    values = [tuned.trainable[f"delta.{site.name}.values"] for site in tuned.anatomy.find(["k", "v"]) if table is None]
+    found = torch.cat([value.grad for value in values], dim=1) if table is None else table.grad
+    expected = model.prompt_encoder["default"].embedding.weight.grad
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (expected.abs().sum(dim=0) > 0).sum() >= expected.shape[1] // 2
+    for name in tuned.anatomy.task_head:
+        top, _, rest = name.partition(".")
+        whole = model.get_parameter(f"base_model.{top}.modules_to_save.default.{rest}")
+        torch.testing.assert_close(tuned.trainable[f"base.{name}"].grad, whole.grad, rtol=1e-4, atol=1e-4)
+
+
+def stacks(n_encoder: int, n_decoder: int) -> T5ForConditionalGeneration:
+    """A small T5 of this depth."""
+    shape = {**bases.CONFIGS["t5"], "num_layers": n_encoder, "num_decoder_layers": n_decoder}
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(T5Config(**shape))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("depth", [(3, 3), (4, 4), (4, 3), (1, 1)])
+def test_decoders_of_every_depth_read_the_rows_that_peft_reads(depth, tmp_path):
+    config = peft.PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=2)
+    model = peft.get_peft_model(stacks(*depth), config)
+    randomise(p for p in model.parameters() if p.requires_grad)
+    model.eval().save_pretrained(tmp_path / "theirs")
+    tuned = load_adapter(stacks(*depth), tmp_path / "theirs")
+    torch.testing.assert_close(our_logits(tuned), bases.logits(model, IDS), rtol=0, atol=1e-5)
+    save_adapter(tuned, tmp_path / "ours")
+    again = peft.PeftModel.from_pretrained(stacks(*depth), tmp_path / "ours")
+    torch.testing.assert_close(bases.logits(again, IDS), our_logits(tuned), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("build", "placement"),
+    [
+        (lambda: stacks(2, 3), "decoder"),
+        (lambda: stacks(2, 2), "everywhere"),
+        (lambda: bases.build("distilbert_classes", torch.float32), "everywhere"),
+    ],
+)
+def test_a_prefix_that_peft_cannot_run_is_not_written_in_its_format(build, placement, tmp_path):
+    method = parse_method({"name": "prefix_tuning", "virtual_tokens": 2, "placement": placement})
+    tuned = attach(build(), method)
+    randomise(tuned.trainable.values())
+    save_adapter(tuned, tmp_path / "adapter")
+    assert not (tmp_path / "adapter" / "adapter_config.json").exists()
+    assert torch.equal(our_logits(load_adapter(build(), tmp_path / "adapter")), our_logits(tuned))
+
+
+def test_a_prefix_of_another_kind_of_model_is_refused(tmp_path):
+    config = peft.PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=2, num_transformer_submodules=1)
+    peft.get_peft_model(bases.build("t5", torch.float32), config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="num_transformer_submodules=1"):
+        load_adapter(bases.build("t5", torch.float32), tmp_path)
 
 
 def test_adalora_cuts_what_peft_cuts():

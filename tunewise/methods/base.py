@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise.config import Strict
@@ -123,7 +124,7 @@ class Method(Strict):
     learning_rate: ClassVar[float]  # peak, for AdamW
     learning_rate_source: ClassVar[str]
     peft: ClassVar[PeftNames | None] = None  # how peft writes it, where peft has it
-    not_on: ClassVar[Mapping[str, str]] = {}  # kind of model (families.KINDS) -> why the method does not act on it
+    not_on: ClassVar[Mapping[str, str]] = {}  # kind (families.KINDS) or model_type -> why the method does not act on it
     trains_task_head: ClassVar[bool] = True  # whether a classifier on top, where there is one, is trained along
 
     def select(self, anatomy: Anatomy) -> Iterable[str]:
@@ -136,6 +137,12 @@ class Method(Strict):
 
     def prefix_ids(self, anatomy: Anatomy) -> tuple[int, ...]:
         """Token ids that every sequence begins with: the virtual tokens of a soft prompt."""
+        return ()
+
+    def hooks(
+        self, model: PreTrainedModel, anatomy: Anatomy, deltas: Mapping[str, Delta], is_on: Callable[[], bool]
+    ) -> Iterable[RemovableHandle]:
+        """Hooks on modules that are no sites, where a method needs them; they change nothing unless `is_on()`."""
         return ()
 
     def warm_start(self, start: Start, deltas: Mapping[str, Delta]) -> None:
@@ -168,8 +175,13 @@ class Method(Strict):
         """peft's tensors with the parts put back that its configuration says were left out of the file."""
         return tensors
 
-    def to_peft_tensors(self, model: PreTrainedModel, anatomy: Anatomy) -> dict[str, Tensor]:
-        """peft's tensors, where they are no others of ours under other names; `model` carries this method."""
+    def to_peft_tensors(
+        self, state: Mapping[str, Tensor], model: PreTrainedModel, anatomy: Anatomy
+    ) -> dict[str, Tensor]:
+        """peft's tensors for our settled state, where they are no others of ours under other names.
+
+        `model` carries this method. None where peft has no such adapter.
+        """
         return {}
 
     def from_peft_tensors(

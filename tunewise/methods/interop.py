@@ -84,7 +84,9 @@ def to_peft(tuned: Tuned, base_name: str) -> PeftForm | None:
                 keys[tensor] = end
             else:
                 keys[f"delta.{site.name}.{tensor}"] = end if names.bare else f"{PREFIX}{site.module}.{end}"
-    tensors = tuned.method.to_peft_tensors(tuned.model, tuned.anatomy)
+    tensors = tuned.method.to_peft_tensors(tuned.settled_state(), tuned.model, tuned.anatomy)
+    if names.converted and not tensors:
+        return None
     if tensors:
         tensors |= {keys[f"base.{name}"]: tuned.selected[name].detach().contiguous() for name in head}
     return PeftForm(config, keys, tensors)
@@ -118,7 +120,7 @@ def from_peft(
     chosen, names = _method_for(config)
     _refuse_patterns(config)
     _refuse_other_fields(config, names)
-    _refuse_other_modules(config, model, anatomy)
+    _refuse_other_modules(config, names, model, anatomy)
     # a classifier that the adapter does not hold was not trained with it, and stays what it is
     head = {f"base.{name}": model.get_parameter(name).detach() for name in anatomy.task_head}
     rest = {}
@@ -227,7 +229,9 @@ def _refuse_other_fields(config: Mapping[str, object], names: PeftNames) -> None
             )
 
 
-def _refuse_other_modules(config: Mapping[str, object], model: PreTrainedModel, anatomy: Anatomy) -> None:
+def _refuse_other_modules(
+    config: Mapping[str, object], names: PeftNames, model: PreTrainedModel, anatomy: Anatomy
+) -> None:
     """Only a classifier on top may be saved whole, and only virtual tokens before the encoder's input be had."""
     wanted = config.get("modules_to_save") or []
     there = {path.rsplit(".", 1)[-1] for path, _ in model.named_modules()}
@@ -237,7 +241,7 @@ def _refuse_other_modules(config: Mapping[str, object], model: PreTrainedModel, 
             f"adapter_config.json sets modules_to_save={wanted!r}; {others[0]} is no classifier on top of this base",
             hint="merge the adapter in peft (model.merge_and_unload()) and load the merged model as a base",
         )
-    if config.get("num_transformer_submodules") not in (None, 1):
+    if config.get("num_transformer_submodules") not in (None, 1) and not names.converted:
         raise UserError(
             f"adapter_config.json sets num_transformer_submodules={config['num_transformer_submodules']}: "
             "virtual tokens before the decoder's input too, which has no counterpart here",

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 DECODER, ENCODER, ENCODER_DECODER, VISION = KINDS = ("decoder", "encoder", "encoder_decoder", "vision")
 WRITERS = (DECODER, ENCODER_DECODER)
 """The kinds that write text."""
+PROJECTS_POSITIONS = "deberta-v2"  # its projections to queries and keys run a second time, over relative positions
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ FAMILIES: dict[str, Family | tuple[Family, ...]] = {  # of several rows, the fir
         head="vocab_projector",
         kind=ENCODER,
     ),
-    "deberta-v2": replace(
+    PROJECTS_POSITIONS: replace(
         _BERT,
         layers="deberta.encoder.layer",
         embedding="deberta.embeddings.word_embeddings",
