@@ -262,6 +262,16 @@ def test_a_prefix_that_peft_cannot_run_is_not_written_in_its_format(build, place
     assert torch.equal(our_logits(load_adapter(build(), tmp_path / "adapter")), our_logits(tuned))
 
 
+@pytest.mark.parametrize(
+    ("family", "task"), [("llama", "CAUSAL_LM"), ("bert_classes", "SEQ_CLS"), ("t5", "SEQ_2_SEQ_LM")]
+)
+def test_a_prefix_of_a_base_of_another_size_is_refused(family, task, tmp_path):
+    config = peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=2, num_layers=3)
+    peft.get_peft_model(bases.build(family, torch.float32), config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="prompt_embeddings has shape"):
+        load_adapter(bases.build(family, torch.float32), tmp_path)
+
+
 def test_a_prefix_of_another_kind_of_model_is_refused(tmp_path):
     config = peft.PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=2, num_transformer_submodules=1)
     peft.get_peft_model(bases.build("t5", torch.float32), config).save_pretrained(tmp_path)

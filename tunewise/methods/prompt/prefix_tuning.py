@@ -166,7 +166,12 @@ class PrefixTuning(Method):
     def from_peft_tensors(
         self, tensors: Mapping[str, Tensor], model: PreTrainedModel, anatomy: Anatomy
     ) -> dict[str, Tensor]:
-        rows = tensors["prompt_embeddings"]
+        rows, width = tensors["prompt_embeddings"], len(anatomy.stacks[0]) * 2 * anatomy.keys[0].d_out
+        if rows.shape != (self.virtual_tokens, width):
+            raise UserError(
+                f"prompt_embeddings has shape {tuple(rows.shape)}, this base needs {(self.virtual_tokens, width)}",
+                hint="the adapter belongs to a base of another size",
+            )
         if anatomy.kind == DECODER:
             return self._before_rotation(rows, model, anatomy)
         if anatomy.kind == ENCODER_DECODER:
