@@ -5,7 +5,9 @@ Legend: B rows, T columns (the longest row with its prefix), U columns of the lo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -22,8 +24,11 @@ from tunewise.data.task import Task
 from tunewise.data.written import encode_written
 from tunewise.engine import loss
 from tunewise.engine.batches import IGNORED, Batch, collate
+from tunewise.engine.packing import PackedBatch, label_losses, pack, packed_attention, why_not_packed
 from tunewise.models.families import ENCODER_DECODER
 from tunewise.models.load import Base
+
+logger = logging.getLogger(__name__)
 
 PROBE_TOKENS = 64
 """The end of a prompt that a decoder is probed with."""
@@ -49,11 +54,14 @@ class LabelledBatch:
         return replace(self, inputs=moved, labels=self.labels.to(device, non_blocking=True))
 
 
-AnyBatch = TypeVar("AnyBatch", Batch, LabelledBatch)
+AnyBatch = TypeVar("AnyBatch", Batch, LabelledBatch, PackedBatch)
 
 
 class Objective(Protocol[AnyBatch]):
     """How rows become batches, and what is minimised."""
+
+    layout: str
+    """Packed or padded."""
 
     def collate(self, rows: Sequence[Encoded]) -> AnyBatch:
         """One batch of these rows."""
@@ -67,9 +75,31 @@ class Objective(Protocol[AnyBatch]):
     def loss(self, model: PreTrainedModel, batch: AnyBatch) -> Tensor:
         """The loss summed over all labels of the batch (0-d, at least float32)."""
 
+    def ready(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """What `model` has to be inside of for the losses and their backward."""
 
-def objective_for(base: Base, prefix_ids: Sequence[int] = ()) -> Objective[Any]:
-    """The objective of a base by its head, every sequence beginning with `prefix_ids`."""
+
+class Padded:
+    """Rows padded to one length, which any model reads as it is."""
+
+    layout = "padded"
+
+    def ready(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def row_losses(self, model: PreTrainedModel, batch: Any) -> Tensor:
+        raise NotImplementedError
+
+    def loss(self, model: PreTrainedModel, batch: Any) -> Tensor:
+        return self.row_losses(model, batch).sum()
+
+
+def objective_for(base: Base, prefix_ids: Sequence[int] = (), *, packing: bool = False) -> Objective[Any]:
+    """The objective of a base by its head, every sequence beginning with `prefix_ids`.
+
+    With `packing`, rows stand behind one another without padding where this base, with what is attached to it, runs so
+    (`why_not_packed`).
+    """
     prefix = tuple(prefix_ids)
     if base.tokenizer is None:
         return Images(base)
@@ -77,6 +107,11 @@ def objective_for(base: Base, prefix_ids: Sequence[int] = ()) -> Objective[Any]:
         return Labels(base, prefix)
     if base.anatomy.kind == ENCODER_DECODER:
         return Writing(base, prefix)
+    if packing:
+        reason = why_not_packed(base.model, prefix)
+        if not reason:
+            return PackedNextToken(base.tokenizer.pad_token_id, prefix)
+        logger.info("rows are padded: %s", reason)
     return NextToken(base.tokenizer.pad_token_id, prefix)
 
 
@@ -89,7 +124,7 @@ def encode_rows(base: Base, task: Task, examples: Sequence[Example], max_length:
 
 
 @dataclass(frozen=True)
-class NextToken:
+class NextToken(Padded):
     """A decoder: cross-entropy of the next token, where labels are."""
 
     pad_id: int
@@ -109,7 +144,32 @@ class NextToken:
 
 
 @dataclass(frozen=True)
-class Writing:
+class PackedNextToken:
+    """The same, rows behind one another."""
+
+    layout = "packed"
+    pad_id: int
+    prefix_ids: tuple[int, ...] = ()
+
+    def collate(self, rows: Sequence[Encoded]) -> PackedBatch:
+        return pack(rows, self.pad_id, self.prefix_ids)
+
+    def ready(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        return packed_attention(model)
+
+    def probe(self, row: Encoded) -> dict[str, Tensor]:
+        return NextToken(self.pad_id).probe(row)
+
+    def row_losses(self, model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+        losses = label_losses(model, batch)
+        return losses.new_zeros(len(batch.ids)).index_add(0, batch.rows, losses)
+
+    def loss(self, model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+        return label_losses(model, batch).sum()
+
+
+@dataclass(frozen=True)
+class Writing(Padded):
     """An encoder-decoder: cross-entropy of each token of the answer behind those before it."""
 
     base: Base
@@ -137,12 +197,9 @@ class Writing:
         )
         return flat.view(batch.labels.shape).sum(dim=1)
 
-    def loss(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
-        return self.row_losses(model, batch).sum()
-
 
 @dataclass(frozen=True)
-class Labels:
+class Labels(Padded):
     """A classifier: cross-entropy of classes and tags, the squared error of values."""
 
     base: Base
@@ -182,9 +239,6 @@ class Labels:
             logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="none"
         )
         return each.view(batch.labels.shape).sum(dim=1)
-
-    def loss(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
-        return self.row_losses(model, batch).sum()
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ class _Run:
         self.tuned: Tuned = attach(
             self.model, recipe.method, tokenizer=self.tokenizer, losses=self._losses, seed=recipe.seed
         )
-        self.objective = objective_for(base, self.tuned.prefix_ids)
+        self.objective = objective_for(base, self.tuned.prefix_ids, packing=recipe.train.packing)
         self._begin_the_head()
         self.dev: Questions | LabelledRows | None = None
         self.dev_evaluations: list[Evaluation] = []
@@ -216,6 +216,7 @@ class _Run:
             "peak_bytes": peak_bytes,
             "peak_measure": peak.measure,
             **record.costs(result),
+            "layout": self.objective.layout,
             "n_dropped_demonstrations": test.n_dropped,
             "n_truncated_prompts": test.n_truncated,
             "proofs": proofs,

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from tunewise import files
 from tunewise.data.encode import Encoded
-from tunewise.engine.batches import Batch, epoch_batches
+from tunewise.engine.batches import epoch_batches
 from tunewise.engine.denormals import flushed
-from tunewise.engine.objectives import LabelledBatch, Objective
+from tunewise.engine.objectives import Objective
 from tunewise.errors import UserError
 from tunewise.methods.attach import Tuned
 from tunewise.training import checkpoint
@@ -187,8 +187,9 @@ class _Loop:
             if interrupts.requested:
                 self._optimiser.zero_grad()
                 return False
-            loss = self._objective.loss(self._tuned.model, batch.to(self._device)) / n_labels
-            loss.backward()
+            with self._objective.ready(self._tuned.model):
+                loss = self._objective.loss(self._tuned.model, batch.to(self._device)) / n_labels
+                loss.backward()
             total += loss.detach()
         penalty = self._tuned.method.penalty(self._tuned.deltas)
         if penalty is not None:
@@ -221,7 +222,7 @@ class _Loop:
         watcher.stepped(position.step, mean_loss, n_tokens)
         return True
 
-    def _batches(self, step: int) -> list[Batch | LabelledBatch]:
+    def _batches(self, step: int) -> list[Any]:
         """The batches of one step; a step never crosses from one epoch into the next."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._epoch[0] != epoch:
@@ -254,12 +255,12 @@ class _Loop:
         watcher.evaluated(position.step, score, is_best)
         return self._config.patience is not None and position.n_without_gain >= self._config.patience
 
-    def _not_finite(self, loss: float, batches: list[Batch | LabelledBatch]) -> UserError:
+    def _not_finite(self, loss: float, batches: list[Any]) -> UserError:
         """The error for a loss or gradient that is NaN or infinite, naming the rows that make it so."""
         self._optimiser.zero_grad()
         self._tuned.model.eval()
         culprits: list[str] = []
-        with torch.no_grad():
+        with torch.no_grad(), self._objective.ready(self._tuned.model):
             for batch in batches:
                 losses = self._objective.row_losses(self._tuned.model, batch.to(self._device))
                 finite = losses.isfinite().tolist()

@@ -85,7 +85,7 @@ def check_longest_batch(
     batch = objective.collate(longest).to(tuned.model.device)
     devices = [tuned.model.device] if tuned.model.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices), training_mode(tuned, config):
+        with torch.random.fork_rng(devices), training_mode(tuned, config), objective.ready(tuned.model):
             objective.loss(tuned.model, batch).backward()
     except RuntimeError as error:
         if "out of memory" not in str(error) and "allocate memory" not in str(error):

@@ -53,9 +53,9 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, dout: Tensor):
+    def backward(ctx, *gradients: Tensor):
         q, k, v, lse, starts = ctx.saved_tensors
-        dout = _dense(dout)
+        dout = _dense(gradients[0])
         dq, dk, dv = (torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in (q, k, v))
         native = library()
         assert native is not None

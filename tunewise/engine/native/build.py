@@ -45,9 +45,10 @@ def why_not() -> str:
         return "no C++ compiler (c++, g++ or clang++)"
     try:
         ctypes.CDLL(str(_built()))
+    except subprocess.CalledProcessError as error:
+        return f"the build failed: {(error.stderr.strip().splitlines() or ['no reason given'])[0]}"
     except (OSError, subprocess.SubprocessError) as error:
-        told = getattr(error, "stderr", None) or str(error)
-        return f"the build failed: {str(told).strip().splitlines()[0]}"
+        return f"the build failed: {error}"
     return ""
 
 
