@@ -60,8 +60,9 @@ AnyBatch = TypeVar("AnyBatch", Batch, LabelledBatch, PackedBatch)
 class Objective(Protocol[AnyBatch]):
     """How rows become batches, and what is minimised."""
 
-    layout: str
-    """Packed or padded."""
+    @property
+    def layout(self) -> str:
+        """Packed or padded."""
 
     def collate(self, rows: Sequence[Encoded]) -> AnyBatch:
         """One batch of these rows."""
