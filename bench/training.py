@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bench import peer
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import epoch_batches
+from tunewise.engine.objectives import NextToken
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
 from tunewise.models.precision import choose_dtype
@@ -88,7 +89,8 @@ def measure(work: Work, n_steps: int, n_rounds: int) -> dict[str, object]:
     def ours() -> tuple[float, list[float]]:
         tuned = attach(model(work.shape, getattr(torch, work.dtype)), method)
         with tempfile.TemporaryDirectory() as folder:
-            return _timed(lambda: fit(tuned, data, config, seed=0, folder=Path(folder), pad_id=0).losses)
+            objective = NextToken(0, tuned.prefix_ids)
+            return _timed(lambda: fit(tuned, data, config, seed=0, folder=Path(folder), objective=objective).losses)
 
     def theirs() -> tuple[float, list[float]]:
         plain = model(work.shape, torch.float32)

@@ -1,9 +1,24 @@
-"""A random base on disk with a tokenizer of its own, and a task that it can learn, for whole runs in a second."""
+"""Random bases on disk with tokenizers of their own, and tasks that they can learn, for whole runs in a second."""
 
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from PIL import Image
+from tokenizers import processors
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTModel,
+)
 
 from tests.bytes_tokenizer import VOCABULARY, bytes_tokenizer
 
@@ -28,3 +43,63 @@ def write_reviews(path: Path, n: int = 60) -> Path:
     rows = [f"the {'soup' if i % 3 else 'boat'} {i} was {'good' if i % 2 else 'bad'},{i % 2}" for i in range(n)]
     path.write_text("text,label\n" + "\n".join(rows) + "\n", "utf-8")
     return path
+
+
+def write_encoder(folder: Path) -> Path:
+    """A two-layer BERT that no classifier has been put on, with a tokenizer that knows pairs."""
+    tokenizer = bytes_tokenizer(begin=False)
+    raw = tokenizer.backend_tokenizer
+    raw.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    named = {"pad_token": "<pad>", "cls_token": "<s>", "sep_token": "</s>"}
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    PreTrainedTokenizerFast(tokenizer_object=raw, model_input_names=inputs, **named).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=96, pad_token_id=0, initializer_range=0.1,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    _save(BertModel, config, folder)
+    return folder
+
+
+def write_encoder_decoder(folder: Path) -> Path:
+    """A T5 of two layers each, with a tokenizer that ends every text."""
+    raw = bytes_tokenizer(begin=False).backend_tokenizer
+    raw.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="</s>").save_pretrained(folder)
+    config = T5Config(
+        vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, dropout_rate=0.0,
+        pad_token_id=0, eos_token_id=2, decoder_start_token_id=0,
+    )  # fmt: skip
+    _save(T5ForConditionalGeneration, config, folder)
+    return folder
+
+
+def write_image_model(folder: Path) -> Path:
+    """A two-layer ViT for pictures of 8 x 8 points."""
+    config = ViTConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=8, patch_size=4,
+        initializer_range=0.1,
+    )  # fmt: skip
+    _save(ViTModel, config, folder)
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder)
+    return folder
+
+
+def write_pictures(folder: Path, n: int = 20) -> Path:
+    """Bright and dark pictures, a folder for each."""
+    generator = torch.Generator().manual_seed(0)
+    for label, low in (("bright", 150), ("dark", 0)):
+        (folder / label).mkdir(parents=True)
+        for number in range(n):
+            points = torch.randint(low, low + 100, (8, 8, 3), generator=generator, dtype=torch.uint8)
+            Image.fromarray(points.numpy()).save(folder / label / f"{number}.png")
+    return folder
+
+
+def _save(model: type[PreTrainedModel], config: PreTrainedConfig, folder: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model(config).save_pretrained(folder)

@@ -10,6 +10,7 @@ import torch
 
 from tests.small_base import QUICK, write_base, write_reviews
 from tunewise.config import parse, read_yaml
+from tunewise.engine.objectives import NextToken
 from tunewise.errors import UserError
 from tunewise.files import verify
 from tunewise.methods import METHODS
@@ -274,7 +275,7 @@ def test_a_batch_that_does_not_fit_says_what_to_change(base):
 
     hook = base.model.register_forward_pre_hook(exhausted)
     with pytest.raises(UserError, match="longest batch does not fit") as caught:
-        check_longest_batch(tuned, load_rows(base), TrainConfig(batch_size=4), 0)
+        check_longest_batch(tuned, load_rows(base), TrainConfig(batch_size=4), NextToken(0))
     assert "train.batch_size=2 train.accumulation=2" in caught.value.hint
     hook.remove()
     tuned.detach()
@@ -286,7 +287,7 @@ def test_proofs_fail_where_they_should(place):
     from tunewise.methods.attach import attach
 
     own = load_base(str(place / "base"), "float32")
-    prompts = [[1, 5, 9], [1, 7]]
+    prompts = [{"input_ids": torch.tensor([ids])} for ids in ([1, 5, 9], [1, 7])]
     logits, sums = probe_logits(own.model, prompts), checksums(own.model)
     tuned = attach(own.model, parse_method("lora"))
     proofs, _ = check_tuned(tuned, prompts, logits, sums)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tunewise.methods.attach import Tuned, attach, count
     from tunewise.methods.several import Adapters
     from tunewise.methods.store import load_adapter, save_adapter
+    from tunewise.models.heads import TaskHead
     from tunewise.models.load import load_base
     from tunewise.planning import plan
     from tunewise.run import combine_adapters, compare_adapters, evaluate, train
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "TaskHead": "tunewise.models.heads",
     "UserError": "tunewise.errors",
     "METHODS": "tunewise.methods",
     "Adapters": "tunewise.methods.several",
@@ -42,6 +44,7 @@ _HOME = {
 __all__ = [
     "METHODS",
     "Adapters",
+    "TaskHead",
     "Tuned",
     "UserError",
     "attach",

@@ -15,6 +15,8 @@ from tunewise.errors import UserError
 from tunewise.evaluation.evaluate import evaluate_task
 from tunewise.evaluation.questions import ask, stop_text
 from tunewise.evaluation.retention import retention_loss
+from tunewise.models.anatomy import read_anatomy
+from tunewise.models.load import Base
 
 TOKENIZER = bytes_tokenizer()
 
@@ -31,6 +33,10 @@ def base(context=256):
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
+
+
+def as_base(model):
+    return Base(model, TOKENIZER, read_anatomy(model), "random", "", model.dtype)
 
 
 def examples(name, n, labels):
@@ -67,7 +73,7 @@ def log_probability(model, prompt, option, prefix=()):
 @pytest.mark.parametrize("prefix", [(), (11, 12)], ids=["plain", "prefix"])
 def test_the_most_probable_label_is_chosen(labels, prefix):
     model, asked = base(), task(labels=labels)
-    found = evaluate_task(model, TOKENIZER, asked, asked.test, prefix_ids=prefix, batch_size=3)
+    found = evaluate_task(as_base(model), asked, asked.test, prefix_ids=prefix, batch_size=3)
     n_right = 0
     for example, row in zip(asked.test, found.predictions, strict=True):
         expected = {label: log_probability(model, example.prompt, f" {label}", prefix) for label in labels}
@@ -83,13 +89,13 @@ def test_the_most_probable_label_is_chosen(labels, prefix):
 
 def test_the_loss_is_of_the_expected_answers_tokens():
     model, asked = base(), task(labels=("positive", "kitchen water"), metrics=("loss", "accuracy"))
-    found = evaluate_task(model, TOKENIZER, asked, asked.test)
+    found = evaluate_task(as_base(model), asked, asked.test)
     total = sum(log_probability(model, example.prompt, example.answer) for example in asked.test)
     n_tokens = sum(len(encode_answer(example.prompt, example.answer, TOKENIZER)) for example in asked.test)
     assert found.metrics["loss"] == pytest.approx(-total / n_tokens, abs=1e-8)
     assert found.main == -found.metrics["loss"]
     generating = replace(asked, kind="generation", labels=())
-    assert evaluate_task(model, TOKENIZER, generating, asked.test).metrics["loss"] == pytest.approx(-total / n_tokens)
+    assert evaluate_task(as_base(model), generating, asked.test).metrics["loss"] == pytest.approx(-total / n_tokens)
 
 
 def test_demonstrations_stand_before_every_question():
@@ -107,7 +113,7 @@ def test_demonstrations_stand_before_every_question():
     assert again == questions
     assert other.demonstrations != questions.demonstrations
     model = base()
-    found = evaluate_task(model, TOKENIZER, asked, asked.test, shots=4, seed=1)
+    found = evaluate_task(as_base(model), asked, asked.test, shots=4, seed=1)
     expected = log_probability(model, f"{shown}\n\n{asked.test[3].prompt}", " good")
     assert found.predictions[3]["scores"]["good"] == pytest.approx(expected, abs=1e-6)
 
@@ -122,7 +128,7 @@ def test_demonstrations_that_do_not_fit_are_left_out_from_the_front():
     for example, prompt, n_dropped in zip(asked.test, cut.prompts, cut.n_dropped, strict=True):
         shown = [each.prompt + each.answer for each in whole.demonstrations[n_dropped:]]
         assert prompt == encode_prompt("\n\n".join([*shown, example.prompt]), TOKENIZER)
-    found = evaluate_task(base(context=room), TOKENIZER, asked, asked.test, shots=4)
+    found = evaluate_task(as_base(base(context=room)), asked, asked.test, shots=4)
     assert found.n_dropped == sum(cut.n_dropped)
     assert found.n_truncated == 0
 
@@ -139,12 +145,12 @@ def test_a_question_longer_than_the_context_loses_its_beginning():
         assert n_dropped == 2
         assert truncated == (len(whole) > budget)
         assert prompt == (whole if not truncated else [1, *whole[1 - budget :]])
-    assert evaluate_task(base(context=8), TOKENIZER, asked, asked.test).n_truncated > 0
+    assert evaluate_task(as_base(base(context=8)), asked, asked.test).n_truncated > 0
 
 
 def test_generation_is_greedy_and_returns_rows_in_order():
     model, asked = base(), task(kind="generation", metrics=("exact_match", "chrf"))
-    found = evaluate_task(model, TOKENIZER, asked, asked.test, batch_size=3)
+    found = evaluate_task(as_base(model), asked, asked.test, batch_size=3)
     for example, row in zip(asked.test, found.predictions, strict=True):
         ids = torch.tensor([encode_prompt(example.prompt, TOKENIZER)])
         out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6)
@@ -165,8 +171,8 @@ def test_documents_are_scored_in_nats_per_token():
         task("language_modelling", metrics=("loss",)),
         test=tuple(Example(str(i), (Part(text, True),), None, i) for i, text in enumerate(texts)),
     )
-    found = evaluate_task(model, TOKENIZER, asked, asked.test)
-    total, per_document = retention_loss(model, TOKENIZER, texts)
+    found = evaluate_task(as_base(model), asked, asked.test)
+    total, per_document = retention_loss(as_base(model), texts)
     expected, n_tokens = [], []
     for text in texts:
         ids = encode_prompt(text, TOKENIZER)
@@ -176,13 +182,13 @@ def test_documents_are_scored_in_nats_per_token():
     assert [row["loss"] for row in found.predictions] == per_document
     mean = sum(loss * n for loss, n in zip(expected, n_tokens, strict=True)) / sum(n_tokens)
     assert found.metrics["loss"] == total == pytest.approx(mean, abs=1e-6)
-    shortened, _ = retention_loss(model, TOKENIZER, texts, longest=3)
-    assert shortened == retention_loss(base(context=3), TOKENIZER, texts)[0]
+    shortened, _ = retention_loss(as_base(model), texts, longest=3)
+    assert shortened == retention_loss(as_base(base(context=3)), texts)[0]
 
 
 def test_nothing_to_ask_or_to_show_is_refused():
     asked = replace(task(), train=(), dev=())
     with pytest.raises(UserError, match="has no examples"):
-        evaluate_task(base(), TOKENIZER, asked, asked.dev)
+        evaluate_task(as_base(base()), asked, asked.dev)
     with pytest.raises(UserError, match="no training examples to show"):
-        evaluate_task(base(), TOKENIZER, asked, asked.test, shots=2)
+        evaluate_task(as_base(base()), asked, asked.test, shots=2)

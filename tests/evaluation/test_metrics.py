@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from tunewise.errors import UserError
-from tunewise.evaluation.metrics import METRICS, score
+from tunewise.evaluation.metrics import METRICS, score, spans
 
 labels = st.sampled_from(["ham", "spam", "eggs"])
 label_pairs = st.lists(st.tuples(labels, labels), min_size=1, max_size=40)
@@ -92,8 +92,42 @@ def test_exact_match_ignores_white_space_only():
 def test_a_perfect_answer_scores_a_hundred_everywhere():
     told = ["the cat sat on the mat", "a dog ran to the old harbour"]
     names = [name for name, metric in METRICS.items() if metric.fn]
-    assert len(names) == 9
+    numbers = [name for name in names if name in ("pearson", "spearman", "rmse")]
+    names = [name for name in names if name not in (*numbers, "span_f1")]
+    assert (len(names), len(numbers)) == (10, 3)
     assert score(names, told, told) == pytest.approx(dict.fromkeys(names, 100.0))
+
+
+def test_correlations_and_distance_of_values():
+    told, right = ["1.5", "2.0", "4.0", "3.0"], ["1.0", "2.5", "5.0", "4.5"]
+    got = score(["pearson", "spearman", "rmse"], told, right)
+    x, y = ([float(text) for text in texts] for texts in (told, right))
+    mx, my = sum(x) / 4, sum(y) / 4
+    covariance = sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True))
+    spread = (sum((a - mx) ** 2 for a in x) * sum((b - my) ** 2 for b in y)) ** 0.5
+    assert got["pearson"] == pytest.approx(100 * covariance / spread)
+    assert got["spearman"] == pytest.approx(100.0)  # both put the four in the same order
+    assert got["rmse"] == pytest.approx((sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) / 4) ** 0.5)
+    assert score(["pearson", "spearman"], ["1", "1"], ["1", "2"]) == {"pearson": 0.0, "spearman": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("tags", "found"),
+    [
+        ("O B-PER I-PER O", {("PER", 1, 3)}),
+        ("B-PER B-PER", {("PER", 0, 1), ("PER", 1, 2)}),
+        ("B-LOC I-PER", {("LOC", 0, 1), ("PER", 1, 2)}),
+        ("I-LOC I-LOC O I-LOC", {("LOC", 0, 2), ("LOC", 3, 4)}),
+        ("O O", set()),
+    ],
+)
+def test_spans_are_those_of_the_conll_script(tags, found):
+    assert spans(tags) == found
+
+
+def test_span_f1_counts_whole_spans():
+    got = score(["span_f1", "token_accuracy"], ["B-A I-A O B-B"], ["B-A O O B-B"])
+    assert got == {"span_f1": pytest.approx(50.0), "token_accuracy": pytest.approx(75.0)}
 
 
 def test_empty_answers_score_nothing():

@@ -12,8 +12,9 @@ from tunewise.errors import UserError
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import attach
 from tunewise.methods.base import Delta, Method
+from tunewise.methods.reparam import eva
 from tunewise.methods.reparam.intrinsic import walsh_hadamard
-from tunewise.methods.store import save_adapter
+from tunewise.methods.store import load_adapter, save_adapter
 from tunewise.models.weights import dense_weight
 
 IDS = torch.tensor([[5, 9, 33, 20, 7]])
@@ -58,6 +59,63 @@ def test_lora_starts():
     gaussian = delta_of(parse_method({"name": "lora", "rank": 16, "init": "gaussian"}), ".q").lora_A
     assert gaussian.std().item() == pytest.approx(1 / 16, rel=0.15)
     assert gaussian.abs().max() > 2 / 16
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert_classes", "t5"])
+def test_lora_starts_where_its_inputs_vary_most(family, one_pass, monkeypatch):
+    """A is the leading right singular vectors of the centred inputs, by a plain SVD of them all in float64."""
+    if not one_pass:
+        monkeypatch.setattr(eva, "MOMENT_BYTES", 1)
+    monkeypatch.setattr(eva, "EXAMPLES", 4)
+    rows = torch.randint(3, 60, (6, 1, 9), generator=torch.Generator().manual_seed(1))
+    model, plain = bases.build(family), bases.build(family)
+    fields = {"name": "lora", "rank": {"*": 3, "down": 5}, "init": "eva", "roles": ["v", "down"]}
+    tuned = attach(model, parse_method(fields), losses=lambda: (bases.logits(model, row).sum() for row in rows))
+    seen: dict[str, list[torch.Tensor]] = {name: [] for name in tuned.deltas}
+    for name, inputs in seen.items():
+        module = plain.get_submodule(tuned.site(name).module)
+        module.register_forward_hook(lambda _, args, __, inputs=inputs: inputs.append(args[0].detach().flatten(0, -2)))
+    for row in rows[:4]:
+        bases.logits(plain, row)
+    for name, delta in tuned.deltas.items():
+        x = torch.cat(seen[name])
+        assert len(x) in (4 * 9, 4 * 4)  # the decoder of an encoder-decoder reads four tokens a row
+        expected = torch.linalg.svd(x - x.mean(0)).Vh[: len(delta.lora_A)]
+        signs = (expected * delta.lora_A.detach()).sum(1, keepdim=True).sign()
+        torch.testing.assert_close(delta.lora_A.detach(), signs * expected, rtol=0, atol=1e-9)
+        assert len(delta.lora_A) == (5 if name.endswith("down") else 3)
+        assert not delta.lora_B.any()
+    assert not any(module._forward_pre_hooks for module in model.modules()), "nothing goes on looking"
+    with torch.no_grad():
+        assert torch.equal(bases.logits(model, IDS), bases.logits(plain, IDS))
+
+
+def test_lora_cannot_start_from_inputs_it_has_not_seen():
+    method = parse_method({"name": "lora", "rank": 8, "init": "eva"})
+    with pytest.raises(UserError, match="looks at training examples before it starts") as caught:
+        attach(bases.build("llama"), method)
+    assert "method.init=kaiming" in caught.value.hint
+    model = bases.build("llama")
+    with pytest.raises(UserError, match=r"vary in 4 directions at most \(5 tokens of width 32\), method\.rank=8"):
+        attach(model, method, losses=lambda: (model(IDS).logits.sum() for _ in range(1)))
+    with pytest.raises(UserError, match="vary in 0 directions at most"):
+        attach(model, method, losses=lambda: ())
+
+
+@pytest.mark.parametrize("name", ["lora", "dora"])
+def test_a_start_from_inputs_is_saved_and_loaded_without_them(name, tmp_path):
+    model = bases.build("llama", torch.float32)
+    tuned = attach(
+        model,
+        parse_method({"name": name, "rank": 3, "init": "eva"}),
+        losses=lambda: (model(IDS).logits.sum() for _ in range(2)),
+    )
+    trained(tuned)
+    save_adapter(tuned, tmp_path / "adapter")
+    fresh = load_adapter(bases.build("llama", torch.float32), tmp_path / "adapter")
+    assert fresh.method == tuned.method
+    assert torch.equal(fresh.model(IDS).logits, tuned.model(IDS).logits)
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])

@@ -50,6 +50,15 @@ def test_prompt_tuning_of_t5_xxl_with_five_tokens() -> None:
     assert count(model, parse_method({"name": "prompt_tuning", "virtual_tokens": 5})) == 20_480
 
 
+def test_prefix_tuning_of_t5_large_as_in_pefts_guide() -> None:
+    """983,040 of 738,651,136 (0.133 %), printed in its guide to prefix tuning for sequence-to-sequence models."""
+    shape = transformers.T5Config(vocab_size=32128, d_model=1024, d_kv=64, d_ff=4096, num_layers=24, num_heads=16)
+    model = shell(transformers.AutoModelForSeq2SeqLM, shape)
+    n = count(model, parse_method({"name": "prefix_tuning", "virtual_tokens": 20, "placement": "decoder"}))
+    assert n == 983_040
+    assert sum(p.numel() for p in model.parameters()) + n == 738_651_136
+
+
 def test_bitfit_on_bert_large() -> None:
     """Ben Zaken et al. 2022, arXiv:2106.10199, section 3.1: 0.08 % of BERT-large."""
     model = shell(transformers.AutoModelForMaskedLM, BERT_LARGE)

@@ -11,7 +11,7 @@ from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
 from tunewise.methods.store import check_probe, load_adapter, read_card, save_adapter
 
-PROMPTS = [[5, 9, 33], [8, 8, 60, 12, 50]]
+PROMPTS = [{"input_ids": torch.tensor([ids])} for ids in [[5, 9, 33], [8, 8, 60, 12, 50]]]
 
 
 @pytest.fixture

@@ -167,6 +167,46 @@ def test_starts_from_the_weight_are_pefts(start, rslora, tmp_path):
     assert json.loads((tmp_path / "ours" / "adapter_config.json").read_text())["r"] == 8
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert_classes"])
+def test_the_start_from_the_inputs_is_pefts(family):
+    """The same subspace at every site, by its principal angles; rank 16 of 32, where peft's randomised SVD is exact."""
+    rows = torch.randint(3, 60, (16, 24), generator=torch.Generator().manual_seed(1))
+    model = bases.build(family, torch.float32)
+    method = parse_method({"name": "lora", "rank": 16, "init": "eva", "roles": roles(family)})
+    tuned = attach(model, method, losses=lambda: (bases.logits(model, row[None]).sum() for row in rows))
+    config = peft.LoraConfig(
+        r=16,
+        init_lora_weights="eva",
+        eva_config=peft.EvaConfig(rho=1.0),  # every site keeps its rank
+        target_modules=leaf_names(family),
+        fan_in_fan_out=family == "gpt2",
+    )
+    theirs = peft.get_peft_model(bases.build(family, torch.float32), config, low_cpu_mem_usage=True)
+    peft.initialize_lora_eva_weights(theirs, [{"input_ids": rows}], show_progress_bar=False)
+    for name, delta in tuned.deltas.items():
+        layer = theirs.get_submodule(f"base_model.model.{tuned.site(name).module}")
+        a = layer.lora_A["default"].weight
+        cosines = torch.linalg.svdvals((a @ delta.lora_A.T).double().detach())
+        assert cosines.min() > 1 - 1e-4, name
+        torch.testing.assert_close(a.norm(dim=1), delta.lora_A.norm(dim=1), rtol=0, atol=1e-5)
+        assert not layer.lora_B["default"].weight.any()
+    assert len(tuned.deltas) >= 4
+
+
+def test_we_read_what_peft_started_from_inputs(tmp_path):
+    """With peft's own default, which gives ranks to the sites whose inputs vary most."""
+    rows = torch.randint(3, 60, (16, 24), generator=torch.Generator().manual_seed(1))
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, init_lora_weights="eva", target_modules=["q_proj", "v_proj"])
+    theirs = peft.get_peft_model(bases.build("llama", torch.float32), config, low_cpu_mem_usage=True)
+    peft.initialize_lora_eva_weights(theirs, [{"input_ids": rows}], show_progress_bar=False)
+    randomise(p for p in theirs.parameters() if p.requires_grad)
+    theirs.save_pretrained(tmp_path / "theirs")
+    tuned = load_adapter(bases.build("llama", torch.float32), tmp_path / "theirs")
+    torch.testing.assert_close(tuned.model(IDS).logits, theirs(input_ids=IDS).logits, rtol=0, atol=1e-5)
+    ranks = [len(delta.lora_A) for delta in tuned.deltas.values()]
+    assert sum(ranks) == 4 * len(ranks)
+
+
 def test_lora_plus_groups_are_pefts():
     tuned = attach(bases.build("llama", torch.float32), parse_method({"name": "lora", "b_rate": 16}))
     optimiser = Optimiser(tuned.trainable, 0.0, tuned.method.learning_rate_factor)

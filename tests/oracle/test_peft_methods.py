@@ -7,6 +7,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import T5Config, T5ForConditionalGeneration
 
 from tests import bases
 from tunewise.errors import UserError
@@ -65,7 +66,16 @@ PEERS = [
         {"virtual_tokens": 3},
         peft.PrefixTuningConfig,
         {"num_virtual_tokens": 3},
-        (*FAMILIES, "gemma2"),
+        (*FAMILIES, "gemma2", "bert_classes", "bert_tokens", "roberta_classes"),
+        at_sites=False,
+        soft=True,
+    ),
+    Peer(
+        "prefix_tuning",
+        {"virtual_tokens": 3, "placement": "decoder"},
+        peft.PrefixTuningConfig,
+        {"num_virtual_tokens": 3},
+        ("t5", "t5_gated", "mt5", "bart"),
         at_sites=False,
         soft=True,
     ),
@@ -188,6 +198,87 @@ def test_keys_and_fields_are_those_peft_writes(peer, family, tmp_path):
             assert reference[name] == value, name
 
 
+INSIDE = ("bert_classes", "bert_tokens", "roberta_classes", "t5", "t5_gated", "mt5", "bart")
+
+
+@pytest.mark.parametrize("family", INSIDE)
+def test_a_prefix_inside_gets_the_gradients_that_it_gets_in_peft(family, tmp_path):
+    peer = next(p for p in PEERS if p.name == "prefix_tuning" and family in p.families)
+    model = theirs(peer, family)
+    randomise(p for p in model.parameters() if p.requires_grad)
+    model.eval().save_pretrained(tmp_path / "adapter")
+    tuned = load_adapter(bases.build(family, torch.float32), tmp_path / "adapter")
+    for logits in (our_logits(tuned), their_logits(peer, model)):
+        logits.square().mean().backward()
+    table = tuned.trainable.get("shared.values")
+    values = [tuned.trainable[f"delta.{site.name}.values"] for site in tuned.anatomy.find(["k", "v"]) if table is None]
+    found = torch.cat([value.grad for value in values], dim=1) if table is None else table.grad
+    expected = model.prompt_encoder["default"].embedding.weight.grad
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (expected.abs().sum(dim=0) > 0).sum() >= expected.shape[1] // 2
+    for name in tuned.anatomy.task_head:
+        top, _, rest = name.partition(".")
+        whole = model.get_parameter(f"base_model.{top}.modules_to_save.default.{rest}")
+        torch.testing.assert_close(tuned.trainable[f"base.{name}"].grad, whole.grad, rtol=1e-4, atol=1e-4)
+
+
+def stacks(n_encoder: int, n_decoder: int) -> T5ForConditionalGeneration:
+    """A small T5 of this depth."""
+    shape = {**bases.CONFIGS["t5"], "num_layers": n_encoder, "num_decoder_layers": n_decoder}
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(T5Config(**shape))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("depth", [(3, 3), (4, 4), (4, 3), (1, 1)])
+def test_decoders_of_every_depth_read_the_rows_that_peft_reads(depth, tmp_path):
+    config = peft.PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=2)
+    model = peft.get_peft_model(stacks(*depth), config)
+    randomise(p for p in model.parameters() if p.requires_grad)
+    model.eval().save_pretrained(tmp_path / "theirs")
+    tuned = load_adapter(stacks(*depth), tmp_path / "theirs")
+    torch.testing.assert_close(our_logits(tuned), bases.logits(model, IDS), rtol=0, atol=1e-5)
+    save_adapter(tuned, tmp_path / "ours")
+    again = peft.PeftModel.from_pretrained(stacks(*depth), tmp_path / "ours")
+    torch.testing.assert_close(bases.logits(again, IDS), our_logits(tuned), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("build", "placement"),
+    [
+        (lambda: stacks(2, 3), "decoder"),
+        (lambda: stacks(2, 2), "everywhere"),
+        (lambda: bases.build("distilbert_classes", torch.float32), "everywhere"),
+    ],
+)
+def test_a_prefix_that_peft_cannot_run_is_not_written_in_its_format(build, placement, tmp_path):
+    method = parse_method({"name": "prefix_tuning", "virtual_tokens": 2, "placement": placement})
+    tuned = attach(build(), method)
+    randomise(tuned.trainable.values())
+    save_adapter(tuned, tmp_path / "adapter")
+    assert not (tmp_path / "adapter" / "adapter_config.json").exists()
+    assert torch.equal(our_logits(load_adapter(build(), tmp_path / "adapter")), our_logits(tuned))
+
+
+@pytest.mark.parametrize(
+    ("family", "task"), [("llama", "CAUSAL_LM"), ("bert_classes", "SEQ_CLS"), ("t5", "SEQ_2_SEQ_LM")]
+)
+def test_a_prefix_of_a_base_of_another_size_is_refused(family, task, tmp_path):
+    config = peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=2, num_layers=3)
+    peft.get_peft_model(bases.build(family, torch.float32), config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="prompt_embeddings has shape"):
+        load_adapter(bases.build(family, torch.float32), tmp_path)
+
+
+def test_a_prefix_of_another_kind_of_model_is_refused(tmp_path):
+    config = peft.PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=2, num_transformer_submodules=1)
+    peft.get_peft_model(bases.build("t5", torch.float32), config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="num_transformer_submodules=1"):
+        load_adapter(bases.build("t5", torch.float32), tmp_path)
+
+
 def test_adalora_cuts_what_peft_cuts():
     """Thirty steps side by side from the same start: the same triplets are left, and the logits are the same."""
     n_steps = 30
@@ -223,6 +314,61 @@ def test_adalora_cuts_what_peft_cuts():
     assert len(set(left)) > 1, "the budget went where it was needed"
     assert sorted(int((delta.lora_E != 0).sum()) for delta in tuned.deltas.values()) == left
     torch.testing.assert_close(our_logits(tuned), bases.logits(model.eval(), IDS), rtol=0, atol=1e-4)
+
+
+def cut_by_peft(family: str, n_steps: int = 12) -> peft.PeftModel:
+    """An adapter that peft has trained and cut: 8 triplets a site at the start, 2 on average at the end."""
+    config = peft.AdaLoraConfig(
+        **bases.peft_task(family), init_r=8, target_r=2, lora_alpha=12, tinit=1, tfinal=2, deltaT=2,
+        total_step=n_steps, target_modules=LEAVES[family], fan_in_fan_out=family == "gpt2",
+    )  # fmt: skip
+    model = peft.get_peft_model(bases.build(family, torch.float32), config)
+    randomise(p for p in model.parameters() if p.requires_grad)
+    optimiser = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=5e-3)
+    for step in range(1, n_steps + 1):
+        bases.logits(model, IDS).square().mean().backward()
+        optimiser.step()
+        model.base_model.update_and_allocate(step)
+        optimiser.zero_grad()
+    return model.eval()
+
+
+LEAVES = {"llama": ["q_proj", "v_proj"], "gpt2": ["attn.c_attn", "mlp.c_proj"], "bert_classes": ["query", "value"]}
+
+
+@pytest.mark.parametrize("family", LEAVES)
+def test_what_peft_has_cut_is_read_whole_and_read_again(family, tmp_path):
+    """peft's file holds the kept triplets alone, ours all of them, with zeros, which peft reads without a list."""
+    model = cut_by_peft(family)
+    expected = bases.logits(model, IDS)
+    model.save_pretrained(tmp_path / "theirs")
+    pattern = json.loads((tmp_path / "theirs" / "adapter_config.json").read_text())["rank_pattern"]
+    kept = [sum(is_kept) for is_kept in pattern.values()]
+    assert sum(kept) == 2 * len(kept)
+    assert len(set(kept)) > 1
+    stored = load_file(tmp_path / "theirs" / "adapter_model.safetensors")
+    assert sorted(len(tensor) for key, tensor in stored.items() if key.endswith("lora_E")) == sorted(kept)
+    tuned = load_adapter(bases.build(family, torch.float32), tmp_path / "theirs")
+    torch.testing.assert_close(our_logits(tuned), expected, rtol=0, atol=1e-5)
+    assert (expected - bases.logits(bases.build(family, torch.float32), IDS)).abs().max() > 1e-3
+    assert sorted(int((delta.lora_E != 0).sum()) for delta in tuned.deltas.values()) == sorted(kept)
+    assert {len(delta.lora_E) for delta in tuned.deltas.values()} == {8}
+    save_adapter(tuned, tmp_path / "ours")
+    back = peft.PeftModel.from_pretrained(bases.build(family, torch.float32), tmp_path / "ours")
+    torch.testing.assert_close(bases.logits(back.eval(), IDS), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("lie", ["of another rank", "of other triplets", "of no module"])
+def test_a_list_of_kept_triplets_that_lies_is_refused(lie, tmp_path):
+    cut_by_peft("llama").save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    config = json.loads(path.read_text())
+    key, is_kept = next(iter(config["rank_pattern"].items()))
+    changed = {"of another rank": [*is_kept, False], "of other triplets": [not kept for kept in is_kept]}
+    config["rank_pattern"] |= {"model.nowhere.lora_E" if lie == "of no module" else key: changed.get(lie, is_kept)}
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="rank_pattern keeps"):
+        load_adapter(bases.build("llama", torch.float32), tmp_path)
 
 
 def test_every_method_that_names_peft_is_held_against_it():

@@ -7,6 +7,8 @@ from bench import peer
 from tests import bases
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import epoch_batches
+from tunewise.engine.native.build import library, why_not
+from tunewise.engine.objectives import NextToken, PackedNextToken
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
 from tunewise.training.config import TrainConfig
@@ -25,8 +27,11 @@ def rows_of_unlike_length(n: int) -> list[Encoded]:
     return rows
 
 
+@pytest.mark.parametrize("objective", [NextToken(0), PackedNextToken(0)], ids=lambda objective: objective.layout)
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_the_losses_of_every_step_are_trainers(accumulation, tmp_path):
+def test_the_losses_of_every_step_are_trainers(accumulation, objective, tmp_path):
+    if objective.layout == "packed" and library() is None:
+        pytest.skip(f"no kernels here: {why_not()}")
     rows = rows_of_unlike_length(48)
     config = TrainConfig(
         steps=48 // (8 * accumulation), batch_size=8, accumulation=accumulation, learning_rate=5e-3,
@@ -34,7 +39,7 @@ def test_the_losses_of_every_step_are_trainers(accumulation, tmp_path):
     )  # fmt: skip
     tuned = attach(bases.build("llama", torch.float32), parse_method({"name": "lora", "rank": 4}), seed=1)
     wrapped = peer.with_lora(bases.build("llama", torch.float32), tuned, ["q_proj", "v_proj"])
-    ours = fit(tuned, rows, config, seed=0, folder=tmp_path, pad_id=0).losses
+    ours = fit(tuned, rows, config, seed=0, folder=tmp_path, objective=objective).losses
     in_our_order = [rows[i] for batch in epoch_batches([len(row.ids) for row in rows], 8, 0, 0) for i in batch]
     theirs = peer.train(wrapped, in_our_order, config)
     assert len(ours) == len(theirs) == config.steps

@@ -55,3 +55,17 @@ def test_every_method_has_a_row_and_nothing_is_allocated(llama_2_7b):
 def test_what_cannot_act_says_why(llama_2_7b):
     with pytest.raises(UserError, match="0 biases"):
         plan(llama_2_7b, ["bitfit"])
+
+
+def test_bases_that_write_no_text_get_a_classifier_and_t5_none(tmp_path):
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "t5").mkdir()
+    bert = plan(folder_with(tmp_path / "bert", {"model_type": "bert", "num_labels": 2}))
+    counts = {row.method.name: row.n_trainable for row in bert}
+    assert bert[0].n_base == 109_483_778  # transformers' bert-base-uncased with two classes
+    assert counts["head"] == 2 * 768 + 2
+    assert counts["lora"] == 2 * 12 * 8 * (768 + 768) + 1538  # peft's 296,450 with its classifier
+    assert {"full", "prompt_tuning"} <= counts.keys()
+    t5 = {"model_type": "t5", "d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "vocab_size": 32128}
+    (row,) = plan(folder_with(tmp_path / "t5", t5), ["prompt_tuning"])
+    assert (row.n_base, row.n_trainable) == (60_506_624, 20 * 512)  # t5-small

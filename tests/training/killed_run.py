@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from tests.bases import build
 from tests.rows import random_rows
+from tunewise.engine.objectives import NextToken
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
 from tunewise.training.config import TrainConfig
@@ -32,7 +33,9 @@ def carry_out(folder: str) -> None:
         """Wanders up and down as training goes on, and draws random numbers as a careless metric might."""
         return float(sum(tensor.sum() for tensor in tuned.state().values()).sin()) + float(torch.rand(()))
 
-    result = fit(tuned, rows, CONFIG, seed=3, folder=Path(folder), pad_id=0, dev_score=dev_score)
+    result = fit(
+        tuned, rows, CONFIG, seed=3, folder=Path(folder), objective=NextToken(0, tuned.prefix_ids), dev_score=dev_score
+    )
     losses = torch.tensor(result.losses, dtype=torch.float64)
     save_file({**tuned.state(), "losses": losses}, Path(folder) / "result.safetensors")
 

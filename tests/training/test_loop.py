@@ -7,6 +7,7 @@ import torch
 
 from tests.bases import build
 from tests.rows import random_rows
+from tunewise.engine.objectives import NextToken
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
@@ -22,7 +23,16 @@ def lora(dtype=torch.float32, dropout=0.0):
 
 def train(tuned, rows, folder, dev_score=None, progress=None, **fields):
     config = TrainConfig(**{"learning_rate": 1e-2, "batch_size": 4, "schedule": "constant", **fields})
-    return fit(tuned, rows, config, seed=0, folder=folder, pad_id=0, dev_score=dev_score, progress=progress)
+    return fit(
+        tuned,
+        rows,
+        config,
+        seed=0,
+        folder=folder,
+        objective=NextToken(0, tuned.prefix_ids),
+        dev_score=dev_score,
+        progress=progress,
+    )
 
 
 def log_of(folder):

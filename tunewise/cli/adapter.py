@@ -62,7 +62,7 @@ def merge(
     merged = merge_adapter(base, adapter, into)
     with files.folder(out) as new:
         merged.save_pretrained(new)
-        base.tokenizer.save_pretrained(new)
+        base.save_processor(new)
     n_bytes = sum(file.stat().st_size for file in out.iterdir())
     if as_json:
         print_json({"folder": str(out), "bytes": n_bytes, "base": base.name, "adapter": str(adapter)})
@@ -158,7 +158,7 @@ def adapter_folder(folder: Path) -> Path:
 
 
 def card_of(folder: Path) -> dict:
-    """tunewise.json, or peft's adapter_config.json where there is no other."""
+    """tunewise.json, or the adapter_config.json of peft or AdapterHub's library where there is no other."""
     from tunewise import files
 
     for name in ("tunewise.json", "adapter_config.json"):
@@ -168,17 +168,20 @@ def card_of(folder: Path) -> dict:
                 return card
     raise UserError(
         f"{folder} is no adapter folder: it has neither tunewise.json nor adapter_config.json",
-        "give the adapter/ folder of a run, or one written by peft's save_pretrained()",
+        "give the adapter/ folder of a run, or one that peft or AdapterHub's library saved",
     )
 
 
 def base_of(folder: Path, model: str | None) -> "Base":
     """The base given, or the one that the adapter names."""
     card = card_of(folder)
-    name = model or card.get("base", {}).get("name") or card.get("base_model_name_or_path")
+    name = model or card.get("base", {}).get("name") or card.get("base_model_name_or_path") or card.get("model_name")
     if not name:
         raise UserError(f"{folder} does not say which base it belongs to", "add --model NAME_OR_FOLDER")
 
+    from tunewise.methods.store import CARD, head_noted
     from tunewise.models.load import load_base
 
-    return load_base(name, dtype=card.get("dtype", "auto"), quantise=card.get("base", {}).get("quantise", ""))
+    head = head_noted(folder) if (folder / CARD).is_file() else None
+    quantise = card.get("base", {}).get("quantise", "")
+    return load_base(name, dtype=card.get("dtype", "auto"), head=head, quantise=quantise)

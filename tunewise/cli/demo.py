@@ -98,13 +98,15 @@ def answers(base: "Base", task: "Task", shown: "list[Arm]") -> "list[Sample]":
     from tunewise.methods.store import load_adapter
     from tunewise.report.samples import Sample
 
+    tokenizer = base.tokenizer
+    assert tokenizer is not None, "the demo's bases write text"
     chosen = [task.test[index * len(task.test) // N_SAMPLES] for index in range(N_SAMPLES)]
     texts = [*(example.prompt for example in chosen), STORY]
-    prompts = [encode_prompt(text, base.tokenizer) for text in texts]
+    prompts = [encode_prompt(text, tokenizer) for text in texts]
 
     def written(tuned: "Tuned | None") -> list[str]:
         prefix_ids = tuned.prefix_ids if tuned else ()
-        return greedy(base.model, base.tokenizer, prompts, N_NEW_TOKENS, prefix_ids=prefix_ids)
+        return greedy(base.model, tokenizer, prompts, N_NEW_TOKENS, prefix_ids=prefix_ids)
 
     columns = {"base": written(None)}
     for arm in shown:

@@ -14,8 +14,8 @@ from tunewise.comparison.tables import rows_of
 from tunewise.comparison.workers import run_side_by_side
 from tunewise.errors import UserError
 from tunewise.methods.base import Method
-from tunewise.models.load import load_base
-from tunewise.run import Recipe, add_reload_proof, build_recipe, run, run_folder
+from tunewise.models.load import Base
+from tunewise.run import Recipe, add_reload_proof, base_of, build_recipe, run, run_folder
 from tunewise.training.progress import Watcher
 
 COMPARISON = "comparison.json"
@@ -114,15 +114,15 @@ def carry_out(
             if progress is not None:
                 progress.begins(labels[number])
                 progress.ends(_in_words(metrics))
-    base = load_base(in_order[0].model, in_order[0].dtype, quantise=in_order[0].quantise)
+    bases: dict[str, Base] = {}
     if workers == 1:
         for label, recipe, place in zip(labels, in_order, places, strict=True):
             if progress is not None:
                 progress.begins(label)
-            metrics = run(recipe, place, base=base, progress=progress, prove=False)
+            metrics = run(recipe, place, base=base_of(recipe, bases), progress=progress, prove=False)
             if progress is not None:
                 progress.ends(_in_words(metrics))
-    add_reload_proof(places, base)
+    add_reload_proof(places, base_of(in_order[0], bases))
 
 
 def _in_words(metrics: Mapping[str, Any]) -> str:

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from tunewise.models.load import Base, load_base
-from tunewise.run import Recipe, run
+from tunewise.models.load import Base
+from tunewise.run import Recipe, base_of, run
 
 SECONDS_TO_SAVE = 60.0  # what a run has to leave a checkpoint when the process that started it is gone
 
-_BASES: list[Base] = []  # in a worker: the one base that all its runs share
+_BASES: dict[str, Base] = {}  # in a worker: the base that its runs share, by the head it was asked for
 
 
 def run_side_by_side(
@@ -39,7 +39,7 @@ def run_side_by_side(
     context = get_context("spawn")
     told: Queue[logging.LogRecord] = context.Queue()
     listener = QueueListener(told, _Relay())
-    start = (recipes[0].model, recipes[0].dtype, recipes[0].quantise, n_threads, told)
+    start = (n_threads, told)
     pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_start, initargs=start)
     listener.start()
     try:
@@ -64,7 +64,7 @@ class _Relay(logging.Handler):
         logging.getLogger(record.name).handle(record)
 
 
-def _start(model: str, dtype: str, quantise: str, n_threads: int, told: "Queue[logging.LogRecord]") -> None:
+def _start(n_threads: int, told: "Queue[logging.LogRecord]") -> None:
     logger = logging.getLogger("tunewise")
     logger.addHandler(QueueHandler(told))
     logger.setLevel(logging.INFO)
@@ -73,7 +73,6 @@ def _start(model: str, dtype: str, quantise: str, n_threads: int, told: "Queue[l
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     torch.set_num_threads(n_threads)
-    _BASES.append(load_base(model, dtype, quantise=quantise))
 
 
 def _leave_with_the_parent() -> None:
@@ -87,4 +86,4 @@ def _leave_with_the_parent() -> None:
 
 
 def _carry_out(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    return run(recipe, folder, base=_BASES[0], prove=False)
+    return run(recipe, folder, base=base_of(recipe, _BASES), prove=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tunewise.data.chat import parts_of, read_messages
 from tunewise.data.examples import Example, Note, Part
 from tunewise.data.readers import Row
-from tunewise.data.shapes import Shape
+from tunewise.data.shapes import Shape, number_of
 from tunewise.data.template import Template
 from tunewise.errors import UserError, nearest
 
@@ -38,8 +38,9 @@ def build(
 
 
 def labels_of(examples: Sequence[Example], source: str) -> tuple[str, ...]:
-    """The labels that occur, numbers by size and names by alphabet; UserError for fewer than two."""
-    labels = sorted({example.label for example in examples if example.label is not None}, key=_by_size)
+    """The labels (or tags) that occur, numbers by size and names by alphabet; UserError for fewer than two."""
+    found = {tag for example in examples for tag in example.tags} | {example.label for example in examples}
+    labels = sorted((label for label in found if label is not None), key=_by_size)
     if len(labels) < 2:
         raise UserError(
             f"{source} has one class only: every label is {labels[0] if labels else ''!r}",
@@ -51,10 +52,11 @@ def labels_of(examples: Sequence[Example], source: str) -> tuple[str, ...]:
 def check_labels(examples: Sequence[Example], labels: Sequence[str], source: str) -> None:
     """UserError for the first example whose label is none of these."""
     for example in examples:
-        if example.label not in labels:
-            guess = nearest(str(example.label), labels)
+        wrong = next((label for label in (example.tags or (example.label,)) if label not in labels), "")
+        if wrong != "":
+            guess = nearest(str(wrong), labels)
             raise UserError(
-                f"{source}, line {example.line}: the label {example.label!r} is none of the task's",
+                f"{source}, line {example.line}: the label {wrong!r} is none of the task's",
                 (f"did you mean {guess!r}? " if guess else "") + f"known: {', '.join(labels)}",
             )
 
@@ -65,12 +67,16 @@ def _example(
     if shape.name == "messages":
         parts = parts_of(read_messages(row.fields.get(shape.asked[0])), tokenizer)
         return Example(identity, parts, None, row.line)
+    if shape.name == "words and tags":
+        return _tagged(row, shape, identity)
     fields = _texts(row)
     label = None
-    if shape.kind == "classification":
+    if shape.kind in ("classification", "regression"):
         label = fields.get(shape.answered, "").strip()
         if not label:
             raise UserError("it has no label")
+        if shape.kind == "regression" and number_of(label) is None:
+            raise UserError(f"its value {label!r} is no number")
         fields["label"] = label
     for name in (*template.fields(), *shape.asked):
         if name not in fields:
@@ -83,7 +89,18 @@ def _example(
     if shape.name == "prompt and completion" and prompt and not (prompt[-1].isspace() or answer[0].isspace()):
         answer = f" {answer}"
     parts = (Part(prompt, False), Part(answer, True))
-    return Example(identity, parts[0 if prompt else 1 :], label, row.line)
+    return Example(identity, parts[0 if prompt else 1 :], label, row.line, tuple(fields[name] for name in shape.asked))
+
+
+def _tagged(row: Row, shape: Shape, identity: str) -> Example:
+    words, tags = (row.fields.get(name) for name in (shape.asked[0], shape.answered))
+    if not isinstance(words, list) or not isinstance(tags, list) or not words:
+        raise UserError("it has no list of words and tags")
+    if len(words) != len(tags):
+        raise UserError(f"it has {len(words)} words and {len(tags)} tags")
+    texts, named = tuple(map(str, words)), tuple(map(str, tags))
+    parts = (Part(" ".join(texts), False), Part(" ".join(named), True))
+    return Example(identity, parts, None, row.line, texts, named)
 
 
 def _texts(row: Row) -> dict[str, str]:

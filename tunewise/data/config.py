@@ -1,6 +1,6 @@
 """What a recipe says about its data."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -24,6 +24,10 @@ class DataConfig(Strict):
     """The template of the answer, such as ` {label}`."""
     messages: str | None = None
     """The column with a list of chat messages."""
+    tags: str | None = None
+    """The column with a list of tags, one for each word of the list in `text`."""
+    kind: Literal["classification", "regression"] | None = None
+    """Whether numbers in the label column are classes or values; None tells it from the numbers."""
     train: int | None = Field(default=None, ge=1)
     """Take only so many training examples, all classes alike; None takes all."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
@@ -42,7 +46,12 @@ class DataConfig(Strict):
     def _one_shape(self) -> Self:
         chosen = [
             name
-            for name, value in (("label", self.label), ("completion", self.completion), ("messages", self.messages))
+            for name, value in (
+                ("label", self.label),
+                ("completion", self.completion),
+                ("messages", self.messages),
+                ("tags", self.tags),
+            )
             if value
         ]
         if len(chosen) > 1:

@@ -22,16 +22,23 @@ MASKED = -100
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as ids; labels are the ids where trained and -100 elsewhere, not shifted; both have the same length.
+    """One example as ids.
 
-    `prompt_length` counts the ids before the last trained part; `truncated` says that the prompt lost its beginning.
+    For a decoder, labels are the ids where trained and -100 elsewhere, not shifted; both have the same length. For an
+    encoder-decoder, ids are what the encoder reads and labels what the decoder writes. For a classifier, labels are
+    the number of the class, the value, or the number of each id's tag. `prompt_length` counts the ids before the last
+    trained part; `truncated` says that something was cut off.
     """
 
     id: str
     ids: tuple[int, ...]
-    labels: tuple[int, ...]
+    labels: tuple[int | float, ...]
     prompt_length: int
     truncated: bool
+    segments: tuple[int, ...] = ()
+    """Which of two texts each id belongs to, where the tokenizer says so."""
+    image: str = ""
+    """The path of the image that is read instead of ids."""
 
 
 class Rejected(UserError):

@@ -13,12 +13,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Example:
-    """One row as text. `label` is set in classification only; `line` is where the row starts in its file, from 1."""
+    """One row as text. `line` is where the row starts in its file, from 1.
+
+    `label` is set in classification, and in regression, where it is a number written out. A classifier reads no
+    template but the `texts` themselves: one, the two of a pair, or the words that `tags` belong to; or an `image`.
+    """
 
     id: str
     parts: tuple[Part, ...]
     label: str | None = None
     line: int = 0
+    texts: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    image: str = ""
+    """The path of an image file."""
 
     @property
     def text(self) -> str:

@@ -1,5 +1,6 @@
 """Which columns mean what: recognised by name, then by content, told in one sentence, and overridable."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,14 +10,16 @@ from tunewise.data.readers import Row, columns, require
 from tunewise.data.template import Template
 from tunewise.errors import UserError, unknown
 
-Kind = Literal["classification", "generation", "language_modelling"]
+Kind = Literal["classification", "regression", "tagging", "generation", "language_modelling"]
 
 MESSAGES = ("messages", "conversations", "conversation", "dialog", "dialogue")
 TEXT = tuple(
     "text sentence content message review tweet utterance sms document comment body headline title "
     "question query input prompt".split()
 )
-LABEL = tuple("label labels category class intent sentiment gold_label label_text stars rating target".split())
+LABEL = tuple("label labels category class intent sentiment gold_label label_text stars rating score target".split())
+WORDS = tuple("tokens words".split())
+TAGS = tuple("tags ner_tags pos_tags labels".split())
 PAIRS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -39,16 +42,32 @@ class Shape:
     """
 
     name: Literal[
-        "text and label", "pair and label", "instruction and response", "prompt and completion", "messages", "text"
+        "text and label",
+        "pair and label",
+        "text and value",
+        "pair and value",
+        "words and tags",
+        "instruction and response",
+        "prompt and completion",
+        "messages",
+        "text",
     ]
     asked: tuple[str, ...]
     answered: str = ""
 
     @property
     def kind(self) -> Kind:
-        if self.name in ("text and label", "pair and label"):
-            return "classification"
-        return "language_modelling" if self.name == "text" else "generation"
+        match self.name:
+            case "text and label" | "pair and label":
+                return "classification"
+            case "text and value" | "pair and value":
+                return "regression"
+            case "words and tags":
+                return "tagging"
+            case "text":
+                return "language_modelling"
+            case _:
+                return "generation"
 
 
 def detect(rows: Sequence[Row], config: DataConfig) -> Shape:
@@ -61,7 +80,32 @@ def detect(rows: Sequence[Row], config: DataConfig) -> Shape:
             "say it: data.text=COLUMN data.label=COLUMN, or data.prompt=COLUMN data.completion=COLUMN, "
             "or data.text=COLUMN alone for plain text",
         )
-    return shape
+    return _valued(shape, rows, config)
+
+
+def _valued(shape: Shape, rows: Sequence[Row], config: DataConfig) -> Shape:
+    """The same, its labels taken as values where they are numbers with fractions; whole numbers may be class ids."""
+    if shape.name not in ("text and label", "pair and label"):
+        return shape
+    labels = [str(row.fields.get(shape.answered, "")).strip() for row in rows]
+    numbers = [number for label in labels if (number := number_of(label)) is not None]
+    if config.kind == "regression" and not numbers:
+        raise UserError(
+            f"no value in {shape.answered} of {config.path} is a number: {labels[0]!r}", "leave data.kind out"
+        )
+    all_fractions = len(numbers) == sum(map(bool, labels)) and any(number % 1 for number in numbers)
+    if config.kind == "classification" or not (config.kind or all_fractions):
+        return shape
+    return Shape("text and value" if shape.name == "text and label" else "pair and value", shape.asked, shape.answered)
+
+
+def number_of(text: str) -> float | None:
+    """The finite number that this text writes out, or None."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def template_of(shape: Shape, config: DataConfig, known: Sequence[str]) -> Template:
@@ -69,26 +113,27 @@ def template_of(shape: Shape, config: DataConfig, known: Sequence[str]) -> Templ
     default = _default_template(shape)
     prompt = config.prompt if is_template(config.prompt) else default.prompt
     template = Template(prompt or "", config.answer or default.answer)
-    if shape.name == "messages":
+    if shape.name in ("messages", "words and tags"):
         if is_template(config.prompt) or config.answer:
             raise UserError(
-                f"{config.path} holds chat messages, which no template of data.prompt or data.answer can change",
+                f"{config.path} holds {shape.name}, which no template of data.prompt or data.answer can change",
                 "leave them out, or name other columns",
             )
         return template
-    allowed = [*known, "label"] if shape.kind == "classification" else known
+    labelled = shape.kind in ("classification", "regression")
+    allowed = [*known, "label"] if labelled else known
     for slot in template.fields():
         if slot not in allowed:
             raise unknown(f"column for the template of {config.path}", slot, known)
-    told = {"label", shape.answered} if shape.kind == "classification" else {shape.answered}
+    told = {"label", shape.answered} if labelled else {shape.answered}
     if told & set(Template(template.prompt, "").fields()):
         raise UserError(
             f"the prompt {template.prompt!r} would contain its own answer, {shape.answered}",
             "name a column that is not the answer",
         )
-    if shape.kind == "classification" and Template("", template.answer).fields() != ("label",):
+    if labelled and Template("", template.answer).fields() != ("label",):
         raise UserError(
-            f"the answer of a classification is its label alone, not {template.answer!r}",
+            f"the answer of a {shape.kind} is its label alone, not {template.answer!r}",
             'write {label} and no other column, such as data.answer=" {label}"',
         )
     return template
@@ -104,8 +149,11 @@ def sentence(shape: Shape, template: Template, config: DataConfig, known: Sequen
         return (
             f"{config.path}{headless}: plain text in column {asked}; for other uses name data.label or data.completion"
         )
-    other = "data.label" if shape.kind == "classification" else "data.completion"
-    own = "data.text" if shape.kind == "classification" else "data.prompt"
+    if shape.name == "words and tags":
+        return f"{config.path}: {shape.name} in columns {asked} and {shape.answered}"
+    labelled = shape.kind in ("classification", "regression")
+    other = "data.label" if labelled else "data.completion"
+    own = "data.text" if labelled else "data.prompt"
     return (
         f"{config.path}{headless}: {shape.name} in columns {asked or 'of the template'} and {shape.answered}, asked as "
         f"{template.prompt!r}; choose others with {own}=COLUMN {other}=COLUMN"
@@ -122,6 +170,8 @@ def _default_template(shape: Shape) -> Template:
     match shape.name:
         case "text and label" | "pair and label":
             return Template(f"{slots}\nLabel:", " {label}")
+        case "text and value" | "pair and value":
+            return Template(f"{slots}\nValue:", " {label}")
         case "instruction and response":
             return Template(f"Human: {slots}\nAssistant:", f" {{{shape.answered}}}")
         case "prompt and completion":
@@ -129,6 +179,8 @@ def _default_template(shape: Shape) -> Template:
             return Template(f"{slots}\nAnswer:" if question else slots, f"{{{shape.answered}}}")
         case "messages":
             return Template("{messages}", "{answer}")
+        case "words and tags":
+            return Template("{words}", "{tags}")
         case _:
             return Template("", slots)
 
@@ -137,6 +189,11 @@ def _named(known: list[str], rows: Sequence[Row], config: DataConfig) -> Shape |
     """What the configuration says; columns it leaves out are looked for by name, then by content."""
     if config.messages:
         return Shape("messages", (require(config.messages, known, config.path),))
+    if config.tags:
+        words = (config.text,) if config.text else _first(WORDS, known)
+        for name in (*words, config.tags):
+            require(name, known, config.path)
+        return Shape("words and tags", words or _first(TEXT, known), config.tags)
     asked = tuple(part.strip() for part in config.text.split(",")) if config.text else ()
     if config.prompt and not is_template(config.prompt):
         asked = (config.prompt,)
@@ -167,6 +224,9 @@ def _by_name(known: list[str], rows: Sequence[Row]) -> Shape | None:
     for name in known:
         if name.lower() in MESSAGES and isinstance(rows[0].fields.get(name), list):
             return Shape("messages", (name,))
+    words, tags = _first(WORDS, known), _first(TAGS, known)
+    if words and tags and all(isinstance(rows[0].fields.get(name), list) for name in (*words, *tags)):
+        return Shape("words and tags", words, tags[0])
     answer = _first(COMPLETION, known)
     if answer and (instruction := _first(("instruction",), known)):
         return Shape("instruction and response", (*instruction, *_first(EXTRA, known)), answer[0])

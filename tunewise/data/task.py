@@ -11,6 +11,7 @@ from tunewise.config import Strict, parse, read_yaml
 from tunewise.data.build import build, check_labels, labels_of
 from tunewise.data.config import DataConfig
 from tunewise.data.examples import Example, Ledger, Note
+from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.leaks import find_leaks
 from tunewise.data.readers import SUFFIXES, columns, read_rows
 from tunewise.data.shapes import Kind, Shape, detect, sentence, template_of
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parent / "embedded"
 METRICS: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1", "mcc"),
+    "regression": ("pearson", "spearman", "rmse"),
+    "tagging": ("span_f1", "token_accuracy"),
     "generation": ("rougeL", "chrf", "exact_match"),
     "language_modelling": ("loss",),
 }
+LABELLED = ("classification", "tagging")
 SPLITS = {"train": ("train",), "dev": ("dev", "valid", "validation", "val"), "test": ("test",)}
 
 
@@ -54,6 +58,10 @@ class Task:
     def options(self, example: Example) -> tuple[str, ...]:
         """The answer text of each label, in the order of `labels`; () unless the task is a classification."""
         return tuple(fill(self.template.answer, {"label": label}) for label in self.labels)
+
+    @property
+    def reads_images(self) -> bool:
+        return any(example.image for part in (self.train, self.dev, self.test) for example in part)
 
 
 class TaskFile(Strict):
@@ -93,6 +101,8 @@ def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase 
         raise missing(path)
     if (path / "task.yaml").is_file():
         return _limited(_from_task_folder(path, config), config)
+    if path.is_dir() and is_image_folder(path):
+        return _limited(_from_images(path, config), config)
     return _limited(_from_rows(path, config, tokenizer), config)
 
 
@@ -107,12 +117,13 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
     template = Template(file.prompt, file.answer)
     answered = next(iter(Template("", file.answer).fields()), "")
     asked = Template(file.prompt, "").fields()
-    if file.kind == "classification":
-        shape = Shape("text and label", asked, "label")
-    else:
-        shape = (
-            Shape("prompt and completion", asked, answered) if file.kind == "generation" else Shape("text", (answered,))
-        )
+    shape = {
+        "classification": Shape("text and label", asked, "label"),
+        "regression": Shape("text and value", asked, "label"),
+        "tagging": Shape("words and tags", asked, answered),
+        "generation": Shape("prompt and completion", asked, answered),
+        "language_modelling": Shape("text", (answered,)),
+    }[file.kind]
     parts: dict[str, list[Example]] = {"train": [], "dev": [], "test": []}
     rejected: list[Note] = []
     for part in parts:
@@ -126,7 +137,7 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
     examples = [example for part in parts.values() for example in part]
     _some(examples, rejected, str(folder))
     labels = file.labels
-    if file.kind == "classification":
+    if file.kind in LABELLED:
         labels = labels or labels_of(examples, str(folder))
         check_labels(examples, labels, str(folder))
     told = f"{config.path}: {file.kind.replace('_', ' ')} as its task.yaml says"
@@ -135,7 +146,7 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
         kind=file.kind,
         template=template,
         labels=labels,
-        metrics=file.metrics or METRICS[file.kind],
+        metrics=file.metrics or _metrics(file.kind, labels),
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
@@ -159,14 +170,14 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
         rejected += [replace(note, reason=f"{file.name}: {note.reason}") for note in notes] if part else notes
     examples = [example for part in parts.values() for example in part]
     _some(examples, rejected, config.path)
-    labels = labels_of(examples, config.path) if shape.kind == "classification" else ()
+    labels = labels_of(examples, config.path) if shape.kind in LABELLED else ()
     parts = _complete(parts, config)
     return Task(
         name=path.resolve().name if path.is_dir() else path.stem,
         kind=shape.kind,
         template=template,
         labels=labels,
-        metrics=METRICS[shape.kind],
+        metrics=_metrics(shape.kind, labels),
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
@@ -176,6 +187,34 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
         max_new_tokens=min(256, max(16, max(len(example.answer) for example in examples) // 2)),
         source=config.path,
     )
+
+
+def _from_images(folder: Path, config: DataConfig) -> Task:
+    parts = read_images(folder)
+    labels = labels_of([example for part in parts.values() for example in part], config.path)
+    parts = _complete(parts, config)
+    told = f"{config.path}: images in a folder for each class" + _label_list(labels)
+    return Task(
+        name=folder.resolve().name,
+        kind="classification",
+        template=Template("", " {label}"),
+        labels=labels,
+        metrics=METRICS["classification"],
+        train=tuple(parts["train"]),
+        dev=tuple(parts["dev"]),
+        test=tuple(parts["test"]),
+        ledger=_ledger(parts, [], told),
+        separator="",
+        max_new_tokens=16,
+        source=config.path,
+    )
+
+
+def _metrics(kind: Kind, labels: Sequence[str]) -> tuple[str, ...]:
+    """The kind's own; tags that mark no spans (parts of speech) are counted one by one."""
+    if kind == "tagging" and not any(label.startswith("B-") for label in labels):
+        return ("token_accuracy",)
+    return METRICS[kind]
 
 
 def _split_files(folder: Path) -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """A model on a part of a task: metrics, and a row for every question.
 
-Classification: the label whose answer has the highest log-probability (summed over its tokens) after the prompt.
+Classification: the label whose answer has the highest log-probability (summed over its tokens) after the prompt, or
+the one that a classifier on top tells; regression and tagging: what that head says.
 Generation: greedy, up to the end token, the task's separator or max_new_tokens; white space at the ends is cut off.
 Language modelling: nats per token, every token of a document but its first.
 """
@@ -10,17 +11,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
 
-from tunewise.data.encode import encode_prompt
+from tunewise.data.encode import Ids, encode_prompt
 from tunewise.data.examples import Example
 from tunewise.data.task import Task
+from tunewise.data.written import SeparateIds
+from tunewise.engine.batches import plain
 from tunewise.engine.decoding import greedy
+from tunewise.engine.objectives import encode_rows, objective_for
 from tunewise.engine.scoring import option_log_probabilities, sequence_losses
+from tunewise.engine.writing import write, written_log_probabilities
 from tunewise.errors import UserError
+from tunewise.evaluation.by_head import answers_by_head
 from tunewise.evaluation.metrics import METRICS, score
-from tunewise.evaluation.questions import Questions, ask, stop_text
-from tunewise.models.anatomy import read_anatomy
+from tunewise.evaluation.questions import LabelledRows, Questions, ask, stop_text
+from tunewise.models.families import ENCODER_DECODER
+from tunewise.models.load import Base
+
+LONGEST = 512
+"""Tokens of a text for a classifier whose base names no limit."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +52,7 @@ class Evaluation:
 
 
 def evaluate_task(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    base: Base,
     task: Task,
     examples: Sequence[Example],
     *,
@@ -52,7 +61,7 @@ def evaluate_task(
     seed: int = 0,
     batch_size: int = 32,
 ) -> Evaluation:
-    """Ask `model` every example of `examples`, after `shots` demonstrations from the task's train part.
+    """Ask `base`, with whatever is attached to it, every example, after `shots` demonstrations from the train part.
 
     `prefix_ids` are the virtual tokens of a soft prompt. Raises UserError where there is nothing to ask, and where
     demonstrations are wanted and the task has none.
@@ -61,45 +70,48 @@ def evaluate_task(
         raise UserError(f"{task.name} has no examples in this part", "choose another split: train, dev or test")
     if shots and not task.train:
         raise UserError(f"{task.name} has no training examples to show", "evaluate it with --shots 0")
-    questions = prepare(model, tokenizer, task, examples, n_prefix=len(prefix_ids), shots=shots, seed=seed)
-    return answer(model, tokenizer, questions, prefix_ids=prefix_ids, batch_size=batch_size)
+    questions = prepare(base, task, examples, n_prefix=len(prefix_ids), shots=shots, seed=seed)
+    return answer(base, questions, prefix_ids=prefix_ids, batch_size=batch_size)
 
 
 def prepare(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-    examples: Sequence[Example],
-    *,
-    n_prefix: int = 0,
-    shots: int = 0,
-    seed: int = 0,
-) -> Questions:
-    """The questions as ids, cut to the model's context less `n_prefix`; to be asked several times."""
-    context = read_anatomy(model).context_length
+    base: Base, task: Task, examples: Sequence[Example], *, n_prefix: int = 0, shots: int = 0, seed: int = 0
+) -> Questions | LabelledRows:
+    """The questions as ids, cut to the base's context less `n_prefix`; to be asked several times."""
+    if base.tokenizer is None or base.head.kind != "lm":
+        if shots:
+            raise UserError(f"{base.name} answers by a classifier, which reads no demonstrations", "set shots to 0")
+        rows, _ = encode_rows(base, task, examples, (base.longest or LONGEST) - n_prefix)
+        return LabelledRows(task, tuple(examples), rows)
+    context = base.anatomy.context_length
     room = None if context is None else context - n_prefix
-    return ask(task, examples, tokenizer, room=room, shots=shots, seed=seed)
+    ids_by = SeparateIds if base.anatomy.kind == ENCODER_DECODER else Ids
+    return ask(task, examples, base.tokenizer, ids_by=ids_by, room=room, shots=shots, seed=seed)
+
+
+def probes_of(base: Base, questions: Questions | LabelledRows) -> list[dict[str, Tensor]]:
+    """What the forward takes for each of these questions alone."""
+    if isinstance(questions, LabelledRows):
+        rows = questions.rows
+    else:
+        rows = [plain("", prompt, 0) for prompt in questions.prompts]
+    return [objective_for(base).probe(row) for row in rows]
 
 
 def answer(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Questions,
-    *,
-    prefix_ids: Sequence[int] = (),
-    batch_size: int = 32,
+    base: Base, questions: Questions | LabelledRows, *, prefix_ids: Sequence[int] = (), batch_size: int = 32
 ) -> Evaluation:
-    """What `model`, which must be in evaluation mode, makes of questions from `prepare`."""
+    """What `base`, which must be in evaluation mode, makes of questions from `prepare`."""
+    if isinstance(questions, LabelledRows):
+        rows, loss = answers_by_head(base, questions, prefix_ids, batch_size)
+        return _evaluation(questions.task, rows, loss, n_truncated=sum(row.truncated for row in questions.rows))
     carry_out = {"classification": _classify, "generation": _generate, "language_modelling": _model_language}
-    return carry_out[questions.task.kind](model, tokenizer, questions, prefix_ids, batch_size)
+    return carry_out[questions.task.kind](base, questions, prefix_ids, batch_size)
 
 
-def _classify(model, tokenizer, questions: Questions, prefix_ids, batch_size) -> Evaluation:
+def _classify(base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int) -> Evaluation:
     labels = questions.task.labels
-    pad_id = tokenizer.pad_token_id
-    scores = option_log_probabilities(
-        model, questions.prompts, questions.options, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size
-    )
+    scores = _log_probabilities(base, questions.prompts, questions.options, prefix_ids, batch_size)
     rows = []
     for example, values in zip(questions.examples, scores, strict=True):
         chosen = labels[max(range(len(labels)), key=values.__getitem__)]
@@ -107,20 +119,16 @@ def _classify(model, tokenizer, questions: Questions, prefix_ids, batch_size) ->
         rows.append(_row(example, example.label, chosen, chosen == example.label) | {"scores": named})
     expected = [labels.index(str(example.label)) for example in questions.examples]
     losses = [-values[index] for values, index in zip(scores, expected, strict=True)]
-    return _evaluation(questions, rows, losses)
+    return _asked(questions, rows, losses)
 
 
-def _generate(model, tokenizer, questions: Questions, prefix_ids, batch_size) -> Evaluation:
-    task = questions.task
-    texts = greedy(
-        model,
-        tokenizer,
-        questions.prompts,
-        task.max_new_tokens,
-        prefix_ids=prefix_ids,
-        stop=stop_text(task),
-        batch_size=batch_size,
-    )
+def _generate(base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int) -> Evaluation:
+    task, limit = questions.task, questions.task.max_new_tokens
+    how = {"prefix_ids": prefix_ids, "stop": stop_text(task), "batch_size": batch_size}
+    if base.anatomy.kind == ENCODER_DECODER:
+        texts = write(base, questions.prompts, limit, **how)
+    else:
+        texts = greedy(base.model, base.tokenizer, questions.prompts, limit, **how)
     rows = []
     for example, text in zip(questions.examples, texts, strict=True):
         expected, predicted = example.answer.strip(), text.strip()
@@ -128,19 +136,36 @@ def _generate(model, tokenizer, questions: Questions, prefix_ids, batch_size) ->
     losses: list[float] = []
     if "loss" in task.metrics:
         options = [[ids] for ids in questions.answers]
-        scores = option_log_probabilities(
-            model, questions.prompts, options, pad_id=tokenizer.pad_token_id, prefix_ids=prefix_ids
+        losses = [-value for (value,) in _log_probabilities(base, questions.prompts, options, prefix_ids, batch_size)]
+    return _asked(questions, rows, losses)
+
+
+def _log_probabilities(
+    base: Base,
+    prompts: Sequence[Sequence[int]],
+    options: Sequence[Sequence[Sequence[int]]],
+    prefix_ids: Sequence[int],
+    batch_size: int,
+) -> list[list[float]]:
+    """For each prompt, the log-probability of each of its options, summed over tokens."""
+    if base.anatomy.kind == ENCODER_DECODER:
+        return written_log_probabilities(base, prompts, options, prefix_ids=prefix_ids, batch_size=batch_size)
+    pad_id = base.tokenizer.pad_token_id
+    return option_log_probabilities(
+        base.model, prompts, options, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size
+    )
+
+
+def _model_language(base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int) -> Evaluation:
+    if base.anatomy.kind == ENCODER_DECODER:
+        raise UserError(
+            f"{base.name} is an encoder-decoder, which has no loss of a plain text", "give it prompts and completions"
         )
-        losses = [-values[0] for values in scores]
-    return _evaluation(questions, rows, losses)
-
-
-def _model_language(model, tokenizer, questions: Questions, prefix_ids, batch_size) -> Evaluation:
-    context = read_anatomy(model).context_length
+    context = base.anatomy.context_length
     room = None if context is None else context - len(prefix_ids)
-    documents = [encode_prompt(example.text, tokenizer)[:room] for example in questions.examples]
+    documents = [encode_prompt(example.text, base.tokenizer)[:room] for example in questions.examples]
     losses = sequence_losses(
-        model, documents, pad_id=tokenizer.pad_token_id, prefix_ids=prefix_ids, batch_size=min(16, batch_size)
+        base.model, documents, pad_id=base.tokenizer.pad_token_id, prefix_ids=prefix_ids, batch_size=min(16, batch_size)
     )
     rows = [
         {"id": example.id, "loss": loss / max(1, n_tokens), "n_tokens": n_tokens}
@@ -160,10 +185,14 @@ def _row(example: Example, expected: str | None, predicted: str, is_correct: boo
     }
 
 
-def _evaluation(questions: Questions, rows: list[dict[str, Any]], losses: list[float]) -> Evaluation:
-    names = questions.task.metrics
-    metrics = score(names, [row["predicted"] for row in rows], [row["expected"] for row in rows])
-    if "loss" in names:
-        metrics["loss"] = math.fsum(losses) / sum(len(ids) for ids in questions.answers)
-    ordered = {name: metrics[name] for name in names}
-    return Evaluation(ordered, rows, sum(questions.n_dropped), sum(questions.truncated))
+def _asked(questions: Questions, rows: list[dict[str, Any]], losses: list[float]) -> Evaluation:
+    loss = math.fsum(losses) / sum(len(ids) for ids in questions.answers) if losses else math.nan
+    return _evaluation(questions.task, rows, loss, sum(questions.n_dropped), sum(questions.truncated))
+
+
+def _evaluation(
+    task: Task, rows: list[dict[str, Any]], loss: float, n_dropped: int = 0, n_truncated: int = 0
+) -> Evaluation:
+    metrics = score(task.metrics, [row["predicted"] for row in rows], [row["expected"] for row in rows])
+    metrics |= {"loss": loss}
+    return Evaluation({name: metrics[name] for name in task.metrics}, rows, n_dropped, n_truncated)

@@ -1,11 +1,16 @@
-"""Metrics of texts and labels, 0 to 100 (mcc: -100 to 100); loss, in nats a token, is measured elsewhere."""
+"""Metrics of texts and labels, 0 to 100 (mcc and correlations: -100 to 100; rmse: in the units of the values); loss, in
+nats a token, is measured elsewhere.
+"""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sacrebleu
+from scipy import stats
 
 from tunewise.errors import unknown
 
@@ -92,6 +97,49 @@ def rouge_l(predictions: Texts, references: Texts) -> float:
     return _mean(lambda one, other: _f1(_common_length(one, other), len(one), len(other)), predictions, references)
 
 
+def pearson(predictions: Texts, references: Texts) -> float:
+    """Pearson's correlation of the numbers that the texts write out, times 100; 0 where one side is constant."""
+    return _correlation(stats.pearsonr, predictions, references)
+
+
+def spearman(predictions: Texts, references: Texts) -> float:
+    """Spearman's rank correlation, as pearson."""
+    return _correlation(stats.spearmanr, predictions, references)
+
+
+def rmse(predictions: Texts, references: Texts) -> float:
+    """The root of the mean squared error, in the units of the values."""
+    pairs = zip(map(float, predictions), map(float, references))
+    return math.sqrt(math.fsum((one - other) ** 2 for one, other in pairs) / len(references))
+
+
+def token_accuracy(predictions: Texts, references: Texts) -> float:
+    """Share of equal tags; a text holds the tags of one row, with spaces."""
+    pairs = [pair for one, other in zip(predictions, references) for pair in zip(one.split(), other.split())]
+    return 100 * sum(one == other for one, other in pairs) / max(1, len(pairs))
+
+
+def span_f1(predictions: Texts, references: Texts) -> float:
+    """F1 of whole spans with their types, over all rows, as the CoNLL script counts them (B-, I- and O tags)."""
+    found = [(spans(one), spans(other)) for one, other in zip(predictions, references)]
+    n_common = sum(len(one & other) for one, other in found)
+    return 100 * _f1(n_common, sum(len(one) for one, _ in found), sum(len(other) for _, other in found))
+
+
+def spans(tags: str) -> set[tuple[str, int, int]]:
+    """(type, first, behind the last) of each span; an I- that goes on from nothing of its type begins one."""
+    found: set[tuple[str, int, int]] = set()
+    kind, start = "", 0
+    for place, tag in enumerate([*tags.split(), "O"]):
+        mark, _, now = tag.partition("-")
+        if kind and (mark != "I" or now != kind):
+            found.add((kind, start, place))
+            kind = ""
+        if mark in ("B", "I") and not kind:
+            kind, start = now, place
+    return found
+
+
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(accuracy, higher_is_better=True),
     "macro_f1": Metric(macro_f1, higher_is_better=True),
@@ -102,6 +150,11 @@ METRICS: dict[str, Metric] = {
     "rouge1": Metric(rouge1, higher_is_better=True),
     "rouge2": Metric(rouge2, higher_is_better=True),
     "rougeL": Metric(rouge_l, higher_is_better=True),
+    "pearson": Metric(pearson, higher_is_better=True),
+    "spearman": Metric(spearman, higher_is_better=True),
+    "rmse": Metric(rmse, higher_is_better=False),
+    "span_f1": Metric(span_f1, higher_is_better=True),
+    "token_accuracy": Metric(token_accuracy, higher_is_better=True),
     "loss": Metric(None, higher_is_better=False),
 }
 
@@ -109,6 +162,11 @@ METRICS: dict[str, Metric] = {
 def _mean(f1: Callable[[list[str], list[str]], float], predictions: Texts, references: Texts) -> float:
     pairs = zip(predictions, references)
     return 100 * sum(f1(_words(one), _words(other)) for one, other in pairs) / len(references)
+
+
+def _correlation(of: Callable[..., Any], predictions: Texts, references: Texts) -> float:
+    one, other = [float(text) for text in predictions], [float(text) for text in references]
+    return 0.0 if len(set(one)) < 2 or len(set(other)) < 2 else 100 * float(of(one, other).statistic)
 
 
 def _words(text: str) -> list[str]:

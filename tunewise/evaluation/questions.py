@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from tunewise.data.encode import Ids
+from tunewise.data.encode import Encoded, Ids
 from tunewise.data.examples import Example
 from tunewise.data.splits import few_shot
 from tunewise.data.task import Task
@@ -32,16 +32,34 @@ class Questions:
     """Whether the prompt lost its own beginning, demonstrations aside."""
 
 
+@dataclass(frozen=True)
+class LabelledRows:
+    """A part of a task as a classifier reads it."""
+
+    task: Task
+    examples: tuple[Example, ...]
+    rows: list[Encoded]
+
+    @property
+    def shown(self) -> list[str]:
+        """What each row asks, for a person: its text, or the name of its image."""
+        return [one.id if one.image else "\n".join(one.texts) for one in self.examples]
+
+
 def ask(
     task: Task,
     examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
     *,
+    ids_by: type[Ids] = Ids,
     room: int | None = None,
     shots: int = 0,
     seed: int = 0,
 ) -> Questions:
-    """Encode `examples`, with `shots` demonstrations; prompt and answer together take at most `room` tokens."""
+    """Encode `examples`, with `shots` demonstrations; prompt and answer together take at most `room` tokens.
+
+    `ids_by` is how the base cuts prompts and answers: `SeparateIds` for an encoder-decoder.
+    """
     demonstrations = few_shot(task.train, shots, seed) if shots else ()
     shown = [demonstration.prompt + demonstration.answer for demonstration in demonstrations]
     found = Questions(task, tuple(examples), demonstrations, [], [], [], [], [])
@@ -51,7 +69,7 @@ def ask(
         for example in examples
         for text in (example.prompt, *(example.prompt + end for end in (example.answer, *task.options(example))))
     ]
-    ids = Ids(tokenizer, [*whole, *asked])  # all in one call: many times faster than one after the other
+    ids = ids_by(tokenizer, [*whole, *asked])  # all in one call: many times faster than one after the other
     for example in examples:
         answer = ids.answer(example.prompt, example.answer)
         options = [ids.answer(example.prompt, option) for option in task.options(example)]

@@ -3,16 +3,13 @@
 import math
 from collections.abc import Sequence
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from tunewise.data.encode import encode_prompt
 from tunewise.engine.scoring import sequence_losses
-from tunewise.models.anatomy import read_anatomy
+from tunewise.models.load import Base
 
 
 def retention_loss(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    base: Base,
     documents: Sequence[str],
     *,
     prefix_ids: Sequence[int] = (),
@@ -24,9 +21,10 @@ def retention_loss(
     Documents are cut to `longest` tokens, which has to be the same for two models that are compared, and to what the
     context leaves beside `prefix_ids`.
     """
-    context = read_anatomy(model).context_length
+    context = base.anatomy.context_length
     rooms = [room for room in (longest, context and context - len(prefix_ids)) if room is not None]
-    ids = [encode_prompt(text, tokenizer)[: min(rooms, default=None)] for text in documents]
-    losses = sequence_losses(model, ids, pad_id=tokenizer.pad_token_id, prefix_ids=prefix_ids, batch_size=batch_size)
+    ids = [encode_prompt(text, base.tokenizer)[: min(rooms, default=None)] for text in documents]
+    pad_id = base.tokenizer.pad_token_id
+    losses = sequence_losses(base.model, ids, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size)
     total = math.fsum(loss for loss, _ in losses) / max(1, sum(n_tokens for _, n_tokens in losses))
     return total, [loss / max(1, n_tokens) for loss, n_tokens in losses]

@@ -302,7 +302,7 @@ class Tuned:
                 parameter.grad = gradients[name]
 
     def _install(self) -> list[torch.utils.hooks.RemovableHandle]:
-        handles = []
+        handles = list(self.method.hooks(self.model, self.anatomy, self.deltas, lambda: self._scale != 0.0))
         for name, delta in self.deltas.items():
             module = self.model.get_submodule(self._sites[name].module)
             inputs: list[Tensor] = []  # what the site was given, where `before` changes it
@@ -353,10 +353,10 @@ def _refuse_a_second(model: PreTrainedModel) -> None:
 def _anatomy_for(method: Method, model: PreTrainedModel) -> Anatomy:
     """The anatomy of `model`; UserError where the method does not act on its kind, with the reason."""
     anatomy = read_anatomy(model)
-    if anatomy.kind in method.not_on:
+    reasons = [method.not_on[what] for what in (anatomy.kind, anatomy.model_type) if what in method.not_on]
+    if reasons:
         raise UserError(
-            f"{method.name} does not act on {anatomy.model_type}, of the kind {anatomy.kind}: "
-            f"{method.not_on[anatomy.kind]}",
+            f"{method.name} does not act on {anatomy.model_type}, of the kind {anatomy.kind}: {reasons[0]}",
             hint="tunewise methods --matrix shows what acts on what",
         )
     return anatomy

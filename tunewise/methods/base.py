@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise.config import Strict
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 # A frozen site's weight (d_out, d_in) and bias (d_out,) or None, read anew at each call and not copied.
 FrozenWeight = Callable[[], tuple[Tensor, Tensor | None]]
+
+# What peft's keys begin with: behind a tuner, and beside a prompt.
+PREFIX, BARE_PREFIX = "base_model.model.", "base_model."
 
 
 class CannotFold(UserError):
@@ -120,7 +124,7 @@ class Method(Strict):
     learning_rate: ClassVar[float]  # peak, for AdamW
     learning_rate_source: ClassVar[str]
     peft: ClassVar[PeftNames | None] = None  # how peft writes it, where peft has it
-    not_on: ClassVar[Mapping[str, str]] = {}  # kind of model (families.KINDS) -> why the method does not act on it
+    not_on: ClassVar[Mapping[str, str]] = {}  # kind (families.KINDS) or model_type -> why the method does not act on it
     trains_task_head: ClassVar[bool] = True  # whether a classifier on top, where there is one, is trained along
 
     def select(self, anatomy: Anatomy) -> Iterable[str]:
@@ -133,6 +137,12 @@ class Method(Strict):
 
     def prefix_ids(self, anatomy: Anatomy) -> tuple[int, ...]:
         """Token ids that every sequence begins with: the virtual tokens of a soft prompt."""
+        return ()
+
+    def hooks(
+        self, model: PreTrainedModel, anatomy: Anatomy, deltas: Mapping[str, Delta], is_on: Callable[[], bool]
+    ) -> Iterable[RemovableHandle]:
+        """Hooks on modules that are no sites, where a method needs them; they change nothing unless `is_on()`."""
         return ()
 
     def warm_start(self, start: Start, deltas: Mapping[str, Delta]) -> None:
@@ -160,8 +170,18 @@ class Method(Strict):
         """Fields of ours that peft's configuration or tensors tell, beside those of `peft`."""
         return {}
 
-    def to_peft_tensors(self, model: PreTrainedModel, anatomy: Anatomy) -> dict[str, Tensor]:
-        """peft's tensors, where they are no others of ours under other names; `model` carries this method."""
+    @classmethod
+    def completed(cls, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """peft's tensors with the parts put back that its configuration says were left out of the file."""
+        return tensors
+
+    def to_peft_tensors(
+        self, state: Mapping[str, Tensor], model: PreTrainedModel, anatomy: Anatomy
+    ) -> dict[str, Tensor]:
+        """peft's tensors for our settled state, where they are no others of ours under other names.
+
+        `model` carries this method. None where peft has no such adapter.
+        """
         return {}
 
     def from_peft_tensors(

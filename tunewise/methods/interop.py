@@ -18,14 +18,13 @@ from transformers.pytorch_utils import Conv1D
 from tunewise.config import parse
 from tunewise.errors import UserError
 from tunewise.methods import METHODS
-from tunewise.methods.base import Method, PeftNames
+from tunewise.methods.base import BARE_PREFIX, PREFIX, Method, PeftNames
 from tunewise.models.anatomy import ROLE_GROUPS, Anatomy, Site, read_anatomy
 from tunewise.models.families import DECODER, ENCODER_DECODER
 
 if TYPE_CHECKING:
     from tunewise.methods.attach import Tuned
 
-PREFIX, BARE_PREFIX = "base_model.model.", "base_model."  # behind a tuner, and beside a prompt
 # Fields that only describe, or only matter to training in peft.
 DESCRIPTIVE = {
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
@@ -85,7 +84,9 @@ def to_peft(tuned: Tuned, base_name: str) -> PeftForm | None:
                 keys[tensor] = end
             else:
                 keys[f"delta.{site.name}.{tensor}"] = end if names.bare else f"{PREFIX}{site.module}.{end}"
-    tensors = tuned.method.to_peft_tensors(tuned.model, tuned.anatomy)
+    tensors = tuned.method.to_peft_tensors(tuned.settled_state(), tuned.model, tuned.anatomy)
+    if names.converted and not tensors:
+        return None
     if tensors:
         tensors |= {keys[f"base.{name}"]: tuned.selected[name].detach().contiguous() for name in head}
     return PeftForm(config, keys, tensors)
@@ -119,7 +120,7 @@ def from_peft(
     chosen, names = _method_for(config)
     _refuse_patterns(config)
     _refuse_other_fields(config, names)
-    _refuse_other_modules(config, model, anatomy)
+    _refuse_other_modules(config, names, model, anatomy)
     # a classifier that the adapter does not hold was not trained with it, and stays what it is
     head = {f"base.{name}": model.get_parameter(name).detach() for name in anatomy.task_head}
     rest = {}
@@ -141,6 +142,7 @@ def _method_and_state(
     names = chosen.peft
     assert names is not None, chosen
     fields: dict[str, object] = {ours: config[peft] for ours, peft in names.fields.items() if peft in config}
+    tensors = chosen.completed(config, tensors)
     fields |= chosen.from_peft_fields(config, tensors, anatomy)
     if names.converted:
         method = parse(chosen, fields)
@@ -157,7 +159,7 @@ def _method_and_state(
         found = {f"base.{key.removeprefix(PREFIX).replace(inner, '.')}": tensor for key, tensor in tensors.items()}
         return parse(chosen, fields), found
     state, sites = _state(names, tensors, anatomy)
-    return parse(chosen, {**fields, **_where(sites, anatomy)}), state
+    return parse(chosen, {**fields, **where(sites, anatomy)}), state
 
 
 def _method_for(config: Mapping[str, object]) -> tuple[type[Method], PeftNames]:
@@ -199,7 +201,7 @@ def _state(
     return state, sites
 
 
-def _where(sites: Mapping[str, Site], anatomy: Anatomy) -> dict[str, object]:
+def where(sites: Mapping[str, Site], anatomy: Anatomy) -> dict[str, object]:
     """The roles and layers that mean exactly these sites."""
     roles = tuple(dict.fromkeys(site.role for site in sites.values()))
     layers = sorted({site.layer for site in sites.values() if site.layer is not None})
@@ -207,7 +209,7 @@ def _where(sites: Mapping[str, Site], anatomy: Anatomy) -> dict[str, object]:
     if {site.name for site in anatomy.find(roles, chosen)} != {site.name for site in sites.values()}:
         raise UserError(
             "this adapter changes different roles in different layers, which one method here cannot express",
-            hint="merge it in peft: model.merge_and_unload()",
+            hint="merge it in the library that wrote it (in peft: model.merge_and_unload())",
         )
     return {"roles": roles, "layers": chosen}
 
@@ -227,7 +229,9 @@ def _refuse_other_fields(config: Mapping[str, object], names: PeftNames) -> None
             )
 
 
-def _refuse_other_modules(config: Mapping[str, object], model: PreTrainedModel, anatomy: Anatomy) -> None:
+def _refuse_other_modules(
+    config: Mapping[str, object], names: PeftNames, model: PreTrainedModel, anatomy: Anatomy
+) -> None:
     """Only a classifier on top may be saved whole, and only virtual tokens before the encoder's input be had."""
     wanted = config.get("modules_to_save") or []
     there = {path.rsplit(".", 1)[-1] for path, _ in model.named_modules()}
@@ -237,7 +241,7 @@ def _refuse_other_modules(config: Mapping[str, object], model: PreTrainedModel, 
             f"adapter_config.json sets modules_to_save={wanted!r}; {others[0]} is no classifier on top of this base",
             hint="merge the adapter in peft (model.merge_and_unload()) and load the merged model as a base",
         )
-    if config.get("num_transformer_submodules") not in (None, 1):
+    if config.get("num_transformer_submodules") not in (None, 1) and not names.converted:
         raise UserError(
             f"adapter_config.json sets num_transformer_submodules={config['num_transformer_submodules']}: "
             "virtual tokens before the decoder's input too, which has no counterpart here",

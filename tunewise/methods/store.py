@@ -4,32 +4,42 @@ tunewise.json               the method, the base and tokenizer it belongs to, ve
 adapter_model.safetensors   its tensors, under peft's names where peft has such an adapter
 adapter_config.json         peft's configuration, where it has one: peft loads the folder as it stands
 tunewise.safetensors        our tensors, where peft's layout is another and its file stands beside
-probe.safetensors           a few prompts with the logits of base and tuned model, to check a reload against
+probe.safetensors           a few rows with the logits of base and tuned model, to check a reload against
 manifest.json               size and sha-256 of each file
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise import files
 from tunewise.errors import UserError
-from tunewise.methods import parse_method
+from tunewise.methods import adapterhub, parse_method
 from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.base import Method
 from tunewise.methods.interop import PeftForm, from_peft, to_peft
 from tunewise.models import fingerprint
+from tunewise.models.heads import TaskHead, head_of
 from tunewise.models.quantise import format_of
 
 FORMAT = 1
 CARD, PROBE = "tunewise.json", "probe.safetensors"
 TENSORS, OWN_TENSORS, PEFT_CONFIG = "adapter_model.safetensors", "tunewise.safetensors", "adapter_config.json"
-PROBED_VOCABULARY = 256
+PROBED_LOGITS = 256
+Probe = Mapping[str, Tensor]
+"""What a model's forward takes for one row: input_ids (1, T), or pixel_values, ...; virtual tokens left out."""
+# A stranger's file -> the pickle it may have been saved as instead, and how it is saved again.
+PICKLES = {
+    TENSORS: ("adapter_model.bin", "peft's save_pretrained(safe_serialization=True)"),
+    adapterhub.TENSORS: ("pytorch_adapter.bin", "model.save_adapter(folder, name, use_safetensors=True)"),
+}
 
 
 def save_adapter(
@@ -40,9 +50,9 @@ def save_adapter(
     base_name: str = "",
     base_fingerprint: str = "",
     notes: Mapping[str, object] | None = None,
-    probe: Sequence[Sequence[int]] = (),
+    probe: Sequence[Probe] = (),
 ) -> None:
-    """Write the adapter folder in one step. `probe` holds a few prompts as token ids, for `check_probe`.
+    """Write the adapter folder in one step. `probe` holds what a few forwards take, for `check_probe`.
 
     `base_fingerprint` spares reading the base again where it is known, as in `Base.fingerprint`.
     """
@@ -58,6 +68,7 @@ def save_adapter(
             "name": base_name,
             "model_type": tuned.anatomy.model_type,
             "fingerprint": base_fingerprint,
+            "head": asdict(head_of(tuned.model)),
             "quantise": format_of(tuned.model),
         },
         "tokenizer": None if tokenizer is None else fingerprint.of_tokenizer(tokenizer),
@@ -85,7 +96,7 @@ def save_adapter(
 def load_adapter(
     model: PreTrainedModel, folder: str | Path, *, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> Tuned:
-    """Attach the adapter in `folder`, ours or one that peft wrote, to `model`.
+    """Attach the adapter in `folder`, ours or one that peft or AdapterHub's library wrote, to `model`.
 
     Raises UserError when a file is damaged, the adapter belongs to another base or tokenizer, or it does not fit.
     """
@@ -96,11 +107,16 @@ def load_adapter(
         config = files.read_json(folder / PEFT_CONFIG)
         if not isinstance(config, dict):
             raise UserError(f"{folder / PEFT_CONFIG} is no adapter configuration", hint="it must hold a json object")
-        method, state = from_peft(config, _read_tensors(folder), model)
+        if adapterhub.is_adapterhub(config):
+            tensors, has_head = _read_tensors(folder, adapterhub.TENSORS), (folder / adapterhub.HEAD_TENSORS).is_file()
+            head = _read_tensors(folder, adapterhub.HEAD_TENSORS) if has_head else {}
+            method, state = adapterhub.from_adapterhub(config, tensors, head, model)
+        else:
+            method, state = from_peft(config, _read_tensors(folder), model)
     else:
         raise UserError(
             f"{folder} is no adapter folder: it has neither {CARD} nor {PEFT_CONFIG}",
-            hint="give the adapter/ folder of a run, or one written by peft's save_pretrained()",
+            hint="give the adapter/ folder of a run, or one that peft or AdapterHub's library saved",
         )
     tuned = attach(model, method, warm_start=False)  # the state is what the start would have become
     tuned.settle()
@@ -121,13 +137,13 @@ def check_probe(tuned: Tuned, folder: str | Path) -> dict[str, float]:
     path = Path(folder) / PROBE
     if not path.is_file():
         raise UserError(f"{folder} holds no {PROBE}", hint="adapters saved by a run have one; save with probe=[...]")
-    saved, prompts = load_file(path), probe_prompts(folder)
-    now = _probe(tuned, prompts)
+    saved, probes = load_file(path), saved_probes(folder)
+    now = _probe(tuned, probes)
 
     def largest(names: Sequence[tuple[dict[str, Tensor], str, dict[str, Tensor], str]]) -> float:
         return max(float((a[x] - b[y]).abs().max()) for a, x, b, y in names)
 
-    indices = range(len(prompts))
+    indices = range(len(probes))
     return {
         "tuned": largest([(saved, f"tuned.{i}", now, f"tuned.{i}") for i in indices]),
         "base": largest([(saved, f"base.{i}", now, f"base.{i}") for i in indices]),
@@ -135,11 +151,29 @@ def check_probe(tuned: Tuned, folder: str | Path) -> dict[str, float]:
     }
 
 
-def probe_prompts(folder: str | Path) -> list[list[int]]:
-    """The prompts of the probe saved in `folder`, as token ids; none where there is no probe."""
+def saved_probes(folder: str | Path) -> list[Probe]:
+    """What the forwards of the probe saved in `folder` take; none where there is no probe."""
     path = Path(folder) / PROBE
     saved = load_file(path) if path.is_file() else {}
-    return [saved[f"prompt.{index}"].tolist() for index in range(len(saved) // 3)]
+    found: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in saved.items():
+        kind, index, name = (*key.split("."), "")[:3]
+        if kind == "input":
+            found.setdefault(int(index), {})[name] = tensor
+    return [found[index] for index in sorted(found)]
+
+
+@torch.no_grad()
+def last_logits(model: PreTrainedModel, inputs: Probe, prefix_ids: Sequence[int] = ()) -> Tensor:
+    """What `model` says of one row behind a prefix: (vocabulary,) of its last token, or (classes,)."""
+    entered = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+    if prefix_ids:
+        ids = entered["input_ids"]
+        entered["input_ids"] = torch.cat([ids.new_tensor([list(prefix_ids)]), ids], dim=1)
+        if "token_type_ids" in entered:
+            entered["token_type_ids"] = functional.pad(entered["token_type_ids"], (len(prefix_ids), 0))
+    logits = model(**entered).logits[0]
+    return logits if logits.dim() == 1 else logits[-1]
 
 
 def _read_own(
@@ -185,14 +219,18 @@ def read_card(folder: str | Path) -> dict:
     return card
 
 
+def head_noted(folder: str | Path) -> TaskHead:
+    """The head of the base that an adapter of ours was trained on."""
+    noted = read_card(folder)["base"]["head"]
+    return TaskHead(noted["kind"], tuple(noted["labels"]))
+
+
 def _read_tensors(folder: Path, name: str = TENSORS) -> dict[str, Tensor]:
     path = folder / name
     if not path.is_file():
-        unsafe = folder / "adapter_model.bin"
-        raise UserError(
-            f"{path} is missing" + (f", and {unsafe.name} is a pickle, which can run code" if unsafe.exists() else ""),
-            hint="save it again with peft's save_pretrained(safe_serialization=True)",
-        )
+        pickle, again = PICKLES[name]
+        unsafe = f", and {pickle} is a pickle, which can run code" if (folder / pickle).exists() else ""
+        raise UserError(f"{path} is missing{unsafe}", hint=f"save it again with {again}")
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises its own type, which it does not export by a stable name
@@ -200,22 +238,21 @@ def _read_tensors(folder: Path, name: str = TENSORS) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _probe(tuned: Tuned, prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    """Last-position logits at evenly spaced vocabulary entries, with the method on and off, for each prompt."""
-    step = max(1, tuned.anatomy.vocab_size // PROBED_VOCABULARY)
+def _probe(tuned: Tuned, probes: Sequence[Probe]) -> dict[str, Tensor]:
+    """Logits of each probe at evenly spaced entries, with the method on and off."""
     was_training = tuned.model.training
     tuned.model.eval()
 
-    def logits(prompt: Sequence[int]) -> Tensor:
-        ids = torch.tensor([[*tuned.prefix_ids, *prompt]], device=tuned.model.device)
-        return tuned.model(ids, use_cache=False).logits[0, -1, ::step].float().cpu().contiguous()
+    def logits(inputs: Probe) -> Tensor:
+        found = last_logits(tuned.model, inputs, tuned.prefix_ids)
+        return found[:: max(1, len(found) // PROBED_LOGITS)].float().cpu().contiguous()
 
     found: dict[str, Tensor] = {}
-    for index, prompt in enumerate(prompts):
-        found[f"prompt.{index}"] = torch.tensor(list(prompt))
-        found[f"tuned.{index}"] = logits(prompt)
+    for index, inputs in enumerate(probes):
+        found |= {f"input.{index}.{name}": tensor.cpu().contiguous() for name, tensor in inputs.items()}
+        found[f"tuned.{index}"] = logits(inputs)
     with tuned.disabled():
-        for index, prompt in enumerate(prompts):
-            found[f"base.{index}"] = logits(prompt)
+        for index, inputs in enumerate(probes):
+            found[f"base.{index}"] = logits(inputs)
     tuned.model.train(was_training)
     return found

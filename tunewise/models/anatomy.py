@@ -42,6 +42,11 @@ class Site:
     def is_slice(self) -> bool:
         return self.stop is not None
 
+    @property
+    def is_cross(self) -> bool:
+        """Whether it belongs to a decoder's attention over its encoder."""
+        return self.name.rpartition(".")[2].startswith("cross_")
+
     def read(self, tensor: Tensor, dim: int = -1) -> Tensor:
         """This site's share of the fused module's output, weight rows or bias: size d_out along `dim`."""
         if not self.is_slice:
@@ -88,6 +93,13 @@ class Anatomy:
     @property
     def n_layers(self) -> int:
         return len(self.layers)
+
+    @property
+    def stacks(self) -> tuple[range, ...]:
+        """The layers of each stack: of the only one, or the encoder's and the decoder's."""
+        first = self.layers[0].rpartition(".")[0]
+        n_first = sum(path.rpartition(".")[0] == first for path in self.layers)
+        return tuple(stack for stack in (range(n_first), range(n_first, self.n_layers)) if stack)
 
     @property
     def roles(self) -> tuple[str, ...]:

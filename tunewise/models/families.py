@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, replace
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunewise.errors import UserError
@@ -15,6 +15,9 @@ from tunewise.errors import UserError
 logger = logging.getLogger(__name__)
 
 DECODER, ENCODER, ENCODER_DECODER, VISION = KINDS = ("decoder", "encoder", "encoder_decoder", "vision")
+WRITERS = (DECODER, ENCODER_DECODER)
+"""The kinds that write text."""
+PROJECTS_POSITIONS = "deberta-v2"  # its projections to queries and keys run a second time, over relative positions
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ FAMILIES: dict[str, Family | tuple[Family, ...]] = {  # of several rows, the fir
         head="vocab_projector",
         kind=ENCODER,
     ),
-    "deberta-v2": replace(
+    PROJECTS_POSITIONS: replace(
         _BERT,
         layers="deberta.encoder.layer",
         embedding="deberta.embeddings.word_embeddings",
@@ -203,6 +206,14 @@ FAMILIES: dict[str, Family | tuple[Family, ...]] = {  # of several rows, the fir
     "deit": replace(_VIT, layers="deit.layers"),
     "dinov2": (_DINOV2, _DINOV2_BEFORE_5_20),
 }
+
+
+def kind_of(config: PreTrainedConfig) -> str:
+    """Which of KINDS a base with this configuration is; of an unknown family, a decoder unless it says otherwise."""
+    known = FAMILIES.get(config.model_type)
+    if known is None:
+        return ENCODER_DECODER if config.is_encoder_decoder else DECODER
+    return (known[0] if isinstance(known, tuple) else known).kind
 
 
 def family_of(model: PreTrainedModel) -> Family:

@@ -1,16 +1,20 @@
-"""Loading a base: a transformers model and its tokenizer, from a folder, a hub name, or the embedded `tiny`."""
+"""Loading a base: a transformers model and its tokenizer (for images, its processor), from a folder, a hub name, or
+the embedded `tiny`.
+"""
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
+    AutoImageProcessor,
     AutoTokenizer,
+    ImageProcessingMixin,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -19,7 +23,8 @@ from transformers import (
 from tunewise.errors import UserError, nearest
 from tunewise.models import fingerprint
 from tunewise.models.anatomy import Anatomy, read_anatomy
-from tunewise.models.families import DECODER
+from tunewise.models.families import VISION, kind_of
+from tunewise.models.heads import TaskHead, draw_head, is_told_by
 from tunewise.models.precision import choose_dtype
 from tunewise.models.quantise import format_of, keep_layout, loading
 from tunewise.models.tiny import FOLDER as TINY
@@ -27,6 +32,8 @@ from tunewise.models.tiny import FOLDER as TINY
 logger = logging.getLogger(__name__)
 
 EMBEDDED = {"tiny": TINY}
+UNLIMITED = 10**9
+"""Tokenizers that know no limit say 1e30."""
 UNSAFE_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -35,48 +42,127 @@ class Base:
     """A pretrained model, its tokenizer, its anatomy, and what tells it from every other."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | None
+    """None for a base that reads images."""
     anatomy: Anatomy
     name: str
     fingerprint: str
     dtype: torch.dtype
-    quantise: str = ""  # the format its linear weights are in: nf4, fp4, int8, or plain
+    head: TaskHead = field(default_factory=TaskHead)
+    new_parameters: tuple[str, ...] = ()
+    """Parameters of a classifier that the checkpoint does not hold, and that no training has seen."""
+    image_processor: ImageProcessingMixin | None = None
+    """Images -> pixel values, for a base that reads images."""
+    quantise: str = ""
+    """The format its linear weights are in: nf4, fp4, int8, or plain."""
+
+    def save_processor(self, folder: Path) -> None:
+        """Write what turns texts or images into what the model takes beside a model of this base."""
+        processor = self.image_processor if self.tokenizer is None else self.tokenizer
+        assert processor is not None, self.name
+        processor.save_pretrained(folder)
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that a sequence may have at most, where the base or its tokenizer says so."""
+        told = [] if self.tokenizer is None else [self.tokenizer.model_max_length]
+        told += [] if self.anatomy.context_length is None else [self.anatomy.context_length]
+        return min((n for n in told if n < UNLIMITED), default=None)
 
 
-def load_base(name: str, dtype: str = "auto", device: str = "cpu", quantise: str = "") -> Base:
+def load_base(
+    name: str, dtype: str = "auto", device: str = "cpu", head: TaskHead | None = None, quantise: str = ""
+) -> Base:
     """Load the base `name`: "tiny", a folder, or a hub name, in evaluation mode.
 
     `dtype` is "auto" (bfloat16 where this machine multiplies it natively), "float32", "bfloat16" or "float64".
-    `quantise` stores the linear weights as "nf4", "fp4" or "int8"; a checkpoint that is quantised already stays so.
-    Weights are read from safetensors only, and no code of the checkpoint is run. Raises UserError for a folder that
-    is no model, weights in a pickle format, and a hub name that cannot be reached.
+    `head` is the base's own language-model head, or a classifier: new, or as the checkpoint holds one with these
+    labels. `quantise` stores the linear weights as "nf4", "fp4" or "int8"; a checkpoint that is quantised already stays
+    so. Weights are read from safetensors only, and no code of the checkpoint is run. Raises UserError for a folder
+    that is no model, weights in a pickle format, a hub name that cannot be reached, and a head that it cannot have.
     """
+    head = head or TaskHead()
     config = load_config(name)
+    kind = kind_of(config)
+    auto_class = head.auto_class(kind, name)
     source = EMBEDDED.get(name, name)
     if Path(source).exists():
         _check_weights(Path(source))
     where = torch.device(device)
+    tokenizer = None if kind == VISION else load_tokenizer(name, head)
+    same_size, same_labels = config.num_labels == max(1, len(head.labels)), is_told_by(head, config)
+    head.configure(config)
     chosen = choose_dtype(dtype, where)
     storage = loading(config, quantise, chosen, where)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        with _quiet():
-            model = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=chosen, use_safetensors=True, **storage
-            )
-    except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from error
+    if tokenizer is not None and config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id  # a decoder's classifier reads the last token before padding
+    options = {"config": config, "dtype": chosen, "ignore_mismatched_sizes": head.kind != "lm" and not same_size}
+    model, absent = _read_model(name, auto_class, {**options, **storage})
     keep_layout(model)
     (model if storage else model.to(where)).eval()
     anatomy = read_anatomy(model)
-    if anatomy.kind != DECODER:
-        raise UserError(
-            f"{name} is a model of the kind {anatomy.kind}; this trains and evaluates decoders",
-            hint="attach a method to it in Python and train it with your own loop: docs/methods.md, On which models",
-        )
+    new_parameters = tuple(name for name in anatomy.task_head if name in absent or not same_labels)
+    draw_head(model, new_parameters, seed=0)
+    if odd := sorted(absent - {*new_parameters, *_tied(model)}):
+        logger.warning("%s lacks %d parameters, which stay as they were drawn: %s", name, len(odd), ", ".join(odd[:3]))
+    processor = _load_image_processor(name) if kind == VISION else None
+    return Base(
+        model,
+        tokenizer,
+        anatomy,
+        name,
+        fingerprint.of_model(model),
+        model.dtype,
+        head,
+        new_parameters,
+        image_processor=processor,
+        quantise=format_of(model),
+    )
+
+
+def _read_model(name: str, auto_class: Any, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+    """The model, and the names of parameters that its checkpoint lacks or has in another size, drawn from one seed."""
+    try:
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model, loaded = auto_class.from_pretrained(
+                EMBEDDED.get(name, name), use_safetensors=True, output_loading_info=True, **options
+            )
+    except (OSError, ValueError) as error:
+        raise _cannot_load(name, error) from error
+    return model, {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
+
+
+def load_tokenizer(name: str, head: TaskHead | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of the base `name`, with a padding token; for a tagger, one that knows where words begin."""
+    words = {"add_prefix_space": True} if head is not None and head.kind == "tags" else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(EMBEDDED.get(name, name), **words)
+    except (OSError, ValueError) as error:
+        raise _cannot_load(name, error) from error
+    if tokenizer is None:
+        raise UserError(f"{name} has no tokenizer", hint="copy tokenizer.json from where the model came from")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return Base(model, tokenizer, anatomy, name, fingerprint.of_model(model), model.dtype, format_of(model))
+    return tokenizer
+
+
+def _load_image_processor(name: str) -> ImageProcessingMixin:
+    try:
+        return AutoImageProcessor.from_pretrained(name)
+    except ImportError as error:
+        raise UserError(f"{name} reads images, which needs pillow", hint="pip install 'tunewise[vision]'") from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{name} has no preprocessor_config.json, which says how its images are made",
+            hint="copy the file from where the model came from",
+        ) from error
+
+
+def _tied(model: PreTrainedModel) -> set[str]:
+    """Names of parameters that are another one under a second name."""
+    own = {name for name, _ in model.named_parameters()}
+    return {name for name, _ in model.named_parameters(remove_duplicate=False)} - own
 
 
 def original(model: PreTrainedModel) -> PreTrainedModel:
@@ -144,7 +230,7 @@ def _no_such_folder(folder: Path) -> UserError:
 def _cannot_load(name: str, error: Exception) -> UserError:
     if Path(name).exists() or name in EMBEDDED:
         reason = str(error).strip().splitlines()[0]
-        return UserError(f"cannot load {name}: {reason}", hint="the folder must hold a decoder that transformers knows")
+        return UserError(f"cannot load {name}: {reason}", hint="the folder must hold a model that transformers knows")
     close = nearest(name, EMBEDDED)
     return UserError(
         f"cannot load {name!r}: there is no such folder, and the hub did not give it",
@@ -155,12 +241,15 @@ def _cannot_load(name: str, error: Exception) -> UserError:
 
 
 class _quiet:
-    """No progress bar of transformers inside: tunewise prints its own line."""
+    """No progress bar and no report of transformers inside: tunewise prints its own lines."""
 
     def __enter__(self) -> None:
         self.was_enabled = transformers.utils.logging.is_progress_bar_enabled()
+        self.verbosity = transformers.utils.logging.get_verbosity()
         transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
 
     def __exit__(self, *_: object) -> None:
+        transformers.utils.logging.set_verbosity(self.verbosity)
         if self.was_enabled:
             transformers.utils.logging.enable_progress_bar()

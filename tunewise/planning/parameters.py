@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import count_by_dtype
 from tunewise.methods.base import Method
+from tunewise.models.families import WRITERS, kind_of
+from tunewise.models.heads import TaskHead
 from tunewise.models.load import load_config
 
 
@@ -29,13 +30,19 @@ class ParameterPlan:
 def plan(model: str, methods: Iterable[str | Mapping[str, object] | Method] = ()) -> list[ParameterPlan]:
     """One plan for each method, or for every method at its defaults, on the base `model` (a folder or hub name).
 
-    Only the config is read: a 405B base takes as long as a small one. Raises UserError for a base or method that is
-    none, and where a method cannot act on the base.
+    Only the config is read: a 405B base takes as long as a small one. A base that writes no text gets a classifier of
+    two classes, which every method trains along; methods that do not act on its kind are left out unless named. Raises
+    UserError for a base or method that is none, and where a method cannot act on the base.
     """
+    config = load_config(model)
+    kind = kind_of(config)
+    head = TaskHead() if kind in WRITERS else TaskHead("classes", ("0", "1"))
+    head.configure(config)
     with torch.device("meta"):
-        shell = AutoModelForCausalLM.from_config(load_config(model))
+        shell = head.auto_class(kind, model).from_config(config)
     n_base = sum(parameter.numel() for parameter in shell.parameters())
-    chosen = [m if isinstance(m, Method) else parse_method(m) for m in methods] or [_default(name) for name in METHODS]
+    chosen = [m if isinstance(m, Method) else parse_method(m) for m in methods]
+    chosen = chosen or [_default(name) for name, method in METHODS.items() if kind not in method.not_on]
     plans = []
     for method in chosen:
         by_dtype = count_by_dtype(shell, method)

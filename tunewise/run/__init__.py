@@ -3,6 +3,7 @@
 from tunewise.run.adapters import combine_adapters, compare_adapters, merge_adapter
 from tunewise.run.carry_out import add_reload_proof, run, train
 from tunewise.run.measure import evaluate
+from tunewise.run.prepare import base_of
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.training.proofs import prove_adapter
 from tunewise.training.reload import prove_in_fresh_process
@@ -10,6 +11,7 @@ from tunewise.training.reload import prove_in_fresh_process
 __all__ = [
     "Recipe",
     "add_reload_proof",
+    "base_of",
     "build_recipe",
     "combine_adapters",
     "compare_adapters",

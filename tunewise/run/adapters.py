@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from tunewise.errors import UserError
 from tunewise.methods.arithmetic import change_of, combine, extract_lora
 from tunewise.methods.attach import attach
-from tunewise.methods.store import CARD, load_adapter, probe_prompts, read_card, save_adapter
+from tunewise.methods.store import CARD, load_adapter, read_card, save_adapter, saved_probes
 from tunewise.models.load import Base, original
 from tunewise.models.quantise import dequantise
 
@@ -50,7 +50,7 @@ def combine_adapters(
         base_name=base.name,
         base_fingerprint=base.fingerprint,
         notes={**notes, "combined": made},
-        probe=probe_prompts(first),
+        probe=saved_probes(first),
     )
     tuned.detach()
     return {"folder": str(out), "method": found.method.configuration(), "error": max(found.errors.values())}

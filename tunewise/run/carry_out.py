@@ -18,19 +18,21 @@ from torch import Tensor
 
 from tunewise import files
 from tunewise.config import dump_yaml
-from tunewise.data.encode import Encoded, encode_all
+from tunewise.data.encode import Encoded
 from tunewise.data.examples import Example, Ledger
 from tunewise.data.task import Task, load_task
-from tunewise.engine.batches import collate
-from tunewise.engine.loss import token_loss
+from tunewise.engine.objectives import encode_rows, objective_for
 from tunewise.errors import UserError
-from tunewise.evaluation.evaluate import Evaluation, answer, prepare
-from tunewise.evaluation.questions import Questions
+from tunewise.evaluation.evaluate import Evaluation, answer, prepare, probes_of
+from tunewise.evaluation.questions import LabelledRows, Questions
 from tunewise.evaluation.retention import retention_loss
 from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.store import read_card, save_adapter
-from tunewise.models.load import Base, load_base
+from tunewise.models.families import DECODER
+from tunewise.models.heads import draw_head
+from tunewise.models.load import Base
 from tunewise.run import record
+from tunewise.run.prepare import load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.training import checkpoint
 from tunewise.training.loop import CHECKPOINTS, FitResult, fit
@@ -39,6 +41,7 @@ from tunewise.training.progress import Watcher
 from tunewise.training.proofs import (
     Proof,
     at_most,
+    check_labels,
     check_longest_batch,
     check_rows,
     check_tuned,
@@ -50,7 +53,7 @@ from tunewise.training.reload import prove_in_fresh_process
 logger = logging.getLogger(__name__)
 
 RELOADS = "reloads_to_the_same_logits"
-N_PROBES, PROBE_TOKENS = 2, 64
+N_PROBES = 2
 _BASE_RETENTION: dict[tuple[object, ...], float] = {}  # what the bases of this process score, measured once each
 
 
@@ -74,9 +77,8 @@ def run(
     finished = record.finished(recipe, out, digest)
     if finished is not None:
         return finished
-    base = base or load_base(recipe.model, recipe.dtype, quantise=recipe.quantise)
+    base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
     peak = Peak(base.model.device)
-    task = load_task(recipe.data, base.tokenizer)
     _tell(task.ledger)
     if not task.test:
         raise UserError(f"{task.name} has no test rows", "add a test file to its folder, or name one file to be split")
@@ -140,22 +142,30 @@ class _Run:
     def __init__(self, recipe: Recipe, out: Path, base: Base, task: Task) -> None:
         self.recipe, self.out, self.base, self.task = recipe, out, base, task
         self.model, self.tokenizer = base.model, base.tokenizer
-        probes = prepare(self.model, self.tokenizer, task, task.test[:N_PROBES]).prompts
-        self.probes = [prompt[-PROBE_TOKENS:] for prompt in probes]
+        self.probes = probes_of(base, prepare(base, task, task.test[:N_PROBES]))
         self.base_logits, self.base_sums = probe_logits(self.model, self.probes), checksums(self.model)
         self.tuned: Tuned = attach(
             self.model, recipe.method, tokenizer=self.tokenizer, losses=self._losses, seed=recipe.seed
         )
-        self.dev: Questions | None = None
+        self.objective = objective_for(base, self.tuned.prefix_ids, packing=recipe.train.packing)
+        self._begin_the_head()
+        self.dev: Questions | LabelledRows | None = None
         self.dev_evaluations: list[Evaluation] = []
+
+    def _begin_the_head(self) -> None:
+        """Draw a classifier that no training has seen from this run's seed; every method but frozen trains it."""
+        new = [name for name in self.base.new_parameters if name in self.tuned.selected]
+        draw_head(self.model, new, self.recipe.seed)
+        if self.base.new_parameters and not new:
+            logger.warning("%s has a new classifier, which nothing trains: it answers at random", self.base.name)
 
     def _losses(self) -> Iterator[Tensor]:
         """The base's mean loss on one training example after another, for methods that look before they start."""
-        context = self.base.anatomy.context_length or self.recipe.train.max_length
-        rows, _ = encode_all(self.task.train, self.tokenizer, min(context, self.recipe.train.max_length))
-        for row in rows:
-            loss, n_labels = token_loss(self.model, collate([row], self.tokenizer.pad_token_id).to(self.model.device))
-            yield loss / n_labels
+        rows, _ = encode_rows(self.base, self.task, self.task.train, self._max_length(0))
+        objective = objective_for(self.base)
+        for batch in (objective.collate([row]) for row in rows):
+            if batch.n_labels:
+                yield objective.loss(self.model, batch.to(self.model.device)) / batch.n_labels
 
     def carry_out(self, digest: str, progress: Watcher | None, peak: Peak) -> dict[str, Any]:
         """Everything from the first file to the in-process proofs."""
@@ -164,9 +174,9 @@ class _Run:
         proofs = self._no_leak()
         rows: list[Encoded] = []
         if self.tuned.n_trainable:
-            rows, ledger = encode_all(self.task.train, self.tokenizer, self._max_length())
+            rows, ledger = encode_rows(self.base, self.task, self.task.train, self._max_length())
             _tell_rows(ledger)
-            proofs |= check_rows(rows, self.tokenizer)
+            proofs |= self._check(rows)
         else:
             ledger = Ledger()
         files.write_text(self.out / record.RECIPE, dump_yaml(self.recipe))
@@ -174,14 +184,13 @@ class _Run:
         files.write_json(self.out / record.LEDGER, {"data": asdict(self.task.ledger), "train": asdict(ledger)})
         result: FitResult | None = None
         if rows:
-            pad_id = self.tokenizer.pad_token_id
-            proofs |= check_longest_batch(self.tuned, rows, self.recipe.train, pad_id)
+            proofs |= check_longest_batch(self.tuned, rows, self.recipe.train, self.objective)
             proofs |= self._a_save_succeeds()
-            result = self._fit(rows, pad_id, progress)
+            result = self._fit(rows, progress)
             self._save(self.out / record.ADAPTER)
             proofs |= self._template_is_saved()
         before_training = peak.bytes() if result is None else max(peak.bytes(), result.peak_bytes)
-        test = answer(self.model, self.tokenizer, self._prepared(self.task.test), prefix_ids=self.tuned.prefix_ids)
+        test = answer(self.base, self._prepared(self.task.test), prefix_ids=self.tuned.prefix_ids)
         dev = self._dev_evaluation(result)
         retention = self._retention()
         peak_bytes = max(before_training, peak.bytes())
@@ -207,13 +216,19 @@ class _Run:
             "peak_bytes": peak_bytes,
             "peak_measure": peak.measure,
             **record.costs(result),
+            "layout": self.objective.layout,
             "n_dropped_demonstrations": test.n_dropped,
             "n_truncated_prompts": test.n_truncated,
             "proofs": proofs,
             "proofs_left_out": left_out,
         }
 
-    def _fit(self, rows: list[Encoded], pad_id: int, progress: Watcher | None) -> FitResult:
+    def _check(self, rows: list[Encoded]) -> dict[str, Proof]:
+        if self.tokenizer is None or self.base.head.kind != "lm":
+            return check_labels(rows)
+        return check_rows(rows, self.tokenizer)
+
+    def _fit(self, rows: list[Encoded], progress: Watcher | None) -> FitResult:
         config = self.recipe.train
         return fit(
             self.tuned,
@@ -221,26 +236,18 @@ class _Run:
             config,
             seed=self.recipe.seed,
             folder=self.out,
-            pad_id=pad_id,
+            objective=self.objective,
             dev_score=self._dev_score if self.dev is not None else None,
             progress=progress,
         )
 
-    def _prepared(self, examples: Sequence[Example]) -> Questions:
-        n_prefix = len(self.tuned.prefix_ids)
-        return prepare(
-            self.model,
-            self.tokenizer,
-            self.task,
-            examples,
-            n_prefix=n_prefix,
-            shots=self.recipe.shots,
-            seed=self.recipe.seed,
-        )
+    def _prepared(self, examples: Sequence[Example]) -> Questions | LabelledRows:
+        n_prefix, recipe = len(self.tuned.prefix_ids), self.recipe
+        return prepare(self.base, self.task, examples, n_prefix=n_prefix, shots=recipe.shots, seed=recipe.seed)
 
     def _dev_score(self) -> float:
         assert self.dev is not None
-        found = answer(self.model, self.tokenizer, self.dev, prefix_ids=self.tuned.prefix_ids)
+        found = answer(self.base, self.dev, prefix_ids=self.tuned.prefix_ids)
         self.dev_evaluations.append(found)
         return found.main
 
@@ -253,29 +260,35 @@ class _Run:
             kept = [found for (step, _), found in seen if step == result.best_step]
             if kept:
                 return kept[0]
-        return answer(self.model, self.tokenizer, self.dev, prefix_ids=self.tuned.prefix_ids)
+        return answer(self.base, self.dev, prefix_ids=self.tuned.prefix_ids)
 
     def _retention(self) -> dict[str, float] | None:
         spec = self.recipe.retention_task
         if spec is None:
             return None
+        if self.base.head.kind != "lm" or self.base.anatomy.kind != DECODER:
+            raise UserError(
+                f"retention={spec} is a loss on text, and {self.base.name} with this head has none",
+                "leave retention out",
+            )
         documents = [example.text for example in load_task(spec).test]
         context = self.tuned.anatomy.context_length
         longest = None if context is None else context - len(self.tuned.prefix_ids)
         key = (self.base.fingerprint, self.base.dtype, str(self.model.device), longest, tuple(documents))
         if key not in _BASE_RETENTION:
             with self.tuned.disabled():
-                _BASE_RETENTION[key] = retention_loss(self.model, self.tokenizer, documents, longest=longest)[0]
+                _BASE_RETENTION[key] = retention_loss(self.base, documents, longest=longest)[0]
         base = tuned = _BASE_RETENTION[key]
         if self.tuned.n_trainable:
             prefix_ids = self.tuned.prefix_ids
-            tuned, _ = retention_loss(self.model, self.tokenizer, documents, prefix_ids=prefix_ids, longest=longest)
+            tuned, _ = retention_loss(self.base, documents, prefix_ids=prefix_ids, longest=longest)
         return {"base": base, "tuned": tuned, "change": tuned - base}
 
-    def _max_length(self) -> int:
-        context = self.tuned.anatomy.context_length
+    def _max_length(self, n_prefix: int | None = None) -> int:
+        n_prefix = len(self.tuned.prefix_ids) if n_prefix is None else n_prefix
+        context = self.base.anatomy.context_length if self.base.head.kind == "lm" else self.base.longest
         longest = self.recipe.train.max_length
-        return longest if context is None else min(longest, context - len(self.tuned.prefix_ids))
+        return longest if context is None else min(longest, context - n_prefix)
 
     def _no_leak(self) -> dict[str, Proof]:
         n_leaks = sum("of test" in note.reason for note in self.task.ledger.leaks)
@@ -309,6 +322,7 @@ class _Run:
             "template": asdict(self.task.template),
             "labels": list(self.task.labels),
             "separator": self.task.separator,
+            "head": self.recipe.head,
             "data": self.recipe.data.model_dump(mode="json"),
         }
 

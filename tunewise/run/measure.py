@@ -9,12 +9,12 @@ from typing import Any
 from tunewise import files
 from tunewise.config import parse, read_yaml
 from tunewise.data.config import DataConfig
-from tunewise.data.task import load_task
 from tunewise.errors import UserError, missing, no_adapter_yet, unknown
 from tunewise.evaluation.evaluate import evaluate_task
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter, read_card
-from tunewise.models.load import load_base
+from tunewise.models.heads import HeadChoice
+from tunewise.run.prepare import load_for
 from tunewise.run.recipe import Recipe, build_recipe
 from tunewise.run.record import ADAPTER, PREDICTIONS, RECIPE
 
@@ -36,8 +36,7 @@ def evaluate(
     predictions.jsonl and evaluation.json are written there.
     """
     asked = _asked(None if target is None else Path(target), model, data)
-    base = load_base(asked.model, asked.dtype, quantise=asked.quantise)
-    task = load_task(asked.data, base.tokenizer)
+    base, task = load_for(asked.data, asked.model, asked.dtype, asked.head, asked.quantise)
     splits = {"train": task.train, "dev": task.dev, "test": task.test}
     if split not in splits:
         raise unknown("split", split, splits)
@@ -48,7 +47,7 @@ def evaluate(
         prefix_ids = tuned.prefix_ids
     shots, seed = (shots, seed) if shots else (asked.shots, asked.seed)
     examples = splits[split][:limit]
-    found = evaluate_task(base.model, base.tokenizer, task, examples, prefix_ids=prefix_ids, shots=shots, seed=seed)
+    found = evaluate_task(base, task, examples, prefix_ids=prefix_ids, shots=shots, seed=seed)
     summary = {
         "task": task.name,
         "model": asked.model,
@@ -76,6 +75,7 @@ class _Asked:
     dtype: str
     data: DataConfig
     adapter: Path | None
+    head: HeadChoice = "auto"
     shots: int = 0
     seed: int = 0
     quantise: str = ""
@@ -89,8 +89,10 @@ def _asked(target: Path | None, model: str | None, data: str | Mapping[str, Any]
         adapter = target / ADAPTER if (target / ADAPTER).is_dir() else None
         if adapter is None and not isinstance(recipe.method, Frozen):
             raise no_adapter_yet(target)
-        shots, seed, quantise = recipe.shots, recipe.seed, recipe.quantise
-        return _Asked(model or recipe.model, recipe.dtype, given or recipe.data, adapter, shots, seed, quantise)
+        name, data_config, seed = model or recipe.model, given or recipe.data, recipe.seed
+        return _Asked(
+            name, recipe.dtype, data_config, adapter, recipe.head, recipe.shots, seed, quantise=recipe.quantise
+        )
     if target is None:
         if model is None or given is None:
             raise UserError(
@@ -105,5 +107,5 @@ def _asked(target: Path | None, model: str | None, data: str | Mapping[str, Any]
     if not name or not (given or noted):
         wanted = "--model NAME_OR_FOLDER" if not name else "--data FILE"
         raise UserError(f"{target} does not say which {'base' if not name else 'data'} it belongs to", f"add {wanted}")
-    quantise = card["base"].get("quantise", "")
-    return _Asked(name, card.get("dtype", "auto"), given or parse(DataConfig, noted), target, quantise=quantise)
+    head, quantise = card["notes"].get("head", "auto"), card["base"].get("quantise", "")
+    return _Asked(name, card.get("dtype", "auto"), given or parse(DataConfig, noted), target, head, quantise=quantise)

@@ -14,6 +14,7 @@ from tunewise.errors import UserError
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.base import Method
 from tunewise.methods.selective.frozen import Frozen
+from tunewise.models.heads import HeadChoice
 from tunewise.training.config import TrainConfig
 
 
@@ -24,6 +25,8 @@ class Recipe(Strict):
     """`tiny`, a folder, or a hub name."""
     dtype: str = "auto"
     """float32, bfloat16, float64; auto measures."""
+    head: HeadChoice = "auto"
+    """lm answers in words; classifier puts a new head on the base; auto takes words where the base can write."""
     quantise: Literal["", "nf4", "fp4", "int8"] = ""
     """Keep the base's linear weights in 4 or 8 bits, through bitsandbytes."""
     data: DataConfig
@@ -78,7 +81,8 @@ class Recipe(Strict):
 
     @property
     def retention_task(self) -> str | None:
-        return ("tiny:retention" if self.model == "tiny" else None) if self.retention == "auto" else self.retention
+        writes = self.model == "tiny" and self.head != "classifier"
+        return ("tiny:retention" if writes else None) if self.retention == "auto" else self.retention
 
 
 def build_recipe(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:

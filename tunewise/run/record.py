@@ -64,7 +64,7 @@ def environment(base: Base, digest: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "dtype": str(base.dtype).removeprefix("torch."),
         "base": {"name": base.name, "fingerprint": base.fingerprint, "quantise": base.quantise},
-        "tokenizer": fingerprint.of_tokenizer(base.tokenizer),
+        "tokenizer": None if base.tokenizer is None else fingerprint.of_tokenizer(base.tokenizer),
         "data_sha256": digest,
     }
 

@@ -34,6 +34,8 @@ class TrainConfig(Strict):
     """Epochs between evaluations on dev; None keeps the last state without looking."""
     patience: int | None = Field(None, gt=0)
     """Evaluations without a better dev score after which training stops; None never stops early."""
+    packing: bool = True
+    """Rows behind one another without padding, where the base runs so; the losses are the same."""
     checkpoint_every: int = Field(200, ge=0, validation_alias="save_steps")
     """Steps between checkpoints; 0 writes one only when training is interrupted."""
     checkpointing: bool = Field(False, validation_alias="gradient_checkpointing")

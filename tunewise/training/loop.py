@@ -18,9 +18,9 @@ from torch import Tensor
 
 from tunewise import files
 from tunewise.data.encode import Encoded
-from tunewise.engine.batches import Batch, collate, epoch_batches
+from tunewise.engine.batches import epoch_batches
 from tunewise.engine.denormals import flushed
-from tunewise.engine.loss import row_losses, token_loss
+from tunewise.engine.objectives import Objective
 from tunewise.errors import UserError
 from tunewise.methods.attach import Tuned
 from tunewise.training import checkpoint
@@ -81,7 +81,7 @@ def fit(
     *,
     seed: int,
     folder: Path,
-    pad_id: int,
+    objective: Objective[Any],
     dev_score: Callable[[], float] | None = None,
     progress: Watcher | None = None,
 ) -> FitResult:
@@ -95,7 +95,7 @@ def fit(
     devices = [tuned.model.device] if tuned.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), training_mode(tuned, config), flushed(), Interrupts() as interrupts:
         torch.manual_seed(seed)
-        loop = _Loop(tuned, rows, config, seed, folder, pad_id)
+        loop = _Loop(tuned, rows, config, seed, folder, objective)
         resumed_from = loop.resume()
         watcher.started(tuned.method.name, resumed_from, loop.n_steps)
         try:
@@ -133,12 +133,18 @@ def _the_older_name() -> Iterator[None]:
 
 class _Loop:
     def __init__(
-        self, tuned: Tuned, rows: Sequence[Encoded], config: TrainConfig, seed: int, folder: Path, pad_id: int
+        self,
+        tuned: Tuned,
+        rows: Sequence[Encoded],
+        config: TrainConfig,
+        seed: int,
+        folder: Path,
+        objective: Objective[Any],
     ) -> None:
         if not rows:
             raise UserError("there is no row to train on", "check the train split of the data")
         self._tuned, self._rows, self._config, self._seed = tuned, rows, config, seed
-        self._folder, self._pad_id, self._device = folder, pad_id, tuned.model.device
+        self._folder, self._objective, self._device = folder, objective, tuned.model.device
         self._prefix_ids = tuned.prefix_ids
         self._lengths = [len(row.ids) for row in rows]
         n_batches = math.ceil(len(rows) / config.batch_size)
@@ -181,9 +187,9 @@ class _Loop:
             if interrupts.requested:
                 self._optimiser.zero_grad()
                 return False
-            loss, _ = token_loss(self._tuned.model, batch.to(self._device))
-            loss = loss / n_labels
-            loss.backward()
+            with self._objective.ready(self._tuned.model):
+                loss = self._objective.loss(self._tuned.model, batch.to(self._device)) / n_labels
+                loss.backward()
             total += loss.detach()
         penalty = self._tuned.method.penalty(self._tuned.deltas)
         if penalty is not None:
@@ -216,14 +222,14 @@ class _Loop:
         watcher.stepped(position.step, mean_loss, n_tokens)
         return True
 
-    def _batches(self, step: int) -> list[Batch]:
+    def _batches(self, step: int) -> list[Any]:
         """The batches of one step; a step never crosses from one epoch into the next."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, epoch_batches(self._lengths, self._config.batch_size, self._seed, epoch))
         start = index * self._config.accumulation
         chosen = self._epoch[1][start : start + self._config.accumulation]
-        batches = [collate([self._rows[i] for i in batch], self._pad_id, self._prefix_ids) for batch in chosen]
+        batches = [self._objective.collate([self._rows[i] for i in batch]) for batch in chosen]
         return [batch for batch in batches if batch.n_labels]
 
     def _evaluation_is_due(self) -> bool:
@@ -249,14 +255,15 @@ class _Loop:
         watcher.evaluated(position.step, score, is_best)
         return self._config.patience is not None and position.n_without_gain >= self._config.patience
 
-    def _not_finite(self, loss: float, batches: list[Batch]) -> UserError:
+    def _not_finite(self, loss: float, batches: list[Any]) -> UserError:
         """The error for a loss or gradient that is NaN or infinite, naming the rows that make it so."""
         self._optimiser.zero_grad()
         self._tuned.model.eval()
         culprits: list[str] = []
-        with torch.no_grad():
+        with torch.no_grad(), self._objective.ready(self._tuned.model):
             for batch in batches:
-                finite = row_losses(self._tuned.model, batch.to(self._device)).isfinite().tolist()
+                losses = self._objective.row_losses(self._tuned.model, batch.to(self._device))
+                finite = losses.isfinite().tolist()
                 culprits += [row_id for row_id, is_finite in zip(batch.ids, finite, strict=True) if not is_finite]
         what = "the gradient" if math.isfinite(loss) else "the loss"
         named = culprits or [row_id for batch in batches for row_id in batch.ids]
@@ -345,7 +352,7 @@ class _Loop:
         content = [config, self._tuned.method.configuration(), self._seed, self._prefix_ids]
         digest = hashlib.sha256(json.dumps(content).encode())
         for row in self._rows:
-            digest.update(row.id.encode() + array("q", (*row.ids, *row.labels)).tobytes())
+            digest.update(row.id.encode() + array("q", row.ids).tobytes() + array("d", row.labels).tobytes())
         return digest.hexdigest()[:32]
 
     def _cut_log(self) -> None:

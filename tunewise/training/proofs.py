@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise.data.encode import MASKED, Encoded
-from tunewise.engine.batches import collate
-from tunewise.engine.loss import token_loss
+from tunewise.engine.batches import plain
+from tunewise.engine.objectives import Objective, objective_for
 from tunewise.errors import UserError
 from tunewise.methods.attach import Tuned
 from tunewise.methods.base import CannotFold
-from tunewise.methods.store import PROBE, check_probe, load_adapter
+from tunewise.methods.store import PROBE, Probe, check_probe, last_logits, load_adapter, saved_probes
 from tunewise.models.load import Base
 from tunewise.models.quantise import scales
 from tunewise.training.config import TrainConfig
@@ -66,33 +66,43 @@ def check_rows(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> d
     }
 
 
-def check_longest_batch(tuned: Tuned, rows: Sequence[Encoded], config: TrainConfig, pad_id: int) -> dict[str, Proof]:
+def check_labels(rows: Sequence[Encoded]) -> dict[str, Proof]:
+    """Every row of a classifier has a label; UserError naming the row that does not."""
+    unlabelled = [row.id for row in rows if all(label == MASKED for label in row.labels)]
+    if unlabelled:
+        raise UserError(f"{len(unlabelled)} training rows have no label: {', '.join(unlabelled[:5])}", "correct them")
+    return {"labels_are_trained": at_most(len(unlabelled), 0)}
+
+
+def check_longest_batch(
+    tuned: Tuned, rows: Sequence[Encoded], config: TrainConfig, objective: Objective[Any]
+) -> dict[str, Proof]:
     """One forward and backward of the longest rows, before anything is spent; UserError when memory does not suffice.
 
     The value is the number of tokens in that batch, padding included. Nothing is changed by it.
     """
     longest = sorted(rows, key=lambda row: len(row.ids), reverse=True)[: config.batch_size]
-    batch = collate(longest, pad_id, tuned.prefix_ids).to(tuned.model.device)
+    n_longest = len(tuned.prefix_ids) + len(longest[0].ids)
+    batch = objective.collate(longest).to(tuned.model.device)
     devices = [tuned.model.device] if tuned.model.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices), training_mode(tuned, config):
-            token_loss(tuned.model, batch)[0].backward()
+        with torch.random.fork_rng(devices), training_mode(tuned, config), objective.ready(tuned.model):
+            objective.loss(tuned.model, batch).backward()
     except RuntimeError as error:
         if "out of memory" not in str(error) and "allocate memory" not in str(error):
             raise
         raise UserError(
-            f"the longest batch does not fit: {config.batch_size} rows of up to {batch.input_ids.shape[1]} tokens",
+            f"the longest batch does not fit: {config.batch_size} rows of up to {n_longest} tokens",
             f"train.batch_size={max(1, config.batch_size // 2)} train.accumulation={2 * config.accumulation}, "
             "train.checkpointing=true, or a smaller train.max_length",
         ) from error
-    return {"longest_batch_fits": {"passed": True, "value": batch.input_ids.numel(), "tolerance": None}}
+    return {"longest_batch_fits": {"passed": True, "value": len(longest) * n_longest, "tolerance": None}}
 
 
 @torch.no_grad()
-def probe_logits(model: PreTrainedModel, prompts: Sequence[Sequence[int]], prefix_ids: Sequence[int] = ()) -> Tensor:
-    """Logits at the end of each prompt, one prompt a forward: (prompts, vocabulary)."""
-    ids = [torch.tensor([[*prefix_ids, *prompt]], device=model.device) for prompt in prompts]
-    return torch.cat([model(each, use_cache=False, logits_to_keep=1).logits[:, -1] for each in ids])
+def probe_logits(model: PreTrainedModel, probes: Sequence[Probe], prefix_ids: Sequence[int] = ()) -> Tensor:
+    """What the model says at the end of each probe, one a forward: (probes, vocabulary or classes)."""
+    return torch.stack([last_logits(model, probe, prefix_ids) for probe in probes])
 
 
 def checksums(model: PreTrainedModel) -> Checksums:
@@ -105,16 +115,16 @@ def checksums(model: PreTrainedModel) -> Checksums:
 
 
 def check_tuned(
-    tuned: Tuned, prompts: Sequence[Sequence[int]], base_logits: Tensor, base_sums: Checksums
+    tuned: Tuned, probes: Sequence[Probe], base_logits: Tensor, base_sums: Checksums
 ) -> tuple[dict[str, Proof], dict[str, str]]:
     """The proofs that need the tuned model, and the reasons for those that were left out.
 
-    `base_logits` (`probe_logits` of `prompts`) and `base_sums` were taken before anything was attached.
+    `base_logits` (`probe_logits` of `probes`) and `base_sums` were taken before anything was attached.
     """
     dtype = tuned.model.dtype
-    attached = probe_logits(tuned.model, prompts, tuned.prefix_ids)
+    attached = probe_logits(tuned.model, probes, tuned.prefix_ids)
     with tuned.disabled():
-        off, sums = probe_logits(tuned.model, prompts), checksums(tuned.model)
+        off, sums = probe_logits(tuned.model, probes), checksums(tuned.model)
     n_moved = sum(sums[name] != base_sums[name] for name in base_sums)
     effect = _distance(base_logits, attached)
     proofs = {
@@ -132,7 +142,7 @@ def check_tuned(
     except CannotFold as reason:
         left_out["fold_equals_attached"] = reason.message
         return proofs, left_out
-    distance = _distance(attached, probe_logits(folded, prompts, tuned.prefix_ids))
+    distance = _distance(attached, probe_logits(folded, probes, tuned.prefix_ids))
     proofs["fold_equals_attached"] = at_most(distance, FOLDED[dtype])
     return proofs, left_out
 
@@ -147,15 +157,20 @@ def prove_adapter(folder: str | Path, base: Base) -> dict[str, Proof]:
 
     Raises UserError where the adapter is damaged or belongs to another base.
     """
-    prompts = [base.tokenizer.encode("What is") or [base.tokenizer.eos_token_id]]
-    base_logits, base_sums = probe_logits(base.model, prompts), checksums(base.model)
+    probes = saved_probes(folder)
+    if not probes:
+        if base.tokenizer is None:
+            raise UserError(f"{folder} holds no {PROBE}", hint="adapters saved by a run have one")
+        ids = base.tokenizer.encode("What is") or [base.tokenizer.eos_token_id]
+        probes = [objective_for(base).probe(plain("", ids, 0))]
+    base_logits, base_sums = probe_logits(base.model, probes), checksums(base.model)
     tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer)
     tuned.model.eval()
     try:
         proofs: dict[str, Proof] = {}
         if (Path(folder) / PROBE).is_file():
             proofs["reloads_to_the_same_logits"] = reloaded(check_probe(tuned, folder), base.dtype)
-        return proofs | check_tuned(tuned, prompts, base_logits, base_sums)[0]
+        return proofs | check_tuned(tuned, probes, base_logits, base_sums)[0]
     finally:
         tuned.detach()
 

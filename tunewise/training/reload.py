@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from tunewise.errors import UserError
-from tunewise.methods.store import check_probe, load_adapter
-from tunewise.models.load import load_base
+from tunewise.methods.store import check_probe, head_noted, load_adapter
+from tunewise.models.heads import TaskHead
+from tunewise.models.load import Base, load_base
 from tunewise.training.proofs import Proof, reloaded
 
 
@@ -54,9 +55,11 @@ def prove_in_fresh_process(
 
 
 def _check(base_name: str, dtype: str, device: str, quantise: str, folders: Sequence[str]) -> list[dict[str, Any]]:
-    base = load_base(base_name, dtype, device, quantise)
+    bases: dict[TaskHead, Base] = {}
     found: list[dict[str, Any]] = []
     for folder in folders:
+        head = head_noted(folder)
+        base = bases.setdefault(head, bases.get(head) or load_base(base_name, dtype, device, head, quantise))
         try:
             tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer)
         except UserError as error:

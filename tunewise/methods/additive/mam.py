@@ -4,9 +4,11 @@ He et al. 2022, "Towards a Unified View of Parameter-Efficient Transfer Learning
 best design, prefix tuning with l = 30 and parallel adapters of width 512 and s = 4. Nothing but the sum of the two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from pydantic import AliasChoices, Field
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
 
 from tunewise.methods.additive.parallel import ParallelAdapter
 from tunewise.methods.base import Delta, Method, Start
@@ -46,6 +48,11 @@ class MixAndMatch(Method):
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
         return {name: delta for part in self.parts for name, delta in part.deltas(anatomy).items()}
+
+    def hooks(
+        self, model: PreTrainedModel, anatomy: Anatomy, deltas: Mapping[str, Delta], is_on: Callable[[], bool]
+    ) -> Iterable[RemovableHandle]:
+        return self.parts[0].hooks(model, anatomy, deltas, is_on)
 
     def warm_start(self, start: Start, deltas: Mapping[str, Delta]) -> None:
         self.parts[0].warm_start(start, deltas)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from tunewise.methods.base import Delta, FrozenWeight, Method
 from tunewise.models.anatomy import Anatomy, Site
+from tunewise.models.families import PROJECTS_POSITIONS
 
 
 class Query(Delta):
@@ -78,6 +79,7 @@ class LlamaAdapter(Method):
     equation = "attention + tanh(g) softmax(q (W_k P)ᵀ / √d) W_v P"
     learning_rate = 1e-3
     learning_rate_source = "the authors' training script: 9e-3 for a batch of 256, scaled to its batch of 32"
+    not_on = {PROJECTS_POSITIONS: "its projection to queries runs over relative positions too, which see no prompt"}
 
     virtual_tokens: int = Field(10, ge=1, validation_alias=AliasChoices("virtual_tokens", "adapter_len"))
     """Length of the prompt in each layer."""
@@ -99,4 +101,4 @@ class LlamaAdapter(Method):
 
 def _own_attention(anatomy: Anatomy, role: str) -> dict[int | None, Site]:
     """Layer -> the site of that role in its attention to itself."""
-    return {site.layer: site for site in anatomy.find([role]) if site.name == f"layers.{site.layer}.{role}"}
+    return {site.layer: site for site in anatomy.find([role]) if not site.is_cross}

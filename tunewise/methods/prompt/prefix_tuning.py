@@ -3,86 +3,35 @@
 Li & Liang 2021, arXiv:2101.00190, section 4.2; without the network of section 4.3 it is P-tuning v2 (Liu et al. 2022,
 arXiv:2110.07602).
 
-Like a soft prompt, the prefix is extra vocabulary: the embedding notes which positions hold virtual tokens, and at
-those every layer's keys and values are replaced by learned ones. The keys are learned before their rotation.
+The base makes room for the prefix by reading virtual tokens, and at their positions every layer's keys and values are
+replaced by learned ones. A decoder's sequence begins with them, as with a soft prompt; encoders and encoder-decoders
+have them inside their stacks, and nobody outside sees them. The keys are learned before their rotation.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from tunewise.errors import UserError
 from tunewise.methods.attach import attach
 from tunewise.methods.base import Delta, Method, PeftNames, Start
+from tunewise.methods.prompt.prefix_rows import LearnedRows, Network, PrefixRows, Table, TableRows
 from tunewise.methods.prompt.prompt_tuning import NO_VOCABULARY, prompt_sizes, starting_ids, virtual_ids
+from tunewise.methods.prompt.virtual_positions import VirtualColumns, VirtualIds, put_inside, stack_of
 from tunewise.models.anatomy import Anatomy, Site
-from tunewise.models.families import ENCODER, ENCODER_DECODER
+from tunewise.models.families import DECODER, ENCODER_DECODER, PROJECTS_POSITIONS
 
 NO_PREFIX = {
     **NO_VOCABULARY,
-    ENCODER: "a classifier reads the first position, which a virtual token would take",
-    ENCODER_DECODER: "virtual tokens before the encoder's input give its decoder no keys and values of its own",
+    PROJECTS_POSITIONS: "its projection to keys runs over relative positions too, which have no virtual tokens",
 }
-
-
-class VirtualIds(Delta):
-    """On the embedding; x holds token ids. `rows` (batch, length) is the virtual token at each position, or −1."""
-
-    def __init__(self, vocab_size: int) -> None:
-        super().__init__()
-        self.vocab_size = vocab_size
-        self.rows: Tensor | None = None
-
-    def before(self, x: Tensor) -> Tensor:
-        self.rows = torch.where(x >= self.vocab_size, x - self.vocab_size, -1)
-        return torch.where(x >= self.vocab_size, 0, x)
-
-
-class Network(nn.Module):
-    """tanh(W E + b), the part of the reparametrisation that all layers share: (virtual_tokens, hidden)."""
-
-    def __init__(self, virtual_tokens: int, d: int, hidden: int) -> None:
-        super().__init__()
-        self.embedding = nn.Parameter(torch.randn(virtual_tokens, d))
-        self.inner = nn.Linear(d, hidden)
-
-    def forward(self) -> Tensor:
-        return torch.tanh(self.inner(self.embedding))
-
-
-class LearnedRows(Delta):
-    """values (virtual_tokens, d_out) in place of the keys, or the values, of the virtual tokens."""
-
-    def __init__(self, virtual_tokens: int, d_out: int, virtual: VirtualIds, network: Network | None) -> None:
-        super().__init__()
-        self._virtual = [virtual]  # in a list, so that it is no submodule of every layer
-        self.shared = network
-        self.values = nn.Parameter(torch.zeros(virtual_tokens, d_out)) if network is None else None
-        self.outer = None if network is None else nn.Linear(network.inner.out_features, d_out)
-
-    def written(self) -> Tensor:
-        """The values as they are now."""
-        if self.shared is None or self.outer is None:
-            assert self.values is not None
-            return self.values
-        return self.outer(self.shared())
-
-    def settle(self) -> None:
-        if self.shared is not None:
-            written = self.written().detach()
-            self.shared = self.outer = None
-            self.values = nn.Parameter(written)
-
-    def after(self, x: Tensor, y: Tensor) -> Tensor:
-        rows = self._virtual[0].rows
-        assert rows is not None, "the embedding runs before the layers"
-        values = self.written().to(y.dtype).unflatten(-1, y.shape[2:])
-        chosen = values[rows.clamp(min=0)]
-        return torch.where((rows >= 0).view(*rows.shape, *[1] * (y.dim() - 2)), chosen, y)
 
 
 class PrefixTuning(Method):
@@ -116,6 +65,9 @@ class PrefixTuning(Method):
     """The text to start from, repeated or cut to `virtual_tokens` tokens."""
     hidden: int = Field(0, ge=0, validation_alias=AliasChoices("hidden", "encoder_hidden_size"))
     """Width of the network that writes the prefix while it is trained; 0 trains keys and values themselves."""
+    placement: Literal["everywhere", "decoder"] = "everywhere"
+    """In an encoder-decoder: in the attention of both stacks and in that over the encoder (Li & Liang), or in the
+    decoder's to itself alone, which is what peft has."""
 
     @model_validator(mode="after")
     def _start(self) -> "PrefixTuning":
@@ -123,41 +75,114 @@ class PrefixTuning(Method):
             raise ValueError("init='text' and a non-empty text belong together")
         if self.hidden and self.init != "random":
             raise ValueError("with a network (hidden > 0) the start is random: set init='random'")
+        if self.hidden and self.placement == "decoder":
+            raise ValueError("placement='decoder' trains keys and values themselves: set hidden=0")
         return self
 
     def prefix_ids(self, anatomy: Anatomy) -> tuple[int, ...]:
-        return virtual_ids(anatomy, self.virtual_tokens)
+        return virtual_ids(anatomy, self.virtual_tokens) if anatomy.kind == DECODER else ()
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
-        virtual = VirtualIds(anatomy.vocab_size)
+        if anatomy.kind == ENCODER_DECODER and self.placement == "decoder":
+            return self._before_the_decoder(anatomy)
+        found: dict[str, Delta] = {}
         network = Network(self.virtual_tokens, anatomy.d_model, self.hidden) if self.hidden else None
-        rows = {
-            site.name: LearnedRows(self.virtual_tokens, site.d_out, virtual, network) for site in _keys_values(anatomy)
-        }
-        return {anatomy.embedding.name: virtual, **rows}
+        if anatomy.kind == DECODER:
+            virtual = found[anatomy.embedding.name] = VirtualIds(anatomy.vocab_size)
+            for site in _keys_values(anatomy):
+                found[site.name] = LearnedRows(self.virtual_tokens, site.d_out, virtual, network)
+            return found
+        for stack in anatomy.stacks:
+            own, of_encoder = VirtualColumns(self.virtual_tokens), VirtualColumns(self.virtual_tokens)
+            for site in anatomy.find(["k", "v"], stack):
+                where = of_encoder if site.is_cross else own
+                found[site.name] = LearnedRows(self.virtual_tokens, site.d_out, where, network)
+        return found
+
+    def _before_the_decoder(self, anatomy: Anatomy) -> dict[str, Delta]:
+        """As peft reads its table, of the encoder's depth L: layer l of the decoder has the rows of 2 l mod L."""
+        encoder, decoder = anatomy.stacks
+        sites = [site for site in anatomy.find(["k", "v"], decoder) if not site.is_cross]
+        table = Table(self.virtual_tokens, len(encoder) * 2 * sites[0].d_out)
+        own = VirtualColumns(self.virtual_tokens)
+        found: dict[str, Delta] = {}
+        for site in sites:
+            layer = 2 * decoder.index(site.layer) % len(encoder)
+            found[site.name] = TableRows(table, 2 * layer + (site.role == "v"), site.d_out, own)
+        return found
+
+    def hooks(
+        self, model: PreTrainedModel, anatomy: Anatomy, deltas: Mapping[str, Delta], is_on: Callable[[], bool]
+    ) -> Iterator[RemovableHandle]:
+        for stack in anatomy.stacks:
+            where: dict[bool, VirtualColumns] = {}
+            for site in anatomy.find(["k", "v"], stack):
+                delta = deltas.get(site.name)
+                if isinstance(delta, PrefixRows) and isinstance(delta.virtual, VirtualColumns):
+                    where[site.is_cross] = delta.virtual
+            if where:
+                yield from put_inside(model, anatomy, stack, where[False], where.get(True), is_on)
 
     def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
-        n_heads = anatomy.n_key_value_heads
-        return {**prompt_sizes(anatomy), "token_dim": anatomy.keys[0].d_out, "num_attention_heads": n_heads}
+        return {
+            **prompt_sizes(anatomy),
+            "token_dim": anatomy.keys[0].d_out,
+            "num_attention_heads": anatomy.n_key_value_heads,
+            "num_transformer_submodules": len(anatomy.stacks),  # 2: a cache of an encoder-decoder
+        }
 
     @classmethod
     def from_peft_fields(
         cls, config: Mapping[str, object], tensors: Mapping[str, Tensor], anatomy: Anatomy
     ) -> dict[str, object]:
-        return {"init": "random"}
+        stacks = config.get("num_transformer_submodules")
+        if stacks not in (None, len(anatomy.stacks)):
+            raise UserError(
+                f"adapter_config.json sets num_transformer_submodules={stacks}, for a prefix of another kind of model",
+                hint=f"train it with num_transformer_submodules={len(anatomy.stacks)}, peft's default here",
+            )
+        return {"init": "random", "placement": "decoder" if anatomy.kind == ENCODER_DECODER else "everywhere"}
 
     @torch.no_grad()
-    def to_peft_tensors(self, model: PreTrainedModel, anatomy: Anatomy) -> dict[str, Tensor]:
+    def to_peft_tensors(
+        self, state: Mapping[str, Tensor], model: PreTrainedModel, anatomy: Anatomy
+    ) -> dict[str, Tensor]:
         """peft keeps what the cache holds, rotated keys and values: (tokens, layers · 2 · key-value heads · d_head)."""
-        rows = [tensor.transpose(1, 2) for layer in self._cached(model, anatomy) for tensor in layer]
-        return {"prompt_embeddings": torch.cat([row[0].flatten(1) for row in rows], dim=1).contiguous()}
+        if anatomy.kind == DECODER:
+            pairs = [tensor.transpose(1, 2) for layer in self._cached(model, anatomy) for tensor in layer]
+            rows = torch.cat([pair[0].flatten(1) for pair in pairs], dim=1)
+        elif anatomy.kind == ENCODER_DECODER:
+            encoder, decoder = anatomy.stacks
+            if self.placement != "decoder" or len(decoder) > len(encoder):
+                return {}
+            rows = state["shared.values"]
+        else:  # peft puts it into a cache, which not every encoder takes
+            if "past_key_values" not in inspect.signature(stack_of(model, anatomy.layers[0]).forward).parameters:
+                return {}
+            rows = torch.cat([state[f"delta.{site.name}.values"] for site in anatomy.find(["k", "v"])], dim=1)
+        return {"prompt_embeddings": rows.contiguous()}
 
     @torch.no_grad()
     def from_peft_tensors(
         self, tensors: Mapping[str, Tensor], model: PreTrainedModel, anatomy: Anatomy
     ) -> dict[str, Tensor]:
+        rows, width = tensors["prompt_embeddings"], len(anatomy.stacks[0]) * 2 * anatomy.keys[0].d_out
+        if rows.shape != (self.virtual_tokens, width):
+            raise UserError(
+                f"prompt_embeddings has shape {tuple(rows.shape)}, this base needs {(self.virtual_tokens, width)}",
+                hint="the adapter belongs to a base of another size",
+            )
+        if anatomy.kind == DECODER:
+            return self._before_rotation(rows, model, anatomy)
+        if anatomy.kind == ENCODER_DECODER:
+            return {"shared.values": rows}
+        sites = anatomy.find(["k", "v"])
+        shares = rows.chunk(len(sites), dim=1)
+        return {f"delta.{site.name}.values": share.contiguous() for site, share in zip(sites, shares, strict=True)}
+
+    def _before_rotation(self, rows: Tensor, model: PreTrainedModel, anatomy: Anatomy) -> dict[str, Tensor]:
         """Turns peft's keys back, by the rotation that the base's own cache shows for each unit vector."""
-        n_heads, rows = anatomy.n_key_value_heads, tensors["prompt_embeddings"]
+        n_heads = anatomy.n_key_value_heads
         peft = rows.view(len(rows), anatomy.n_layers, 2, n_heads, -1).to(model.device, torch.float64)
         tuned, rotated = attach(model, self, warm_start=False), []
         for unit in torch.eye(peft.shape[-1]):
@@ -178,26 +203,31 @@ class PrefixTuning(Method):
 
     @torch.no_grad()
     def warm_start(self, start: Start, deltas: Mapping[str, Delta]) -> None:
-        trained = {name: delta.values for name, delta in deltas.items() if isinstance(delta, LearnedRows)}
         if self.hidden:
             return
+        trained = {name: delta.written() for name, delta in deltas.items() if isinstance(delta, PrefixRows)}
         if self.init == "random":
             for values in trained.values():
                 nn.init.normal_(values, std=0.02)
             return
-        ids = starting_ids(self.virtual_tokens, self.text, start.anatomy.vocab_size, start.tokenizer)
-        with _recorded(start.model, _keys_values(start.anatomy)) as outputs:
-            start.model(ids[None].to(start.model.device), use_cache=False)
+        anatomy = start.anatomy
+        ids = starting_ids(self.virtual_tokens, self.text, anatomy.vocab_size, start.tokenizer)
+        entered = {"input_ids": ids[None].to(start.model.device)}
+        if anatomy.kind == ENCODER_DECODER:
+            entered["decoder_input_ids"] = entered["input_ids"]
+        with _recorded(start.model, _keys_values(anatomy)) as outputs:
+            start.model(**entered)
         for name, values in trained.items():
             values.copy_(outputs[name][0].flatten(1))
 
 
-def _keys_values(anatomy: Anatomy) -> list[Site]:
-    return [*anatomy.keys, *anatomy.find(["v"])]
+def _keys_values(anatomy: Anatomy) -> Sequence[Site]:
+    """Where keys and values are final, but for the rotation of the keys; in a decoder over an encoder there are two."""
+    return [*anatomy.keys, *anatomy.find(["v"])] if anatomy.kind == DECODER else anatomy.find(["k", "v"])
 
 
 @contextmanager
-def _recorded(model: PreTrainedModel, sites: list[Site]) -> Iterator[dict[str, Tensor]]:
+def _recorded(model: PreTrainedModel, sites: Sequence[Site]) -> Iterator[dict[str, Tensor]]:
     """The outputs of sites, (batch, length, ...), by name, as the model runs inside the block."""
     outputs: dict[str, Tensor] = {}
 

@@ -21,11 +21,10 @@ from tunewise.models.families import VISION
 
 def prompt_sizes(anatomy: Anatomy) -> dict[str, object]:
     """What peft wants to know of the base beside a soft prompt."""
-    first_stack = anatomy.layers[0].rpartition(".")[0]
     return {
         "token_dim": anatomy.embedding.d_out,
         "num_transformer_submodules": 1,
-        "num_layers": sum(path.rpartition(".")[0] == first_stack for path in anatomy.layers),
+        "num_layers": len(anatomy.stacks[0]),
         "num_attention_heads": anatomy.n_heads,
     }
 

@@ -11,13 +11,15 @@ from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tunewise.methods.base import Delta, Method, PeftNames
+from tunewise.errors import UserError
+from tunewise.methods.base import PREFIX, Delta, Method, PeftNames
 from tunewise.models.anatomy import Anatomy, Site
 
 SMOOTHING = 0.85  # beta1 and beta2, section 4.1
 ORTHOGONALITY = 0.5  # weight of the penalty; peft's default, in the authors' range of 0.1 to 0.5
 INTERVAL = 10  # steps between two cuts
 _PARTS = ("lora_A", "lora_E", "lora_B")
+_RANK_DIMS = (0, 0, 1)
 
 
 class Triplets(Delta):
@@ -37,6 +39,8 @@ class Triplets(Delta):
         self.register_buffer("is_kept", torch.ones(rank, 1))
 
     def settle(self) -> None:
+        if "is_kept" not in self._buffers:  # one that was loaded is settled
+            return
         for name in _PARTS:
             delattr(self, f"sensitivity_{name}")
             delattr(self, f"uncertainty_{name}")
@@ -85,9 +89,10 @@ class AdaLoRA(Method):
         "ADALORA",
         fields={"rank": "init_r", "target_rank": "target_r", "alpha": "lora_alpha", "dropout": "lora_dropout"},
         tensors={name: name for name in _PARTS},
-        constants={"bias": "none", "rank_pattern": None},
+        constants={"bias": "none"},
         training_only=frozenset(
             {"r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step", "init_lora_weights"}
+            | {"rank_pattern"}
         ),
     )
 
@@ -116,6 +121,27 @@ class AdaLoRA(Method):
 
     def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
         return {"total_step": 1}  # peft will not read a configuration without it; the cuts have been made
+
+    @classmethod
+    def completed(cls, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """With zeros for the triplets that were cut, which peft leaves out; it divides by the rank at the start too."""
+        pattern, rank = config.get("rank_pattern") or {}, config.get("init_r")
+        assert isinstance(pattern, Mapping)
+        whole = dict(tensors)
+        for key, is_kept in pattern.items():
+            module = f"{PREFIX}{key.removesuffix('.lora_E')}"
+            parts = [whole.get(f"{module}.{part}") for part in _PARTS]
+            counts = [None if part is None else part.shape[dim] for part, dim in zip(parts, _RANK_DIMS, strict=True)]
+            if len(is_kept) != rank or set(counts) != {sum(is_kept)}:
+                raise UserError(
+                    f"rank_pattern keeps {sum(is_kept)} of {len(is_kept)} triplets at {key!r}; "
+                    f"init_r is {rank} and the file has {counts} of {', '.join(_PARTS)}",
+                    hint="save it again with peft's save_pretrained()",
+                )
+            for name, part, dim in zip(_PARTS, parts, _RANK_DIMS, strict=True):
+                assert part is not None
+                whole[f"{module}.{name}"] = _spread(part, torch.tensor(is_kept, device=part.device), dim)
+        return whole
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
         sites = anatomy.find(self.roles, self.layers)
@@ -151,3 +177,10 @@ class AdaLoRA(Method):
             threshold = scores.kthvalue(len(scores) - budget).values
             for delta in triplets:
                 delta.cut(delta.importance() > threshold)
+
+
+def _spread(part: Tensor, is_kept: Tensor, dim: int) -> Tensor:
+    """The rows (dim 0) or columns (dim 1) of `part` where `is_kept` says, and zeros elsewhere."""
+    shape = list(part.shape)
+    shape[dim] = len(is_kept)
+    return part.new_zeros(shape).index_copy(dim, is_kept.nonzero().flatten(), part)

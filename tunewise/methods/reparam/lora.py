@@ -3,7 +3,8 @@
 rsLoRA divides alpha by √rank instead: Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2. LoRA+ gives B a learning rate
 of its own: Hayou et al. 2024, arXiv:2402.12354. PiSSA (Meng et al. 2024, arXiv:2404.02948) starts from the principal
 part of W, OLoRA (Büyükakyüz 2024, arXiv:2406.01775) from its QR factors; both train s B A − s B₀ A₀ here, so that the
-base keeps its weights, and are saved as a LoRA of twice the rank. LoftQ starts from what quantisation lost: loftq.py.
+base keeps its weights, and are saved as a LoRA of twice the rank. EVA starts A from the inputs of the site (`eva.py`),
+LoftQ from what quantisation lost (`loftq.py`).
 """
 
 import math
@@ -16,13 +17,14 @@ from torch import Tensor
 from tunewise.errors import UserError
 from tunewise.methods.base import Delta, Method, PeftNames, Start
 from tunewise.methods.exceptions import at, check, from_peft_pattern
+from tunewise.methods.reparam.eva import start_where_inputs_vary
 from tunewise.methods.reparam.loftq import start_from_loss
 from tunewise.methods.reparam.low_rank import FROM_WEIGHT, LowRank
 from tunewise.models.anatomy import Anatomy, Site
 
 PEFT_FIELDS = {"rslora": "use_rslora", "dropout": "lora_dropout"}
 PEFT_TENSORS = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
-TRAINING_ONLY = frozenset({"init_lora_weights", "r", "lora_alpha", "rank_pattern", "alpha_pattern"})
+TRAINING_ONLY = frozenset({"init_lora_weights", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "eva_config"})
 
 
 class LoRA(Method):
@@ -61,9 +63,10 @@ class LoRA(Method):
     """Roles of the sites: q k v o gate up down, a fused qkv or gate_up, or the groups attention, mlp, all."""
     layers: tuple[int, ...] | None = Field(None, validation_alias=AliasChoices("layers", "layers_to_transform"))
     """Only these layers, counted from 0, or from the end when negative."""
-    init: Literal["kaiming", "gaussian", "pissa", "olora", "loftq"] = "kaiming"
-    """Start of A: Kaiming-uniform as in the authors' code and peft, or normal with deviation 1 / rank; of A and B: the
-    principal part of the weight (pissa), its QR factors (olora), or what quantising the base lost (loftq)."""
+    init: Literal["kaiming", "gaussian", "eva", "pissa", "olora", "loftq"] = "kaiming"
+    """Start of A: Kaiming-uniform as in the authors' code and peft, normal with deviation 1 / rank, or where the inputs
+    vary most on training examples, at the same rank everywhere (eva); of A and B: the principal part of the weight
+    (pissa), its QR factors (olora), or what quantising the base lost (loftq)."""
     b_rate: float = Field(1.0, gt=0, validation_alias=AliasChoices("b_rate", "loraplus_lr_ratio"))
     """LoRA+: how many times the learning rate of A is that of B; its authors advise 16."""
 
@@ -91,6 +94,15 @@ class LoRA(Method):
     def warm_start(self, start: Start, deltas: Mapping[str, Delta]) -> None:
         if self.init == "loftq":
             start_from_loss(start, deltas)
+        if self.init != "eva":
+            return
+        if start.losses is None:
+            raise UserError(
+                f"{self.name} with init=eva looks at training examples before it starts",
+                hint="train it with `tunewise train`, give attach(..., losses=...), or use method.init=kaiming",
+            )
+        starts = {site: deltas[site.name].get_parameter("lora_A") for site in self._sites(start.anatomy)}
+        start_where_inputs_vary(start.model, start.losses, starts)
 
     def learning_rate_factor(self, tensor: str) -> float:
         return self.b_rate if tensor.endswith("lora_B") else 1.0
@@ -115,7 +127,7 @@ class LoRA(Method):
         cls, config: Mapping[str, object], tensors: Mapping[str, Tensor], anatomy: Anatomy
     ) -> dict[str, object]:
         start = config.get("init_lora_weights", True)
-        if start not in (True, False, "gaussian"):
+        if start not in (True, False, "gaussian", "eva"):
             raise UserError(
                 f"init_lora_weights={start!r} changes the base's weights too",
                 hint="convert it in peft first: save_pretrained(..., path_initial_model_for_weight_conversion=...)",

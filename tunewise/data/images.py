@@ -1,0 +1,42 @@
+"""Folders of images -> examples: one folder a class, below train, dev and test where the data is split already."""
+
+import hashlib
+from pathlib import Path
+
+from tunewise.data.examples import Example, Part
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+
+
+def is_image_folder(folder: Path) -> bool:
+    """Whether the folders in `folder`, or those in its train folder, hold images."""
+    return any(_classes(folder)) or any(_classes(folder / "train"))
+
+
+def read_images(folder: Path) -> dict[str, list[Example]]:
+    """train, dev and test (or "" for images that are not split yet) -> examples, by the names of files.
+
+    A text stands in for the image where texts are compared (splits, leaks): a digest of the file, so that one picture
+    under two names counts as one.
+    """
+    parts = {name: folder / name for name in ("train", "dev", "valid", "validation", "test") if _classes(folder / name)}
+    found = {"dev" if part.startswith("val") else part: _examples(each, folder) for part, each in parts.items()}
+    return found if "train" in found else {"": _examples(folder, folder)}
+
+
+def _classes(folder: Path) -> list[Path]:
+    """The folders right below that hold images, by name."""
+    inside = sorted(each for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
+    return [each for each in inside if any(file.suffix.lower() in SUFFIXES for file in each.iterdir())]
+
+
+def _examples(part: Path, folder: Path) -> list[Example]:
+    examples: list[Example] = []
+    for place in _classes(part):
+        for file in sorted(place.iterdir()):
+            if file.suffix.lower() in SUFFIXES:
+                digest = hashlib.sha256(file.read_bytes()).hexdigest()
+                parts = (Part(digest, False), Part(place.name, True))
+                name = file.relative_to(folder).as_posix()
+                examples.append(Example(name, parts, place.name, len(examples) + 1, image=str(file)))
+    return examples

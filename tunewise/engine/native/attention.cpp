@@ -1,0 +1,326 @@
+// Attention over segments that lie behind one another in one row, forward and backward, on a CPU.
+//
+// Legend: T tokens of all segments, H query heads, G key-value heads (H a multiple of G), D the width of a head.
+// q, out, dout, dq: (T, H, D).  k, v, dk, dv: (T, G, D).  lse: (T, H), the logarithm of each softmax's denominator.
+// A query sees the keys of its own segment: all of them, or (causal) those up to itself, or the last `window` of those.
+//
+// Inputs are float32 or bfloat16; everything inside is float32. One task is a segment and a key-value head with all the
+// query heads that share it, so that no two tasks write to the same place. Scratch is padded with zeros to whole
+// vectors, and queries are taken BLOCK at a time, so that a segment's scores need BLOCK rows and not all of them.
+//
+// Dao et al. 2022, FlashAttention, arXiv:2205.14135, algorithms 1 and 4, without the tiling of keys: they fit a cache.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+#ifdef __AVX512F__
+constexpr int WIDTH = 16;
+#else
+constexpr int WIDTH = 8;
+#endif
+typedef float Vector __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+typedef int32_t Integers __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+
+constexpr int BLOCK = 32;  // queries at a time
+constexpr float MASKED = -1e15f;  // far below every score, and its square is still finite
+
+static inline int padded(int n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
+static inline Vector& at(float* p) { return *reinterpret_cast<Vector*>(p); }
+static inline const Vector& at(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+
+// C (m, n) = A (m, k) B (k, n), or added to it; A's element (i, l) stands at a[i * row + l * column].
+template <int ROWS, int VECTORS>
+static inline void tile(int k, const float* a, long row, long column, const float* b, int ldb, float* c, int ldc,
+                        bool add) {
+    Vector sum[ROWS][VECTORS];
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < VECTORS; j++) sum[i][j] = add ? at(c + i * ldc + j * WIDTH) : Vector{};
+    for (int l = 0; l < k; l++) {
+        Vector right[VECTORS];
+        for (int j = 0; j < VECTORS; j++) right[j] = at(b + (long)l * ldb + j * WIDTH);
+        for (int i = 0; i < ROWS; i++) {
+            const float left = a[i * row + l * column];
+            for (int j = 0; j < VECTORS; j++) sum[i][j] += left * right[j];
+        }
+    }
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < VECTORS; j++) at(c + i * ldc + j * WIDTH) = sum[i][j];
+}
+
+template <int VECTORS>
+static inline void strip(int m, int k, const float* a, long row, long column, const float* b, int ldb, float* c,
+                         int ldc, bool add) {
+    int i = 0;
+    for (; i + 4 <= m; i += 4) tile<4, VECTORS>(k, a + i * row, row, column, b, ldb, c + (long)i * ldc, ldc, add);
+    for (; i < m; i++) tile<1, VECTORS>(k, a + i * row, row, column, b, ldb, c + (long)i * ldc, ldc, add);
+}
+
+// n is a multiple of WIDTH.
+static void product(int m, int n, int k, const float* a, long row, long column, const float* b, int ldb, float* c,
+                    int ldc, bool add) {
+    int j = 0;
+    for (; j + 4 * WIDTH <= n; j += 4 * WIDTH) strip<4>(m, k, a, row, column, b + j, ldb, c + j, ldc, add);
+    for (; j < n; j += WIDTH) strip<1>(m, k, a, row, column, b + j, ldb, c + j, ldc, add);
+}
+
+// e^x to 2 units in the last place for x <= 0; 0 below -87.
+static inline Vector exponential(Vector x) {
+    const Vector low = Vector{} - 87.0f;
+    const Integers is_low = x < low;
+    x = is_low ? low : x;
+    Vector shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23 leaves the nearest integer in the lowest bits
+    const Integers whole = reinterpret_cast<Integers&>(shifted) - 0x4B400000;
+    shifted -= 12582912.0f;
+    x = x - shifted * 0.693359375f + shifted * 2.12194440e-4f;
+    Vector y = Vector{} + 1.9875691500e-4f;
+    y = y * x + 1.3981999507e-3f;
+    y = y * x + 8.3334519073e-3f;
+    y = y * x + 4.1665795894e-2f;
+    y = y * x + 1.6666665459e-1f;
+    y = y * x + 5.0000001201e-1f;
+    y = y * x * x + x + 1.0f;
+    Integers power = (whole + 127) << 23;
+    y *= reinterpret_cast<Vector&>(power);
+    return is_low ? Vector{} : y;
+}
+
+struct Bfloat16 {
+    uint16_t bits;
+};
+static inline float wide(float x) { return x; }
+static inline float wide(Bfloat16 x) {
+    const uint32_t bits = (uint32_t)x.bits << 16;
+    float y;
+    std::memcpy(&y, &bits, 4);
+    return y;
+}
+static inline void narrow(float x, float* to) { *to = x; }
+static inline void narrow(float x, Bfloat16* to) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    to->bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;  // to the nearest, ties to even
+}
+
+// The rows of one head of one segment, as float32 (n, d padded).
+template <class Number>
+static void gather(const Number* from, long stride, int n, int d, float* to) {
+    const int width = padded(d);
+    for (int i = 0; i < n; i++) {
+        for (int j = 0; j < d; j++) to[i * width + j] = wide(from[i * stride + j]);
+        for (int j = d; j < width; j++) to[i * width + j] = 0;
+    }
+}
+template <class Number>
+static void scatter(const float* from, int n, int d, Number* to, long stride) {
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < d; j++) narrow(from[i * padded(d) + j], to + i * stride + j);
+}
+static void transpose(const float* from, int n, int d, float* to) {  // (n, d padded) -> (d, n padded)
+    const int width = padded(n);
+    std::fill(to, to + (long)d * width, 0.0f);
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < d; j++) to[(long)j * width + i] = from[i * padded(d) + j];
+}
+
+// 1 / (1 - p) where a weight is kept and 0 where it is dropped: a function of (seed, head, query, key), so that the
+// backward finds what the forward drew. The mixing is Wellons' lowbias32.
+struct Dropout {
+    uint32_t seed;
+    float p;
+    static uint32_t mix(uint32_t x) {
+        x = (x ^ (x >> 16)) * 0x7feb352du;
+        x = (x ^ (x >> 15)) * 0x846ca68bu;
+        return x ^ (x >> 16);
+    }
+    uint32_t of_row(int head, int query) const { return mix(mix(seed + (uint32_t)query) ^ (uint32_t)head * 0x9E3779B9u); }
+    Vector factors(uint32_t of_row, int j) const {
+        const uint32_t dropped = (uint32_t)(p * 4294967296.0);
+        Vector kept;
+        for (int i = 0; i < WIDTH; i++)
+            kept[i] = mix(of_row + (uint32_t)(j + i) * 0x9E3779B9u) < dropped ? 0.0f : 1.0f / (1.0f - p);
+        return kept;
+    }
+};
+
+struct Shape {
+    int n_segments, H, G, D;
+    float scale, softcap;
+    int causal, window;
+    Dropout dropout;
+    // the first key that query i of a segment of n sees, and the one behind the last
+    int first(int i) const { return window > 0 ? std::max(0, i - window + 1) : 0; }
+    int last(int i, int n) const {
+        if (causal) return i + 1;
+        return window > 0 ? std::min(n, i + window) : n;
+    }
+};
+
+// Scores of queries i0 to i0 + m as they enter the softmax, (m, n padded), MASKED where nothing is seen.
+static void scores(const Shape& shape, int i0, int m, int n, const float* q, const float* keys, float* s) {
+    const int width = padded(n), d = padded(shape.D), columns = std::min(width, padded(shape.last(i0 + m - 1, n)));
+    product(m, columns, shape.D, q + (long)i0 * d, d, 1, keys, width, s, width, false);
+    for (int i = 0; i < m; i++) {
+        float* row = s + (long)i * width;
+        const int first = shape.first(i0 + i), last = shape.last(i0 + i, n);
+        if (shape.softcap > 0)
+            for (int j = first; j < last; j++) row[j] = shape.softcap * std::tanh(row[j] * shape.scale / shape.softcap);
+        else
+            for (int j = 0; j < columns; j += WIDTH) at(row + j) *= shape.scale;
+        std::fill(row, row + first, MASKED);
+        std::fill(row + last, row + columns, MASKED);
+    }
+}
+
+static std::vector<int> largest_first(const int* starts, const Shape& shape) {
+    std::vector<int> order(shape.n_segments * shape.G);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int one, int other) {
+        one /= shape.G, other /= shape.G;
+        return starts[one + 1] - starts[one] > starts[other + 1] - starts[other];
+    });
+    return order;
+}
+
+// strides: of a token and of a head, in numbers, of q, k, v, dout
+template <class Number>
+static void forward(const Number* q, const Number* k, const Number* v, Number* out, float* lse, const long* strides,
+                    const int* starts, const Shape& shape) {
+    const std::vector<int> order = largest_first(starts, shape);
+    const int H = shape.H, G = shape.G, D = shape.D, d = padded(D);
+#pragma omp parallel
+    {
+        std::vector<float> scratch;
+#pragma omp for schedule(dynamic, 1)
+        for (int task = 0; task < (int)order.size(); task++) {
+            const int segment = order[task] / G, g = order[task] % G, start = starts[segment];
+            const int n = starts[segment + 1] - start, width = padded(n);
+            scratch.resize((size_t)3 * n * d + (size_t)D * width + (size_t)BLOCK * (width + d));
+            float *queries = scratch.data(), *rows = queries + (long)n * d, *values = rows + (long)n * d,
+                  *keys = values + (long)n * d, *s = keys + (long)D * width, *o = s + (long)BLOCK * width;
+            gather(k + start * strides[2] + g * strides[3], strides[2], n, D, rows);
+            transpose(rows, n, D, keys);
+            gather(v + start * strides[4] + g * strides[5], strides[4], n, D, values);
+            for (int h = g * (H / G); h < (g + 1) * (H / G); h++) {
+                gather(q + start * strides[0] + h * strides[1], strides[0], n, D, queries);
+                for (int i0 = 0; i0 < n; i0 += BLOCK) {
+                    const int m = std::min(BLOCK, n - i0), last = shape.last(i0 + m - 1, n);
+                    scores(shape, i0, m, n, queries, keys, s);
+                    float inverse[BLOCK];
+                    for (int i = 0; i < m; i++) {
+                        float* row = s + (long)i * width;
+                        Vector most = Vector{} + MASKED, sum = Vector{};
+                        for (int j = 0; j < last; j += WIDTH) most = at(row + j) > most ? at(row + j) : most;
+                        float largest = MASKED, total = 0;
+                        for (int j = 0; j < WIDTH; j++) largest = std::max(largest, most[j]);
+                        for (int j = 0; j < last; j += WIDTH) sum += at(row + j) = exponential(at(row + j) - largest);
+                        for (int j = 0; j < WIDTH; j++) total += sum[j];
+                        inverse[i] = 1 / total;
+                        if (shape.dropout.p > 0) {
+                            const uint32_t drawn = shape.dropout.of_row(h, start + i0 + i);
+                            for (int j = 0; j < last; j += WIDTH) at(row + j) *= shape.dropout.factors(drawn, j);
+                        }
+                        lse[(long)(start + i0 + i) * H + h] = largest + std::log(total);
+                    }
+                    product(m, d, last, s, width, 1, values, d, o, d, false);
+                    for (int i = 0; i < m; i++)
+                        for (int j = 0; j < d; j += WIDTH) at(o + i * d + j) *= inverse[i];
+                    scatter(o, m, D, out + ((long)(start + i0) * H + h) * D, (long)H * D);
+                }
+            }
+        }
+    }
+}
+
+template <class Number>
+static void backward(const Number* q, const Number* k, const Number* v, const Number* dout, const float* lse,
+                     Number* dq, Number* dk, Number* dv, const long* strides, const int* starts, const Shape& shape) {
+    const std::vector<int> order = largest_first(starts, shape);
+    const int H = shape.H, G = shape.G, D = shape.D, d = padded(D);
+    const float inverse_square = shape.softcap > 0 ? 1 / (shape.softcap * shape.softcap) : 0;
+#pragma omp parallel
+    {
+        std::vector<float> scratch;
+#pragma omp for schedule(dynamic, 1)
+        for (int task = 0; task < (int)order.size(); task++) {
+            const int segment = order[task] / G, g = order[task] % G, start = starts[segment];
+            const int n = starts[segment + 1] - start, width = padded(n);
+            const long rows = (long)n * d, columns = (long)D * width;
+            scratch.assign((size_t)6 * rows + 2 * columns + (size_t)BLOCK * (2 * width + d) + width, 0.0f);
+            float *queries = scratch.data(), *keys = queries + rows, *values = keys + rows, *outer = values + rows,
+                  *to_keys = outer + rows, *to_values = to_keys + rows, *keys_t = to_values + rows,
+                  *values_t = keys_t + columns, *p = values_t + columns, *dp = p + (long)BLOCK * width,
+                  *to_queries = dp + (long)BLOCK * width, *slopes = to_queries + (long)BLOCK * d;
+            gather(k + start * strides[2] + g * strides[3], strides[2], n, D, keys);
+            gather(v + start * strides[4] + g * strides[5], strides[4], n, D, values);
+            transpose(keys, n, D, keys_t);
+            transpose(values, n, D, values_t);
+            for (int h = g * (H / G); h < (g + 1) * (H / G); h++) {
+                gather(q + start * strides[0] + h * strides[1], strides[0], n, D, queries);
+                gather(dout + start * strides[6] + h * strides[7], strides[6], n, D, outer);
+                for (int i0 = 0; i0 < n; i0 += BLOCK) {
+                    const int m = std::min(BLOCK, n - i0), last = shape.last(i0 + m - 1, n);
+                    scores(shape, i0, m, n, queries, keys_t, p);
+                    product(m, padded(last), D, outer + (long)i0 * d, d, 1, values_t, width, dp, width, false);
+                    for (int i = 0; i < m; i++) {
+                        float *row = p + (long)i * width, *grow = dp + (long)i * width;
+                        const float denominator = lse[(long)(start + i0 + i) * H + h];
+                        Vector sum = Vector{};
+                        const uint32_t drawn = shape.dropout.of_row(h, start + i0 + i);
+                        if (shape.dropout.p > 0)
+                            for (int j = 0; j < last; j += WIDTH) at(grow + j) *= shape.dropout.factors(drawn, j);
+                        // d(cap tanh(x / cap)) / dx = 1 - (capped / cap)^2; without a cap that is 1
+                        for (int j = 0; j < last; j += WIDTH) {
+                            at(slopes + j) = shape.scale - shape.scale * inverse_square * at(row + j) * at(row + j);
+                            at(row + j) = exponential(at(row + j) - denominator);
+                            sum += at(row + j) * at(grow + j);
+                        }
+                        float total = 0;
+                        for (int j = 0; j < WIDTH; j++) total += sum[j];
+                        for (int j = 0; j < last; j += WIDTH)
+                            at(grow + j) = at(row + j) * (at(grow + j) - total) * at(slopes + j);
+                        if (shape.dropout.p > 0)
+                            for (int j = 0; j < last; j += WIDTH) at(row + j) *= shape.dropout.factors(drawn, j);
+                    }
+                    product(last, d, m, p, 1, width, outer + (long)i0 * d, d, to_values, d, true);
+                    product(last, d, m, dp, 1, width, queries + (long)i0 * d, d, to_keys, d, true);
+                    product(m, d, last, dp, width, 1, keys, d, to_queries, d, false);
+                    scatter(to_queries, m, D, dq + ((long)(start + i0) * H + h) * D, (long)H * D);
+                }
+            }
+            scatter(to_keys, n, D, dk + ((long)start * G + g) * D, (long)G * D);
+            scatter(to_values, n, D, dv + ((long)start * G + g) * D, (long)G * D);
+        }
+    }
+}
+
+extern "C" {
+
+// strides: of a token and of a head, in numbers, of q, k, v and (backward) dout; sizes: segments, H, G, D, causal, window,
+// the seed of dropout; scales: of scores, softcap, the share that is dropped.
+void tunewise_attention_forward(int is_bfloat16, const void* q, const void* k, const void* v, void* out, float* lse,
+                                const long* strides, const int* starts, const int* sizes, const float* scales) {
+    const Shape shape{sizes[0], sizes[1], sizes[2], sizes[3], scales[0], scales[1], sizes[4], sizes[5],
+                      {(uint32_t)sizes[6], scales[2]}};
+    if (is_bfloat16)
+        forward((const Bfloat16*)q, (const Bfloat16*)k, (const Bfloat16*)v, (Bfloat16*)out, lse, strides, starts, shape);
+    else
+        forward((const float*)q, (const float*)k, (const float*)v, (float*)out, lse, strides, starts, shape);
+}
+
+void tunewise_attention_backward(int is_bfloat16, const void* q, const void* k, const void* v, const void* dout,
+                                 const float* lse, void* dq, void* dk, void* dv, const long* strides,
+                                 const int* starts, const int* sizes, const float* scales) {
+    const Shape shape{sizes[0], sizes[1], sizes[2], sizes[3], scales[0], scales[1], sizes[4], sizes[5],
+                      {(uint32_t)sizes[6], scales[2]}};
+    if (is_bfloat16)
+        backward((const Bfloat16*)q, (const Bfloat16*)k, (const Bfloat16*)v, (const Bfloat16*)dout, lse,
+                 (Bfloat16*)dq, (Bfloat16*)dk, (Bfloat16*)dv, strides, starts, shape);
+    else
+        backward((const float*)q, (const float*)k, (const float*)v, (const float*)dout, lse, (float*)dq, (float*)dk,
+                 (float*)dv, strides, starts, shape);
+}
+}

@@ -1,0 +1,92 @@
+"""Building the C++ kernels once a machine, and loading them through ctypes.
+
+The library is kept in the user's cache folder under a digest of the source, the flags, the compiler and the processor.
+It is not linked to an OpenMP of its own: torch has loaded one already, whose threads both then share.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from tunewise import files
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("attention.cpp")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fPIC", "-fopenmp")
+SECONDS = 120.0  # a build takes two to six
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The kernels, or None where they cannot be built or are turned off (TUNEWISE_NATIVE=0); `why_not` says why."""
+    reason = why_not()
+    if reason:
+        logger.info("without native kernels: %s", reason)
+        return None
+    return ctypes.CDLL(str(_built()))
+
+
+@functools.cache
+def why_not() -> str:
+    """Why there are no kernels; "" where there are."""
+    if os.environ.get("TUNEWISE_NATIVE") == "0":
+        return "TUNEWISE_NATIVE=0 turns them off"
+    if _compiler() is None:
+        return "no C++ compiler (c++, g++ or clang++)"
+    try:
+        ctypes.CDLL(str(_built()))
+    except subprocess.CalledProcessError as error:
+        return f"the build failed: {(error.stderr.strip().splitlines() or ['no reason given'])[0]}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"the build failed: {error}"
+    return ""
+
+
+def _compiler() -> str | None:
+    named = os.environ.get("CXX")
+    return next((found for name in (named, "c++", "g++", "clang++") if name and (found := shutil.which(name))), None)
+
+
+@functools.cache
+def _built() -> Path:
+    """The library of this source on this machine, built where it is not there yet."""
+    compiler = _compiler()
+    assert compiler is not None
+    told = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS)
+    what = [SOURCE.read_text("utf-8"), " ".join(FLAGS), told.stdout, _processor(), torch.__version__]
+    digest = hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
+    library = cache_folder() / f"attention-{digest}.so"
+    if not library.is_file():
+        with tempfile.TemporaryDirectory() as folder, files.writing(library) as path:
+            compiled = str(Path(folder) / "attention.o")
+            # without -fopenmp when linking: its symbols are found in the one that torch has loaded
+            for command in ([*FLAGS, "-c", str(SOURCE), "-o", compiled], ["-shared", compiled, "-o", str(path)]):
+                subprocess.run([compiler, *command], capture_output=True, text=True, check=True, timeout=SECONDS)
+    return library
+
+
+def cache_folder() -> Path:
+    """Where what was measured and built on this machine is kept: TUNEWISE_CACHE, or the user's cache folder."""
+    named = os.environ.get("TUNEWISE_CACHE")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(named) if named else base / "tunewise"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _processor() -> str:
+    """What `-march=native` depends on."""
+    flags = Path("/proc/cpuinfo")
+    lines = flags.read_text().splitlines() if flags.is_file() else []
+    told = [line for line in lines if line.startswith(("model name", "flags"))][:2]
+    return "\n".join(told) or platform.processor() + platform.machine()

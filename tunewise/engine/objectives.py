@@ -1,0 +1,272 @@
+"""Examples -> rows -> batches -> the loss, for each kind of head.
+
+Legend: B rows, T columns (the longest row with its prefix), U columns of the longest answer, C classes or tags.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.image_utils import load_image
+
+from tunewise.data.encode import Encoded, encode_all
+from tunewise.data.examples import Example, Ledger
+from tunewise.data.labelled import encode_labelled
+from tunewise.data.task import Task
+from tunewise.data.written import encode_written
+from tunewise.engine import loss
+from tunewise.engine.batches import IGNORED, Batch, collate
+from tunewise.engine.packing import PackedBatch, label_losses, pack, packed_attention, why_not_packed
+from tunewise.models.families import ENCODER_DECODER
+from tunewise.models.load import Base
+
+logger = logging.getLogger(__name__)
+
+PROBE_TOKENS = 64
+"""The end of a prompt that a decoder is probed with."""
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Rows padded on the right."""
+
+    inputs: dict[str, Tensor]
+    """What the model's forward takes: input_ids (B, T) and attention_mask, or pixel_values (B, channels, ...)."""
+    labels: Tensor
+    """(B,) classes or values, (B, T) tags, or (B, U) the ids of answers; IGNORED where nothing is told."""
+    n_labels: int
+    n_tokens: int
+    """Tokens that are no padding, the prefix included; images count as one."""
+    ids: list[str]
+    """The examples' ids, row by row."""
+
+    def to(self, device: torch.device) -> LabelledBatch:
+        """The same batch with its tensors on `device`."""
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
+        return replace(self, inputs=moved, labels=self.labels.to(device, non_blocking=True))
+
+
+AnyBatch = TypeVar("AnyBatch", Batch, LabelledBatch, PackedBatch)
+
+
+class Objective(Protocol[AnyBatch]):
+    """How rows become batches, and what is minimised."""
+
+    @property
+    def layout(self) -> str:
+        """Packed or padded."""
+
+    def collate(self, rows: Sequence[Encoded]) -> AnyBatch:
+        """One batch of these rows."""
+
+    def probe(self, row: Encoded) -> dict[str, Tensor]:
+        """What the model's forward takes to say something of this row alone, the prefix left out."""
+
+    def row_losses(self, model: PreTrainedModel, batch: AnyBatch) -> Tensor:
+        """The loss of each row, summed over its labels: (B,), at least float32."""
+
+    def loss(self, model: PreTrainedModel, batch: AnyBatch) -> Tensor:
+        """The loss summed over all labels of the batch (0-d, at least float32)."""
+
+    def ready(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """What `model` has to be inside of for the losses and their backward."""
+
+
+class Padded:
+    """Rows padded to one length, which any model reads as it is."""
+
+    layout = "padded"
+
+    def ready(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def row_losses(self, model: PreTrainedModel, batch: Any) -> Tensor:
+        raise NotImplementedError
+
+    def loss(self, model: PreTrainedModel, batch: Any) -> Tensor:
+        return self.row_losses(model, batch).sum()
+
+
+def objective_for(base: Base, prefix_ids: Sequence[int] = (), *, packing: bool = False) -> Objective[Any]:
+    """The objective of a base by its head, every sequence beginning with `prefix_ids`.
+
+    With `packing`, rows stand behind one another without padding where this base, with what is attached to it, runs so
+    (`why_not_packed`).
+    """
+    prefix = tuple(prefix_ids)
+    if base.tokenizer is None:
+        return Images(base)
+    if base.head.kind != "lm":
+        return Labels(base, prefix)
+    if base.anatomy.kind == ENCODER_DECODER:
+        return Writing(base, prefix)
+    if packing:
+        reason = why_not_packed(base.model, prefix)
+        if not reason:
+            return PackedNextToken(base.tokenizer.pad_token_id, prefix)
+        logger.info("rows are padded: %s", reason)
+    return NextToken(base.tokenizer.pad_token_id, prefix)
+
+
+def encode_rows(base: Base, task: Task, examples: Sequence[Example], max_length: int) -> tuple[list[Encoded], Ledger]:
+    """Rows of at most `max_length` tokens, as this base with its head is trained on them, and the account of all."""
+    if base.tokenizer is None or base.head.kind != "lm":
+        return encode_labelled(task, examples, base.tokenizer, max_length)
+    encode = encode_written if base.anatomy.kind == ENCODER_DECODER else encode_all
+    return encode(examples, base.tokenizer, max_length)
+
+
+@dataclass(frozen=True)
+class NextToken(Padded):
+    """A decoder: cross-entropy of the next token, where labels are."""
+
+    pad_id: int
+    prefix_ids: tuple[int, ...] = ()
+
+    def collate(self, rows: Sequence[Encoded]) -> Batch:
+        return collate(rows, self.pad_id, self.prefix_ids)
+
+    def probe(self, row: Encoded) -> dict[str, Tensor]:
+        return {"input_ids": torch.tensor([row.ids[: row.prompt_length][-PROBE_TOKENS:]])}
+
+    def row_losses(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        return loss.row_losses(model, batch)
+
+    def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        return loss.token_loss(model, batch)[0]
+
+
+@dataclass(frozen=True)
+class PackedNextToken:
+    """The same, rows behind one another."""
+
+    layout = "packed"
+    pad_id: int
+    prefix_ids: tuple[int, ...] = ()
+
+    def collate(self, rows: Sequence[Encoded]) -> PackedBatch:
+        return pack(rows, self.pad_id, self.prefix_ids)
+
+    def ready(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        return packed_attention(model)
+
+    def probe(self, row: Encoded) -> dict[str, Tensor]:
+        return NextToken(self.pad_id).probe(row)
+
+    def row_losses(self, model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+        losses = label_losses(model, batch)
+        return losses.new_zeros(len(batch.ids)).index_add(0, batch.rows, losses)
+
+    def loss(self, model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+        return label_losses(model, batch).sum()
+
+
+@dataclass(frozen=True)
+class Writing(Padded):
+    """An encoder-decoder: cross-entropy of each token of the answer behind those before it."""
+
+    base: Base
+    prefix_ids: tuple[int, ...] = ()
+
+    def collate(self, rows: Sequence[Encoded]) -> LabelledBatch:
+        inputs, n_tokens = padded(rows, self.base, self.prefix_ids)
+        labels = rectangle([row.labels for row in rows], IGNORED)
+        n_labels = sum(len(row.labels) for row in rows)
+        return LabelledBatch(inputs, labels, n_labels, n_tokens + n_labels, [row.id for row in rows])
+
+    def probe(self, row: Encoded) -> dict[str, Tensor]:
+        start = self.base.model.config.decoder_start_token_id
+        return {"input_ids": torch.tensor([row.ids]), "decoder_input_ids": torch.tensor([[start]])}
+
+    def logits(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
+        """(B, U, vocabulary): what is told of each token of the answers before it is written."""
+        entered = model.prepare_decoder_input_ids_from_labels(labels=batch.labels)
+        return loss.wide(model(**batch.inputs, decoder_input_ids=entered, use_cache=False).logits)
+
+    def row_losses(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
+        logits = self.logits(model, batch)
+        flat = functional.cross_entropy(
+            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        return flat.view(batch.labels.shape).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class Labels(Padded):
+    """A classifier: cross-entropy of classes and tags, the squared error of values."""
+
+    base: Base
+    prefix_ids: tuple[int, ...] = ()
+
+    def collate(self, rows: Sequence[Encoded]) -> LabelledBatch:
+        inputs, n_tokens = padded(rows, self.base, self.prefix_ids)
+        return self._labelled(rows, inputs, n_tokens)
+
+    def _labelled(self, rows: Sequence[Encoded], inputs: dict[str, Tensor], n_tokens: int) -> LabelledBatch:
+        if self.base.head.kind == "tags":
+            ahead = (IGNORED,) * len(self.prefix_ids)
+            labels = rectangle([(*ahead, *row.labels) for row in rows], IGNORED)
+        else:
+            labels = torch.tensor([row.labels[0] for row in rows])
+        n_labels = labels.numel() - int((labels == IGNORED).sum()) if labels.dim() > 1 else len(rows)
+        return LabelledBatch(inputs, labels, n_labels, n_tokens, [row.id for row in rows])
+
+    def probe(self, row: Encoded) -> dict[str, Tensor]:
+        inputs = replace(self, prefix_ids=()).collate([row]).inputs
+        return {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
+
+    def logits(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
+        """(B, C), (B, T, C) for tags, (B, 1) for values."""
+        return loss.wide(model(**batch.inputs).logits)
+
+    def row_losses(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
+        return self.losses(self.logits(model, batch), batch)
+
+    def losses(self, logits: Tensor, batch: LabelledBatch) -> Tensor:
+        """(B,) the loss of each row from its `logits`."""
+        if self.base.head.kind == "value":
+            return (logits.squeeze(-1) - batch.labels).square()
+        if self.base.head.kind == "classes":
+            return functional.cross_entropy(logits, batch.labels, reduction="none")
+        each = functional.cross_entropy(
+            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        return each.view(batch.labels.shape).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class Images(Labels):
+    """A classifier of images, read from their files batch by batch."""
+
+    def collate(self, rows: Sequence[Encoded]) -> LabelledBatch:
+        assert self.base.image_processor is not None
+        pixels = self.base.image_processor(images=[load_image(row.image) for row in rows], return_tensors="pt")
+        pixels = pixels["pixel_values"]
+        return self._labelled(rows, {"pixel_values": pixels.to(self.base.dtype)}, len(rows))
+
+
+def padded(rows: Sequence[Encoded], base: Base, prefix_ids: Sequence[int]) -> tuple[dict[str, Tensor], int]:
+    """Ids, mask and segments (where there are any) of rows behind a prefix, and how many tokens are no padding."""
+    assert base.tokenizer is not None
+    ids = [(*prefix_ids, *row.ids) for row in rows]
+    inputs = {
+        "input_ids": rectangle(ids, base.tokenizer.pad_token_id),
+        "attention_mask": rectangle([(1,) * len(row) for row in ids], 0),
+    }
+    if any(row.segments for row in rows):
+        inputs["token_type_ids"] = rectangle([(0,) * len(prefix_ids) + row.segments for row in rows], 0)
+    return inputs, sum(map(len, ids))
+
+
+def rectangle(rows: Sequence[Sequence[int | float]], padding: int) -> Tensor:
+    """Rows of unlike length as one tensor, padded on the right."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[padding] * (width - len(row))] for row in rows])

@@ -1,0 +1,174 @@
+"""Rows behind one another in one row of tokens, without padding; attention keeps them apart.
+
+Legend: T tokens of all rows with their prefixes, K tokens that carry a label, S segments: the rows, and at the end,
+where T would be no multiple of ROUND, one of padding.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from tunewise.data.encode import Encoded
+from tunewise.engine.batches import IGNORED, collate
+from tunewise.engine.loss import row_losses, wide
+from tunewise.engine.native.attention import DTYPES, Pattern, attend
+from tunewise.engine.native.build import library, why_not
+
+NAME = "tunewise_packed"
+SAME = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+"""How far a loss may lie from the one of the row alone: rounding, where sums are taken in another order."""
+ROUND = 32
+"""oneDNN prepares a product anew for every new number of tokens; so there are fewer of them."""
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Rows in one row."""
+
+    input_ids: Tensor
+    """(1, T) token ids; ids from the vocabulary's size on are virtual tokens."""
+    position_ids: Tensor
+    """(1, T) each segment counts from 0."""
+    starts: Tensor
+    """(S + 1,) int32, the first token of each segment, and T."""
+    predicting: Tensor
+    """(K,) where the head is needed: the token before each label."""
+    labels: Tensor
+    """(K,) the ids to be predicted."""
+    rows: Tensor
+    """(K,) the number of the row each label belongs to."""
+    n_labels: int
+    n_tokens: int
+    """Tokens that are no padding, prefixes included."""
+    ids: list[str]
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        """The same batch with its tensors on `device`."""
+        names = ("input_ids", "position_ids", "starts", "predicting", "labels", "rows")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+
+def pack(rows: Sequence[Encoded], pad_id: int, prefix_ids: Sequence[int] = ()) -> PackedBatch:
+    """One batch of these rows, each behind `prefix_ids`. As in `collate`, a row's first own token carries no loss."""
+    prefix = list(prefix_ids)
+    ids: list[int] = []
+    positions: list[int] = []
+    predicting: list[int] = []
+    labels: list[int] = []
+    of_row: list[int] = []
+    lengths = [len(prefix) + len(row.ids) for row in rows]
+    for number, row in enumerate(rows):
+        behind = len(ids) + len(prefix)
+        ids += [*prefix, *row.ids]
+        positions += range(lengths[number])
+        told = [place for place, label in enumerate(row.labels) if label != IGNORED and place > 0]
+        predicting += [behind + place - 1 for place in told]
+        labels += [int(row.labels[place]) for place in told]
+        of_row += [number] * len(told)
+    padding = -len(ids) % ROUND
+    ids += [pad_id] * padding
+    positions += range(padding)
+    starts = [0, *accumulate([*lengths, *([padding] if padding else [])])]
+    return PackedBatch(
+        torch.tensor([ids]),
+        torch.tensor([positions]),
+        torch.tensor(starts, dtype=torch.int32),
+        torch.tensor(predicting, dtype=torch.long),
+        torch.tensor(labels, dtype=torch.long),
+        torch.tensor(of_row, dtype=torch.long),
+        len(labels),
+        sum(lengths),
+        [row.id for row in rows],
+    )
+
+
+def label_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+    """The cross-entropy in nats of each label, (K,), at least float32; inside `packed_attention` only."""
+    logits = model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        use_cache=False,
+        logits_to_keep=batch.predicting,
+        segment_starts=batch.starts,
+    ).logits
+    return functional.cross_entropy(wide(logits[0]), batch.labels, reduction="none")
+
+
+@contextmanager
+def packed_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block `model` attends within the segments that it is told as `segment_starts`."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _attend(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **told: Any
+) -> tuple[Tensor, None]:
+    """transformers' attention function: query (1, H, T, D), key and value (1, G, T, D) -> (1, T, H, D).
+
+    A model that did not hand on its `segment_starts` fails here with a TypeError.
+    """
+    starts = told.get("segment_starts")
+    if starts is None:
+        raise TypeError("its attention is not told the segments")
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    dropout, is_causal = told.get("dropout") or 0.0, told.get("is_causal")
+    pattern = Pattern(
+        scale=told.get("scaling") or query.shape[-1] ** -0.5,
+        is_causal=module.is_causal if is_causal is None else is_causal,
+        window=told.get("sliding_window") or 0,
+        softcap=told.get("softcap") or 0.0,
+        dropout=dropout,
+        seed=int(torch.randint(2**31, ())) if dropout else 0,
+    )
+    return attend(q, k, v, starts, pattern)[None], None
+
+
+def _no_mask(*_: object, **__: object) -> None:
+    """The segments say all that a mask would."""
+
+
+AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, _no_mask)
+
+
+@torch.no_grad()
+def why_not_packed(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> str:
+    """Why this decoder, with what is attached to it, cannot be run packed; "" where it can.
+
+    Tried and not guessed, as a family may ignore what it is told: two rows are run in one, and the second has to come
+    out as it does alone.
+    """
+    if model.device.type != "cpu" or model.dtype not in DTYPES:
+        return f"there is no kernel for {model.dtype} on {model.device.type}"
+    if library() is None:
+        return why_not()
+    generator = torch.Generator().manual_seed(0)
+    n = min(64, model.get_input_embeddings().weight.shape[0])
+    tokens = [tuple(torch.randint(n, (length,), generator=generator).tolist()) for length in (5, 9)]
+    rows = [Encoded("", ids, (IGNORED,) * (len(ids) - 1) + ids[-1:], len(ids) - 1, truncated=False) for ids in tokens]
+    was_training = model.training
+    model.eval()
+    try:
+        with packed_attention(model):
+            packed = label_losses(model, pack(rows, 0, prefix_ids))[-1]
+    except (TypeError, ValueError, RuntimeError) as error:
+        return f"{type(model).__name__} does not run packed: {error}"
+    finally:
+        model.train(was_training)
+    alone = row_losses(model, collate(rows[1:], 0, prefix_ids))[0]
+    distance = float((packed - alone).abs() / alone.abs().clamp(min=1e-6))
+    if distance < SAME[model.dtype]:
+        return ""
+    return f"{type(model).__name__} does not keep packed rows apart ({distance:.2g})"

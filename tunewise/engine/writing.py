@@ -1,0 +1,77 @@
+"""What an encoder-decoder writes: greedy decoding, and log-probabilities of given answers, each prompt encoded once."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers.modeling_outputs import BaseModelOutput
+
+from tunewise.data.encode import Encoded
+from tunewise.engine.batches import IGNORED, by_length
+from tunewise.engine.loss import wide
+from tunewise.engine.objectives import padded, rectangle
+from tunewise.models.load import Base
+
+
+@torch.no_grad()
+def write(
+    base: Base,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    prefix_ids: Sequence[int] = (),
+    stop: str = "",
+    batch_size: int = 32,
+) -> list[str]:
+    """The most probable answer to each prompt (token ids), token by token, as text, in the order given.
+
+    An answer ends before the end token, before the first `stop` text (where one is given), or after `max_new_tokens`.
+    """
+    answers = [""] * len(prompts)
+    assert base.tokenizer is not None
+    for indices, inputs in _read(base, prompts, prefix_ids, batch_size):
+        found = base.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+        for i, text in zip(indices, base.tokenizer.batch_decode(found, skip_special_tokens=True), strict=True):
+            answers[i] = text.split(stop)[0] if stop else text
+    return answers
+
+
+@torch.no_grad()
+def written_log_probabilities(
+    base: Base,
+    prompts: Sequence[Sequence[int]],
+    options: Sequence[Sequence[Sequence[int]]],
+    *,
+    prefix_ids: Sequence[int] = (),
+    batch_size: int = 32,
+) -> list[list[float]]:
+    """For each prompt, the log-probability (nats, summed over tokens) of writing each of its options' token ids."""
+    scores: list[list[float]] = [[] for _ in prompts]
+    for indices, inputs in _read(base, prompts, prefix_ids, batch_size):
+        hidden = base.model.get_encoder()(**inputs).last_hidden_state
+        counts = torch.tensor([len(options[i]) for i in indices], device=hidden.device)
+        labels = rectangle([option for i in indices for option in options[i]], IGNORED).to(hidden.device)
+        logits = base.model(
+            encoder_outputs=BaseModelOutput(hidden.repeat_interleave(counts, dim=0)),
+            attention_mask=inputs["attention_mask"].repeat_interleave(counts, dim=0),
+            decoder_input_ids=base.model.prepare_decoder_input_ids_from_labels(labels=labels),
+            use_cache=False,
+        ).logits
+        losses = functional.cross_entropy(
+            wide(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        sums = (-losses.view(labels.shape).sum(dim=1)).split(counts.tolist())
+        for i, of_prompt in zip(indices, sums, strict=True):
+            scores[i] = of_prompt.tolist()
+    return scores
+
+
+def _read(
+    base: Base, prompts: Sequence[Sequence[int]], prefix_ids: Sequence[int], batch_size: int
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Numbers of prompts of like length, and what the encoder is given for them."""
+    for indices in by_length([len(prompt) for prompt in prompts], batch_size):
+        rows = [Encoded("", tuple(prompts[i]), (), len(prompts[i]), truncated=False) for i in indices]
+        inputs, _ = padded(rows, base, prefix_ids)
+        yield indices, {name: tensor.to(base.model.device) for name, tensor in inputs.items()}

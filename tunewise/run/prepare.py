@@ -1,0 +1,68 @@
+"""The base and the task of a recipe, each as the other needs it."""
+
+from tunewise.data.config import DataConfig
+from tunewise.data.task import Task, load_task
+from tunewise.errors import UserError
+from tunewise.models.families import VISION, WRITERS, kind_of
+from tunewise.models.heads import HeadChoice, HeadKind, TaskHead
+from tunewise.models.load import Base, load_base, load_config, load_tokenizer
+from tunewise.run.recipe import Recipe
+
+CLASSIFIERS: dict[str, HeadKind] = {"classification": "classes", "regression": "value", "tagging": "tags"}
+
+
+def load_for(
+    data: DataConfig,
+    model: str,
+    dtype: str = "auto",
+    head: HeadChoice = "auto",
+    quantise: str = "",
+    base: Base | None = None,
+) -> tuple[Base, Task]:
+    """The base and the task; `base` itself where it has the head that this task wants.
+
+    The data is read first: what is wrong with it is told before a large model is loaded.
+    """
+    kind = kind_of(load_config(model)) if base is None else base.anatomy.kind
+    tokenizer = base.tokenizer if base is not None else None if kind == VISION else load_tokenizer(model)
+    task = load_task(data, tokenizer)
+    wanted = head_for(task, kind, model, head)
+    if base is None or base.head != wanted:
+        base = load_base(model, dtype, "cpu" if base is None else str(base.model.device), wanted, quantise)
+    return base, task
+
+
+def base_of(recipe: Recipe, known: dict[str, Base]) -> Base:
+    """The base of `recipe`, out of those that are `known` by the head that was asked for, or loaded and kept there."""
+    if recipe.head not in known:
+        known[recipe.head] = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise)[0]
+    return known[recipe.head]
+
+
+def head_for(task: Task, model_kind: str, model: str, choice: HeadChoice = "auto") -> TaskHead:
+    """The head that a base of this kind needs for `task`.
+
+    Where both can be had, a classification is answered in words (a pattern, and label words that the language model
+    scores) unless `choice` says "classifier". UserError for a base and a task that do not go together.
+    """
+    if task.reads_images != (model_kind == VISION):
+        reads, holds = ("images", "text") if model_kind == VISION else ("text", "images")
+        raise UserError(f"{model} reads {reads}, and {task.name} holds {holds}", "choose another model, or other data")
+    writes = model_kind in WRITERS
+    classifier = CLASSIFIERS.get(task.kind)
+    if classifier is None:
+        if choice == "classifier" or not writes:
+            who = f"{model} is an encoder" if not writes else "head=classifier"
+            raise UserError(
+                f"{task.name} is {task.kind.replace('_', ' ')}, and {who}, which writes no text",
+                "take a decoder or an encoder-decoder with head=lm, or data with a label: data.label=COLUMN",
+            )
+        return TaskHead()
+    if task.kind == "classification" and writes and choice != "classifier":
+        return TaskHead()
+    if choice == "lm":
+        raise UserError(
+            f"head=lm does not fit: {task.name} is a {task.kind}, and {model} is of the kind {model_kind}",
+            "leave head out, or set head=classifier",
+        )
+    return TaskHead(classifier, task.labels)
