@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tunewise.cli import adapter, compare, demo, dimension, eval, methods, plan, report, train
+from tunewise.cli import adapter, compare, demo, dimension, doctor, eval, methods, plan, report, train
 from tunewise.cli.console import verb, version
 
 # before torch is imported: threads that wait for work sleep, so that a busy machine costs seconds and not minutes
@@ -30,6 +30,7 @@ VERBS = {
     "dimension": dimension.dimension,
     "methods": methods.methods,
     "plan": plan.plan,
+    "doctor": doctor.doctor,
 }
 
 for _name, _function in VERBS.items():

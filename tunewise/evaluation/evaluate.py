@@ -17,6 +17,7 @@ from tunewise.data.encode import Ids, encode_prompt
 from tunewise.data.examples import Example
 from tunewise.data.task import Task
 from tunewise.data.written import SeparateIds
+from tunewise.engine.backend import chosen
 from tunewise.engine.batches import plain
 from tunewise.engine.decoding import greedy
 from tunewise.engine.objectives import encode_rows, objective_for
@@ -98,6 +99,7 @@ def probes_of(base: Base, questions: Questions | LabelledRows) -> list[dict[str,
     return [objective_for(base).probe(row) for row in rows]
 
 
+@chosen()
 def answer(
     base: Base, questions: Questions | LabelledRows, *, prefix_ids: Sequence[int] = (), batch_size: int = 32
 ) -> Evaluation:

@@ -4,10 +4,12 @@ import math
 from collections.abc import Sequence
 
 from tunewise.data.encode import encode_prompt
+from tunewise.engine.backend import chosen
 from tunewise.engine.scoring import sequence_losses
 from tunewise.models.load import Base
 
 
+@chosen()
 def retention_loss(
     base: Base,
     documents: Sequence[str],

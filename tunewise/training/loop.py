@@ -18,8 +18,8 @@ from torch import Tensor
 
 from tunewise import files
 from tunewise.data.encode import Encoded
+from tunewise.engine.backend import chosen
 from tunewise.engine.batches import epoch_batches
-from tunewise.engine.denormals import flushed
 from tunewise.engine.objectives import Objective
 from tunewise.errors import UserError
 from tunewise.methods.attach import Tuned
@@ -93,7 +93,7 @@ def fit(
     """
     watcher = progress or Silent()
     devices = [tuned.model.device] if tuned.model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), training_mode(tuned, config), flushed(), Interrupts() as interrupts:
+    with torch.random.fork_rng(devices), training_mode(tuned, config), chosen(), Interrupts() as interrupts:
         torch.manual_seed(seed)
         loop = _Loop(tuned, rows, config, seed, folder, objective)
         resumed_from = loop.resume()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from tunewise.engine.backend import give_pages_back
+
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
@@ -20,6 +22,7 @@ class Peak:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        give_pages_back()  # what an earlier run has freed is none of this one's
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             self.measure = "torch.cuda.max_memory_allocated, reset at the start"

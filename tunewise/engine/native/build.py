@@ -63,7 +63,7 @@ def _built() -> Path:
     compiler = _compiler()
     assert compiler is not None
     told = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS)
-    what = [SOURCE.read_text("utf-8"), " ".join(FLAGS), told.stdout, _processor(), torch.__version__]
+    what = [SOURCE.read_text("utf-8"), " ".join(FLAGS), told.stdout, processor(), torch.__version__]
     digest = hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
     library = cache_folder() / f"attention-{digest}.so"
     if not library.is_file():
@@ -84,7 +84,7 @@ def cache_folder() -> Path:
     return folder
 
 
-def _processor() -> str:
+def processor() -> str:
     """What `-march=native` depends on."""
     flags = Path("/proc/cpuinfo")
     lines = flags.read_text().splitlines() if flags.is_file() else []
