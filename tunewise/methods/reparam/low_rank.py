@@ -76,7 +76,11 @@ class LowRank(Delta):
             del self.start_A, self.start_B
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + self.change(x)
+        a, b = self.factors()
+        inner = functional.linear(self.dropout(x), a.to(x.dtype))
+        # y + scaling · B A x in one pass over y: the scaled product is never a tensor of its own
+        added = torch.addmm(y.flatten(0, -2), inner.flatten(0, -2), b.T.to(x.dtype), alpha=self.scaling)
+        return added.view(y.shape)
 
     def change(self, x: Tensor) -> Tensor:
         """scaling · B A x."""
