@@ -23,7 +23,7 @@ VARIANTS: dict[str, list[dict]] = {
     "frozen": [{}],
     "full": [{}],
     "top_layers": [{"layers": 1}],
-    "bitfit": [{"add": True}],
+    "bitfit": [{"add": True}, {"roles": ["v", "down"], "layers": [-1]}],
     "lora": [
         {"rank": 4},
         {"rank": 2, "roles": ["all"], "rslora": True, "init": "gaussian"},
@@ -111,7 +111,13 @@ def foldable(tuned: Tuned) -> bool:
     """Whether the method changes weights alone, as its deltas' own `fold` tells, and no tied matrix."""
     folds = [type(delta).fold is not Delta.fold for delta in tuned.deltas.values()]
     tied = {"head", "embedding"} & set(tuned.deltas) and tuned.anatomy.head_is_tied
-    return all(folds) and not tied and not any(isinstance(delta, AddedBias) for delta in tuned.deltas.values())
+    return all(folds) and not tied and not _adds_a_bias(tuned)
+
+
+def _adds_a_bias(tuned: Tuned) -> bool:
+    """Whether a bias stands where the base has none to fold it into."""
+    added = [name for name, delta in tuned.deltas.items() if isinstance(delta, AddedBias)]
+    return any(not tuned.site(name).has_bias for name in added)
 
 
 def randomise(tuned: Tuned) -> None:

@@ -60,6 +60,7 @@ PEERS = [
         {"oft_block_size": 4, "r": 0, "use_cayley_neumann": False},
         ("llama",),
     ),
+    Peer("bitfit", {}, peft.BeftConfig, {}, LINEAR),
     Peer("norms", {}, peft.LNTuningConfig, {}, at_sites=False),
     Peer(
         "prefix_tuning",

@@ -65,6 +65,8 @@ def to_peft(tuned: Tuned, base_name: str) -> PeftForm | None:
         config[theirs] = int(value) if isinstance(value, float) and value.is_integer() and value > 1 else value
     head = [name for name in tuned.anatomy.task_head if name in tuned.selected]
     chosen = [name for name in tuned.selected if name not in head]
+    if chosen and not names.selected:  # tensors of the base that peft has no name for
+        return None
     selected = {name: name.rpartition(".") for name in chosen} if names.selected else {}
     targets: list[str] = []
     if names.selected:

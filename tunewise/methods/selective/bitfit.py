@@ -1,4 +1,8 @@
-"""BitFit: y = W x + (b₀ + Δb). Only bias vectors are trained.  Ben Zaken et al. 2022, arXiv:2106.10199."""
+"""BitFit: y = W x + (b₀ + Δb). Only bias vectors are trained.  Ben Zaken et al. 2022, arXiv:2106.10199.
+
+With `roles` it is the Δb of some linear layers alone, which the authors do with queries and the inner feed-forward
+layer (section 4.3), and what peft calls BEFT.
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,28 +10,30 @@ import torch
 from torch import Tensor, nn
 
 from tunewise.errors import UserError
-from tunewise.methods.base import CannotFold, Delta, Method
+from tunewise.methods.base import CannotFold, Delta, Method, PeftNames
 from tunewise.models.anatomy import Anatomy
 
 
 class AddedBias(Delta):
-    """A bias (d_out,) on a module that has none, zero at birth."""
+    """Δb (1, d_out), as peft keeps it, zero at birth; on a module that may have a bias of its own or none."""
 
     def __init__(self, d_out: int) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(d_out))
+        self.bias = nn.Parameter(torch.zeros(1, d_out))
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + self.bias.to(y.dtype)
+        return y + self.bias[0].to(y.dtype)
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if bias is not None:
+            return weight, bias + self.bias[0].detach().to(bias)
         raise CannotFold(
             "the base has no place for the biases that bitfit added", hint="serve it attached: tunewise.load_adapter"
         )
 
 
 class BitFit(Method):
-    """Every bias of the base; with `add`, also new ones where a linear layer has none."""
+    """Every bias of the base; with `add`, also new ones where a linear layer has none; or those of some roles."""
 
     name = "bitfit"
     family = "selective"
@@ -37,10 +43,18 @@ class BitFit(Method):
     learning_rate = 1e-3
     learning_rate_source = "Ben Zaken et al. 2022, arXiv:2106.10199, appendix (1e-4 to 1e-3)"
 
+    peft = PeftNames("BEFT", {}, {"bias": "beft_bias"}, training_only=frozenset({"init_weights"}), conv1d=False)
+
     add: bool = False
     """Give linear layers without a bias a new one, zero at birth (bases such as llama have none)."""
+    roles: tuple[str, ...] = ()
+    """Only the linear layers with these roles, whether they have a bias or not; () takes every bias of the base."""
+    layers: tuple[int, ...] | None = None
+    """With roles, only these layers, counted from 0, or from the end when negative."""
 
     def select(self, anatomy: Anatomy) -> Iterable[str]:
+        if self.roles:
+            return ()
         biases = [name for name in anatomy.parameters if name.endswith(".bias")]
         if not biases and not self.add:
             raise UserError(
@@ -50,6 +64,8 @@ class BitFit(Method):
         return biases
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
+        if self.roles:
+            return {site.name: AddedBias(site.d_out) for site in anatomy.find(self.roles, self.layers)}
         if not self.add:
             return {}
         sites = anatomy.find(["all"])
