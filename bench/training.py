@@ -1,7 +1,8 @@
 """Training speed beside peft + Trainer: `python -m bench.training`, results in bench/results/training.json.
 
 Both systems take the same steps on the same rows from the same weights, in turn, round by round; the figure is the
-median of the rounds' ratios. float32 losses must agree to 1e-3 at every step, or the benchmark fails.
+median of the rounds' ratios. float32 losses must agree to 1e-3 at every step, or the benchmark fails. The C library is
+asked to keep freed pages by our first round and cannot forget it, so that the peer has that too in later ones.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bench import peer
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import epoch_batches
-from tunewise.engine.objectives import NextToken
+from tunewise.engine.objectives import PackedNextToken
+from tunewise.engine.packing import why_not_packed
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
 from tunewise.models.precision import choose_dtype
@@ -89,7 +91,9 @@ def measure(work: Work, n_steps: int, n_rounds: int) -> dict[str, object]:
     def ours() -> tuple[float, list[float]]:
         tuned = attach(model(work.shape, getattr(torch, work.dtype)), method)
         with tempfile.TemporaryDirectory() as folder:
-            objective = NextToken(0, tuned.prefix_ids)
+            reason = why_not_packed(tuned.model, tuned.prefix_ids)
+            assert not reason, reason
+            objective = PackedNextToken(0, tuned.prefix_ids)
             return _timed(lambda: fit(tuned, data, config, seed=0, folder=Path(folder), objective=objective).losses)
 
     def theirs() -> tuple[float, list[float]]:
