@@ -44,7 +44,9 @@ REMARKS = {
     "bitfit": "`add=true`: the bases have no biases",
     "multitask_prompt": "one task, so a prompt with factors; 20 virtual tokens, as the other prompts have",
 }
-MULTIPLES, HIGHEST_RATE = (1.0, 10.0, 100.0), 3.0
+MULTIPLES = (1.0, 10.0, 100.0)
+HIGHEST_RATE = 3.0
+HIGHEST_RATES = {"intrinsic": 0.1}  # every one of its numbers moves every weight
 N_STAND_INS = 10  # rows of dev in the place of test, which a run has to have, while the rate is chosen
 TRAIN = {"batch_size": 8, "evaluate_every": None}
 COMMON = {"dtype": "float32", "retention": None}
@@ -73,9 +75,10 @@ WORKS = {
 }
 
 
-def rates(own: float) -> tuple[float, ...]:
-    """The candidates for a method whose learning rate is `own`; all a tenth where the last were above the highest."""
-    steps_down = max(0, math.ceil(math.log10(own * MULTIPLES[-1] / HIGHEST_RATE)))
+def rates(method: str) -> tuple[float, ...]:
+    """The candidates for a method: its own learning rate times the multiples, by tens down to below the highest."""
+    own, highest = METHODS[method].learning_rate, HIGHEST_RATES.get(method, HIGHEST_RATE)
+    steps_down = max(0, math.ceil(math.log10(own * MULTIPLES[-1] / highest)))
     return tuple(float(f"{own * multiple / 10**steps_down:.6g}") for multiple in MULTIPLES)
 
 
@@ -148,7 +151,7 @@ def carried_out(
 
 def choose(data: Mapping[str, Any], work: Work, methods: Sequence[str], out: Path, workers: int) -> dict[str, Any]:
     """method -> {"tried": rate -> accuracy on dev, None where it stopped; "rate": the best, of equals the lowest}."""
-    tried = {method: rates(METHODS[method].learning_rate) for method in methods}
+    tried = {method: rates(method) for method in methods}
     labels = {(method, rate): f"{method} {rate:g}" for method in methods for rate in tried[method]}
     arms = {label: arm(method, work, rate) for (method, rate), label in labels.items()}
     rows, _ = carried_out(data, arms, model=work.model, seeds=(0,), out=out, workers=workers)
