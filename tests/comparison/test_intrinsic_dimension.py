@@ -43,7 +43,7 @@ def test_a_search_is_carried_out_kept_and_goes_on_from_its_runs(tmp_path: Path) 
         "between": (4, 16),
         "out": tmp_path / "search",
         "full": {"train": {"steps": 4, "learning_rate": 1e-2}},
-        "intrinsic": {"train": {"steps": 4}},
+        "intrinsic": [{"train": {"steps": 4, "learning_rate": rate}} for rate in (1e-30, 1e-2)],
     }
     found = intrinsic_dimension(str(data), **fields)
     assert found["metric"] == "accuracy"
@@ -51,18 +51,29 @@ def test_a_search_is_carried_out_kept_and_goes_on_from_its_runs(tmp_path: Path) 
     assert found["dimension"] in [*(point["dimension"] for point in found["points"]), None]
     assert read_json(tmp_path / "search" / "intrinsic_dimension.json") == found
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "search").rglob("DONE")}
-    assert len(done) == 1 + len(found["points"])
+    assert len(done) == 1 + 2 * len(found["points"])
+    for point in found["points"]:
+        still, moved = point["tried"]
+        assert (still["learning_rate"], moved["learning_rate"]) == (1e-30, 1e-2)
+        assert point["value"] == max(still["value"], moved["value"])
+        assert point["learning_rate"] == (1e-2 if moved["value"] > still["value"] else 1e-30)
+    assert read_json(tmp_path / "search" / "comparison.json")["rows"][0]["arm"] == "full"
     assert intrinsic_dimension(str(data), **fields) == found
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "search").rglob("DONE")} == done
     with pytest.raises(UserError, match="is no share"):
         intrinsic_dimension(str(data), **{**fields, "share": 90})
 
 
-def test_the_verb_writes_a_picture_and_refuses_what_is_no_pair(tmp_path: Path) -> None:
-    words = ("--data", "tiny:sentiment", "--between", "32;64")
-    refused = tunewise("dimension", *words)
-    assert refused.code == 2
-    assert "is no pair of numbers" in refused.err
+def test_the_verb_writes_a_picture_and_refuses_what_are_no_numbers(tmp_path: Path) -> None:
+    for words, why in (
+        (("--between", "32;64"), "--between 32;64 is no list of numbers"),
+        (("--between", "32"), "is no pair of numbers"),
+        (("--rates", "large"), "--rates large is no list of numbers"),
+        (("--full-rates", "1e-3,"), "--full-rates 1e-3, is no list of numbers"),
+    ):
+        refused = tunewise("dimension", "--data", "tiny:sentiment", *words)
+        assert refused.code == 2
+        assert why in refused.err
     svg = search_for_a_dimension(
         {
             "metric": "accuracy",
