@@ -10,6 +10,8 @@ import json
 import math
 import os
 import platform
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,8 +31,10 @@ from tunewise.errors import UserError
 from tunewise.files import read_json, write_json, write_text
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import count
-from tunewise.models.load import load_base
+from tunewise.models.load import Base, load_base
+from tunewise.run import build_recipe, run
 from tunewise.stats import mean_interval
+from tunewise.training.progress import Silent
 
 RESULTS = Path(__file__).parent / "results" / "methods_table.json"
 PUBLIC_DATA = Path(os.environ.get("TUNEWISE_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -47,7 +51,8 @@ REMARKS = {
 MULTIPLES = (1.0, 10.0, 100.0)
 HIGHEST_RATE = 3.0
 HIGHEST_RATES = {"intrinsic": 0.1}  # every one of its numbers moves every weight
-N_STAND_INS = 10  # rows of dev in the place of test, which a run has to have, while the rate is chosen
+N_STAND_INS = 10  # rows of dev in the place of test, which a run has to have, while the rate is chosen or time taken
+FIRST_TIMED, LAST_TIMED = 3, 13  # steps of which the processor time is taken
 TRAIN = {"batch_size": 8, "evaluate_every": None}
 COMMON = {"dtype": "float32", "retention": None}
 
@@ -101,14 +106,17 @@ def write_task(folder: Path, answer: str, parts: Mapping[str, Iterable[Example]]
     return str(folder)
 
 
-def write_tasks(name: str, work: Work, out: Path) -> tuple[str, str]:
-    """The folders of one task: where the rate is chosen, without test rows, and the table's own, without dev."""
+def write_tasks(name: str, work: Work, out: Path) -> tuple[str, str, str]:
+    """The folders of one task: to choose the rate, without test rows; the table's own, without dev; for the clock."""
     path = work.task if work.task.startswith("tiny:") else str(PUBLIC_DATA / work.task)
     task = load_task(DataConfig(path=path, split=(0.6, 0.2, 0.2)))  # without a dev file, a quarter of train is dev
     found, answer = restricted(task, work.classes), task.template.answer
     dev = found.pop("dev")
     blind = {**found, "dev": dev[:-N_STAND_INS], "test": dev[-N_STAND_INS:]}
-    return write_task(out / "choosing" / name, answer, blind), write_task(out / "tasks" / name, answer, found)
+    timed = {"train": found["train"], "test": blind["test"]}
+    folders = {"choosing": blind, "tasks": found, "timing": timed}
+    choosing, own, timing = (write_task(out / room / name, answer, parts) for room, parts in folders.items())
+    return choosing, own, timing
 
 
 def arm(method: str, work: Work, rate: float | None = None) -> dict[str, Any]:
@@ -117,12 +125,38 @@ def arm(method: str, work: Work, rate: float | None = None) -> dict[str, Any]:
     return {**COMMON, "method": {"name": method, **FIELDS.get(method, {})}, "train": train}
 
 
-def refusals(methods: Sequence[str], model: str) -> dict[str, str]:
+class StepClock(Silent):
+    """The processor time of a training step: other work on the machine does not count, as it would by the wall."""
+
+    def __init__(self) -> None:
+        self._at: dict[int, float] = {}
+
+    def stepped(self, step: int, loss: float, n_tokens: int) -> None:
+        self._at[step] = time.process_time()
+
+    def milliseconds(self) -> float:
+        """Mean over the timed steps."""
+        return 1000 * (self._at[LAST_TIMED] - self._at[FIRST_TIMED]) / (LAST_TIMED - FIRST_TIMED)
+
+
+def step_milliseconds(method: str, work: Work, base: Base, data: Mapping[str, Any]) -> float:
+    """Processor time of one step, on the same batches for every method, at one thread."""
+    clock, fields = StepClock(), arm(method, work)
+    recipe = build_recipe({**fields, "model": work.model, "data": data}, {"train.steps": LAST_TIMED})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        run(recipe, folder, base=base, progress=clock, prove=False)
+    torch.set_num_threads(threads)
+    return clock.milliseconds()
+
+
+def refusals(methods: Sequence[str], base: Base) -> dict[str, str]:
     """The methods that cannot act on this base, and why."""
-    base, found = load_base(model).model, {}
+    found = {}
     for method in methods:
         try:
-            count(base, parse_method({"name": method, **FIELDS.get(method, {})}))
+            count(base.model, parse_method({"name": method, **FIELDS.get(method, {})}))
         except UserError as error:
             found[method] = error.message
     return found
@@ -169,9 +203,10 @@ def choose(data: Mapping[str, Any], work: Work, methods: Sequence[str], out: Pat
 def measure(name: str, methods: Sequence[str], seeds: Sequence[int], out: Path, workers: int) -> dict[str, Any]:
     """One task: sizes, and for each method the rate, the intervals on test and the costs, or why there is nothing."""
     work = WORKS[name]
-    choosing, data = ({"path": path, "train": work.rows} for path in write_tasks(name, work, out))
+    choosing, data, timing = ({"path": path, "train": work.rows} for path in write_tasks(name, work, out))
     trained = [method for method in methods if method != "frozen"]
-    refused = refusals(trained, work.model)
+    base = load_base(work.model, COMMON["dtype"])
+    refused = refusals(trained, base)
     acting = [method for method in trained if method not in refused]
     chosen = choose(choosing, work, acting, out / "choosing-runs", workers) if acting else {}
     common = {"model": work.model, "out": out / "runs", "workers": workers}
@@ -185,12 +220,16 @@ def measure(name: str, methods: Sequence[str], seeds: Sequence[int], out: Path, 
     if arms:
         found, stopped = carried_out(data, arms, **common, seeds=seeds)
         rows, refused = rows | found, refused | stopped
+    clocked = {method: step_milliseconds(method, work, base, timing) for method in chosen if method in rows}
     task, n_dev = load_task(DataConfig(**data)), len(load_task(DataConfig(**choosing)).dev)
     return {
         **{key: value for key, value in asdict(work).items() if key != "rows"},
         "rows": {"train": len(task.train), "dev": n_dev, "test": len(task.test)},
         "labels": list(task.labels),
-        "methods": {label: _cell(row) | chosen.get(label, {}) for label, row in rows.items()},
+        "methods": {
+            label: {**_cell(row), **chosen.get(label, {}), "step_milliseconds": clocked.get(label)}
+            for label, row in rows.items()
+        },
         "refused": refused,
     }
 
@@ -222,7 +261,7 @@ def tables(results: Mapping[str, Any]) -> str:
             f"\n### {name}\n",
             f"Base `{found['base']}`; {sizes['train']} training rows for {found['epochs']:g} epochs, {sizes['dev']} of "
             f"dev, {sizes['test']} of test; {ways} classes, so chance is {100 / ways:.0f}.\n",
-            "| method | learning rate | accuracy on test | trained parameters | adapter, kB | training, seconds |",
+            "| method | learning rate | accuracy on test | trained parameters | adapter, kB | a step, ms |",
             "|---|--:|--:|--:|--:|--:|",
             *(_line(label, found) for label in order),
         ]
@@ -238,7 +277,7 @@ def _line(label: str, found: Mapping[str, Any]) -> str:
     edge = " ↑" if f"{cell['rate']:g}" == list(cell["tried"])[-1] else ""
     return (
         f"| `{label}` | {cell['rate']:g}{edge} | {_accuracy(cell)} | {cell['n_trainable']:,} | "
-        f"{cell['adapter_bytes'] / 1000:,.0f} | {cell['train_seconds']:.1f} |"
+        f"{cell['adapter_bytes'] / 1000:,.0f} | {cell['step_milliseconds']:.0f} |"
     )
 
 
