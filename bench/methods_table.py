@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,6 @@ BASELINES: dict[str, dict[str, Any]] = {"zero-shot": {"shots": 0}, "8-shot": {"s
 FIELDS: dict[str, dict[str, Any]] = {  # where a method's own defaults cannot act on these bases, or compare badly
     "bitfit": {"add": True},
     "multitask_prompt": {"virtual_tokens": 20},
-}
-REMARKS = {
-    "bitfit": "`add=true`: the bases have no biases",
-    "multitask_prompt": "one task, so a prompt with factors; 20 virtual tokens, as the other prompts have",
 }
 MULTIPLES = (1.0, 10.0, 100.0)
 HIGHEST_RATE = 3.0
@@ -126,7 +122,7 @@ def arm(method: str, work: Work, rate: float | None = None) -> dict[str, Any]:
 
 
 class StepClock(Silent):
-    """The processor time of a training step: other work on the machine does not count, as it would by the wall."""
+    """The processor time of a training step: unlike that on the wall, it leaves out other work on the machine."""
 
     def __init__(self) -> None:
         self._at: dict[int, float] = {}
@@ -185,6 +181,8 @@ def carried_out(
 
 def choose(data: Mapping[str, Any], work: Work, methods: Sequence[str], out: Path, workers: int) -> dict[str, Any]:
     """method -> {"tried": rate -> accuracy on dev, None where it stopped; "rate": the best, of equals the lowest}."""
+    if not methods:
+        return {}
     tried = {method: rates(method) for method in methods}
     labels = {(method, rate): f"{method} {rate:g}" for method in methods for rate in tried[method]}
     arms = {label: arm(method, work, rate) for (method, rate), label in labels.items()}
@@ -204,33 +202,26 @@ def measure(name: str, methods: Sequence[str], seeds: Sequence[int], out: Path, 
     """One task: sizes, and for each method the rate, the intervals on test and the costs, or why there is nothing."""
     work = WORKS[name]
     choosing, data, timing = ({"path": path, "train": work.rows} for path in write_tasks(name, work, out))
-    trained = [method for method in methods if method != "frozen"]
     base = load_base(work.model, COMMON["dtype"])
+    trained = [method for method in methods if method != "frozen"]
     refused = refusals(trained, base)
     acting = [method for method in trained if method not in refused]
-    chosen = choose(choosing, work, acting, out / "choosing-runs", workers) if acting else {}
-    common = {"model": work.model, "out": out / "runs", "workers": workers}
-    arms = {method: arm(method, work, found["rate"]) for method, found in chosen.items()}
-    few = {name: {**COMMON, "method": {"name": "frozen", **fields}} for name, fields in BASELINES.items()}
-    rows: dict[str, dict[str, Any]] = {}
-    if "frozen" in methods:
-        zero = {"zero-shot": few.pop("zero-shot")}  # no seed changes it
-        rows |= carried_out(data, zero, **{**common, "seeds": (0,), "workers": 1})[0]
-        arms = few | arms
-    if arms:
-        found, stopped = carried_out(data, arms, **common, seeds=seeds)
-        rows, refused = rows | found, refused | stopped
-    clocked = {method: step_milliseconds(method, work, base, timing) for method in chosen if method in rows}
+    chosen = choose(choosing, work, acting, out / "choosing-runs", workers)
+    arms = {label: {**COMMON, "method": {"name": "frozen", **fields}} for label, fields in BASELINES.items()}
+    arms = arms if "frozen" in methods else {}
+    arms |= {method: arm(method, work, found["rate"]) for method, found in chosen.items()}
+    rows, stopped = carried_out(data, arms, model=work.model, seeds=seeds, out=out / "runs", workers=workers)
+    cells = {label: _cell(row) | chosen.get(label, {}) for label, row in rows.items()}
+    for method in chosen.keys() & rows.keys():
+        cells[method]["step_milliseconds"] = round(step_milliseconds(method, work, base, timing), 1)
     task, n_dev = load_task(DataConfig(**data)), len(load_task(DataConfig(**choosing)).dev)
     return {
-        **{key: value for key, value in asdict(work).items() if key != "rows"},
+        "base": work.base,
+        "epochs": work.epochs,
         "rows": {"train": len(task.train), "dev": n_dev, "test": len(task.test)},
         "labels": list(task.labels),
-        "methods": {
-            label: {**_cell(row), **chosen.get(label, {}), "step_milliseconds": clocked.get(label)}
-            for label, row in rows.items()
-        },
-        "refused": refused,
+        "methods": cells,
+        "refused": refused | stopped,
     }
 
 
