@@ -74,16 +74,22 @@ def test_the_verb_writes_a_picture_and_refuses_what_are_no_numbers(tmp_path: Pat
         refused = tunewise("dimension", "--data", "tiny:sentiment", *words)
         assert refused.code == 2
         assert why in refused.err
+
+    def point(dimension: int, value: float, worse: float) -> dict:
+        tried = [{"learning_rate": 1e-3, "value": worse}, {"learning_rate": 3e-2, "value": value}]
+        return {"dimension": dimension, "value": value, "learning_rate": 3e-2, "tried": tried}
+
     svg = search_for_a_dimension(
         {
             "metric": "accuracy",
             "share": 0.9,
             "full": 90.0,
             "target": 81.0,
-            "points": [{"dimension": 32, "value": 60.0}, {"dimension": 64, "value": 85.0}],
+            "points": [point(32, 60.0, 55.0), point(64, 85.0, 70.0)],
             "dimension": 64,
         }
     )
     assert svg.startswith("<svg")
     assert "90% of it" in svg
+    assert svg.count(">0.03<") == 2
     assert "var(--" not in svg
