@@ -37,7 +37,8 @@ def intrinsic_dimension(
 
     `full` and `intrinsic` are recipe fields of either side, {"train": {"learning_rate": 1e-3}}. Of several, which
     should differ in the learning rate, the best on dev with the first seed is taken, for every d anew: one rate for all
-    can make a larger d do worse than a smaller one. d is doubled until it reaches, then the last step is halved. Every run is a folder below `out`; a search that was stopped goes on from those. Returns, and writes to
+    can make a larger d do worse than a smaller one. d is doubled until it reaches, then the last step is halved. Every
+    run is a folder below `out`; a search that was stopped goes on from those. Returns, and writes to
     intrinsic_dimension.json: metric, full, target, points (d, its metric, its learning rate and what else was tried),
     and dimension, None where even the largest d stays below. Raises UserError where there are no dev rows, or the
     metric is better when lower.
