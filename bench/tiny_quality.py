@@ -14,14 +14,13 @@ from typing import Any
 import torch
 import transformers
 
+from bench.page import DOCS, put
 from tunewise.comparison import compare
-from tunewise.files import read_json, write_json, write_text
+from tunewise.files import read_json, write_json
 from tunewise.run import evaluate
 from tunewise.stats import mean_interval
 
 RESULTS = Path(__file__).parent / "results" / "tiny_quality.json"
-PAGE = Path(__file__).parents[1] / "docs" / "tiny.md"
-MARKS = "<!-- quality -->\n", "<!-- end of quality -->\n"
 
 TASKS = ("sentiment", "entailment", "translation", "headline", "instruction")
 OUT_OF_DOMAIN = "entailment_ood"
@@ -92,13 +91,6 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_page(results: dict[str, Any], page: Path = PAGE) -> None:
-    """Put the table between its marks in docs/tiny.md."""
-    before, rest = page.read_text("utf-8").split(MARKS[0])
-    _, after = rest.split(MARKS[1])
-    write_text(page, before + MARKS[0] + table(results) + MARKS[1] + after)
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -126,7 +118,7 @@ def main() -> None:
         }
         write_json(arguments.results, {"tasks": tasks, "seeds": arguments.seeds, "ways": WAYS, "machine": environment})
     if arguments.results == RESULTS:
-        write_page(read_json(RESULTS))
+        put(DOCS / "tiny.md", "quality", table(read_json(RESULTS)))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def test_a_search_is_carried_out_kept_and_goes_on_from_its_runs(tmp_path: Path) 
         "between": (4, 16),
         "out": tmp_path / "search",
         "full": {"train": {"steps": 4, "learning_rate": 1e-2}},
-        "intrinsic": {"train": {"steps": 4}},
+        "intrinsic": [{"train": {"steps": 4, "learning_rate": rate}} for rate in (1e-30, 1e-2)],
     }
     found = intrinsic_dimension(str(data), **fields)
     assert found["metric"] == "accuracy"
@@ -51,28 +51,45 @@ def test_a_search_is_carried_out_kept_and_goes_on_from_its_runs(tmp_path: Path) 
     assert found["dimension"] in [*(point["dimension"] for point in found["points"]), None]
     assert read_json(tmp_path / "search" / "intrinsic_dimension.json") == found
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "search").rglob("DONE")}
-    assert len(done) == 1 + len(found["points"])
+    assert len(done) == 1 + 2 * len(found["points"])
+    for point in found["points"]:
+        still, moved = point["tried"]
+        assert (still["learning_rate"], moved["learning_rate"]) == (1e-30, 1e-2)
+        assert point["value"] == max(still["value"], moved["value"])
+        assert point["learning_rate"] == (1e-2 if moved["value"] > still["value"] else 1e-30)
+    assert read_json(tmp_path / "search" / "comparison.json")["rows"][0]["arm"] == "full"
     assert intrinsic_dimension(str(data), **fields) == found
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "search").rglob("DONE")} == done
     with pytest.raises(UserError, match="is no share"):
         intrinsic_dimension(str(data), **{**fields, "share": 90})
 
 
-def test_the_verb_writes_a_picture_and_refuses_what_is_no_pair(tmp_path: Path) -> None:
-    words = ("--data", "tiny:sentiment", "--between", "32;64")
-    refused = tunewise("dimension", *words)
-    assert refused.code == 2
-    assert "is no pair of numbers" in refused.err
+def test_the_verb_writes_a_picture_and_refuses_what_are_no_numbers(tmp_path: Path) -> None:
+    for words, why in (
+        (("--between", "32;64"), "--between 32;64 is no list of numbers"),
+        (("--between", "32"), "is no pair of numbers"),
+        (("--rates", "large"), "--rates large is no list of numbers"),
+        (("--full-rates", "1e-3,"), "--full-rates 1e-3, is no list of numbers"),
+    ):
+        refused = tunewise("dimension", "--data", "tiny:sentiment", *words)
+        assert refused.code == 2
+        assert why in refused.err
+
+    def point(dimension: int, value: float, worse: float) -> dict:
+        tried = [{"learning_rate": 1e-3, "value": worse}, {"learning_rate": 3e-2, "value": value}]
+        return {"dimension": dimension, "value": value, "learning_rate": 3e-2, "tried": tried}
+
     svg = search_for_a_dimension(
         {
             "metric": "accuracy",
             "share": 0.9,
             "full": 90.0,
             "target": 81.0,
-            "points": [{"dimension": 32, "value": 60.0}, {"dimension": 64, "value": 85.0}],
+            "points": [point(32, 60.0, 55.0), point(64, 85.0, 70.0)],
             "dimension": 64,
         }
     )
     assert svg.startswith("<svg")
     assert "90% of it" in svg
+    assert svg.count(">0.03<") == 2
     assert "var(--" not in svg

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.linalg import hadamard
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -15,6 +16,7 @@ from tunewise.methods.base import Delta, Method
 from tunewise.methods.reparam import eva
 from tunewise.methods.reparam.intrinsic import walsh_hadamard
 from tunewise.methods.store import load_adapter, save_adapter
+from tunewise.models.anatomy import read_anatomy
 from tunewise.models.weights import dense_weight
 
 IDS = torch.tensor([[5, 9, 33, 20, 7]])
@@ -379,6 +381,46 @@ def test_an_intrinsic_change_is_one_projection_of_few_numbers(projection):
     assert torch.equal(again.deltas["layers.1.q"].weight_change(), delta.weight_change()), (
         "P is drawn from a seed of its own"
     )
+
+
+@pytest.mark.parametrize("dimension", [3, 12, 2000])
+def test_fastfood_is_its_five_matrices(dimension):
+    anatomy = read_anatomy(bases.build("llama"))
+    deltas = parse_method({"name": "intrinsic", "dimension": dimension, "projection_seed": 1}).deltas(anatomy)
+    index, delta = 9, list(deltas.values())[9].double()  # the tenth site
+    theta = delta.shared.theta
+    theta.data.copy_(double(len(theta)))
+    delta.shared.scale.data.copy_(double(anatomy.n_layers))
+    d_out, d_in = delta.shape
+    n = 2 ** math.ceil(math.log2(max(d_out * d_in, len(theta))))
+    generator = torch.Generator().manual_seed(1_000_003 + index)
+    b = torch.empty(n).uniform_(-1, 1, generator=generator).sign().double()
+    g = torch.empty(n).normal_(generator=generator).double()
+    permutation = torch.empty(n).uniform_(generator=generator).argsort()
+    h = torch.from_numpy(hadamard(n, dtype=float))
+    padded = torch.zeros(n, dtype=torch.float64)
+    padded[: len(theta)] = theta.detach()
+    flat = (h @ (g * (h @ (b * padded))[permutation]))[: d_out * d_in] / (g.norm() * math.sqrt(d_out * d_in))
+    change = delta.shared.scale.detach()[delta.layer] * flat.view(d_out, d_in)
+    torch.testing.assert_close(delta.weight_change().detach(), change, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("projection", ["fastfood", "dense"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_an_intrinsic_change_is_kept_until_its_coordinates_change(projection, mode):
+    tuned = attach(bases.build("llama"), parse_method({"name": "intrinsic", "dimension": 12, "projection": projection}))
+    delta = tuned.deltas["layers.1.q"]
+    seen = []
+    for tensor, value in (("theta", 0.5), ("theta", 0.25), ("scale", 3.0)):
+        getattr(delta.shared, tensor).data.fill_(value)  # the hardest to notice: it leaves no trace in torch
+        with mode():
+            kept = delta.weight_change()
+            assert delta.weight_change() is kept, "nothing is computed twice"
+        torch.testing.assert_close(kept, delta.weight_change().detach(), rtol=0, atol=0)
+        seen.append(kept.clone())
+    assert not torch.equal(seen[0], seen[1])
+    torch.testing.assert_close(seen[2], 3 * seen[1])
+    assert delta.weight_change().requires_grad
 
 
 def test_oft_rotates():

@@ -8,41 +8,51 @@ import typer
 
 from tunewise.cli.compare import seeds_of
 from tunewise.cli.console import AsJson, Data, Model, Out, print_json, results
+from tunewise.cli.train import Words
 from tunewise.errors import UserError
 
 N = TypeVar("N", int, float)
 
 
 def dimension(
+    words: Words = None,
     data: Data = None,
     model: Model = None,
     share: Annotated[float, typer.Option(help="Of full fine-tuning's dev metric, to be reached.")] = 0.9,
     between: Annotated[
         str, typer.Option(help="The first dimension to try, doubled from there, and the last.")
     ] = "32,32768",
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "0",
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas; rates are chosen with the first.")] = "0",
     rates: Annotated[
         str | None,
-        typer.Option(help="Learning rates of full and of intrinsic, as in 1e-3,1e-2.", show_default="their own"),
+        typer.Option(
+            help="Learning rates, with commas; every d takes the best on dev.", show_default="intrinsic's own"
+        ),
+    ] = None,
+    full_rates: Annotated[
+        str | None, typer.Option(help="The same for full fine-tuning.", show_default="its own")
     ] = None,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the smallest dimension in which training reaches 90 % of full fine-tuning (d90), and plot the search."""
-    if data is None:
-        raise UserError("no data given", "--data tiny:sentiment, or a file of yours")
-    numbers, (smallest, largest) = seeds_of(seeds), pair(between, "--between", int)
-    full_rate, rate = pair(rates, "--rates", float) if rates else (None, None)
+    from tunewise.cli.recipes import gather
+
+    fields = gather(words or [], {"model": model, "data": data})
+    shared = {name: value for name, value in fields.items() if name not in ("model", "data", "method", "seed")}
+    limits, seed_numbers = numbers(between, "--between", int), seeds_of(seeds)
+    if len(limits) != 2:
+        raise UserError(f"--between {between} is no pair of numbers", "write two with a comma, as in --between 32,4096")
+    sides = [at_each(rates, "--rates", shared), at_each(full_rates, "--full-rates", shared)]
 
     from tunewise import files
     from tunewise.comparison import intrinsic_dimension
     from tunewise.report import figure
 
     root = out or Path("runs/intrinsic-dimension")
-    fields: list[dict[str, Any]] = [{"train": {"learning_rate": each}} for each in (full_rate, rate)]
     found = intrinsic_dimension(
-        data, model=model or "tiny", share=share, between=(smallest, largest), seeds=numbers, out=root,
-        full=fields[0], intrinsic=fields[1],
+        fields["data"], model=fields["model"], share=share, between=(limits[0], limits[1]), seeds=seed_numbers,
+        out=root, intrinsic=sides[0], full=sides[1],
     )  # fmt: skip
     if figure.available():
         files.write_text(root / "intrinsic_dimension.svg", figure.search_for_a_dimension(found))
@@ -51,22 +61,30 @@ def dimension(
         return
     for point in found["points"]:
         mark = "reached" if point["value"] >= found["target"] else ""
-        results().print(f"d = {point['dimension']:<8,} {found['metric']} {point['value']:6.1f}  {mark}")
+        told = f"{found['metric']} {point['value']:6.1f}  at learning rate {point['learning_rate']:g}"
+        results().print(f"d = {point['dimension']:<8,} {told}  {mark}")
     reached, last = found["dimension"], found["points"][-1]["dimension"]
     answer = f"d = {reached:,}" if reached else f"more than {last:,}"
-    at_most = " or less" if reached == smallest else ""
+    at_most = " or less" if reached == limits[0] else ""
     results().print(
         f"\n{share:.0%} of full fine-tuning's {found['full']:.1f} is {found['target']:.1f}: {answer}{at_most}"
     )
     results().print(f"[dim]{root}[/]", soft_wrap=True)
 
 
-def pair(text: str, option: str, kind: Callable[[str], N]) -> tuple[N, N]:
-    """Two numbers with a comma between them; UserError for anything else."""
+def numbers(text: str, option: str, kind: Callable[[str], N]) -> list[N]:
+    """Numbers with commas between them; UserError for anything else."""
     try:
-        first, second = (kind(part) for part in text.split(","))
+        return [kind(part) for part in text.split(",")]
     except ValueError:
         raise UserError(
-            f"{option} {text} is no pair of numbers", f"write two with a comma, as in {option} 32,4096"
+            f"{option} {text} is no list of numbers", f"write them with commas, as in {option} 32,4096"
         ) from None
-    return first, second
+
+
+def at_each(rates: str | None, option: str, recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    """The recipe's fields with each of the learning rates; as they are where none is given."""
+    if rates is None:
+        return [recipe]
+    train = recipe.get("train", {})
+    return [{**recipe, "train": {**train, "learning_rate": rate}} for rate in numbers(rates, option, float)]

@@ -12,12 +12,14 @@ from typing import Any
 from tunewise import files
 from tunewise.comparison.grid import compare
 from tunewise.errors import UserError
+from tunewise.methods import METHODS
 
 logger = logging.getLogger(__name__)
 
 RESULT = "intrinsic_dimension.json"
 HALVINGS = 2  # of the last doubling, on a logarithmic scale: the answer is within 2 ** (1 / 4), 19 %
 LOWER_IS_BETTER = ("loss", "perplexity")
+Fields = Mapping[str, Any]  # of a recipe
 
 
 def intrinsic_dimension(
@@ -28,42 +30,39 @@ def intrinsic_dimension(
     between: tuple[int, int] = (32, 32_768),
     seeds: Sequence[int] = (0,),
     out: str | Path = "runs/intrinsic-dimension",
-    full: Mapping[str, Any] | None = None,
-    intrinsic: Mapping[str, Any] | None = None,
+    full: Fields | Sequence[Fields] = (),
+    intrinsic: Fields | Sequence[Fields] = (),
 ) -> dict[str, Any]:
     """The smallest d `between` two that reaches `share` of full fine-tuning's main metric on dev, by mean over seeds.
 
-    `full` and `intrinsic` are recipe fields of either side, {"train": {"learning_rate": 1e-3}}; both should have the
-    rate that suits them. d is doubled until it reaches, then the last step is halved. Every run is a folder below
-    `out`; a search that was stopped goes on from those. Returns, and writes to intrinsic_dimension.json: metric, full,
-    target, points (d and its metric), and dimension, None where even the largest d stays below. Raises UserError
-    where there are no dev rows, or the metric is better when lower.
+    `full` and `intrinsic` are recipe fields of either side, {"train": {"learning_rate": 1e-3}}. Of several, which
+    should differ in the learning rate, the best on dev with the first seed is taken, for every d anew: one rate for all
+    can make a larger d do worse than a smaller one. d is doubled until it reaches, then the last step is halved. Every
+    run is a folder below `out`; a search that was stopped goes on from those. Returns, and writes to
+    intrinsic_dimension.json: metric, full, target, points (d, its metric, its learning rate and what else was tried),
+    and dimension, None where even the largest d stays below. Raises UserError where there are no dev rows, or the
+    metric is better when lower.
     """
     if not 0 < share <= 1:
         raise UserError(f"share={share} is no share of full fine-tuning", "use a number above 0, up to 1")
-    smallest, largest = between
-    arms: dict[str, dict[str, Any]] = {}
-
-    def measured(label: str, method: dict[str, Any], fields: Mapping[str, Any] | None) -> tuple[str, float]:
-        arms[label] = {**(fields or {}), "method": method}
-        found = compare(data, model=model, methods={label: arms[label]}, seeds=seeds, out=out)
-        metric, value = _dev(Path(out), found["arms"][0])
-        logger.info("%s: %s %.1f on dev", label, metric, value)
-        return metric, value
+    grid = _Grid(data, model, seeds, Path(out))
+    best = grid.measure("full", {"name": "full"}, full)
+    points: dict[int, dict[str, Any]] = {}
 
     def reached(dimension: int) -> float:
-        method = {"name": "intrinsic", **dict((intrinsic or {}).get("method", {})), "dimension": dimension}
-        return measured(f"d = {dimension}", method, intrinsic)[1]
+        method = {"name": "intrinsic", "dimension": dimension}
+        points[dimension] = {"dimension": dimension, **grid.measure(f"d = {dimension}", method, intrinsic)}
+        return points[dimension]["value"]
 
-    metric, best = measured("full", {"name": "full"}, full)
-    points, dimension = search(reached, share * best, smallest, largest)
-    compare(data, model=model, methods=arms, seeds=seeds, out=out)  # all of them in one table; nothing runs again
+    _, dimension = search(reached, share * best["value"], *between)
+    grid.tabulate()
     found = {
-        "metric": metric,
+        "metric": grid.metric,
         "share": share,
-        "full": best,
-        "target": share * best,
-        "points": [{"dimension": d, "value": value} for d, value in sorted(points.items())],
+        "full": best["value"],
+        "full_learning_rate": best["learning_rate"],
+        "target": share * best["value"],
+        "points": [points[d] for d in sorted(points)],
         "dimension": dimension,
         "seeds": list(seeds),
     }
@@ -92,16 +91,48 @@ def search(
     return points, d
 
 
-def _dev(root: Path, arm: Mapping[str, Any]) -> tuple[str, float]:
-    """The main metric on dev of one arm: its name, and the mean over the seeds."""
-    values = []
-    for seed in arm["seeds"]:
-        metrics = files.read_json(root / arm["folder"] / f"seed{seed}" / "metrics.json")
-        assert isinstance(metrics, dict)
-        if not metrics["dev"]:
-            raise UserError("the search needs dev rows, and there are none", "add a dev file to the task's folder")
-        name, value = next(iter(metrics["dev"].items()))
-        if name in LOWER_IS_BETTER:
-            raise UserError(f"the main metric is {name}, of which no share can be reached", "use a task with answers")
-        values.append(value)
-    return name, sum(values) / len(values)
+class _Grid:
+    """The runs of a search: one arm after another on one task, each at the best of its learning rates."""
+
+    def __init__(self, data: str | Mapping[str, Any], model: str, seeds: Sequence[int], out: Path) -> None:
+        self.data, self.model, self.seeds, self.out = data, model, seeds, out
+        self.metric = ""
+        self._chosen: dict[str, Fields] = {}
+
+    def measure(self, label: str, method: Fields, candidates: Fields | Sequence[Fields]) -> dict[str, Any]:
+        """The main metric on dev, by mean over the seeds, at the best candidate; its learning rate, and all of them."""
+        several = [candidates] if isinstance(candidates, Mapping) else candidates or [{}]
+        arms = [{**fields, "method": {**fields.get("method", {}), **method}} for fields in several]
+        rates = [_learning_rate(arm) for arm in arms]
+        first = [self._dev({f"{label}, {number}": arm}, self.seeds[:1]) for number, arm in enumerate(arms)]
+        best = max(range(len(arms)), key=first.__getitem__)
+        self._chosen[label] = arms[best]
+        value = self._dev({label: arms[best]}, self.seeds)
+        logger.info("%s: %s %.1f on dev, learning rate %g", label, self.metric, value, rates[best])
+        tried = [{"learning_rate": rate, "value": value} for rate, value in zip(rates, first, strict=True)]
+        return {"value": value, "learning_rate": rates[best], "tried": tried}
+
+    def tabulate(self) -> None:
+        """All chosen arms in one table; nothing runs again."""
+        compare(self.data, model=self.model, methods=self._chosen, seeds=self.seeds, out=self.out)
+
+    def _dev(self, arms: Mapping[str, Fields], seeds: Sequence[int]) -> float:
+        """The main metric on dev of the one arm, by mean over the seeds."""
+        (arm,) = compare(self.data, model=self.model, methods=arms, seeds=seeds, out=self.out)["arms"]
+        values = []
+        for seed in seeds:
+            metrics = files.read_json(self.out / arm["folder"] / f"seed{seed}" / "metrics.json")
+            assert isinstance(metrics, dict)
+            if not metrics["dev"]:
+                raise UserError("the search needs dev rows, and there are none", "add a dev file to the task's folder")
+            self.metric, value = next(iter(metrics["dev"].items()))
+            if self.metric in LOWER_IS_BETTER:
+                raise UserError(
+                    f"the main metric is {self.metric}, of which no share can be reached", "use a task with answers"
+                )
+            values.append(value)
+        return sum(values) / len(values)
+
+
+def _learning_rate(arm: Fields) -> float:
+    return arm.get("train", {}).get("learning_rate") or METHODS[arm["method"]["name"]].learning_rate

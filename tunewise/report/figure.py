@@ -108,23 +108,33 @@ def loss_curves(arms: Sequence[Arm], *, narrow: bool = False) -> str:
 
 
 def search_for_a_dimension(found: Mapping[str, Any]) -> str:
-    """The points of `tunewise.intrinsic_dimension`, full fine-tuning and the target as lines; a file of its own."""
+    """The points of `tunewise.intrinsic_dimension`, each with its learning rate over those that did worse; full
+    fine-tuning and the target as lines. A file of its own."""
     figure, (axis,) = _subplots((1, 1), width=6.4, height=3.4)
-    dimensions, values = zip(*((point["dimension"], point["value"]) for point in found["points"]), strict=True)
+    points, metric = found["points"], metric_name(found["metric"])
+    tried = [(point["dimension"], one["value"]) for point in points for one in point["tried"]]
+    dimensions, values = zip(*((point["dimension"], point["value"]) for point in points), strict=True)
+    axis.plot(*zip(*tried, strict=True), color=QUIET, marker=".", linestyle="", alpha=0.6)
     axis.plot(dimensions, values, color=SERIES[0], marker="o", linewidth=1.7)
-    axis.axhline(found["full"], color=SERIES[1], linewidth=1.4)
-    axis.axhline(found["target"], color=SERIES[2], linewidth=1.4, linestyle=(0, (4, 3)))
-    last = dimensions[-1]
-    for name, height in (("full fine-tuning", found["full"]), (f"{found['share']:.0%} of it", found["target"])):
-        axis.annotate(name, (last, height), (0, 3), textcoords="offset points", ha="right")
+    for point in points:
+        place = (point["dimension"], point["value"])
+        axis.annotate(f"{point['learning_rate']:g}", place, (0, 6), textcoords="offset points", ha="center", size=8)
+    for name, height, colour, dashes in (
+        ("full fine-tuning", found["full"], SERIES[1], "-"),
+        (f"{found['share']:.0%} of it", found["target"], SERIES[2], (0, (4, 3))),
+    ):
+        axis.axhline(height, color=colour, linewidth=1.4, linestyle=dashes)
+        place = (0.01, height)
+        axis.annotate(name, place, (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points", color=colour)
     if found["dimension"]:
-        axis.axvline(found["dimension"], color=GRID, linewidth=1.4)
+        axis.axvline(found["dimension"], color=GRID, linewidth=1.4, zorder=0)
     axis.set_xscale("log", base=2)
     axis.set_xticks(dimensions, [f"{d:,}" for d in dimensions], rotation=45)
+    axis.margins(x=0.06, y=0.14)
     axis.set_xlabel("d, trained numbers")
-    axis.set_ylabel(f"{metric_name(found['metric'])} on dev")
+    axis.set_ylabel(f"{metric} on dev, and the learning rate")
     colours = {INK: "#1c1c1c", QUIET: "#666666", GRID: "#dddddd", SERIES[0]: "#0b7a75", SERIES[1]: "#c0392b"}
-    return _svg(figure, {**dict.fromkeys(SERIES, "#d17a00"), **colours})
+    return _svg(figure, {**dict.fromkeys(SERIES, "#a86100"), **colours})
 
 
 def _subplots(shape: tuple[int, int], width: float, height: float, share: bool = False) -> "tuple[Figure, list[Axes]]":

@@ -34,7 +34,7 @@ class Head(Method):
     paper = "arXiv:1411.1792"
     equation = "logits = (W₀ + ΔW) h"
     learning_rate = 1e-3
-    learning_rate_source = "usual for linear probes; Kumar et al. 2022, arXiv:2202.10054, search around it"
+    learning_rate_source = "none for a language model's output layer; the default of torch.optim.AdamW"
 
     def select(self, anatomy: Anatomy) -> Iterable[str]:
         if anatomy.head is None and not anatomy.task_head:

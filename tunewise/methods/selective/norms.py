@@ -19,7 +19,7 @@ class Norms(Method):
     paper = "arXiv:2312.11420"
     equation = "γ ∘ (x − μ) / σ + β"
     learning_rate = 1e-3
-    learning_rate_source = "as bitfit, whose tensors are as few: arXiv:2106.10199, appendix (1e-4 to 1e-3)"
+    learning_rate_source = "Lu et al. 2021, arXiv:2103.05247, the authors' script for GPT-2 (1e-3)"
     peft = PeftNames("LN_TUNING", fields={}, tensors={}, selected="ln_tuning_layers")
 
     final: bool = True

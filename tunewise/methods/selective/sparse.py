@@ -58,7 +58,7 @@ class Sparse(Method):
     paper = "arXiv:2111.09839"
     equation = "y = (W₀ + M ∘ Δ) x"
     learning_rate = 1e-4
-    learning_rate_source = "between full and lora: the entries are full fine-tuning's own, but few"
+    learning_rate_source = "Sung et al. 2021, arXiv:2111.09839, the largest of those searched on GLUE (1e-5 to 1e-4)"
 
     density: float = Field(0.005, gt=0, le=1)
     """The share of the entries that is trained; 0.005 is that of the paper's main results."""
