@@ -5,7 +5,8 @@ Legend: B rows, T columns (the longest row with its prefix), K trailing columns 
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -46,6 +47,26 @@ class Batch:
         tensors = (self.input_ids, self.attention_mask, self.position_ids, self.labels)
         moved = [tensor.to(device, non_blocking=True) for tensor in tensors]
         return Batch(*moved, self.n_labels, self.n_label_columns, self.n_tokens, self.ids)
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Rows padded on the right."""
+
+    inputs: dict[str, Tensor]
+    """What the model's forward takes: input_ids (B, T) and attention_mask, or pixel_values (B, channels, ...)."""
+    labels: Tensor
+    """(B,) classes or values, (B, T) tags, or (B, U) the ids of answers; IGNORED where nothing is told."""
+    n_labels: int
+    n_tokens: int
+    """Tokens that are no padding, the prefix included; images count as one."""
+    ids: list[str]
+    """The examples' ids, row by row."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch with its tensors on `device`."""
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
+        return replace(self, inputs=moved, labels=self.labels.to(device, non_blocking=True))
 
 
 def collate(rows: Sequence[Encoded], pad_id: int, prefix_ids: Sequence[int] = ()) -> Batch:

@@ -23,35 +23,16 @@ from tunewise.data.labelled import encode_labelled
 from tunewise.data.task import Task
 from tunewise.data.written import encode_written
 from tunewise.engine import loss
-from tunewise.engine.batches import IGNORED, Batch, collate
+from tunewise.engine.batches import IGNORED, Batch, LabelledBatch, collate
+from tunewise.engine.packed_classifier import PackedTexts, first_position, gathered, pack_texts
 from tunewise.engine.packing import PackedBatch, label_losses, pack, packed_attention, why_not_packed
-from tunewise.models.families import ENCODER_DECODER
+from tunewise.models.families import ENCODER, ENCODER_DECODER
 from tunewise.models.load import Base
 
 logger = logging.getLogger(__name__)
 
 PROBE_TOKENS = 64
 """The end of a prompt that a decoder is probed with."""
-
-
-@dataclass(frozen=True)
-class LabelledBatch:
-    """Rows padded on the right."""
-
-    inputs: dict[str, Tensor]
-    """What the model's forward takes: input_ids (B, T) and attention_mask, or pixel_values (B, channels, ...)."""
-    labels: Tensor
-    """(B,) classes or values, (B, T) tags, or (B, U) the ids of answers; IGNORED where nothing is told."""
-    n_labels: int
-    n_tokens: int
-    """Tokens that are no padding, the prefix included; images count as one."""
-    ids: list[str]
-    """The examples' ids, row by row."""
-
-    def to(self, device: torch.device) -> LabelledBatch:
-        """The same batch with its tensors on `device`."""
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
-        return replace(self, inputs=moved, labels=self.labels.to(device, non_blocking=True))
 
 
 AnyBatch = TypeVar("AnyBatch", Batch, LabelledBatch, PackedBatch)
@@ -105,7 +86,8 @@ def objective_for(base: Base, prefix_ids: Sequence[int] = (), *, packing: bool =
     if base.tokenizer is None:
         return Images(base)
     if base.head.kind != "lm":
-        return Labels(base, prefix)
+        packs = packing and base.anatomy.kind == ENCODER and base.head.kind != "tags"
+        return _packed_texts(base, prefix) or Labels(base, prefix) if packs else Labels(base, prefix)
     if base.anatomy.kind == ENCODER_DECODER:
         return Writing(base, prefix)
     if packing:
@@ -114,6 +96,14 @@ def objective_for(base: Base, prefix_ids: Sequence[int] = (), *, packing: bool =
             return PackedNextToken(base.tokenizer.pad_token_id, prefix)
         logger.info("rows are padded: %s", reason)
     return NextToken(base.tokenizer.pad_token_id, prefix)
+
+
+def _packed_texts(base: Base, prefix: tuple[int, ...]) -> Objective[Any] | None:
+    first, reason = first_position(base.model, base.anatomy, prefix)
+    if not reason:
+        return PackedLabels(base, prefix, first)
+    logger.info("rows are padded: %s", reason)
+    return None
 
 
 def encode_rows(base: Base, task: Task, examples: Sequence[Example], max_length: int) -> tuple[list[Encoded], Ledger]:
@@ -240,6 +230,29 @@ class Labels(Padded):
             logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="none"
         )
         return each.view(batch.labels.shape).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class PackedLabels(Labels):
+    """A classifier of sequences whose head reads the first position, texts behind one another."""
+
+    first_position: int = 0
+
+    layout = "packed"
+
+    def collate(self, rows: Sequence[Encoded]) -> PackedTexts:
+        return pack_texts(rows, self.base.tokenizer.pad_token_id, self.prefix_ids, self.first_position)
+
+    def ready(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        return packed_attention(model)
+
+    def probe(self, row: Encoded) -> dict[str, Tensor]:
+        return Labels(self.base).probe(row)
+
+    def logits(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
+        assert isinstance(batch, PackedTexts)
+        with gathered(model, self.base.anatomy, batch.firsts):
+            return loss.wide(model(**batch.inputs).logits)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,115 @@
+"""Packed texts against padded ones, on encoders with a classifier: the same losses and gradients."""
+
+import pytest
+import torch
+
+from tests import bases
+from tunewise.data.encode import Encoded
+from tunewise.engine.native.build import library, why_not
+from tunewise.engine.objectives import Labels, PackedLabels, objective_for
+from tunewise.engine.packed_classifier import first_position, pack_texts
+from tunewise.engine.packing import ROUND
+from tunewise.methods import parse_method
+from tunewise.methods.attach import attach
+from tunewise.models.anatomy import read_anatomy
+from tunewise.models.heads import TaskHead
+from tunewise.models.load import Base
+
+pytestmark = pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
+METHODS = {
+    "lora": {"name": "lora", "rank": 4, "roles": ["all"]},
+    "full": {"name": "full"},
+    "bitfit": {"name": "bitfit"},
+    "bottleneck": {"name": "bottleneck", "bottleneck": 4},
+    "prompt_tuning": {"name": "prompt_tuning", "virtual_tokens": 3},
+    "head": {"name": "head"},
+}
+
+
+class Padding:
+    """All that the objective asks of a tokenizer."""
+
+    pad_token_id = 0
+
+
+def base_of(family, head=None):
+    model = bases.build(family, torch.float32)
+    if head == "value":
+        model.config.problem_type = "regression"
+    kind = TaskHead(head or "classes", ("a", "b", "c"))
+    return Base(model, Padding(), read_anatomy(model), family, "", model.dtype, kind)
+
+
+def rows(n=7, pairs=True):
+    generator = torch.Generator().manual_seed(3)
+    made = []
+    for number in range(n):
+        length = int(torch.randint(3, 20, (1,), generator=generator))
+        ids = torch.randint(1, bases.VOCABULARY, (length,), generator=generator).tolist()
+        segments = (0,) * (length // 2) + (1,) * (length - length // 2) if pairs else ()
+        made.append(Encoded(str(number), tuple(ids), (number % 3,), length, False, segments))
+    return made
+
+
+def losses_and_gradients(tuned, objective, of):
+    batch = objective.collate(of)
+    with objective.ready(tuned.model):
+        of_rows = objective.row_losses(tuned.model, batch)
+        objective.loss(tuned.model, batch).backward()
+    gradients = {name: tensor.grad.clone() for name, tensor in tuned.trainable.items() if tensor.grad is not None}
+    for tensor in tuned.trainable.values():
+        tensor.grad = None
+    return of_rows.detach(), gradients, (batch.n_labels, batch.n_tokens, batch.ids)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family", ["bert_classes", "roberta_classes", "distilbert_classes"])
+def test_packed_is_padded(name, family):
+    base = base_of(family)
+    tuned = attach(base.model, parse_method(METHODS[name]), seed=1)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in tuned.trainable.values():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    packed = objective_for(base, tuned.prefix_ids, packing=True)
+    assert isinstance(packed, PackedLabels)
+    of = rows(pairs=family == "bert_classes")
+    one = losses_and_gradients(tuned, Labels(base, tuned.prefix_ids), of)
+    other = losses_and_gradients(tuned, packed, of)
+    torch.testing.assert_close(other[0], one[0], rtol=2e-5, atol=2e-5)
+    assert other[2] == one[2]
+    assert other[1].keys() == one[1].keys()
+    for key, gradient in one[1].items():
+        scale = gradient.abs().max().clamp(min=1e-2)  # what should be 0 (a key's bias) is rounding
+        torch.testing.assert_close(other[1][key] / scale, gradient / scale, rtol=0, atol=3e-4, msg=key)
+
+
+def test_positions_begin_where_the_family_begins_them():
+    for family, first in (("bert_classes", 0), ("distilbert_classes", 0), ("roberta_classes", 1)):
+        base = base_of(family)
+        assert first_position(base.model, base.anatomy, ()) == (first, "")
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "reason"),
+    [
+        ("deberta-v2_classes", {"name": "lora"}, "does not keep packed texts apart"),
+        ("bert_classes", {"name": "prefix_tuning", "virtual_tokens": 3}, "packed"),
+    ],
+)
+def test_what_does_not_run_packed_is_found_out(family, method, reason):
+    base = base_of(family)
+    attach(base.model, parse_method(method), seed=1)
+    assert reason in first_position(base.model, base.anatomy, ())[1]
+    assert isinstance(objective_for(base, packing=True), Labels)
+    assert not isinstance(objective_for(base, packing=True), PackedLabels)
+
+
+def test_the_layout_of_a_batch():
+    batch = pack_texts(rows(3), pad_id=0, prefix_ids=(70,), first_position=2)
+    lengths = [1 + len(row.ids) for row in rows(3)]
+    assert batch.firsts.tolist() == [0, lengths[0], lengths[0] + lengths[1]]
+    assert batch.inputs["input_ids"].shape[1] % ROUND == 0
+    assert batch.inputs["position_ids"][0, batch.firsts].eq(2).all()
+    assert batch.inputs["input_ids"][0, batch.firsts].eq(70).all()
+    assert batch.inputs["token_type_ids"].shape == batch.inputs["input_ids"].shape

@@ -1,0 +1,100 @@
+"""Texts behind one another in one row for an encoder with a classifier; the head reads the first position of each.
+
+Legend: T tokens of all texts, B texts, S segments: the texts, and padding where T would be no multiple of ROUND.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tunewise.data.encode import Encoded
+from tunewise.engine.batches import LabelledBatch
+from tunewise.engine.native.build import library, why_not
+from tunewise.engine.packing import DTYPES, ROUND, SAME, packed_attention
+from tunewise.models.anatomy import Anatomy
+
+
+@dataclass(frozen=True)
+class PackedTexts(LabelledBatch):
+    """Texts in one row: input_ids, position_ids and token_type_ids (1, T), segment_starts (S + 1,); labels (B,)."""
+
+    firsts: Tensor
+    """(B,) the first token of each text."""
+
+
+def pack_texts(rows: Sequence[Encoded], pad_id: int, prefix_ids: Sequence[int], first_position: int) -> PackedTexts:
+    """One batch of these rows, each behind `prefix_ids`; positions count from `first_position`."""
+    lengths = [len(prefix_ids) + len(row.ids) for row in rows]
+    padding = -sum(lengths) % ROUND
+    whole = [*lengths, *([padding] if padding else [])]
+    ids = [token for row in rows for token in (*prefix_ids, *row.ids)] + [pad_id] * padding
+    positions = [first_position + place for length in whole for place in range(length)]
+    starts = [0, *accumulate(whole)]
+    inputs = {
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([positions]),
+        "segment_starts": torch.tensor(starts, dtype=torch.int32),
+    }
+    if any(row.segments for row in rows):
+        kinds = [kind for row in rows for kind in (*(0,) * len(prefix_ids), *row.segments)]
+        inputs["token_type_ids"] = torch.tensor([kinds + [0] * padding])
+    labels = torch.tensor([row.labels[0] for row in rows])
+    firsts = torch.tensor(starts[: len(rows)])
+    return PackedTexts(inputs, labels, len(rows), sum(lengths), [row.id for row in rows], firsts)
+
+
+@contextmanager
+def gathered(model: PreTrainedModel, anatomy: Anatomy, firsts: Tensor) -> Iterator[None]:
+    """Inside the block the layers hand (B, 1, d) on to whatever reads the first position: those of each text."""
+    stack = model.get_submodule(anatomy.layers[0].rpartition(".")[0].rpartition(".")[0])
+
+    def gather(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[0, firsts].unsqueeze(1)
+        return output
+
+    handle = stack.register_forward_hook(gather)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def first_position(model: PreTrainedModel, anatomy: Anatomy, prefix_ids: Sequence[int]) -> tuple[int, str]:
+    """Where this encoder's positions begin (RoBERTa's behind the padding id), and why it cannot be packed, or "".
+
+    Tried and not guessed: two texts are run in one row, and both have to come out as they do alone.
+    """
+    if model.device.type != "cpu" or model.dtype not in DTYPES:
+        return 0, f"there is no kernel for {model.dtype} on {model.device.type}"
+    if library() is None:
+        return 0, why_not()
+    generator = torch.Generator().manual_seed(0)
+    pad_id = model.config.pad_token_id or 0
+    n = min(64, model.get_input_embeddings().weight.shape[0])
+    tokens = [tuple((torch.randint(pad_id + 1, n, (length,), generator=generator)).tolist()) for length in (5, 9)]
+    rows = [Encoded("", ids, (0,), len(ids), truncated=False) for ids in tokens]
+    was_training = model.training
+    model.eval()
+    reason = ""
+    try:
+        with torch.no_grad():
+            alone = torch.cat([model(input_ids=torch.tensor([[*prefix_ids, *ids]])).logits for ids in tokens])
+            for first in dict.fromkeys((0, pad_id + 1)):
+                batch = pack_texts(rows, pad_id, prefix_ids, first)
+                with packed_attention(model), gathered(model, anatomy, batch.firsts):
+                    packed = model(**batch.inputs).logits
+                distance = float((packed - alone).abs().max() / alone.abs().max().clamp(min=1e-6))
+                if distance < SAME[model.dtype]:
+                    return first, ""
+                reason = f"{type(model).__name__} does not keep packed texts apart ({distance:.2g})"
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"{type(model).__name__} does not run packed: {error}"
+    finally:
+        model.train(was_training)
+    return 0, reason
