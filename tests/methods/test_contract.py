@@ -133,7 +133,7 @@ def test_every_method_of_the_registry_has_cases_here():
     assert len(bases.DECODERS) >= 11
     assert len(bases.OTHERS) >= 14
     assert set(KINDS.values()) == set(families.KINDS)
-    assert len(CASES) >= 350
+    assert len(CASES) >= 380
 
 
 def test_the_matrix_tells_of_every_method_on_every_kind():
