@@ -34,11 +34,15 @@ def token_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, int]:
 
 def row_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
     """The cross-entropy in nats summed over each row's label tokens: (B,), at least float32."""
-    logits, labels = label_logits(model, batch)
+    return cross_entropies(*label_logits(model, batch)).sum(dim=1)
+
+
+def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy in nats at each label: (B, K), at least float32, from logits (B, K, C); 0 where IGNORED."""
     flat = functional.cross_entropy(
         wide(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
     )
-    return flat.view(labels.shape).sum(dim=1)
+    return flat.view(labels.shape)
 
 
 def wide(logits: Tensor) -> Tensor:

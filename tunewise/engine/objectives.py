@@ -182,11 +182,7 @@ class Writing(Padded):
         return loss.wide(model(**batch.inputs, decoder_input_ids=entered, use_cache=False).logits)
 
     def row_losses(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
-        logits = self.logits(model, batch)
-        flat = functional.cross_entropy(
-            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        return flat.view(batch.labels.shape).sum(dim=1)
+        return loss.cross_entropies(self.logits(model, batch), batch.labels).sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -226,10 +222,7 @@ class Labels(Padded):
             return (logits.squeeze(-1) - batch.labels).square()
         if self.base.head.kind == "classes":
             return functional.cross_entropy(logits, batch.labels, reduction="none")
-        each = functional.cross_entropy(
-            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        return each.view(batch.labels.shape).sum(dim=1)
+        return loss.cross_entropies(logits, batch.labels).sum(dim=1)
 
 
 @dataclass(frozen=True)

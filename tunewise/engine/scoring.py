@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from tunewise.engine.batches import IGNORED, by_length, collate, plain
-from tunewise.engine.loss import row_losses, wide
+from tunewise.engine.loss import cross_entropies, row_losses, wide
 from tunewise.engine.prefill import Prefilled, prefill
 
 COPIES = 4
@@ -65,10 +64,7 @@ def _continued(
         past_key_values=behind.cache,
         use_cache=True,
     ).logits
-    losses = functional.cross_entropy(
-        wide(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    return (-losses.view(labels.shape).sum(dim=1)).view(len(rows), n_options).tolist()
+    return (-cross_entropies(logits, labels).sum(dim=1)).view(len(rows), n_options).tolist()
 
 
 @torch.no_grad()

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutput
 
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED, by_length
-from tunewise.engine.loss import wide
+from tunewise.engine.loss import cross_entropies
 from tunewise.engine.objectives import padded, rectangle
 from tunewise.models.load import Base
 
@@ -58,10 +57,7 @@ def written_log_probabilities(
             decoder_input_ids=base.model.prepare_decoder_input_ids_from_labels(labels=labels),
             use_cache=False,
         ).logits
-        losses = functional.cross_entropy(
-            wide(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        sums = (-losses.view(labels.shape).sum(dim=1)).split(counts.tolist())
+        sums = (-cross_entropies(logits, labels).sum(dim=1)).split(counts.tolist())
         for i, of_prompt in zip(indices, sums, strict=True):
             scores[i] = of_prompt.tolist()
     return scores

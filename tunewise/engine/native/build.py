@@ -7,7 +7,6 @@ It is not linked to an OpenMP of its own: torch has loaded one already, whose th
 import ctypes
 import functools
 import hashlib
-import logging
 import os
 import platform
 import shutil
@@ -19,37 +18,34 @@ import torch
 
 from tunewise import files
 
-logger = logging.getLogger(__name__)
-
 SOURCE = Path(__file__).with_name("attention.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fPIC", "-fopenmp")
 SECONDS = 120.0  # a build takes two to six
 
 
-@functools.cache
 def library() -> ctypes.CDLL | None:
     """The kernels, or None where they cannot be built or are turned off (TUNEWISE_NATIVE=0); `why_not` says why."""
-    reason = why_not()
-    if reason:
-        logger.info("without native kernels: %s", reason)
-        return None
-    return ctypes.CDLL(str(_built()))
+    return _loaded()[0]
+
+
+def why_not() -> str:
+    """Why there are no kernels; "" where there are."""
+    return _loaded()[1]
 
 
 @functools.cache
-def why_not() -> str:
-    """Why there are no kernels; "" where there are."""
+def _loaded() -> tuple[ctypes.CDLL | None, str]:
     if os.environ.get("TUNEWISE_NATIVE") == "0":
-        return "TUNEWISE_NATIVE=0 turns them off"
-    if _compiler() is None:
-        return "no C++ compiler (c++, g++ or clang++)"
+        return None, "TUNEWISE_NATIVE=0 turns them off"
+    compiler = _compiler()
+    if compiler is None:
+        return None, "no C++ compiler (c++, g++ or clang++)"
     try:
-        ctypes.CDLL(str(_built()))
+        return ctypes.CDLL(str(_built(compiler))), ""
     except subprocess.CalledProcessError as error:
-        return f"the build failed: {(error.stderr.strip().splitlines() or ['no reason given'])[0]}"
+        return None, f"the build failed: {(error.stderr.strip().splitlines() or ['no reason given'])[0]}"
     except (OSError, subprocess.SubprocessError) as error:
-        return f"the build failed: {error}"
-    return ""
+        return None, f"the build failed: {error}"
 
 
 def _compiler() -> str | None:
@@ -57,11 +53,8 @@ def _compiler() -> str | None:
     return next((found for name in (named, "c++", "g++", "clang++") if name and (found := shutil.which(name))), None)
 
 
-@functools.cache
-def _built() -> Path:
+def _built(compiler: str) -> Path:
     """The library of this source on this machine, built where it is not there yet."""
-    compiler = _compiler()
-    assert compiler is not None
     told = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS)
     what = [SOURCE.read_text("utf-8"), " ".join(FLAGS), told.stdout, processor(), torch.__version__]
     digest = hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
