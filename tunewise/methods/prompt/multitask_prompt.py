@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tunewise.errors import UserError
 from tunewise.methods.base import Delta, PeftNames, Start
-from tunewise.methods.prompt.prompt_tuning import PromptTuning, SoftPrompt
+from tunewise.methods.prompt.prompt_tuning import TRAINING_ONLY, PromptTuning, SoftPrompt
 from tunewise.models.anatomy import Anatomy
 
 PEFT_TENSORS = {"prompt": "prompt_embeddings", "cols": "prefix_task_cols", "rows_by_task": "prefix_task_rows"}
@@ -53,14 +53,7 @@ class MultitaskPrompt(PromptTuning):
         "MULTITASK_PROMPT_TUNING",
         fields={"virtual_tokens": "num_virtual_tokens", "tasks": "num_tasks", "rank": "num_ranks"},
         tensors=PEFT_TENSORS,
-        training_only=frozenset(
-            {
-                "prompt_tuning_init",
-                "prompt_tuning_init_text",
-                "prompt_tuning_init_state_dict_path",
-                "prompt_tuning_init_task",
-            }
-        ),
+        training_only=TRAINING_ONLY | {"prompt_tuning_init_task"},
         bare=True,
     )
 

@@ -10,7 +10,8 @@ from pydantic import AliasChoices, Field
 from torch import Tensor, nn
 
 from tunewise.methods.base import Delta, Method, PeftNames
-from tunewise.methods.prompt.prompt_tuning import NO_VOCABULARY, SoftPrompt, prompt_sizes, virtual_ids
+from tunewise.methods.prompt.prompt_tuning import SoftPrompt
+from tunewise.methods.prompt.virtual_tokens import NO_VOCABULARY, prompt_sizes, virtual_ids
 from tunewise.models.anatomy import Anatomy
 
 

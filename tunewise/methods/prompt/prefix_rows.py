@@ -1,10 +1,19 @@
 """The learned keys and values of a prefix: at each site's virtual tokens they stand in place of the base's own."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from tunewise.methods.base import Delta
 from tunewise.methods.prompt.virtual_positions import VirtualColumns, VirtualIds
+from tunewise.models.anatomy import Anatomy, Site
+from tunewise.models.families import DECODER
+
+
+def keys_values(anatomy: Anatomy) -> Sequence[Site]:
+    """Where keys and values are final, but for the rotation of the keys; in a decoder over an encoder there are two."""
+    return [*anatomy.keys, *anatomy.find(["v"])] if anatomy.kind == DECODER else anatomy.find(["k", "v"])
 
 
 class PrefixRows(Delta):
@@ -85,3 +94,17 @@ class TableRows(PrefixRows):
 
     def written(self) -> Tensor:
         return self.shared.values[:, self._columns]
+
+
+def rows_of_one_table(virtual_tokens: int, anatomy: Anatomy) -> dict[str, Delta]:
+    """In an encoder-decoder, as peft reads its table of the encoder's depth L: layer l of the decoder has the rows of
+    2 l mod L, in its attention to itself."""
+    encoder, decoder = anatomy.stacks
+    sites = [site for site in anatomy.find(["k", "v"], decoder) if not site.is_cross]
+    table = Table(virtual_tokens, len(encoder) * 2 * sites[0].d_out)
+    own = VirtualColumns(virtual_tokens)
+    found: dict[str, Delta] = {}
+    for site in sites:
+        layer = 2 * decoder.index(site.layer) % len(encoder)
+        found[site.name] = TableRows(table, 2 * layer + (site.role == "v"), site.d_out, own)
+    return found

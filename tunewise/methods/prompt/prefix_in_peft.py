@@ -1,0 +1,114 @@
+"""A prefix as peft keeps it: one table (tokens, layers · 2 · key-value heads · d_head) of what a cache holds.
+
+A decoder's keys are rotated in it and learned here before their rotation. In an encoder-decoder the table is as deep as
+the encoder and acts in the decoder's attention to itself alone.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tunewise.errors import UserError
+from tunewise.methods.attach import attach
+from tunewise.methods.base import Method, PeftNames
+from tunewise.methods.prompt.inside_stack import stack_of
+from tunewise.methods.prompt.virtual_tokens import prompt_sizes
+from tunewise.models.anatomy import Anatomy
+from tunewise.models.families import DECODER, ENCODER_DECODER
+
+
+class PrefixInPeft(Method):
+    """What `PrefixTuning` says to peft, and what it takes from it."""
+
+    peft = PeftNames(
+        "PREFIX_TUNING",
+        fields={"virtual_tokens": "num_virtual_tokens"},
+        tensors={},
+        constants={"prefix_projection": False},
+        training_only=frozenset({"encoder_hidden_size"}),
+        bare=True,
+        converted=True,
+    )
+
+    virtual_tokens: int
+    """Length of the prefix."""
+
+    def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
+        return {
+            **prompt_sizes(anatomy),
+            "token_dim": anatomy.keys[0].d_out,
+            "num_attention_heads": anatomy.n_key_value_heads,
+            "num_transformer_submodules": len(anatomy.stacks),  # 2: a cache of an encoder-decoder
+        }
+
+    @classmethod
+    def from_peft_fields(
+        cls, config: Mapping[str, object], tensors: Mapping[str, Tensor], anatomy: Anatomy
+    ) -> dict[str, object]:
+        stacks = config.get("num_transformer_submodules")
+        if stacks not in (None, len(anatomy.stacks)):
+            raise UserError(
+                f"adapter_config.json sets num_transformer_submodules={stacks}, for a prefix of another kind of model",
+                hint=f"train it with num_transformer_submodules={len(anatomy.stacks)}, peft's default here",
+            )
+        return {"init": "random", "placement": "decoder" if anatomy.kind == ENCODER_DECODER else "everywhere"}
+
+    @torch.no_grad()
+    def to_peft_tensors(
+        self, state: Mapping[str, Tensor], model: PreTrainedModel, anatomy: Anatomy
+    ) -> dict[str, Tensor]:
+        if anatomy.kind == DECODER:
+            pairs = [tensor.transpose(1, 2) for layer in self._cached(model, anatomy) for tensor in layer]
+            rows = torch.cat([pair[0].flatten(1) for pair in pairs], dim=1)
+        elif anatomy.kind == ENCODER_DECODER:
+            encoder, decoder = anatomy.stacks
+            if "shared.values" not in state or len(decoder) > len(encoder):
+                return {}
+            rows = state["shared.values"]
+        else:  # peft puts it into a cache, which not every encoder takes
+            if "past_key_values" not in inspect.signature(stack_of(model, anatomy.layers[0]).forward).parameters:
+                return {}
+            rows = torch.cat([state[f"delta.{site.name}.values"] for site in anatomy.find(["k", "v"])], dim=1)
+        return {"prompt_embeddings": rows.contiguous()}
+
+    @torch.no_grad()
+    def from_peft_tensors(
+        self, tensors: Mapping[str, Tensor], model: PreTrainedModel, anatomy: Anatomy
+    ) -> dict[str, Tensor]:
+        rows, width = tensors["prompt_embeddings"], len(anatomy.stacks[0]) * 2 * anatomy.keys[0].d_out
+        if rows.shape != (self.virtual_tokens, width):
+            raise UserError(
+                f"prompt_embeddings has shape {tuple(rows.shape)}, this base needs {(self.virtual_tokens, width)}",
+                hint="the adapter belongs to a base of another size",
+            )
+        if anatomy.kind == DECODER:
+            return self._before_rotation(rows, model, anatomy)
+        if anatomy.kind == ENCODER_DECODER:
+            return {"shared.values": rows}
+        sites = anatomy.find(["k", "v"])
+        shares = rows.chunk(len(sites), dim=1)
+        return {f"delta.{site.name}.values": share.contiguous() for site, share in zip(sites, shares, strict=True)}
+
+    def _before_rotation(self, rows: Tensor, model: PreTrainedModel, anatomy: Anatomy) -> dict[str, Tensor]:
+        """Turns peft's keys back, by the rotation that the base's own cache shows for each unit vector."""
+        n_heads = anatomy.n_key_value_heads
+        peft = rows.view(len(rows), anatomy.n_layers, 2, n_heads, -1).to(model.device, torch.float64)
+        tuned, rotated = attach(model, self, warm_start=False), []
+        for unit in torch.eye(peft.shape[-1]):
+            for site in anatomy.keys:
+                tuned.trainable[f"delta.{site.name}.values"].copy_(unit.repeat(len(rows), n_heads))
+            rotated.append(torch.stack([keys[0, 0] for keys, _ in self._cached(model, anatomy)]))
+        tuned.detach()
+        rotation = torch.stack(rotated, dim=2).to(torch.float64)  # (layers, tokens, d_head before, d_head behind)
+        keys = torch.linalg.solve(rotation, peft[:, :, 0].transpose(0, 1), left=False)
+        found = dict(zip(anatomy.keys, keys, strict=True))
+        found |= dict(zip(anatomy.find(["v"]), peft[:, :, 1].transpose(0, 1), strict=True))
+        return {f"delta.{site.name}.values": values.flatten(1).to(rows) for site, values in found.items()}
+
+    def _cached(self, model: PreTrainedModel, anatomy: Anatomy) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the virtual tokens, (1, key-value heads, tokens, d_head), layer by layer."""
+        cache = model(torch.tensor([self.prefix_ids(anatomy)], device=model.device), use_cache=True).past_key_values
+        return [(layer.keys, layer.values) for layer in cache.layers]
