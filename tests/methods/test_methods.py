@@ -14,7 +14,7 @@ from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import attach
 from tunewise.methods.base import Delta, Method
 from tunewise.methods.reparam import eva
-from tunewise.methods.reparam.intrinsic import walsh_hadamard
+from tunewise.methods.reparam.hadamard import walsh_hadamard
 from tunewise.methods.store import load_adapter, save_adapter
 from tunewise.models.anatomy import read_anatomy
 from tunewise.models.weights import dense_weight

@@ -26,6 +26,12 @@ def check(field: str, value: object, sites: Sequence[Site]) -> None:
         )
 
 
+def to_peft_pattern(numbers: Mapping[str, Number], field: str, pattern: str) -> dict[str, object]:
+    """A number for each module path as peft's default, that of the first path, with the exceptions to it."""
+    default = next(iter(numbers.values()))
+    return {field: default, pattern: {path: number for path, number in numbers.items() if number != default}}
+
+
 def from_peft_pattern(config: Mapping[str, object], field: str, pattern: str, anatomy: Anatomy) -> object:
     """peft's default with its exceptions, whose keys are the ends of module paths; UserError for a real pattern."""
     exceptions = config.get(pattern) or {}

@@ -11,40 +11,22 @@ from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tunewise.errors import UserError
-from tunewise.methods.base import PREFIX, Delta, Method, PeftNames
+from tunewise.methods.base import Delta, Method, PeftNames
+from tunewise.methods.reparam.adalora_in_peft import with_cut_triplets
+from tunewise.methods.reparam.importance import PARTS, ScoredTriplets, cut_to
 from tunewise.models.anatomy import Anatomy, Site
 
-SMOOTHING = 0.85  # beta1 and beta2, section 4.1
 ORTHOGONALITY = 0.5  # weight of the penalty; peft's default, in the authors' range of 0.1 to 0.5
 INTERVAL = 10  # steps between two cuts
-_PARTS = ("lora_A", "lora_E", "lora_B")
-_RANK_DIMS = (0, 0, 1)
 
 
-class Triplets(Delta):
-    """A (rank, d_in), E (rank, 1), zero at birth, B (d_out, rank), and how important each entry has been so far."""
+class Triplets(ScoredTriplets):
+    """(alpha / rank) B (A ∘ E) x, added."""
 
     def __init__(self, site: Site, rank: int, alpha: float, dropout: float) -> None:
-        super().__init__()
+        super().__init__(site, rank)
         self.scaling = alpha / (rank + 1e-5)
         self.dropout = nn.Dropout(dropout)
-        self.lora_A = nn.Parameter(torch.randn(rank, site.d_in) * 0.02)
-        self.lora_E = nn.Parameter(torch.zeros(rank, 1))
-        self.lora_B = nn.Parameter(torch.randn(site.d_out, rank) * 0.02)
-        for name in _PARTS:
-            shape = self.get_parameter(name).shape
-            self.register_buffer(f"sensitivity_{name}", torch.zeros(shape))
-            self.register_buffer(f"uncertainty_{name}", torch.zeros(shape))
-        self.register_buffer("is_kept", torch.ones(rank, 1))
-
-    def settle(self) -> None:
-        if "is_kept" not in self._buffers:  # one that was loaded is settled
-            return
-        for name in _PARTS:
-            delattr(self, f"sensitivity_{name}")
-            delattr(self, f"uncertainty_{name}")
-        del self.is_kept
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         inner = functional.linear(self.dropout(x), (self.lora_A * self.lora_E).to(x.dtype))
@@ -52,27 +34,6 @@ class Triplets(Delta):
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return weight + self.scaling * (self.lora_B @ (self.lora_A * self.lora_E)).detach().to(weight), bias
-
-    @torch.no_grad()
-    def observe(self) -> None:
-        """Take the gradients of one step into the importance of every entry."""
-        for name in _PARTS:
-            parameter, sensitivity = self.get_parameter(name), self.get_buffer(f"sensitivity_{name}")
-            now = (parameter * parameter.grad).abs()
-            sensitivity.lerp_(now, 1 - SMOOTHING)
-            self.get_buffer(f"uncertainty_{name}").lerp_((now - sensitivity).abs(), 1 - SMOOTHING)
-
-    def importance(self) -> Tensor:
-        """One score a triplet, (rank,)."""
-        a, e, b = (self.get_buffer(f"sensitivity_{n}") * self.get_buffer(f"uncertainty_{n}") for n in _PARTS)
-        return e.flatten() + a.mean(1) + b.mean(0)
-
-    @torch.no_grad()
-    def cut(self, is_kept: Tensor | None = None) -> None:
-        """Set the values of the triplets that are not kept to zero."""
-        if is_kept is not None:
-            self.is_kept.copy_(is_kept.unsqueeze(1))
-        self.lora_E.mul_(self.is_kept)
 
 
 class AdaLoRA(Method):
@@ -88,7 +49,7 @@ class AdaLoRA(Method):
     peft = PeftNames(
         "ADALORA",
         fields={"rank": "init_r", "target_rank": "target_r", "alpha": "lora_alpha", "dropout": "lora_dropout"},
-        tensors={name: name for name in _PARTS},
+        tensors={name: name for name in PARTS},
         constants={"bias": "none"},
         training_only=frozenset(
             {"r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step", "init_lora_weights"}
@@ -124,24 +85,7 @@ class AdaLoRA(Method):
 
     @classmethod
     def completed(cls, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """With zeros for the triplets that were cut, which peft leaves out; it divides by the rank at the start too."""
-        pattern, rank = config.get("rank_pattern") or {}, config.get("init_r")
-        assert isinstance(pattern, Mapping)
-        whole = dict(tensors)
-        for key, is_kept in pattern.items():
-            module = f"{PREFIX}{key.removesuffix('.lora_E')}"
-            parts = [whole.get(f"{module}.{part}") for part in _PARTS]
-            counts = [None if part is None else part.shape[dim] for part, dim in zip(parts, _RANK_DIMS, strict=True)]
-            if len(is_kept) != rank or set(counts) != {sum(is_kept)}:
-                raise UserError(
-                    f"rank_pattern keeps {sum(is_kept)} of {len(is_kept)} triplets at {key!r}; "
-                    f"init_r is {rank} and the file has {counts} of {', '.join(_PARTS)}",
-                    hint="save it again with peft's save_pretrained()",
-                )
-            for name, part, dim in zip(_PARTS, parts, _RANK_DIMS, strict=True):
-                assert part is not None
-                whole[f"{module}.{name}"] = _spread(part, torch.tensor(is_kept, device=part.device), dim)
-        return whole
+        return with_cut_triplets(config, tensors)
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
         sites = anatomy.find(self.roles, self.layers)
@@ -170,17 +114,5 @@ class AdaLoRA(Method):
             elif step > last:
                 delta.cut()
         budget = self.budget(step, n_steps, len(triplets))
-        if budget is None:
-            return
-        scores = torch.cat([delta.importance() for delta in triplets])
-        if budget < len(scores):
-            threshold = scores.kthvalue(len(scores) - budget).values
-            for delta in triplets:
-                delta.cut(delta.importance() > threshold)
-
-
-def _spread(part: Tensor, is_kept: Tensor, dim: int) -> Tensor:
-    """The rows (dim 0) or columns (dim 1) of `part` where `is_kept` says, and zeros elsewhere."""
-    shape = list(part.shape)
-    shape[dim] = len(is_kept)
-    return part.new_zeros(shape).index_copy(dim, is_kept.nonzero().flatten(), part)
+        if budget is not None:
+            cut_to(budget, triplets)

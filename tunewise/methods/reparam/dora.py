@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tunewise.methods.base import Delta, FrozenWeight, PeftNames
-from tunewise.methods.reparam.lora import PEFT_FIELDS, PEFT_TENSORS, TRAINING_ONLY, LoRA
+from tunewise.methods.reparam import lora_in_peft
+from tunewise.methods.reparam.lora import LoRA
 from tunewise.methods.reparam.low_rank import LowRank
 from tunewise.models.anatomy import Anatomy, Site
 
@@ -59,10 +60,10 @@ class DoRA(LoRA):
     learning_rate_source = "as lora, whose settings its authors keep: Liu et al. 2024, arXiv:2402.09353, section 5.1"
     peft = PeftNames(
         "LORA",
-        fields=PEFT_FIELDS,
-        tensors={**PEFT_TENSORS, "magnitude": "lora_magnitude_vector"},
+        fields=lora_in_peft.FIELDS,
+        tensors={**lora_in_peft.TENSORS, "magnitude": "lora_magnitude_vector"},
         constants={"use_dora": True, "bias": "none"},
-        training_only=TRAINING_ONLY,
+        training_only=lora_in_peft.TRAINING_ONLY,
     )
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:

@@ -7,7 +7,6 @@ P = H G Π H B, which costs n log n and no storage. Both are drawn from a seed a
 
 import math
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -17,33 +16,8 @@ from torch.nn import functional
 
 from tunewise.errors import UserError
 from tunewise.methods.base import Delta, Method, WeightChange
+from tunewise.methods.reparam.hadamard import power_of_two, walsh_hadamard
 from tunewise.models.anatomy import Anatomy, Site
-
-LARGEST_FACTOR = 7  # of a Hadamard matrix, as a power of two
-
-
-def walsh_hadamard(x: Tensor) -> Tensor:
-    """H x for a vector whose length is a power of two; H is symmetric, with entries ±1.
-
-    H is the Kronecker product of small H, each a matrix product over one dimension of x; five times as fast on a CPU
-    as a butterfly of additions.
-    """
-    exponent = x.numel().bit_length() - 1
-    n_factors = max(1, -(-exponent // LARGEST_FACTOR))
-    mixed = x.view([1 << (exponent + index) // n_factors for index in range(n_factors)])
-    for dim, size in enumerate(mixed.shape):
-        mixed = (mixed.movedim(dim, -1) @ hadamard(size, x.dtype, x.device)).movedim(-1, dim)
-    return mixed.flatten()
-
-
-@lru_cache
-def hadamard(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The matrix H (size, size), Sylvester's."""
-    with torch.inference_mode(False):  # it is kept, for training too
-        matrix = torch.ones(1, 1, dtype=dtype, device=device)
-        while len(matrix) < size:
-            matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return matrix
 
 
 class Coordinates(nn.Module):
@@ -74,7 +48,7 @@ class Projected(WeightChange):
             matrix = torch.empty(size, dimension).normal_(std=1 / math.sqrt(size), generator=generator)
             self.register_buffer("matrix", matrix, persistent=False)
             return
-        short, padded = _power_of_two(dimension), _power_of_two(max(size, dimension))
+        short, padded = power_of_two(dimension), power_of_two(max(size, dimension))
         signs = torch.empty(padded).uniform_(-1, 1, generator=generator).sign()
         gains = torch.empty(padded).normal_(generator=generator)
         order = torch.empty(padded).uniform_(generator=generator).argsort()
@@ -98,17 +72,12 @@ class Projected(WeightChange):
         if self.dense:
             flat = self.matrix @ theta
         else:
-            short = _power_of_two(len(theta))
+            short = power_of_two(len(theta))
             mixed = walsh_hadamard(functional.pad(self.signs * theta, (0, short - len(theta))))
             flat = walsh_hadamard(self.gains * mixed[self.order])[: math.prod(self.shape)]
         if self.shared.scale is not None and self.layer is not None:
             flat = self.shared.scale[self.layer] * flat
         return flat.view(self.shape)
-
-
-def _power_of_two(least: int) -> int:
-    """The smallest power of two, from 2 on, that is not below `least`."""
-    return 2 ** max(1, (least - 1).bit_length())
 
 
 class Intrinsic(Method):

@@ -16,15 +16,12 @@ from torch import Tensor
 
 from tunewise.errors import UserError
 from tunewise.methods.base import Delta, Method, PeftNames, Start
-from tunewise.methods.exceptions import at, check, from_peft_pattern
+from tunewise.methods.exceptions import at, check
+from tunewise.methods.reparam import lora_in_peft
 from tunewise.methods.reparam.eva import start_where_inputs_vary
 from tunewise.methods.reparam.loftq import start_from_loss
 from tunewise.methods.reparam.low_rank import FROM_WEIGHT, LowRank
 from tunewise.models.anatomy import Anatomy, Site
-
-PEFT_FIELDS = {"rslora": "use_rslora", "dropout": "lora_dropout"}
-PEFT_TENSORS = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
-TRAINING_ONLY = frozenset({"init_lora_weights", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "eva_config"})
 
 
 class LoRA(Method):
@@ -41,10 +38,10 @@ class LoRA(Method):
     )
     peft = PeftNames(
         "LORA",
-        fields=PEFT_FIELDS,
-        tensors=PEFT_TENSORS,
+        fields=lora_in_peft.FIELDS,
+        tensors=lora_in_peft.TENSORS,
         constants={"use_dora": False, "bias": "none"},
-        training_only=TRAINING_ONLY,
+        training_only=lora_in_peft.TRAINING_ONLY,
     )
 
     rank: Annotated[int, Field(ge=1)] | dict[str, Annotated[int, Field(ge=1)]] = Field(
@@ -111,33 +108,12 @@ class LoRA(Method):
         sites = self._sites(anatomy)
         doubled = 2 if self.init in FROM_WEIGHT else 1
         ranks = {site.module: self.rank_at(site) * doubled for site in sites}
-        roots = {site.module: math.sqrt(r) if self.rslora else r for site, r in zip(sites, ranks.values(), strict=True)}
-        alphas = {site.module: _whole(self.scaling_at(site) * roots[site.module]) for site in sites}
-        rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
-        return {
-            "r": rank,
-            "lora_alpha": alpha,
-            "rank_pattern": {module: r for module, r in ranks.items() if r != rank},
-            "alpha_pattern": {module: a for module, a in alphas.items() if a != alpha},
-            "init_lora_weights": "gaussian" if self.init == "gaussian" else True,
-        }
+        scalings = {site.module: self.scaling_at(site) for site in sites}
+        start = "gaussian" if self.init == "gaussian" else True
+        return {**lora_in_peft.written(ranks, scalings, rslora=self.rslora), "init_lora_weights": start}
 
     @classmethod
     def from_peft_fields(
         cls, config: Mapping[str, object], tensors: Mapping[str, Tensor], anatomy: Anatomy
     ) -> dict[str, object]:
-        start = config.get("init_lora_weights", True)
-        if start not in (True, False, "gaussian", "eva"):
-            raise UserError(
-                f"init_lora_weights={start!r} changes the base's weights too",
-                hint="convert it in peft first: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
-            )
-        return {
-            "rank": from_peft_pattern(config, "r", "rank_pattern", anatomy),
-            "alpha": from_peft_pattern(config, "lora_alpha", "alpha_pattern", anatomy),
-        }
-
-
-def _whole(alpha: float) -> float:
-    """As peft writes it: an integer where it is one, but for rounding."""
-    return round(alpha) if abs(alpha - round(alpha)) < 1e-9 else alpha
+        return lora_in_peft.read(config, anatomy)
