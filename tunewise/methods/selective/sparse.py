@@ -6,17 +6,16 @@ arXiv:2211.15583, section 4. By magnitude of the weight, or at random, as the ba
 are stored: their places and their changes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tunewise.errors import UserError
 from tunewise.methods.base import Delta, FrozenWeight, Method, Start, WeightChange
+from tunewise.methods.selective.squared_gradients import squared_gradients
 from tunewise.models.anatomy import Anatomy, Site
 
 
@@ -32,6 +31,11 @@ class Entries(WeightChange):
 
     def bind(self, weight: FrozenWeight) -> None:
         self.frozen = weight
+
+    def weight(self) -> Tensor:
+        """The frozen W₀ (d_out, d_in)."""
+        assert self.frozen is not None, "a delta is bound when it is attached"
+        return self.frozen()[0]
 
     def take_shapes(self, state: Mapping[str, Tensor]) -> None:
         if state and state["indices"].shape != self.indices.shape:
@@ -58,7 +62,10 @@ class Sparse(Method):
     paper = "arXiv:2111.09839"
     equation = "y = (W₀ + M ∘ Δ) x"
     learning_rate = 1e-4
-    learning_rate_source = "Sung et al. 2021, arXiv:2111.09839, the largest of those searched on GLUE (1e-5 to 1e-4)"
+    learning_rate_source = (
+        "Sung et al. 2021, arXiv:2111.09839, as quoted the largest of those searched on GLUE (1e-5 to 1e-4); their "
+        "code has 5e-5 for all of GLUE on BERT-large (varunnair18/FISH, text-classification/scripts/lib.sh)"
+    )
 
     density: float = Field(0.005, gt=0, le=1)
     """The share of the entries that is trained; 0.005 is that of the paper's main results."""
@@ -95,41 +102,11 @@ class Sparse(Method):
         if self.by == "random":
             return {name: torch.rand(delta.shape) for name, delta in entries.items()}
         if self.by == "magnitude":
-            return {name: _weight(delta).abs().float().cpu() for name, delta in entries.items()}
+            return {name: delta.weight().abs().float().cpu() for name, delta in entries.items()}
         if start.losses is None:
             raise UserError(
                 f"sparse by {self.by} looks at training examples before it starts",
                 hint="train it with `tunewise train`, give attach(..., losses=...), or use method.by=magnitude",
             )
-        return _squared_gradients(start, entries, start.losses, self.examples, each=self.by == "fisher")
-
-
-def _squared_gradients(
-    start: Start, entries: Mapping[str, Entries], losses: Callable[[], Iterable[Tensor]], examples: int, *, each: bool
-) -> dict[str, Tensor]:
-    """Σ g² over the examples, or (Σ g)², of changes that are zero: a quantised weight has no gradient of its own."""
-    sites = {site.name: site for site in start.anatomy.linear}
-    changes = {name: torch.zeros_like(_weight(delta), requires_grad=True) for name, delta in entries.items()}
-    sums = {name: torch.zeros_like(change, dtype=torch.float32) for name, change in changes.items()}
-
-    def adding(site: Site, change: Tensor) -> torch.utils.hooks.RemovableHandle:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return site.write(output, site.read(output) + functional.linear(args[0], change))
-
-        return start.model.get_submodule(site.module).register_forward_hook(hook)
-
-    hooks = [adding(sites[name], change) for name, change in changes.items()]
-    try:
-        for loss in islice(losses(), examples):
-            gradients = torch.autograd.grad(loss, list(changes.values()))
-            for total, gradient in zip(sums.values(), gradients, strict=True):
-                total += gradient.float().square() if each else gradient.float()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: (total if each else total.square()).cpu() for name, total in sums.items()}
-
-
-def _weight(delta: Entries) -> Tensor:
-    assert delta.frozen is not None, "a delta is bound when it is attached"
-    return delta.frozen()[0]
+        changes = {name: torch.zeros_like(delta.weight(), requires_grad=True) for name, delta in entries.items()}
+        return squared_gradients(start, changes, start.losses, self.examples, each=self.by == "fisher")
