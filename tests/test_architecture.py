@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tunewise"
 
 FILE_LINES, MEDIAN_LINES, FUNCTION_LINES, PARAMETERS = 400, 130, 60, 8
+METHOD_LINES = 120
+METHOD_FOLDERS = ("methods/selective/", "methods/reparam/", "methods/additive/", "methods/prompt/")
 FORBIDDEN_STEMS = ("utils", "util", "helpers", "helper", "common", "misc", "manager")
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "opt", "smollm")
 UNSAFE_MODULES = ("pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle")
@@ -68,6 +70,12 @@ def parameters(function: Function) -> list[ast.arg]:
 
 def long_files(source: Source) -> list[str]:
     return [f"{n_lines(source)} lines"] if n_lines(source) > FILE_LINES else []
+
+
+def long_method_files(source: Source) -> list[str]:
+    """A method, or a part of one, is read at one sitting."""
+    is_long = source.path.startswith(METHOD_FOLDERS) and n_lines(source) > METHOD_LINES
+    return [f"{n_lines(source)} lines"] if is_long else []
 
 
 def long_functions(source: Source) -> list[str]:
@@ -220,6 +228,7 @@ Check = Callable[[Source], list[str]]
 # check -> a file with exactly one fault of its kind
 PLANTED: dict[Check, Source] = {
     long_files: Source("data/a.py", "x = 1\n" * 401),
+    long_method_files: Source("methods/prompt/a.py", "x = 1\n" * 121),
     long_functions: Source("data/a.py", "def f():\n" + "    x = 1\n" * 60),
     many_parameters: Source("data/a.py", "class A:\n    def f(self, a, b, c, d, e, f, g, h, *, i): ..."),
     catch_all_names: Source("data/text_utils.py", ""),
@@ -259,6 +268,15 @@ def test_the_middle_file_is_short() -> None:
     lengths = [n_lines(source) for source in SOURCES if n_lines(source) > 5]
     assert len(lengths) >= 40
     assert statistics.median(lengths) <= MEDIAN_LINES, sorted(lengths)
+
+
+def test_every_folder_of_methods_is_watched() -> None:
+    n_files = {folder: sum(source.path.startswith(folder) for source in SOURCES) for folder in METHOD_FOLDERS}
+    assert min(n_files.values()) >= 4, n_files
+    assert sum(n_files.values()) >= 30
+    assert sum(source.path.startswith("methods/") and source.path.count("/") == 2 for source in SOURCES) == sum(
+        n_files.values()
+    ), "a folder below methods/ has no limit"
 
 
 def test_every_architecture_of_the_table_is_watched() -> None:
