@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED, collate
-from tunewise.engine.loss import row_losses, wide
+from tunewise.engine.fused import fused
+from tunewise.engine.loss import row_losses
 from tunewise.engine.native.attention import DTYPES, Pattern, attend
 from tunewise.engine.native.build import library, why_not
+from tunewise.engine.native.rows import cross_entropies
 
 NAME = "tunewise_packed"
 SAME = {torch.float32: 1e-4, torch.bfloat16: 0.05}
@@ -98,16 +99,17 @@ def label_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
         logits_to_keep=batch.predicting,
         segment_starts=batch.starts,
     ).logits
-    return functional.cross_entropy(wide(logits[0]), batch.labels, reduction="none")
+    return cross_entropies(logits[0], batch.labels)
 
 
 @contextmanager
 def packed_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Inside the block `model` attends within the segments that it is told as `segment_starts`."""
+    """Inside the block `model` attends within the segments that it is told as `segment_starts`, on fused kernels."""
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     try:
-        yield
+        with fused(model):
+            yield
     finally:
         model.set_attn_implementation(before)
 

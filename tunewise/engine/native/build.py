@@ -18,7 +18,7 @@ import torch
 
 from tunewise import files
 
-SOURCE = Path(__file__).with_name("attention.cpp")
+FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fPIC", "-fopenmp")
 SECONDS = 120.0  # a build takes two to six
 
@@ -54,16 +54,19 @@ def _compiler() -> str | None:
 
 
 def _built(compiler: str) -> Path:
-    """The library of this source on this machine, built where it is not there yet."""
+    """The library of these sources on this machine, built where it is not there yet."""
+    sources = sorted(FOLDER.glob("*.cpp"))
+    texts = [path.read_text("utf-8") for path in (*sources, *sorted(FOLDER.glob("*.h")))]
     told = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS)
-    what = [SOURCE.read_text("utf-8"), " ".join(FLAGS), told.stdout, processor(), torch.__version__]
+    what = [*texts, " ".join(FLAGS), told.stdout, processor(), torch.__version__]
     digest = hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
-    library = cache_folder() / f"attention-{digest}.so"
+    library = cache_folder() / f"kernels-{digest}.so"
     if not library.is_file():
         with tempfile.TemporaryDirectory() as folder, files.writing(library) as path:
-            compiled = str(Path(folder) / "attention.o")
+            compiled = {str(source): str(Path(folder) / f"{source.stem}.o") for source in sources}
+            commands = [[*FLAGS, "-c", source, "-o", target] for source, target in compiled.items()]
             # without -fopenmp when linking: its symbols are found in the one that torch has loaded
-            for command in ([*FLAGS, "-c", str(SOURCE), "-o", compiled], ["-shared", compiled, "-o", str(path)]):
+            for command in (*commands, ["-shared", *compiled.values(), "-o", str(path)]):
                 subprocess.run([compiler, *command], capture_output=True, text=True, check=True, timeout=SECONDS)
     return library
 

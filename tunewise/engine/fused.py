@@ -1,0 +1,189 @@
+"""An unchanged model whose norms, activations, gated feed-forward parts and rotations run as one kernel each.
+
+Inside `fused` a module keeps its class, parameters and hooks; only its own arithmetic is done in one pass. What is
+replaced is tried and not guessed: a module is left as it is unless the kernel says what it says on random numbers.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from tunewise.engine.native.build import library
+from tunewise.engine.native.rows import DTYPES, gated, rms_norm, rotated
+from tunewise.models.anatomy import Anatomy, read_anatomy
+
+SAME = {torch.float32: 1e-5, torch.bfloat16: 0.02}
+"""How far a kernel may lie from the module, over the largest number: sums in another order, fewer roundings."""
+ROTATION = "apply_rotary_pos_emb"
+"""What transformers calls the rotation of queries and keys, in the file of each family that has one."""
+ACTIVATIONS = ("silu", "gelu_tanh")
+Forward = Callable[..., Any]
+
+
+@dataclass
+class _Plan:
+    """What stands in for what."""
+
+    forwards: list[tuple[nn.Module, Forward]] = field(default_factory=list)
+    rotations: dict[str, Forward] = field(default_factory=dict)
+    """By the name of the Python module that holds the rotation."""
+
+
+_PLANS: WeakKeyDictionary[PreTrainedModel, _Plan] = WeakKeyDictionary()
+
+
+@contextmanager
+def fused(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block `model` runs on fused kernels where it can; without kernels it runs as it is."""
+    if library() is None or model.device.type != "cpu" or model.dtype not in DTYPES:
+        yield
+        return
+    if model not in _PLANS:
+        _PLANS[model] = _plan(model)
+    plan = _PLANS[model]
+    originals = {name: vars(sys.modules[name])[ROTATION] for name in plan.rotations}
+    before = [vars(module).get("forward") for module, _ in plan.forwards]
+    for module, forward in plan.forwards:
+        module.forward = forward
+    for name, rotation in plan.rotations.items():
+        vars(sys.modules[name])[ROTATION] = rotation
+    try:
+        yield
+    finally:
+        for (module, _), forward in zip(plan.forwards, before, strict=True):
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
+        for name, rotation in originals.items():
+            vars(sys.modules[name])[ROTATION] = rotation
+
+
+@torch.no_grad()
+def _plan(model: PreTrainedModel) -> _Plan:
+    was_training = model.training
+    model.eval()
+    anatomy, plan = read_anatomy(model), _Plan()
+    try:
+        norms: dict[str, Callable[[nn.Module], Forward] | None] = {}
+        for module in (model.get_submodule(path) for path in anatomy.norms):
+            kind = f"{type(module)} {module}"  # of those that are alike one is tried
+            if kind not in norms:
+                norms[kind] = _norm(module, model.dtype)
+            if (made := norms[kind]) is not None:
+                plan.forwards.append((module, made(module)))
+        plan.forwards += [(module, _gelu) for module in model.modules() if _is_gelu(module, model.dtype)]
+        parts = _feed_forwards(model, anatomy)
+        if parts and (made := _gated(parts[0], model.dtype)) is not None:
+            plan.forwards += [(part.module, made(part)) for part in parts]
+        for name in dict.fromkeys(type(module).__module__ for module in model.modules()):
+            original = vars(sys.modules[name]).get(ROTATION)
+            rotation = None if original is None else _rotation(original, model.dtype)
+            if rotation is not None:
+                plan.rotations[name] = rotation
+    finally:
+        model.train(was_training)
+    return plan
+
+
+def _norm(module: nn.Module, dtype: torch.dtype) -> Callable[[nn.Module], Forward] | None:
+    """x · gain / √(mean(x²) + eps), the gain being the weight, or one more than that (Gemma)."""
+    parameters = dict(module.named_parameters())
+    if list(parameters) != ["weight"] or isinstance(module, nn.LayerNorm):
+        return None
+    x = _drawn(1, 7, len(parameters["weight"]), dtype=dtype)
+    for eps in (value for value in vars(module).values() if isinstance(value, float)):
+        for offset in (0.0, 1.0):
+
+            def made(of: nn.Module, eps: float = eps, offset: float = offset) -> Forward:
+                return lambda x: rms_norm(x, of.weight + offset if offset else of.weight, eps)
+
+            if _is_same(made(module)(x), module.forward(x)):
+                return made
+    return None
+
+
+@dataclass(frozen=True)
+class _FeedForward:
+    """A gated feed-forward part and the names of its children; gate and up have one name where they are one module."""
+
+    module: nn.Module
+    gate: str
+    up: str
+    down: str
+
+
+def _feed_forwards(model: PreTrainedModel, anatomy: Anatomy) -> list[_FeedForward]:
+    found = []
+    for layer in range(anatomy.n_layers):
+        paths = {site.role: site.module.rpartition(".") for site in anatomy.sites if site.layer == layer}
+        if {"gate", "up", "down"} <= paths.keys() and len({paths[role][0] for role in ("gate", "up", "down")}) == 1:
+            names = [paths[role][2] for role in ("gate", "up", "down")]
+            found.append(_FeedForward(model.get_submodule(paths["gate"][0]), *names))
+    return found
+
+
+def _gated(part: _FeedForward, dtype: torch.dtype) -> Callable[[_FeedForward], Forward] | None:
+    """down(act(gate(x)) · up(x)); gate and up may be the halves of one module's output."""
+    children = dict(part.module.named_children())
+    if any(isinstance(child, nn.Dropout) and child.p > 0 for child in children.values()):
+        return None
+    x = _drawn(1, 7, children[part.gate].in_features, dtype=dtype)
+    expected = part.module.forward(x)
+    for activation in ACTIVATIONS:
+
+        def made(of: _FeedForward, activation: str = activation) -> Forward:
+            gate, up, down = (of.module.get_submodule(name) for name in (of.gate, of.up, of.down))
+
+            def forward(x: Tensor) -> Tensor:
+                halves = gate(x).chunk(2, dim=-1) if gate is up else (gate(x), up(x))
+                return down(gated(*halves, activation))
+
+            return forward
+
+        if _is_same(made(part)(x), expected):
+            return made
+    return None
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return functional.gelu(x, approximate="tanh")
+
+
+def _is_gelu(module: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether it is the tanh form, which some families (GPT-2) write out operation by operation."""
+    if "GELU" not in type(module).__name__:
+        return False
+    x = _drawn(1, 7, 64, dtype=dtype)
+    return _is_same(_gelu(x), module.forward(x))
+
+
+def _rotation(original: Forward, dtype: torch.dtype) -> Forward | None:
+    """The same function of (q, k, cos, sin), by the kernel for the one row that packed tokens are."""
+
+    def rotation(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+        fits = unsqueeze_dim == 1 and len(q) == len(cos) == 1 and q.shape[-1] == cos.shape[-1]
+        if fits and q.dtype == cos.dtype == sin.dtype and q.dtype in DTYPES:
+            return rotated(q, cos, sin), rotated(k, cos, sin)
+        return original(q, k, cos, sin, unsqueeze_dim=unsqueeze_dim)
+
+    q, k = _drawn(1, 4, 5, 8, dtype=dtype), _drawn(1, 2, 5, 8, dtype=dtype)
+    cos, sin = _drawn(1, 5, 8, dtype=dtype), _drawn(1, 5, 8, dtype=dtype) + 1
+    same = all(_is_same(*pair) for pair in zip(rotation(q, k, cos, sin), original(q, k, cos, sin), strict=True))
+    return rotation if same else None
+
+
+def _drawn(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and float((one - other).abs().max() / other.abs().max()) < SAME[one.dtype]

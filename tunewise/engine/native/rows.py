@@ -1,0 +1,148 @@
+"""What stands between matrix products, each one pass of a C++ kernel and one autograd function.
+
+float32 or bfloat16 on a CPU, float32 inside; needs `library()`.
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunewise.engine.native.build import library
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """x · gain / √(mean(x²) + eps) over the last dimension: (..., d) from x (..., d) and gain (d,), in x's dtype."""
+    return _RMSNorm.apply(x, gain, eps)
+
+
+def gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    """act(gate) · up, (..., d) each; `activation` is silu (SwiGLU) or gelu_tanh (GeGLU)."""
+    return _Gated.apply(gate, up, activation == "gelu_tanh")
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x cos + (−x₂, x₁) sin: (1, H, T, D) from x (1, H, T, D), its halves x₁, x₂, and cos, sin (1, T, D)."""
+    return _Rotated.apply(x, cos, sin)
+
+
+def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy in nats of each label, (N,) float32, from logits (N, C) and labels (N,) in [0, C)."""
+    return _CrossEntropies.apply(logits, labels)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+        rows, wide = _rows(x), gain.float().contiguous()
+        out = torch.empty(x.shape, dtype=x.dtype)
+        inverse = torch.empty(len(rows))
+        _call(
+            "tunewise_rms_norm", x.dtype, rows, ctypes.c_long(rows.stride(0)), wide, out, inverse, *_sizes(rows), ctypes.c_float(eps)
+        )
+        ctx.save_for_backward(x, gain, inverse)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, gain, inverse = ctx.saved_tensors
+        rows, dy = _rows(x), gradients[0].contiguous()
+        dx = torch.empty(x.shape, dtype=x.dtype)
+        dgain = torch.empty(gain.shape) if ctx.needs_input_grad[1] else None
+        wide = gain.float().contiguous()
+        _call(
+            "tunewise_rms_norm_backward", x.dtype, dy, rows, ctypes.c_long(rows.stride(0)), wide, inverse, dx, dgain, *_sizes(rows)
+        )  # fmt: skip
+        return dx, None if dgain is None else dgain.to(gain.dtype), None
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, is_gelu: bool) -> Tensor:
+        left, right = _rows(gate), _rows(up)
+        out = torch.empty(gate.shape, dtype=gate.dtype)
+        strides = _longs(left.stride(0), right.stride(0))
+        _call("tunewise_gated", gate.dtype, is_gelu, left, right, strides, out, *_sizes(left))
+        ctx.save_for_backward(gate, up)
+        ctx.is_gelu = is_gelu
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gate, up = ctx.saved_tensors
+        left, right, dy = _rows(gate), _rows(up), gradients[0].contiguous()
+        dgate, dup = (torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in (gate, up))
+        strides = _longs(left.stride(0), right.stride(0))
+        _call(
+            "tunewise_gated_backward", gate.dtype, ctx.is_gelu, dy, left, right, strides, dgate, dup, *_sizes(left)
+        )  # fmt: skip
+        return dgate, dup, None
+
+
+class _Rotated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, back=False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return _turn(gradients[0], *ctx.saved_tensors, back=True), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool) -> Tensor:
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    _, n_heads, n_tokens, width = x.shape
+    out = torch.empty(n_tokens, n_heads, width, dtype=x.dtype)
+    strides = _longs(x.stride(2), x.stride(1))
+    _call("tunewise_rotate", x.dtype, back, x, strides, cos.contiguous(), sin.contiguous(), out,
+          ctypes.c_long(n_tokens), n_heads, width)  # fmt: skip
+    return out.transpose(0, 1)[None]
+
+
+class _CrossEntropies(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        logits = logits.contiguous()
+        losses, lse = torch.empty(2, len(logits))
+        _call("tunewise_cross_entropy", logits.dtype, logits, labels, losses, lse, *_sizes(logits))
+        ctx.save_for_backward(logits, labels, lse)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        logits, labels, lse = ctx.saved_tensors
+        slopes, dlogits = gradients[0].contiguous(), torch.empty(logits.shape, dtype=logits.dtype)
+        _call("tunewise_cross_entropy_backward", logits.dtype, logits, labels, slopes, lse, dlogits, *_sizes(logits))
+        return dlogits, None
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """(N, d): the same memory where rows lie evenly apart, whatever their distance."""
+    flat = tensor.flatten(0, -2) if tensor.dim() != 2 else tensor
+    return flat if flat.stride(-1) == 1 else flat.contiguous()
+
+
+def _sizes(rows: Tensor) -> tuple[ctypes.c_long, int]:
+    return ctypes.c_long(rows.shape[0]), rows.shape[1]
+
+
+def _longs(*numbers: int) -> ctypes.Array[ctypes.c_long]:
+    return (ctypes.c_long * len(numbers))(*numbers)
+
+
+def _call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
+    """Call a kernel; tensors go as their addresses, None as a null pointer, plain integers as C's int."""
+    assert dtype in DTYPES, dtype
+    native = library()
+    assert native is not None, "ask library() first"
+    native[name](dtype == torch.bfloat16, *(_argument(argument) for argument in arguments))
+
+
+def _argument(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    return argument

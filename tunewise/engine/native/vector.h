@@ -1,0 +1,89 @@
+// Whole vectors of float32, and numbers of both precisions: what the kernels share.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifdef __AVX512F__
+constexpr int WIDTH = 16;
+#else
+constexpr int WIDTH = 8;
+#endif
+typedef float Vector __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+typedef int32_t Integers __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+
+static inline int padded(int n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
+static inline Vector& at(float* p) { return *reinterpret_cast<Vector*>(p); }
+static inline const Vector& at(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+
+// e^x to 2 units in the last place for x <= 0; 0 below -87.
+static inline Vector exponential(Vector x) {
+    const Vector low = Vector{} - 87.0f;
+    const Integers is_low = x < low;
+    x = is_low ? low : x;
+    Vector shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23 leaves the nearest integer in the lowest bits
+    const Integers whole = reinterpret_cast<Integers&>(shifted) - 0x4B400000;
+    shifted -= 12582912.0f;
+    x = x - shifted * 0.693359375f + shifted * 2.12194440e-4f;
+    Vector y = Vector{} + 1.9875691500e-4f;
+    y = y * x + 1.3981999507e-3f;
+    y = y * x + 8.3334519073e-3f;
+    y = y * x + 4.1665795894e-2f;
+    y = y * x + 1.6666665459e-1f;
+    y = y * x + 5.0000001201e-1f;
+    y = y * x * x + x + 1.0f;
+    Integers power = (whole + 127) << 23;
+    y *= reinterpret_cast<Vector&>(power);
+    return is_low ? Vector{} : y;
+}
+
+struct Bfloat16 {
+    uint16_t bits;
+};
+static inline float wide(float x) { return x; }
+static inline float wide(Bfloat16 x) {
+    const uint32_t bits = (uint32_t)x.bits << 16;
+    float y;
+    std::memcpy(&y, &bits, 4);
+    return y;
+}
+static inline void narrow(float x, float* to) { *to = x; }
+static inline void narrow(float x, Bfloat16* to) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    to->bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;  // to the nearest, ties to even
+}
+
+// The first n of WIDTH numbers, with zeros behind them; and back.
+typedef uint16_t Halves __attribute__((vector_size(WIDTH * 2), aligned(2), may_alias));
+typedef uint32_t Words __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+
+static inline Vector load(const float* from, int n) {
+    if (n >= WIDTH) return at(from);
+    Vector x{};
+    std::memcpy(&x, from, n * sizeof(float));
+    return x;
+}
+static inline Vector load(const Bfloat16* from, int n) {
+    Halves bits{};
+    std::memcpy(&bits, from, n >= WIDTH ? sizeof(bits) : n * sizeof(Bfloat16));
+    Words words = __builtin_convertvector(bits, Words) << 16;
+    return reinterpret_cast<Vector&>(words);
+}
+static inline void store(Vector x, float* to, int n) {
+    if (n >= WIDTH)
+        at(to) = x;
+    else
+        std::memcpy(to, &x, n * sizeof(float));
+}
+static inline void store(Vector x, Bfloat16* to, int n) {
+    const Words words = reinterpret_cast<Words&>(x);
+    const Halves bits = __builtin_convertvector((words + 0x7FFF + ((words >> 16) & 1)) >> 16, Halves);
+    std::memcpy(to, &bits, n >= WIDTH ? sizeof(bits) : n * sizeof(Bfloat16));
+}
+static inline float sum(Vector x) {
+    float total = 0;
+    for (int i = 0; i < WIDTH; i++) total += x[i];
+    return total;
+}
