@@ -28,13 +28,14 @@ static void rms_norm(const Number* x, long stride, const float* gain, Number* y,
     for (long i = 0; i < n; i++) {
         const Number* row = x + i * stride;
         Vector squares{};
-        for (int j = 0; j < d; j += WIDTH) {
-            const Vector v = load(row + j, d - j);
+        along(d, [&](int j, auto extent) {
+            const Vector v = load(row + j, extent);
             squares += v * v;
-        }
+        });
         const float scale = inverse[i] = 1 / std::sqrt(sum(squares) / d + eps);
-        for (int j = 0; j < d; j += WIDTH)
-            store(load(row + j, d - j) * scale * load(gain + j, d - j), y + i * d + j, d - j);
+        along(d, [&](int j, auto extent) {
+            store(load(row + j, extent) * scale * load(gain + j, extent), y + i * d + j, extent);
+        });
     }
 }
 
@@ -52,16 +53,16 @@ static void rms_norm_backward(const Number* dy, const Number* x, long stride, co
             const Number *row = x + i * stride, *outer = dy + i * d;
             const float scale = inverse[i];
             Vector products{};
-            for (int j = 0; j < d; j += WIDTH) {
-                const Vector product = load(outer + j, d - j) * load(row + j, d - j) * scale;
-                products += product * load(gain + j, d - j);
+            along(d, [&](int j, auto extent) {
+                const Vector product = load(outer + j, extent) * load(row + j, extent) * scale;
+                products += product * load(gain + j, extent);
                 if (own) at(own + j) += product;
-            }
+            });
             const float mean = sum(products) / d;
-            for (int j = 0; j < d; j += WIDTH) {
-                const Vector to_normal = load(outer + j, d - j) * load(gain + j, d - j);
-                store(scale * (to_normal - load(row + j, d - j) * (scale * mean)), dx + i * d + j, d - j);
-            }
+            along(d, [&](int j, auto extent) {
+                const Vector to_normal = load(outer + j, extent) * load(gain + j, extent);
+                store(scale * (to_normal - load(row + j, extent) * (scale * mean)), dx + i * d + j, extent);
+            });
         }
     }
     if (!dgain) return;
@@ -89,21 +90,22 @@ template <Activation (*act)(Vector), class Number>
 static void gated(const Number* gate, const Number* up, const long* strides, Number* y, long n, int d) {
 #pragma omp parallel for schedule(static) if (n * d > FEW)
     for (long i = 0; i < n; i++)
-        for (int j = 0; j < d; j += WIDTH)
-            store(act(load(gate + i * strides[0] + j, d - j)).value * load(up + i * strides[1] + j, d - j),
-                  y + i * d + j, d - j);
+        along(d, [&](int j, auto extent) {
+            const Vector acted = act(load(gate + i * strides[0] + j, extent)).value;
+            store(acted * load(up + i * strides[1] + j, extent), y + i * d + j, extent);
+        });
 }
 template <Activation (*act)(Vector), class Number>
 static void gated_backward(const Number* dy, const Number* gate, const Number* up, const long* strides, Number* dgate,
                            Number* dup, long n, int d) {
 #pragma omp parallel for schedule(static) if (n * d > FEW)
     for (long i = 0; i < n; i++)
-        for (int j = 0; j < d; j += WIDTH) {
-            const Activation acted = act(load(gate + i * strides[0] + j, d - j));
-            const Vector outer = load(dy + i * d + j, d - j);
-            store(outer * load(up + i * strides[1] + j, d - j) * acted.slope, dgate + i * d + j, d - j);
-            store(outer * acted.value, dup + i * d + j, d - j);
-        }
+        along(d, [&](int j, auto extent) {
+            const Activation acted = act(load(gate + i * strides[0] + j, extent));
+            const Vector outer = load(dy + i * d + j, extent);
+            store(outer * load(up + i * strides[1] + j, extent) * acted.slope, dgate + i * d + j, extent);
+            store(outer * acted.value, dup + i * d + j, extent);
+        });
 }
 
 // y = x cos + turned(x) sin, turned(x) = (−x₂, x₁) for the halves x₁, x₂ of a head, or (sign = −1) the transpose of
@@ -117,14 +119,13 @@ static void rotate(const Number* x, const long* strides, const Number* cos, cons
         for (int head = 0; head < h; head++) {
             const Number* from = x + i * strides[0] + head * strides[1];
             Number* to = y + (i * h + head) * D;
-            for (int j = 0; j < half; j += WIDTH) {
-                const int n = half - j;
-                const Vector one = load(from + j, n), two = load(from + half + j, n);
-                const Vector cos1 = load(cos + i * D + j, n), cos2 = load(cos + i * D + half + j, n);
-                const Vector sin1 = load(sin + i * D + j, n), sin2 = load(sin + i * D + half + j, n);
-                store(back ? one * cos1 + two * sin2 : one * cos1 - two * sin1, to + j, n);
-                store(back ? two * cos2 - one * sin1 : two * cos2 + one * sin2, to + half + j, n);
-            }
+            along(half, [&](int j, auto extent) {
+                const Vector one = load(from + j, extent), two = load(from + half + j, extent);
+                const Vector cos1 = load(cos + i * D + j, extent), cos2 = load(cos + i * D + half + j, extent);
+                const Vector sin1 = load(sin + i * D + j, extent), sin2 = load(sin + i * D + half + j, extent);
+                store(back ? one * cos1 + two * sin2 : one * cos1 - two * sin1, to + j, extent);
+                store(back ? two * cos2 - one * sin1 : two * cos2 + one * sin2, to + half + j, extent);
+            });
         }
 }
 
@@ -138,13 +139,13 @@ static void cross_entropy(const Number* x, const int64_t* labels, float* losses,
         Vector most = Vector{} - INFINITY;
         int j = 0;
         for (; j + WIDTH <= c; j += WIDTH) {
-            const Vector v = load(row + j, WIDTH);
+            const Vector v = load(row + j, Whole{});
             most = v > most ? v : most;
         }
         for (; j < c; j++) largest = std::max(largest, wide(row[j]));
         for (int k = 0; k < WIDTH; k++) largest = std::max(largest, most[k]);
         Vector total{};
-        for (j = 0; j + WIDTH <= c; j += WIDTH) total += exponential(load(row + j, WIDTH) - largest);
+        for (j = 0; j + WIDTH <= c; j += WIDTH) total += exponential(load(row + j, Whole{}) - largest);
         float rest = sum(total);
         for (; j < c; j++) rest += std::exp(wide(row[j]) - largest);
         lse[i] = largest + std::log(rest);
@@ -159,8 +160,9 @@ static void cross_entropy_backward(const Number* x, const int64_t* labels, const
 #pragma omp parallel for schedule(static) if (n * c > FEW)
     for (long i = 0; i < n; i++) {
         const Number* row = x + i * c;
-        for (int j = 0; j < c; j += WIDTH)
-            store(slopes[i] * exponential(load(row + j, c - j) - lse[i]), dx + i * c + j, c - j);
+        along(c, [&](int j, auto extent) {
+            store(slopes[i] * exponential(load(row + j, extent) - lse[i]), dx + i * c + j, extent);
+        });
         narrow(slopes[i] * (std::exp(wide(row[labels[i]]) - lse[i]) - 1), dx + i * c + labels[i]);
     }
 }

@@ -55,32 +55,46 @@ static inline void narrow(float x, Bfloat16* to) {
     to->bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;  // to the nearest, ties to even
 }
 
-// The first n of WIDTH numbers, with zeros behind them; and back.
+// Numbers to and from whole vectors; of the last vector of a row only the first `n` are there, and zeros behind them.
 typedef uint16_t Halves __attribute__((vector_size(WIDTH * 2), aligned(2), may_alias));
 typedef uint32_t Words __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+struct Whole {
+    static constexpr int n = WIDTH;
+};
+struct Part {
+    int n;
+};
 
-static inline Vector load(const float* from, int n) {
-    if (n >= WIDTH) return at(from);
+template <class Extent>
+static inline Vector load(const float* from, Extent extent) {
     Vector x{};
-    std::memcpy(&x, from, n * sizeof(float));
+    std::memcpy(&x, from, extent.n * sizeof(float));
     return x;
 }
-static inline Vector load(const Bfloat16* from, int n) {
+template <class Extent>
+static inline Vector load(const Bfloat16* from, Extent extent) {
     Halves bits{};
-    std::memcpy(&bits, from, n >= WIDTH ? sizeof(bits) : n * sizeof(Bfloat16));
-    Words words = __builtin_convertvector(bits, Words) << 16;
-    return reinterpret_cast<Vector&>(words);
+    std::memcpy(&bits, from, extent.n * sizeof(Bfloat16));
+    const Words words = __builtin_convertvector(bits, Words) << 16;
+    return (Vector)words;
 }
-static inline void store(Vector x, float* to, int n) {
-    if (n >= WIDTH)
-        at(to) = x;
-    else
-        std::memcpy(to, &x, n * sizeof(float));
+template <class Extent>
+static inline void store(Vector x, float* to, Extent extent) {
+    std::memcpy(to, &x, extent.n * sizeof(float));
 }
-static inline void store(Vector x, Bfloat16* to, int n) {
-    const Words words = reinterpret_cast<Words&>(x);
+template <class Extent>
+static inline void store(Vector x, Bfloat16* to, Extent extent) {
+    const Words words = (Words)x;
     const Halves bits = __builtin_convertvector((words + 0x7FFF + ((words >> 16) & 1)) >> 16, Halves);
-    std::memcpy(to, &bits, n >= WIDTH ? sizeof(bits) : n * sizeof(Bfloat16));
+    std::memcpy(to, &bits, extent.n * sizeof(Bfloat16));
+}
+
+// work(j, extent) for every vector of a row of n numbers, from j on.
+template <class Work>
+static inline __attribute__((always_inline)) void along(int n, Work work) {
+    int j = 0;
+    for (; j + WIDTH <= n; j += WIDTH) work(j, Whole{});
+    if (j < n) work(j, Part{n - j});
 }
 static inline float sum(Vector x) {
     float total = 0;
