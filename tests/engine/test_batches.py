@@ -1,8 +1,10 @@
+import itertools
+import random
+
 import pytest
 
-from tests.rows import random_rows
 from tunewise.data.encode import Encoded
-from tunewise.engine.batches import IGNORED, by_length, collate, epoch_batches, order
+from tunewise.engine.batches import IGNORED, buckets, by_length, collate, epoch_batches, order
 
 SHORT = Encoded("short", (1, 7, 2), (IGNORED, IGNORED, 2), 2, False)
 LONG = Encoded("long", (1, 8, 9, 5, 2), (IGNORED, IGNORED, IGNORED, 5, 2), 3, False)
@@ -41,21 +43,36 @@ def test_order_is_a_function_of_seed_and_epoch():
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(1, 8), (8, 8), (401, 8), (50, 3)])
-def test_an_epoch_holds_every_row_once_in_full_batches_of_like_length(n, batch_size):
-    lengths = [len(row.ids) for row in random_rows(n)]
-    batches = epoch_batches(lengths, batch_size, seed=0, epoch=0)
+def test_an_epoch_holds_every_row_once_in_full_batches(n, batch_size):
+    batches = epoch_batches(n, batch_size, seed=0, epoch=0)
     assert sorted(index for batch in batches for index in batch) == list(range(n))
     assert len(batches) == -(-n // batch_size)
     assert sum(len(batch) < batch_size for batch in batches) <= 1
-    assert batches == epoch_batches(lengths, batch_size, 0, 0)
-
-    def padded(groups):
-        return sum(len(group) * max(lengths[i] for i in group) for group in groups)
-
+    assert batches == epoch_batches(n, batch_size, 0, 0)
     if n > 100:
-        assert batches != epoch_batches(lengths, batch_size, 0, 1)
-        shuffled = order(n, 0, 0)
-        assert padded(batches) < 0.8 * padded([shuffled[i : i + batch_size] for i in range(0, n, batch_size)])
+        assert batches != epoch_batches(n, batch_size, 0, 1)
+
+
+def ways_to_cut(rows):
+    """Every way to cut a list into consecutive parts."""
+    for cuts in itertools.product([False, True], repeat=len(rows) - 1):
+        edges = [0, *(i + 1 for i, is_cut in enumerate(cuts) if is_cut), len(rows)]
+        yield [rows[start:stop] for start, stop in itertools.pairwise(edges)]
+
+
+@pytest.mark.parametrize("forward_cost", [0, 10, 64, 1000])
+def test_buckets_are_the_cheapest_of_all_ways_to_cut(forward_cost):
+    def cost(parts):
+        return sum(max(lengths[i] for i in part) * len(part) + forward_cost for part in parts)
+
+    for seed in range(20):
+        lengths = random.Random(seed).choices(range(1, 200), k=8)
+        found = buckets(lengths, forward_cost)
+        assert sorted(itertools.chain(*found)) == list(range(8))
+        ranked = sorted(range(8), key=lambda i: lengths[i], reverse=True)
+        assert cost(found) == min(map(cost, ways_to_cut(ranked)))
+    assert buckets([5] * 6, 1) == [list(range(6))]
+    assert buckets([], 64) == []
 
 
 def test_by_length_starts_with_the_longest():

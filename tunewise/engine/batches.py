@@ -16,8 +16,8 @@ from tunewise.data.encode import Encoded
 IGNORED = -100
 """The label of a token that carries no loss (cross_entropy's ignore_index)."""
 
-POOL_BATCHES = 16
-"""Rows are sorted by length inside pools of this many batches: little padding, and still a fresh order every epoch."""
+FORWARD_COST, FORWARD_COST_ELSEWHERE = 64, 2048
+"""What a forward and backward of its own costs, in tokens of padding, on a CPU and on a device that needs many."""
 
 
 @dataclass(frozen=True)
@@ -116,16 +116,28 @@ def order(n: int, seed: int, epoch: int) -> list[int]:
     return indices
 
 
-def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The row numbers of each batch of one epoch: shuffled, grouped by length within pools, the batches shuffled."""
-    shuffled = order(len(lengths), seed, epoch)
-    pool_size = POOL_BATCHES * batch_size
-    batches = []
-    for start in range(0, len(shuffled), pool_size):
-        pool = sorted(shuffled[start : start + pool_size], key=lambda index: lengths[index], reverse=True)
-        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
-    random.Random(f"batches {seed} {epoch}").shuffle(batches)
-    return batches
+def epoch_batches(n: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The row numbers of each batch of one epoch, drawn without regard to their lengths."""
+    shuffled = order(n, seed, epoch)
+    return [shuffled[i : i + batch_size] for i in range(0, n, batch_size)]
+
+
+def buckets(lengths: Sequence[int], forward_cost: int) -> list[list[int]]:
+    """Numbers of the rows of a batch, apart by length where that saves more padding than forwards of their own cost.
+
+    Of all ways to cut the rows, ranked by length, the one with the fewest columns × rows + forwards × `forward_cost`.
+    """
+    ranked = sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=True)
+    cheapest: list[tuple[int, int]] = [(0, 0)]  # of the first n rows: the cost, and where the last bucket begins
+    for stop in range(1, len(ranked) + 1):
+        options = ((cheapest[i][0] + lengths[ranked[i]] * (stop - i) + forward_cost, i) for i in range(stop))
+        cheapest.append(min(options))
+    found, stop = [], len(ranked)
+    while stop:
+        start = cheapest[stop][1]
+        found.append(ranked[start:stop])
+        stop = start
+    return found[::-1]
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

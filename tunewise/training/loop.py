@@ -19,7 +19,7 @@ from torch import Tensor
 from tunewise import files
 from tunewise.data.encode import Encoded
 from tunewise.engine.backend import chosen
-from tunewise.engine.batches import epoch_batches
+from tunewise.engine.batches import FORWARD_COST, FORWARD_COST_ELSEWHERE, buckets, epoch_batches
 from tunewise.engine.objectives import Objective
 from tunewise.errors import UserError
 from tunewise.methods.attach import Tuned
@@ -146,7 +146,6 @@ class _Loop:
         self._tuned, self._rows, self._config, self._seed = tuned, rows, config, seed
         self._folder, self._objective, self._device = folder, objective, tuned.model.device
         self._prefix_ids = tuned.prefix_ids
-        self._lengths = [len(row.ids) for row in rows]
         n_batches = math.ceil(len(rows) / config.batch_size)
         self.steps_per_epoch = math.ceil(n_batches / config.accumulation)
         self.n_steps = config.steps or max(1, round(config.epochs * self.steps_per_epoch))
@@ -226,11 +225,20 @@ class _Loop:
         """The batches of one step; a step never crosses from one epoch into the next."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._epoch[0] != epoch:
-            self._epoch = (epoch, epoch_batches(self._lengths, self._config.batch_size, self._seed, epoch))
+            self._epoch = (epoch, epoch_batches(len(self._rows), self._config.batch_size, self._seed, epoch))
         start = index * self._config.accumulation
         chosen = self._epoch[1][start : start + self._config.accumulation]
-        batches = [self._objective.collate([self._rows[i] for i in batch]) for batch in chosen]
+        batches = [self._objective.collate(part) for batch in chosen for part in self._parts(batch)]
         return [batch for batch in batches if batch.n_labels]
+
+    def _parts(self, batch: list[int]) -> list[list[Encoded]]:
+        """The rows of a batch; those to be padded are apart by length."""
+        rows = [self._rows[i] for i in batch]
+        if self._objective.layout != "padded":
+            return [rows]
+        cost = FORWARD_COST if self._device.type == "cpu" else FORWARD_COST_ELSEWHERE
+        apart = buckets([len(row.ids) for row in rows], cost)
+        return [[rows[i] for i in part] for part in apart]
 
     def _evaluation_is_due(self) -> bool:
         if self._config.evaluate_every is None:

@@ -41,7 +41,15 @@ class _RMSNorm(torch.autograd.Function):
         out = torch.empty(x.shape, dtype=x.dtype)
         inverse = torch.empty(len(rows))
         _call(
-            "tunewise_rms_norm", x.dtype, rows, ctypes.c_long(rows.stride(0)), wide, out, inverse, *_sizes(rows), ctypes.c_float(eps)
+            "tunewise_rms_norm",
+            x.dtype,
+            rows,
+            ctypes.c_long(rows.stride(0)),
+            wide,
+            out,
+            inverse,
+            *_sizes(rows),
+            ctypes.c_float(eps),
         )
         ctx.save_for_backward(x, gain, inverse)
         return out
@@ -53,9 +61,8 @@ class _RMSNorm(torch.autograd.Function):
         dx = torch.empty(x.shape, dtype=x.dtype)
         dgain = torch.empty(gain.shape) if ctx.needs_input_grad[1] else None
         wide = gain.float().contiguous()
-        _call(
-            "tunewise_rms_norm_backward", x.dtype, dy, rows, ctypes.c_long(rows.stride(0)), wide, inverse, dx, dgain, *_sizes(rows)
-        )  # fmt: skip
+        stride, sizes = ctypes.c_long(rows.stride(0)), _sizes(rows)
+        _call("tunewise_rms_norm_backward", x.dtype, dy, rows, stride, wide, inverse, dx, dgain, *sizes)
         return dx, None if dgain is None else dgain.to(gain.dtype), None
 
 
@@ -76,9 +83,8 @@ class _Gated(torch.autograd.Function):
         left, right, dy = _rows(gate), _rows(up), gradients[0].contiguous()
         dgate, dup = (torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in (gate, up))
         strides = _longs(left.stride(0), right.stride(0))
-        _call(
-            "tunewise_gated_backward", gate.dtype, ctx.is_gelu, dy, left, right, strides, dgate, dup, *_sizes(left)
-        )  # fmt: skip
+        sizes = _sizes(left)
+        _call("tunewise_gated_backward", gate.dtype, ctx.is_gelu, dy, left, right, strides, dgate, dup, *sizes)
         return dgate, dup, None
 
 
