@@ -10,26 +10,25 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from tunewise.data.encode import Encoded
+from tunewise.engine.batches import IGNORED
 from tunewise.methods.attach import Tuned
+from tunewise.methods.store import save_adapter
 from tunewise.training.config import TrainConfig
 
-IGNORED = -100
 
+def adapted(model: PreTrainedModel, tuned: Tuned) -> PreTrainedModel | peft.PeftModel:
+    """`model` with the method of `tuned` as the peer has it, started from the same values.
 
-def with_lora(model: PreTrainedModel, tuned: Tuned, targets: Sequence[str]) -> peft.PeftModel:
-    """`model` with peft's LoRA, started from the same A and B as `tuned`."""
-    method = tuned.method.configuration()
-    config = peft.LoraConfig(
-        task_type="CAUSAL_LM", r=method["rank"], lora_alpha=method["alpha"], target_modules=list(targets)
-    )
-    wrapped = peft.get_peft_model(model, config)
-    modules = {site.name: site.module for site in tuned.anatomy.sites}
-    with torch.no_grad():
-        for name, tensor in tuned.state().items():
-            _, rest = name.split(".", 1)
-            site, matrix = rest.rsplit(".", 1)
-            wrapped.get_parameter(f"base_model.model.{modules[site]}.{matrix}.default.weight").copy_(tensor)
-    return wrapped
+    A method that adds something is peft's, read from the adapter that `tuned` saves; one that selects parameters of
+    the base is Trainer's, with the others frozen.
+    """
+    if not tuned.deltas:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in tuned.selected)
+        return model
+    with tempfile.TemporaryDirectory() as folder:
+        save_adapter(tuned, folder)
+        return peft.PeftModel.from_pretrained(model, folder, is_trainable=True)
 
 
 def train(model: PreTrainedModel | peft.PeftModel, rows: Sequence[Encoded], config: TrainConfig) -> list[float]:
@@ -76,10 +75,16 @@ class _Losses(TrainerCallback):
 
 
 def _pad_right(rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
-    width = max(len(row.ids) for row in rows)
-    padded = [(row, width - len(row.ids)) for row in rows]
+    """What Trainer's own collators make: the label of a text stands alone, those of tokens are padded."""
+    has_one_label = len(rows[0].labels) == 1 and len(rows[0].ids) > 1
+    labels = [row.labels[0] for row in rows] if has_one_label else _rectangle([row.labels for row in rows], IGNORED)
     return {
-        "input_ids": torch.tensor([[*row.ids, *[0] * n] for row, n in padded]),
-        "attention_mask": torch.tensor([[1] * len(row.ids) + [0] * n for row, n in padded]),
-        "labels": torch.tensor([[*row.labels, *[IGNORED] * n] for row, n in padded]),
+        "input_ids": torch.tensor(_rectangle([row.ids for row in rows], 0)),
+        "attention_mask": torch.tensor(_rectangle([(1,) * len(row.ids) for row in rows], 0)),
+        "labels": torch.tensor(labels),
     }
+
+
+def _rectangle(rows: Sequence[Sequence[int | float]], padding: int) -> list[list[int | float]]:
+    width = max(map(len, rows))
+    return [[*row, *[padding] * (width - len(row))] for row in rows]

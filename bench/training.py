@@ -1,14 +1,18 @@
-"""Training speed beside peft + Trainer: `python -m bench.training`, results in bench/results/training.json.
+"""Training beside peft + Trainer: `python -m bench.training`, results in bench/results/training.json.
 
-Both systems take the same steps on the same rows from the same weights, in turn, round by round; the figure is the
-median of the rounds' ratios. float32 losses must agree to 1e-3 at every step, or the benchmark fails. The C library is
-asked to keep freed pages by our first round and cannot forget it, so that the peer has that too in later ones.
+Both systems take the same steps on the same rows in the same batches from the same weights, in turn, round by round;
+the figure is the median of the rounds' ratios of time. The peer runs at its defaults (float32, rows drawn at random and
+padded), and once more at its best: batches of like length, in the precision that is ours. Losses must agree at every
+step, or the benchmark fails. Peak memory is that of a process that does this alone, Python and torch included. The C
+library is asked to keep freed pages by our first round and cannot forget it: the peer has that too in later ones.
 """
 
 import argparse
 import json
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,101 +21,129 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from bench import peer
+from bench.shapes import SHAPES, as_base, build, rows
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import epoch_batches
-from tunewise.engine.objectives import PackedNextToken
-from tunewise.engine.packing import why_not_packed
+from tunewise.engine.objectives import objective_for
 from tunewise.methods import parse_method
-from tunewise.methods.attach import attach
+from tunewise.methods.attach import Tuned, attach
 from tunewise.models.precision import choose_dtype
 from tunewise.training.config import TrainConfig
 from tunewise.training.loop import fit
+from tunewise.training.memory import Peak
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
-SHAPES = {  # a: a small llama; b12: twelve layers of SmolLM2-135M's width
-    "a": {
-        "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 6,
-        "num_attention_heads": 4,
-    },
-    "b12": {
-        "vocab_size": 32000, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 12,
-        "num_attention_heads": 9, "num_key_value_heads": 3,
-    },
-}  # fmt: skip
+FULL_RATE, RATE = 1e-4, 1e-3
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+SIDES = ("ours", "peer", "peer at its best")
+METHODS: dict[str, dict[str, object]] = {
+    "lora": {"name": "lora", "rank": 8},
+    "lora, all linear": {"name": "lora", "rank": 8, "roles": ["all"]},
+    "full": {"name": "full"},
+    "norms": {"name": "norms"},
+    "dora": {"name": "dora", "rank": 8},
+    "ia3": {"name": "ia3"},
+    "vera": {"name": "vera"},
+    "oft": {"name": "oft"},
+    "lokr": {"name": "lokr"},
+    "prompt tuning": {"name": "prompt_tuning", "virtual_tokens": 20},
+    "prefix tuning": {"name": "prefix_tuning", "virtual_tokens": 20},
+}
 
 
 @dataclass(frozen=True)
 class Work:
-    """One thing to measure: a shape, a method of ours, its dtype here; the peer always runs float32, its default."""
+    """One thing to measure: a shape, a method, and the precision of our side."""
 
     shape: str
     method: str
-    dtype: str
+    dtype: str = "float32"
 
 
-WORKS = [Work("a", "lora", "float32"), Work("a", "lora", "bfloat16"), Work("a", "full", "float32"),
-         Work("b12", "lora", "float32"), Work("b12", "lora", "bfloat16")]  # fmt: skip
+WORKS = [
+    *(Work(shape, "lora", dtype) for shape in SHAPES for dtype in TOLERANCE),
+    *(Work(shape, "full", dtype) for shape in ("a", "c") for dtype in TOLERANCE),
+    *(Work("a", method) for method in METHODS if method not in ("lora", "full")),
+]
 
 
-def rows(n: int, vocabulary: int) -> list[Encoded]:
-    """Instruction pairs of log-normal lengths: prompts median 60 (20 to 200), answers median 30 (5 to 150)."""
-    generator = torch.Generator().manual_seed(0)
-
-    def length(median: float, deviation: float, low: int, high: int) -> int:
-        drawn = median * torch.exp(deviation * torch.randn((), generator=generator))
-        return int(drawn.clamp(low, high))
-
-    made = []
-    for index in range(n):
-        prompt, answer = length(60, 0.6, 20, 200), length(30, 0.8, 5, 150)
-        ids = torch.randint(3, vocabulary, (prompt + answer,), generator=generator).tolist()
-        made.append(Encoded(str(index), tuple(ids), tuple([-100] * prompt + ids[prompt:]), prompt, False))
-    return made
+def task_of(work: Work, n_steps: int) -> tuple[TrainConfig, list[Encoded]]:
+    """How long, and on what."""
+    batch_size = SHAPES[work.shape].batch_size
+    config = TrainConfig(
+        steps=n_steps, batch_size=batch_size, learning_rate=FULL_RATE if work.method == "full" else RATE,
+        schedule="constant", warmup=0.0, evaluate_every=None, checkpoint_every=0,
+    )  # fmt: skip
+    return config, rows(work.shape, n_steps * batch_size)
 
 
-def model(shape: str, dtype: torch.dtype) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**SHAPES[shape], max_position_embeddings=512)).to(dtype)
+def tuned_for(work: Work, dtype: torch.dtype) -> Tuned:
+    return attach(build(work.shape, dtype), parse_method(METHODS[work.method]))
+
+
+def ours(work: Work, n_steps: int) -> tuple[float, list[float]]:
+    """Seconds and losses of tunewise."""
+    config, data = task_of(work, n_steps)
+    tuned = tuned_for(work, getattr(torch, work.dtype))
+    objective = objective_for(as_base(tuned.model, work.shape), tuned.prefix_ids, packing=True)
+    with tempfile.TemporaryDirectory() as folder:
+        return _timed(lambda: fit(tuned, data, config, seed=0, folder=Path(folder), objective=objective).losses)
+
+
+def theirs(work: Work, n_steps: int, *, best: bool = False) -> tuple[float, list[float]]:
+    """Seconds and losses of peft + Trainer."""
+    config, data = task_of(work, n_steps)
+    lengths = [len(row.ids) + len(row.labels) for row in data]
+    if best:
+        order = get_length_grouped_indices(lengths, config.batch_size, generator=torch.Generator().manual_seed(0))
+    else:
+        order = [i for batch in epoch_batches(len(data), config.batch_size, 0, 0) for i in batch]
+    dtype = getattr(torch, work.dtype) if best else torch.float32
+    model = peer.adapted(build(work.shape, dtype), tuned_for(work, torch.float32))
+    return _timed(lambda: peer.train(model, [data[i] for i in order], config))
 
 
 def measure(work: Work, n_steps: int, n_rounds: int) -> dict[str, object]:
-    """The ratio of our tokens per second to the peer's, and the largest difference of a step's losses."""
-    config = TrainConfig(
-        steps=n_steps, learning_rate=1e-3 if work.method == "lora" else 1e-4, schedule="constant", warmup=0.0,
-        evaluate_every=None, checkpoint_every=0,
-    )  # fmt: skip
-    data = rows(n_steps * config.batch_size, SHAPES[work.shape]["vocab_size"])
-    batches = epoch_batches([len(row.ids) for row in data], config.batch_size, 0, 0)
-    in_order = [data[i] for batch in batches for i in batch]
-    method = parse_method({"name": work.method, "rank": 8} if work.method == "lora" else work.method)
-
-    def ours() -> tuple[float, list[float]]:
-        tuned = attach(model(work.shape, getattr(torch, work.dtype)), method)
-        with tempfile.TemporaryDirectory() as folder:
-            reason = why_not_packed(tuned.model, tuned.prefix_ids)
-            assert not reason, reason
-            objective = PackedNextToken(0, tuned.prefix_ids)
-            return _timed(lambda: fit(tuned, data, config, seed=0, folder=Path(folder), objective=objective).losses)
-
-    def theirs() -> tuple[float, list[float]]:
-        plain = model(work.shape, torch.float32)
-        if work.method == "lora":
-            plain = peer.with_lora(plain, attach(model(work.shape, torch.float32), method), ["q_proj", "v_proj"])
-        return _timed(lambda: peer.train(plain, in_order, config))
-
-    ratios, gaps = [], []
+    """Ratios of time and memory, and the largest difference of a step's losses."""
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    gaps = []
     for _ in range(n_rounds):
-        (our_seconds, our_losses), (their_seconds, their_losses) = ours(), theirs()
-        ratios.append(their_seconds / our_seconds)
+        our_seconds, our_losses = ours(work, n_steps)
+        their_seconds, their_losses = theirs(work, n_steps)
+        best_seconds, _ = theirs(work, n_steps, best=True)
+        for side, found in zip(SIDES, (our_seconds, their_seconds, best_seconds), strict=True):
+            seconds[side].append(found)
         gaps.append(max(abs(a - b) for a, b in zip(our_losses, their_losses, strict=True)))
-    tolerance = 1e-3 if work.dtype == "float32" else 5e-2
-    assert max(gaps) < tolerance, f"{work}: losses differ by {max(gaps)}"
-    tokens = sum(len(row.ids) for row in data)
-    return {**asdict(work), "ratio": round(statistics.median(ratios), 2), "ratios": [round(r, 2) for r in ratios],
-            "largest_loss_difference": max(gaps), "steps": n_steps, "tokens": tokens}  # fmt: skip
+    assert max(gaps) < TOLERANCE[work.dtype], f"{work}: losses differ by {max(gaps)}"
+    memory = {side: _peak(work, side, n_steps) for side in SIDES[:2]}
+
+    def ratio(side: str) -> float:
+        return round(statistics.median(b / a for a, b in zip(seconds["ours"], seconds[side], strict=True)), 2)
+
+    return {
+        **asdict(work), "ratio": ratio("peer"), "ratio_to_best": ratio("peer at its best"),
+        "memory_ratio": round(memory["ours"] / memory["peer"], 2), "peak_mib": memory,
+        "largest_loss_difference": max(gaps), "steps": n_steps, "rounds": n_rounds,
+        "tokens": sum(len(row.ids) for row in task_of(work, n_steps)[1]),
+    }  # fmt: skip
+
+
+def _peak(work: Work, side: str, n_steps: int) -> int:
+    """MiB that a process of its own needs at most."""
+    command = [sys.executable, "-m", "bench.training", "--alone", json.dumps([asdict(work), side, min(n_steps, 8)])]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(found.stdout.split()[-1])
+
+
+def alone(told: str) -> None:
+    """Do the work of one side and print the peak of this process."""
+    work, side, n_steps = json.loads(told)
+    peak = Peak(torch.device("cpu"))
+    (ours if side == "ours" else theirs)(Work(**work), n_steps)
+    print(peak.bytes() >> 20)
 
 
 def _timed(work: Callable[[], list[float]]) -> tuple[float, list[float]]:
@@ -122,23 +154,31 @@ def _timed(work: Callable[[], list[float]]) -> tuple[float, list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, help="instead of the steps of each shape")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES))
+    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    found = []
+    if options.alone:
+        alone(options.alone)
+        return
+    found = json.loads(RESULTS.read_text())["results"] if RESULTS.is_file() else []
     native = choose_dtype("auto", torch.device("cpu")) is torch.bfloat16
-    for work in [work for work in WORKS if work.shape in options.shapes]:
+    for work in [work for work in WORKS if work.shape in options.shapes and work.method in options.methods]:
         if work.dtype == "bfloat16" and not native:
             print(f"{work}: left out, this machine multiplies bfloat16 slower than float32")
             continue
-        found.append(measure(work, options.steps, options.rounds))
-        print(json.dumps(found[-1]))
-    environment = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peer.peft.__version__,
-                   "threads": torch.get_num_threads(), "machine": platform.machine()}  # fmt: skip
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"environment": environment, "results": found}, indent=2) + "\n")
+        new = measure(work, options.steps or SHAPES[work.shape].steps, options.rounds)
+        print(json.dumps(new), flush=True)
+        found = [old for old in found if any(old.get(key) != value for key, value in asdict(work).items())] + [new]
+        environment = {
+            "torch": torch.__version__, "transformers": transformers.__version__, "peft": peer.peft.__version__,
+            "threads": torch.get_num_threads(), "machine": platform.machine(),
+        }  # fmt: skip
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps({"environment": environment, "results": found}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
