@@ -38,7 +38,7 @@ def test_the_losses_of_every_step_are_trainers(accumulation, objective, tmp_path
         schedule="constant", warmup=0.0, evaluate_every=None,
     )  # fmt: skip
     tuned = attach(bases.build("llama", torch.float32), parse_method({"name": "lora", "rank": 4}), seed=1)
-    wrapped = peer.with_lora(bases.build("llama", torch.float32), tuned, ["q_proj", "v_proj"])
+    wrapped = peer.adapted(bases.build("llama", torch.float32), tuned)
     ours = fit(tuned, rows, config, seed=0, folder=tmp_path, objective=objective).losses
     in_our_order = [rows[i] for batch in epoch_batches(len(rows), 8, 0, 0) for i in batch]
     theirs = peer.train(wrapped, in_our_order, config)

@@ -35,7 +35,7 @@ class TrainConfig(Strict):
     patience: int | None = Field(None, gt=0)
     """Evaluations without a better dev score after which training stops; None never stops early."""
     packing: bool = True
-    """Rows behind one another without padding, where the base runs so; the losses are the same."""
+    """Rows behind one another without padding, where the base runs so; batches and losses are the same."""
     checkpoint_every: int = Field(200, ge=0, validation_alias="save_steps")
     """Steps between checkpoints; 0 writes one only when training is interrupted."""
     checkpointing: bool = Field(False, validation_alias="gradient_checkpointing")
