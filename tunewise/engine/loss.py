@@ -6,6 +6,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from tunewise.engine.batches import IGNORED, Batch
+from tunewise.engine.native import rows
+from tunewise.engine.native.build import library
 
 
 def label_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -43,6 +45,13 @@ def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
         wide(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
     )
     return flat.view(labels.shape)
+
+
+def label_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy in nats of each label, (K,), at least float32, from logits (K, C) and labels (K,) in [0, C)."""
+    if logits.device.type == "cpu" and logits.dtype in rows.DTYPES and library() is not None:
+        return rows.cross_entropies(logits, labels)
+    return functional.cross_entropy(wide(logits), labels, reduction="none")
 
 
 def wide(logits: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ Legend: B rows, T columns (the longest row with its prefix), U columns of the lo
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -24,6 +24,7 @@ from tunewise.data.task import Task
 from tunewise.data.written import encode_written
 from tunewise.engine import loss
 from tunewise.engine.batches import IGNORED, Batch, LabelledBatch, collate
+from tunewise.engine.fused import fused
 from tunewise.engine.packed_classifier import PackedTexts, first_position, gathered, pack_texts
 from tunewise.engine.packing import PackedBatch, label_losses, pack, packed_attention, why_not_packed
 from tunewise.models.families import ENCODER, ENCODER_DECODER
@@ -67,7 +68,7 @@ class Padded:
     layout = "padded"
 
     def ready(self, model: PreTrainedModel) -> AbstractContextManager[None]:
-        return nullcontext()
+        return fused(model)
 
     def row_losses(self, model: PreTrainedModel, batch: Any) -> Tensor:
         raise NotImplementedError
@@ -176,13 +177,24 @@ class Writing(Padded):
         start = self.base.model.config.decoder_start_token_id
         return {"input_ids": torch.tensor([row.ids]), "decoder_input_ids": torch.tensor([[start]])}
 
-    def logits(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
-        """(B, U, vocabulary): what is told of each token of the answers before it is written."""
-        entered = model.prepare_decoder_input_ids_from_labels(labels=batch.labels)
-        return loss.wide(model(**batch.inputs, decoder_input_ids=entered, use_cache=False).logits)
-
     def row_losses(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
-        return loss.cross_entropies(self.logits(model, batch), batch.labels).sum(dim=1)
+        is_told = batch.labels != IGNORED
+        entered = model.prepare_decoder_input_ids_from_labels(labels=batch.labels)
+        with self._head_where(is_told):
+            logits = model(**batch.inputs, decoder_input_ids=entered, use_cache=False).logits
+        losses = loss.label_losses(logits, batch.labels[is_told])
+        return losses.new_zeros(len(is_told)).index_add(0, is_told.nonzero()[:, 0], losses)
+
+    @contextmanager
+    def _head_where(self, is_told: Tensor) -> Iterator[None]:
+        """Inside the block the head sees the K positions (of (B, U)) that predict something, and no other."""
+        assert self.base.anatomy.head is not None
+        head = self.base.model.get_submodule(self.base.anatomy.head.module)
+        hook = head.register_forward_pre_hook(lambda module, args: (args[0][is_told], *args[1:]))
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 @dataclass(frozen=True)

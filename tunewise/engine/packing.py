@@ -15,12 +15,11 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from tunewise.data.encode import Encoded
+from tunewise.engine import loss
 from tunewise.engine.batches import IGNORED, collate
 from tunewise.engine.fused import fused
-from tunewise.engine.loss import row_losses
 from tunewise.engine.native.attention import DTYPES, Pattern, attend
 from tunewise.engine.native.build import library, why_not
-from tunewise.engine.native.rows import cross_entropies
 
 NAME = "tunewise_packed"
 SAME = {torch.float32: 1e-4, torch.bfloat16: 0.05}
@@ -99,7 +98,7 @@ def label_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
         logits_to_keep=batch.predicting,
         segment_starts=batch.starts,
     ).logits
-    return cross_entropies(logits[0], batch.labels)
+    return loss.label_losses(logits[0], batch.labels)
 
 
 @contextmanager
@@ -169,7 +168,7 @@ def why_not_packed(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> st
         return f"{type(model).__name__} does not run packed: {error}"
     finally:
         model.train(was_training)
-    alone = row_losses(model, collate(rows[1:], 0, prefix_ids))[0]
+    alone = loss.row_losses(model, collate(rows[1:], 0, prefix_ids))[0]
     distance = float((packed - alone).abs() / alone.abs().clamp(min=1e-6))
     if distance < SAME[model.dtype]:
         return ""
