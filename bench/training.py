@@ -9,7 +9,6 @@ library is asked to keep freed pages by our first round and cannot forget it: th
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import transformers
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from bench import peer
+from bench.kept import keep, read
 from bench.shapes import SHAPES, as_base, build, rows
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import epoch_batches
@@ -35,7 +35,6 @@ from tunewise.training.config import TrainConfig
 from tunewise.training.loop import fit
 from tunewise.training.memory import Peak
 
-RESULTS = Path(__file__).parent / "results" / "training.json"
 FULL_RATE, RATE = 1e-4, 1e-3
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 SIDES = ("ours", "peer", "peer at its best")
@@ -164,7 +163,7 @@ def main() -> None:
     if options.alone:
         alone(options.alone)
         return
-    found = json.loads(RESULTS.read_text())["results"] if RESULTS.is_file() else []
+    found = read("training")["results"]
     native = choose_dtype("auto", torch.device("cpu")) is torch.bfloat16
     for work in [work for work in WORKS if work.shape in options.shapes and work.method in options.methods]:
         if work.dtype == "bfloat16" and not native:
@@ -173,12 +172,7 @@ def main() -> None:
         new = measure(work, options.steps or SHAPES[work.shape].steps, options.rounds)
         print(json.dumps(new), flush=True)
         found = [old for old in found if any(old.get(key) != value for key, value in asdict(work).items())] + [new]
-        environment = {
-            "torch": torch.__version__, "transformers": transformers.__version__, "peft": peer.peft.__version__,
-            "threads": torch.get_num_threads(), "machine": platform.machine(),
-        }  # fmt: skip
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({"environment": environment, "results": found}, indent=2) + "\n")
+        keep("training", found)
 
 
 if __name__ == "__main__":
