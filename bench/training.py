@@ -26,7 +26,8 @@ from bench import peer
 from bench.kept import keep, read
 from bench.shapes import SHAPES, as_base, build, rows
 from tunewise.data.encode import Encoded
-from tunewise.engine.batches import epoch_batches
+from tunewise.engine.backend import backend
+from tunewise.engine.batches import IGNORED, epoch_batches
 from tunewise.engine.objectives import objective_for
 from tunewise.methods import parse_method
 from tunewise.methods.attach import Tuned, attach
@@ -105,6 +106,26 @@ def theirs(work: Work, n_steps: int, *, best: bool = False) -> tuple[float, list
     return _timed(lambda: peer.train(model, [data[i] for i in order], config))
 
 
+def operations(work: Work, n_steps: int) -> float | None:
+    """Floating-point operations of matrix products that these rows need; None for an encoder-decoder.
+
+    A token costs 2 a weight forward and 2 backward, and 2 more where the weight itself is trained; the head is needed
+    where labels are.
+    """
+    if SHAPES[work.shape].kind == "encoder_decoder":
+        return None
+    _, data = task_of(work, n_steps)
+    tuned = tuned_for(work, torch.float32)
+    n_tokens = sum(len(tuned.prefix_ids) + len(row.ids) for row in data)
+    n_labels = sum(label != IGNORED for row in data for label in row.labels)
+    body = sum(site.d_in * site.d_out for site in tuned.anatomy.sites if not site.is_slice)
+    head = tuned.anatomy.head.d_in * tuned.anatomy.head.d_out if tuned.anatomy.head else 0
+    if work.method == "full":
+        return 6.0 * (n_tokens * body + n_labels * head)
+    added = sum(tensor.numel() for tensor in tuned.trainable.values()) if "lora" in work.method else 0
+    return n_tokens * (4.0 * body + 6.0 * added) + 4.0 * n_labels * head
+
+
 def measure(work: Work, n_steps: int, n_rounds: int) -> dict[str, object]:
     """Ratios of time and memory, and the largest difference of a step's losses."""
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
@@ -117,6 +138,9 @@ def measure(work: Work, n_steps: int, n_rounds: int) -> dict[str, object]:
             seconds[side].append(found)
         gaps.append(max(abs(a - b) for a, b in zip(our_losses, their_losses, strict=True)))
     assert max(gaps) < TOLERANCE[work.dtype], f"{work}: losses differ by {max(gaps)}"
+    needed, speed = operations(work, n_steps), backend().gflops
+    fastest = speed["bfloat16"] if work.dtype == "bfloat16" else max(v for k, v in speed.items() if "float32" in k)
+    share = None if needed is None else needed / 1e9 / fastest / statistics.median(seconds["ours"])
     memory = {side: _peak(work, side, n_steps) for side in SIDES[:2]}
 
     def ratio(side: str) -> float:
@@ -124,6 +148,7 @@ def measure(work: Work, n_steps: int, n_rounds: int) -> dict[str, object]:
 
     return {
         **asdict(work), "ratio": ratio("peer"), "ratio_to_best": ratio("peer at its best"),
+        "share_of_products": share and round(share, 2),
         "memory_ratio": round(memory["ours"] / memory["peer"], 2), "peak_mib": memory,
         "largest_loss_difference": max(gaps), "steps": n_steps, "rounds": n_rounds,
         "tokens": sum(len(row.ids) for row in task_of(work, n_steps)[1]),

@@ -1,0 +1,73 @@
+"""The page of all speeds: `python -m bench.performance` writes the tables of docs/performance.md and its plot."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import matplotlib
+
+from bench import kept, page
+
+PAGE = page.DOCS / "performance.md"
+PLOT = page.DOCS / "performance.svg"
+TARGETS = {  # (shape, method) -> float32, bfloat16: what was set out for, from prototypes on a Zen 5
+    ("a", "lora"): (4, 6), ("b12", "lora"): (6, 11), ("b", "lora"): (5, 9), ("c", "lora"): (7, 12),
+    ("d", "lora"): (3, 5), ("a", "full"): (3.5, 5), ("c", "full"): (6, 8),
+}  # fmt: skip
+PRECISIONS = ("float32", "bfloat16")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown; the first column is text, the others are numbers."""
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    return "".join(f"| {' | '.join('' if cell is None else str(cell) for cell in line)} |\n" for line in lines)
+
+
+def training(found: Sequence[dict[str, Any]]) -> str:
+    """One row a shape, method and precision."""
+    head = ("shape, method", "ours in", "× peer", "target", "× peer at its best", "memory", "share of products")
+    rows = []
+    for one in found:
+        targets = TARGETS.get((one["shape"], one["method"]))
+        target = targets[PRECISIONS.index(one["dtype"])] if targets else None
+        cells = (one["ratio"], target, one["ratio_to_best"], one["memory_ratio"], one["share_of_products"])
+        rows.append((f"{one['shape']}, {one['method']}", one["dtype"], *cells))
+    return table(head, rows)
+
+
+def plot(found: Sequence[dict[str, Any]]) -> None:
+    """Bars of the ratios, a pair a shape and method."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = list(dict.fromkeys(f"{one['shape']}, {one['method']}" for one in found))
+    figure, axes = pyplot.subplots(figsize=(8, 0.32 * len(names) + 1.2), layout="constrained")
+    for offset, (dtype, colour) in enumerate(zip(PRECISIONS, ("#4477aa", "#ee6677"), strict=True)):
+        ratios = {f"{one['shape']}, {one['method']}": one["ratio"] for one in found if one["dtype"] == dtype}
+        heights = [names.index(name) + 0.36 * offset for name in ratios]
+        bars = axes.barh(heights, list(ratios.values()), height=0.34, color=colour, label=f"tunewise in {dtype}")
+        axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    axes.set_yticks([number + 0.18 for number in range(len(names))], names)
+    axes.invert_yaxis()
+    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.set_xlabel("speed, peft + Trainer at its defaults = 1")
+    axes.legend(frameon=False, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(PLOT, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def machine(environment: dict[str, Any]) -> str:
+    """What the figures hold for."""
+    speeds = ", ".join(f"{name} {speed:g}" for name, speed in environment["gflops"].items())
+    versions = ", ".join(f"{name} {environment[name]}" for name in ("torch", "transformers", "peft"))
+    return f"{environment['processor']}, {environment['threads']} threads; products in GFLOP/s: {speeds}; {versions}.\n"
+
+
+def main() -> None:
+    found = kept.read("training")
+    plot(found["results"])
+    page.put(PAGE, "training", machine(found["environment"]) + "\n" + training(found["results"]))
+
+
+if __name__ == "__main__":
+    main()
