@@ -18,7 +18,8 @@ import torch
 
 from tunewise import files
 
-SOURCE = Path(__file__).with_name("attention.cpp")
+FOLDER = Path(__file__).parent
+SOURCES, HEADERS = sorted(FOLDER.glob("*.cpp")), sorted(FOLDER.glob("*.h"))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fPIC", "-fopenmp")
 SECONDS = 120.0  # a build takes two to six
 
@@ -56,14 +57,15 @@ def _compiler() -> str | None:
 def _built(compiler: str) -> Path:
     """The library of this source on this machine, built where it is not there yet."""
     told = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS)
-    what = [SOURCE.read_text("utf-8"), " ".join(FLAGS), told.stdout, processor(), torch.__version__]
+    what = [*(path.read_text("utf-8") for path in (*SOURCES, *HEADERS)), " ".join(FLAGS), told.stdout, processor(), torch.__version__]
     digest = hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
     library = cache_folder() / f"attention-{digest}.so"
     if not library.is_file():
         with tempfile.TemporaryDirectory() as folder, files.writing(library) as path:
-            compiled = str(Path(folder) / "attention.o")
+            compiled = [str(Path(folder) / f"{source.stem}.o") for source in SOURCES]
+            steps = [[*FLAGS, "-c", str(source), "-o", to] for source, to in zip(SOURCES, compiled, strict=True)]
             # without -fopenmp when linking: its symbols are found in the one that torch has loaded
-            for command in ([*FLAGS, "-c", str(SOURCE), "-o", compiled], ["-shared", compiled, "-o", str(path)]):
+            for command in (*steps, ["-shared", *compiled, "-o", str(path)]):
                 subprocess.run([compiler, *command], capture_output=True, text=True, check=True, timeout=SECONDS)
     return library
 

@@ -1,0 +1,121 @@
+// What the attention kernels are made of: vectors, small matrix products, the exponential, rows as float32 and back.
+//
+// Scratch is padded with zeros to whole vectors.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+#ifdef __AVX512F__
+constexpr int WIDTH = 16;
+#else
+constexpr int WIDTH = 8;
+#endif
+typedef float Vector __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+typedef int32_t Integers __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+
+constexpr int BLOCK = 32;  // queries at a time
+constexpr float MASKED = -1e15f;  // far below every score, and its square is still finite
+
+static inline int padded(int n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
+static inline Vector& at(float* p) { return *reinterpret_cast<Vector*>(p); }
+static inline const Vector& at(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+
+// C (m, n) = A (m, k) B (k, n), or added to it; A's element (i, l) stands at a[i * row + l * column].
+template <int ROWS, int VECTORS>
+static inline void tile(int k, const float* a, long row, long column, const float* b, int ldb, float* c, int ldc,
+                        bool add) {
+    Vector sum[ROWS][VECTORS];
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < VECTORS; j++) sum[i][j] = add ? at(c + i * ldc + j * WIDTH) : Vector{};
+    for (int l = 0; l < k; l++) {
+        Vector right[VECTORS];
+        for (int j = 0; j < VECTORS; j++) right[j] = at(b + (long)l * ldb + j * WIDTH);
+        for (int i = 0; i < ROWS; i++) {
+            const float left = a[i * row + l * column];
+            for (int j = 0; j < VECTORS; j++) sum[i][j] += left * right[j];
+        }
+    }
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < VECTORS; j++) at(c + i * ldc + j * WIDTH) = sum[i][j];
+}
+
+template <int VECTORS>
+static inline void strip(int m, int k, const float* a, long row, long column, const float* b, int ldb, float* c,
+                         int ldc, bool add) {
+    int i = 0;
+    for (; i + 4 <= m; i += 4) tile<4, VECTORS>(k, a + i * row, row, column, b, ldb, c + (long)i * ldc, ldc, add);
+    for (; i < m; i++) tile<1, VECTORS>(k, a + i * row, row, column, b, ldb, c + (long)i * ldc, ldc, add);
+}
+
+// n is a multiple of WIDTH.
+static void product(int m, int n, int k, const float* a, long row, long column, const float* b, int ldb, float* c,
+                    int ldc, bool add) {
+    int j = 0;
+    for (; j + 4 * WIDTH <= n; j += 4 * WIDTH) strip<4>(m, k, a, row, column, b + j, ldb, c + j, ldc, add);
+    for (; j < n; j += WIDTH) strip<1>(m, k, a, row, column, b + j, ldb, c + j, ldc, add);
+}
+
+// e^x to 2 units in the last place for x <= 0; 0 below -87.
+static inline Vector exponential(Vector x) {
+    const Vector low = Vector{} - 87.0f;
+    const Integers is_low = x < low;
+    x = is_low ? low : x;
+    Vector shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23 leaves the nearest integer in the lowest bits
+    const Integers whole = reinterpret_cast<Integers&>(shifted) - 0x4B400000;
+    shifted -= 12582912.0f;
+    x = x - shifted * 0.693359375f + shifted * 2.12194440e-4f;
+    Vector y = Vector{} + 1.9875691500e-4f;
+    y = y * x + 1.3981999507e-3f;
+    y = y * x + 8.3334519073e-3f;
+    y = y * x + 4.1665795894e-2f;
+    y = y * x + 1.6666665459e-1f;
+    y = y * x + 5.0000001201e-1f;
+    y = y * x * x + x + 1.0f;
+    Integers power = (whole + 127) << 23;
+    y *= reinterpret_cast<Vector&>(power);
+    return is_low ? Vector{} : y;
+}
+
+struct Bfloat16 {
+    uint16_t bits;
+};
+static inline float wide(float x) { return x; }
+static inline float wide(Bfloat16 x) {
+    const uint32_t bits = (uint32_t)x.bits << 16;
+    float y;
+    std::memcpy(&y, &bits, 4);
+    return y;
+}
+static inline void narrow(float x, float* to) { *to = x; }
+static inline void narrow(float x, Bfloat16* to) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    to->bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;  // to the nearest, ties to even
+}
+
+// The rows of one head of one segment, as float32 (n, d padded).
+template <class Number>
+static void gather(const Number* from, long stride, int n, int d, float* to) {
+    const int width = padded(d);
+    for (int i = 0; i < n; i++) {
+        for (int j = 0; j < d; j++) to[i * width + j] = wide(from[i * stride + j]);
+        for (int j = d; j < width; j++) to[i * width + j] = 0;
+    }
+}
+template <class Number>
+static void scatter(const float* from, int n, int d, Number* to, long stride) {
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < d; j++) narrow(from[i * padded(d) + j], to + i * stride + j);
+}
+static void transpose(const float* from, int n, int d, float* to) {  // (n, d padded) -> (d, n padded)
+    const int width = padded(n);
+    std::fill(to, to + (long)d * width, 0.0f);
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < d; j++) to[(long)j * width + i] = from[i * padded(d) + j];
+}
