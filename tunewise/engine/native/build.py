@@ -57,7 +57,13 @@ def _compiler() -> str | None:
 def _built(compiler: str) -> Path:
     """The library of this source on this machine, built where it is not there yet."""
     told = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS)
-    what = [*(path.read_text("utf-8") for path in (*SOURCES, *HEADERS)), " ".join(FLAGS), told.stdout, processor(), torch.__version__]
+    what = [
+        *(path.read_text("utf-8") for path in (*SOURCES, *HEADERS)),
+        " ".join(FLAGS),
+        told.stdout,
+        processor(),
+        torch.__version__,
+    ]
     digest = hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
     library = cache_folder() / f"attention-{digest}.so"
     if not library.is_file():

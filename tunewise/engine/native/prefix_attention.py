@@ -42,9 +42,7 @@ def _widened(tensor: Tensor) -> Tensor:
     return functional.pad(tensor, (0, -tensor.shape[-1] % LANES)).contiguous()
 
 
-def attend_behind(
-    q: Tensor, k: Tensor, v: Tensor, segments: Tensor, prefix: Prefix | None, pattern: Pattern
-) -> Tensor:
+def attend_behind(q: Tensor, k: Tensor, v: Tensor, segments: Tensor, prefix: Prefix | None, pattern: Pattern) -> Tensor:
     """softmax(scale · q kᵀ) v, each query over the prefix, its segment's context and its segment up to itself.
 
     q (T, H, D) and k, v (N, G, D), float32 or bfloat16 on a CPU -> (T, H, D). `segments` (S, 5) int32: the first query,
@@ -56,7 +54,7 @@ def attend_behind(
         raise ValueError("a prefix is shared by causal attention without dropout alone")
     q, k, v = (dense(tensor.detach()) for tensor in (q, k, v))
     assert q.dtype in DTYPES, q.dtype
-    assert segments.dtype == torch.int32 and segments.is_contiguous()
+    assert segments.dtype == torch.int32, segments.dtype
     n_queries = int(segments[-1, :2].sum())
     out = torch.empty(q.shape, dtype=q.dtype)
     out[n_queries:] = 0
