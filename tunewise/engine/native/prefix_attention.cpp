@@ -18,6 +18,7 @@
 namespace {
 
 constexpr int TILE = 512;  // keys at a time
+constexpr int FEW = 4;     // queries for which keys are not turned round
 
 struct Call {
     int n_segments, H, G, D, window, n_prefix, keys_width, values_width;  // the last two: of a row of the prefix
@@ -36,7 +37,8 @@ struct Gathered {
     float *most, *total, *out;
 };
 
-// The keys, (D, width), and values, (n, values_width), of tokens at positions `from` and up.
+// The keys, (D, width) or where the width is 0 (n, D padded), and values, (n, values_width), of tokens at positions
+// `from` and up.
 struct Seen {
     const float *keys, *values;
     int n, width, values_width, from;
@@ -58,7 +60,10 @@ void meet(const Call& call, int m, const Gathered& rows, const Seen& seen, float
         if (begin >= end) continue;
         begin = begin / WIDTH * WIDTH;
         const int columns = padded(end) - begin;
-        product(m, columns, call.D, rows.queries, d, 1, seen.keys + j0 + begin, seen.width, s, TILE, false);
+        if (seen.width)
+            product(m, columns, call.D, rows.queries, d, 1, seen.keys + j0 + begin, seen.width, s, TILE, false);
+        else
+            dots(m, end - begin, d, rows.queries, seen.keys + (long)(j0 + begin) * d, s, TILE);
         for (int i = 0; i < m; i++) {
             float* row = s + (long)i * TILE;
             if (first[i] >= last[i]) {
@@ -91,12 +96,14 @@ struct Own {
     std::vector<float> rows, keys, values;
     template <class Number>
     Seen read(const Call& call, const Number* k, const Number* v, const long* strides, int g, int start, int n,
-              int from) {
+              int from, int n_queries) {
         const int d = padded(call.D), width = padded(n);
-        rows.resize((size_t)n * d), values.resize((size_t)n * d), keys.resize((size_t)call.D * width);
+        rows.resize((size_t)n * d), values.resize((size_t)n * d);
         gather(k + start * strides[2] + g * strides[3], strides[2], n, call.D, rows.data());
-        transpose(rows.data(), n, call.D, keys.data());
         gather(v + start * strides[4] + g * strides[5], strides[4], n, call.D, values.data());
+        if (n_queries < FEW) return {rows.data(), values.data(), n, 0, d, from};
+        keys.resize((size_t)call.D * width);
+        transpose(rows.data(), n, call.D, keys.data());
         return {keys.data(), values.data(), n, width, d, from};
     }
 };
@@ -107,10 +114,11 @@ void run(const Number* q, const Number* k, const Number* v, Number* out, const l
     const int H = call.H, D = call.D, d = padded(D), shared = H / call.G;
     const int start = segments[0].queries, n = segments[n_segments - 1].queries + segments[n_segments - 1].n - start;
     const int m = shared * n;  // queries of one head stand behind those of another
-    scratch.assign((size_t)2 * m * d + 2 * m + (size_t)BLOCK * TILE, 0.0f);
-    float *queries = scratch.data(), *found = queries + (long)m * d, *most = found + (long)m * d, *total = most + m,
-          *s = total + m;
-    std::fill(most, most + m, MASKED);
+    scratch.resize((size_t)2 * m * d + 2 * m + (size_t)BLOCK * TILE);
+    float *queries = scratch.data(), *found = queries + (long)m * d, *total = found + (long)m * d, *most = total + m,
+          *s = most + m;
+    std::fill(found, most, 0.0f);
+    std::fill(most, s, MASKED);
     std::vector<int> positions(m);
     for (int h = 0; h < shared; h++) {
         float* to = queries + (long)h * n * d;
@@ -131,13 +139,15 @@ void run(const Number* q, const Number* k, const Number* v, Number* out, const l
         for (behind = l + 1; behind < n_segments; behind++)
             if (segments[behind].context != one.context || segments[behind].n_context != one.n_context) break;
         if (one.n_context > 0) {
-            const Seen context = own.read(call, k, v, strides, g, one.context, one.n_context, call.n_prefix);
             const int first = one.queries - start, last = segments[behind - 1].queries + segments[behind - 1].n - start;
+            const Seen context =
+                own.read(call, k, v, strides, g, one.context, one.n_context, call.n_prefix, shared * (last - first));
             for (int h = 0; h < shared; h++) met_by(h * n + first, h * n + last, context);
         }
         for (int i = l; i < behind; i++) {
             const Segment& each = segments[i];
-            const Seen seen = own.read(call, k, v, strides, g, each.keys, each.n, call.n_prefix + each.n_context);
+            const Seen seen =
+                own.read(call, k, v, strides, g, each.keys, each.n, call.n_prefix + each.n_context, shared * each.n);
             const int first = each.queries - start;
             for (int h = 0; h < shared; h++) met_by(h * n + first, h * n + first + each.n, seen);
         }

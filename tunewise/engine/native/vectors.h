@@ -19,6 +19,7 @@ constexpr int WIDTH = 8;
 typedef float Vector __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
 
+constexpr int TALL = WIDTH == 16 ? 6 : 4;  // rows of a tile: with its four vectors each they fill the registers
 constexpr int BLOCK = 32;  // queries at a time
 constexpr float MASKED = -1e15f;  // far below every score, and its square is still finite
 
@@ -49,8 +50,15 @@ template <int VECTORS>
 static inline void strip(int m, int k, const float* a, long row, long column, const float* b, int ldb, float* c,
                          int ldc, bool add) {
     int i = 0;
-    for (; i + 4 <= m; i += 4) tile<4, VECTORS>(k, a + i * row, row, column, b, ldb, c + (long)i * ldc, ldc, add);
-    for (; i < m; i++) tile<1, VECTORS>(k, a + i * row, row, column, b, ldb, c + (long)i * ldc, ldc, add);
+    for (; i + TALL <= m; i += TALL) tile<TALL, VECTORS>(k, a + i * row, row, column, b, ldb, c + (long)i * ldc, ldc, add);
+    a += i * row, c += (long)i * ldc;
+    switch (m - i) {
+        case 5: return tile<5, VECTORS>(k, a, row, column, b, ldb, c, ldc, add);
+        case 4: return tile<4, VECTORS>(k, a, row, column, b, ldb, c, ldc, add);
+        case 3: return tile<3, VECTORS>(k, a, row, column, b, ldb, c, ldc, add);
+        case 2: return tile<2, VECTORS>(k, a, row, column, b, ldb, c, ldc, add);
+        case 1: return tile<1, VECTORS>(k, a, row, column, b, ldb, c, ldc, add);
+    }
 }
 
 // n is a multiple of WIDTH.
@@ -59,6 +67,18 @@ static void product(int m, int n, int k, const float* a, long row, long column, 
     int j = 0;
     for (; j + 4 * WIDTH <= n; j += 4 * WIDTH) strip<4>(m, k, a, row, column, b + j, ldb, c + j, ldc, add);
     for (; j < n; j += WIDTH) strip<1>(m, k, a, row, column, b + j, ldb, c + j, ldc, add);
+}
+
+// C (m, n) = A (m, d) B (n, d) transposed, for so few rows of A that turning B round would cost more; d is padded.
+static void dots(int m, int n, int d, const float* a, const float* b, float* c, int ldc) {
+    for (int j = 0; j < n; j++)
+        for (int i = 0; i < m; i++) {
+            Vector sum = Vector{};
+            for (int l = 0; l < d; l += WIDTH) sum += at(a + (long)i * d + l) * at(b + (long)j * d + l);
+            float total = 0;
+            for (int l = 0; l < WIDTH; l++) total += sum[l];
+            c[(long)i * ldc + j] = total;
+        }
 }
 
 // e^x to 2 units in the last place for x <= 0; 0 below -87.
