@@ -1,14 +1,23 @@
-"""Greedy decoding in padded batches against transformers' generate on each prompt alone."""
+"""Decoding of many prompts at a time, packed (float32) and padded (float64), against each prompt alone."""
+
+import copy
+from collections import Counter
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tests.bases import VOCABULARY, build
+from tests.bases import DECODERS, VOCABULARY, build
 from tests.rows import random_rows
-from tunewise.engine.decoding import greedy
+from tunewise.engine.decoding import Sampling, greedy, sampled
+from tunewise.engine.native.build import library, why_not
+from tunewise.engine.packed_reading import why_not_read
+from tunewise.errors import UserError
+from tunewise.methods import parse_method
+from tunewise.methods.attach import attach
 
+needs_kernels = pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
 PROMPTS = [list(row.ids[: row.prompt_length]) for row in random_rows(7, seed=2)]
 
 
@@ -52,15 +61,94 @@ def test_a_shared_beginning_changes_no_answer(tokenizer, family):
     assert answers == [generated(model, tokenizer, prompt, 9, (11, 12)) for prompt in prompts]
 
 
-def test_an_answer_ends_at_the_end_token(tokenizer):
-    model = build("llama")
+@needs_kernels
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+@pytest.mark.parametrize("family", DECODERS)
+def test_packed_lanes_give_what_generate_gives_one_by_one(tokenizer, family, batch_size):
+    model = build(family, torch.float32)
+    assert why_not_read(model, (11, 12)) == ""
+    for prompts in (PROMPTS, [[1, *range(5, 30), *prompt[1:]] for prompt in PROMPTS]):
+        answers = greedy(model, tokenizer, prompts, 9, prefix_ids=(11, 12), batch_size=batch_size)
+        exact = copy.deepcopy(model).double()
+        assert answers == [generated(exact, tokenizer, prompt, 9, (11, 12)) for prompt in prompts]
+
+
+@needs_kernels
+@pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning", "llama_adapter", "lora"])
+def test_packed_lanes_with_a_method_attached(tokenizer, method):
+    tuned = attach(build("llama", torch.float32), parse_method({"name": method}), seed=1)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in tuned.trainable.values():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    tuned.model.eval()
+    assert why_not_read(tuned.model, tuned.prefix_ids) == ""
+    answers = greedy(tuned.model, tokenizer, PROMPTS, 6, prefix_ids=tuned.prefix_ids, batch_size=3)
+    assert answers == [generated(tuned.model, tokenizer, prompt, 6, tuned.prefix_ids) for prompt in PROMPTS]
+
+
+@needs_kernels
+def test_ended_answers_leave_their_lanes_to_waiting_prompts(tokenizer):
+    model, shapes = build("llama", torch.float32), []
+    words = [text.split() for text in greedy(model, tokenizer, PROMPTS, 6)]
+    common, _ = Counter(word for answer in words for word in set(answer)).most_common(1)[0]
+    model.generation_config.eos_token_id = [2, tokenizer.convert_tokens_to_ids(common)]
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    why_not_read(model)
+    shapes.clear()
+    ended = greedy(model, tokenizer, PROMPTS, 6, batch_size=2)
+    expected = [answer[: answer.index(common)] if common in answer else answer for answer in words]
+    assert ended == [" ".join(answer) for answer in expected]
+    steps = [min(6, len(answer) + 1) for answer in expected]
+    order = sorted(range(len(PROMPTS)), key=lambda i: len(PROMPTS[i]))[::-1]
+    ends = [0, 0]
+    for i in order:
+        ends[ends.index(min(ends))] += steps[i]
+    assert len(shapes) == max(ends)
+    assert max(ends) < sum(max(steps[i] for i in order[first : first + 2]) for first in range(0, len(order), 2))
+
+
+def test_sampling_follows_the_probabilities_inside_the_nucleus():
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()[None].expand(4000, 4)
+    for sampling, expected in (
+        (Sampling(), [0.5, 0.3, 0.15, 0.05]),
+        (Sampling(top_p=0.7, seed=1), [0.625, 0.375, 0, 0]),
+        (Sampling(top_p=0.4, seed=2), [1, 0, 0, 0]),
+        (Sampling(temperature=0.5), [value / 0.365 for value in (0.25, 0.09, 0.0225, 0.0025)]),
+    ):
+        drawn = sampling.chooser()(logits, range(4000)).bincount(minlength=4) / 4000
+        assert drawn.tolist() == pytest.approx(expected, abs=0.03)
+        assert [share == 0 for share in drawn.tolist()] == [share == 0 for share in expected]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sample_does_not_depend_on_its_batch(tokenizer, dtype):
+    model, sampling = build("llama", dtype), Sampling(temperature=2.0, seed=5)
+    whole = sampled(model, tokenizer, PROMPTS, 8, sampling, batch_size=7)
+    assert whole == sampled(model, tokenizer, PROMPTS, 8, sampling, batch_size=2)
+    assert whole != sampled(model, tokenizer, PROMPTS, 8, Sampling(temperature=2.0, seed=6), batch_size=7)
+    assert sampled(model, tokenizer, PROMPTS, 8, Sampling(temperature=1e-4)) == greedy(model, tokenizer, PROMPTS, 8)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_sampling_refuses_what_is_no_distribution(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        Sampling(**wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_answer_ends_at_the_end_token(tokenizer, dtype):
+    model = build("llama", dtype)
     prompts, words = varied(model, tokenizer)
     model.generation_config.eos_token_id = [2, tokenizer.convert_tokens_to_ids(words[0][2])]
     assert greedy(model, tokenizer, prompts, 6)[0] == " ".join(words[0][:2])
 
 
-def test_an_answer_ends_before_the_stop_text(tokenizer):
-    model = build("llama")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_answer_ends_before_the_stop_text(tokenizer, dtype):
+    model = build("llama", dtype)
     prompts, words = varied(model, tokenizer)
     stop = " " + words[0][2]
     cut = greedy(model, tokenizer, prompts, 6, stop=stop)

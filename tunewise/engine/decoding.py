@@ -1,14 +1,68 @@
-"""Greedy decoding in batches."""
+"""Greedy and sampled decoding of many prompts at a time.
 
-from collections.abc import Sequence
+Packed, where the decoder runs so: in each step the newest token of every running answer, and the prompts that take the
+places of ended ones, are one row of tokens; keys and values stand in a cache of one stretch of slots a lane. Else
+padded, in batches of like length, behind the cache of transformers.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tunewise.engine.loss import wide
+from tunewise.engine.packed_reading import TOKENS, Reader, Row, reading, split_off, why_not_read
 from tunewise.engine.prefill import Prefilled, prefill
+from tunewise.errors import UserError
+
+Choose = Callable[[Tensor, Sequence[int]], Tensor]
+"""Logits (B, vocabulary) and the prompts they belong to -> the next token of each, (B,)."""
+
+REFILL = 4
+"""New prompts are read when one in so many lanes is free: one at a time would make many small rows."""
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Sampling:
+    """Tokens drawn from softmax(logits / temperature), cut to the most probable ones that together hold `top_p`.
+
+    Holtzman et al. 2020, arXiv:1904.09751, section 3.1. Each prompt draws from a generator of its own, made of the seed
+    and its number, so that its answer does not depend on what it is batched with.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise UserError(f"temperature is {self.temperature}", "set it above 0, or decode greedily")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p is {self.top_p}", "set it above 0 and to 1 at most")
+
+    def chooser(self) -> Choose:
+        """What draws the tokens of one round of prompts."""
+        generators: dict[int, random.Random] = {}
+
+        def choose(logits: Tensor, prompts: Sequence[int]) -> Tensor:
+            drawn = [generators.setdefault(i, random.Random(f"sample {self.seed} {i}")).random() for i in prompts]
+            probabilities, ids = (wide(logits) / self.temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+            within = probabilities.cumsum(dim=-1) - probabilities < self.top_p
+            upto = torch.where(within, probabilities, 0.0).cumsum(dim=-1)
+            points = torch.tensor(drawn, dtype=upto.dtype, device=upto.device)[:, None] * upto[:, -1:]
+            place = torch.minimum((upto <= points).sum(dim=-1), within.sum(dim=-1) - 1)
+            return ids.gather(1, place[:, None])[:, 0]
+
+        return choose
+
+
+def _most_probable(logits: Tensor, prompts: Sequence[int]) -> Tensor:
+    return logits.argmax(dim=-1)
+
+
 def greedy(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -22,40 +76,133 @@ def greedy(
     """The most probable continuation of each prompt (token ids), as text, in the order given.
 
     An answer ends before the first end-of-sequence token, before the first `stop` text (where one is given), or
-    after `max_new_tokens`.
+    after `max_new_tokens`. `batch_size` answers are written at a time.
     """
-    answers = [""] * len(prompts)
-    pad_id = tokenizer.pad_token_id
-    for read in prefill(model, prompts, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size):
-        for i, text in zip(read.indices, _decode(model, tokenizer, read, max_new_tokens, stop), strict=True):
-            answers[i] = text
-    return answers
+    answers = _Answers(tokenizer, _end_ids(model, tokenizer), stop, max_new_tokens)
+    return _decode(model, prompts, answers, _most_probable, prefix_ids, batch_size)
 
 
-def _decode(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, read: Prefilled, max_new_tokens: int, stop: str
+def sampled(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    sampling: Sampling,
+    *,
+    prefix_ids: Sequence[int] = (),
+    stop: str = "",
+    batch_size: int = 16,
 ) -> list[str]:
-    ends = _end_ids(model, tokenizer)
+    """The same with tokens drawn at random."""
+    answers = _Answers(tokenizer, _end_ids(model, tokenizer), stop, max_new_tokens)
+    return _decode(model, prompts, answers, sampling.chooser(), prefix_ids, batch_size)
+
+
+@dataclass
+class _Answers:
+    """What was written so far behind each prompt, and when it is enough."""
+
+    tokenizer: PreTrainedTokenizerBase
+    ends: set[int]
+    stop: str
+    max_new_tokens: int
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+    texts: dict[int, str] = field(default_factory=dict)
+
+    def take(self, prompt: int, token: int) -> bool:
+        """Whether the answer goes on behind this token."""
+        own = self.tokens.setdefault(prompt, [])
+        if token in self.ends:
+            return False
+        own.append(token)
+        if self.stop and self.stop in (text := self.tokenizer.decode(own, skip_special_tokens=True)):
+            self.texts[prompt] = text[: text.index(self.stop)]
+            return False
+        return len(own) < self.max_new_tokens
+
+    def text(self, prompt: int) -> str:
+        if prompt in self.texts:
+            return self.texts[prompt]
+        text = self.tokenizer.decode(self.tokens.get(prompt, []), skip_special_tokens=True)
+        assert isinstance(text, str)
+        return text
+
+
+@torch.no_grad()
+def _decode(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    answers: _Answers,
+    choose: Choose,
+    prefix_ids: Sequence[int],
+    batch_size: int,
+) -> list[str]:
+    if not prompts or answers.max_new_tokens < 1:
+        return [""] * len(prompts)
+    if why_not_read(model, prefix_ids):
+        pad_id = answers.tokenizer.pad_token_id
+        for read in prefill(model, prompts, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size):
+            _continue(model, read, answers, choose)
+    else:
+        shared, rests = split_off(prompts, prefix_ids)
+        lanes = _Lanes(rests, batch_size, answers.max_new_tokens)
+        with reading(model, shared, n_slots=lanes.n_slots) as reader:
+            while lanes.is_busy:
+                lanes.step(reader, answers, choose)
+    return [answers.text(i) for i in range(len(prompts))]
+
+
+class _Lanes:
+    """Prompts, the longest first, on a fixed number of lanes, each with slots of the cache for one answer."""
+
+    def __init__(self, prompts: Sequence[Sequence[int]], n_lanes: int, max_new_tokens: int) -> None:
+        self._prompts = prompts
+        self._waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        n_lanes = min(n_lanes, len(prompts))
+        self._n_lanes = n_lanes
+        self._room = max(map(len, prompts)) + max_new_tokens
+        self._free = list(range(n_lanes))
+        self._running: dict[int, tuple[int, int, int]] = {}  # lane -> its prompt, tokens in the cache, the newest token
+        self.n_slots = n_lanes * self._room
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def step(self, reader: Reader, answers: _Answers, choose: Choose) -> None:
+        """One row: the newest token of each answer, and new prompts where enough lanes are free."""
+        row, wanted, held = Row(reader.n_prefix), [], []
+        for lane, (prompt, length, token) in self._running.items():
+            slot = lane * self._room
+            wanted.append(row.add([token], (slot, length), slot + length))
+            held.append((lane, prompt, length + 1))
+        if not self._running or len(self._free) * REFILL >= self._n_lanes:
+            while self._waiting and self._free and len(row.ids) < TOKENS:
+                lane, prompt = self._free.pop(), self._waiting.pop()
+                own = self._prompts[prompt]
+                wanted.append(row.add(own, slot=lane * self._room) + len(own) - 1)
+                held.append((lane, prompt, len(own)))
+        tokens = choose(reader.logits(row, wanted), [prompt for _, prompt, _ in held]).tolist()
+        self._running = {}
+        for (lane, prompt, length), token in zip(held, tokens, strict=True):
+            if answers.take(prompt, token):
+                self._running[lane] = (prompt, length, token)
+            else:
+                self._free.append(lane)
+
+
+def _continue(model: PreTrainedModel, read: Prefilled, answers: _Answers, choose: Choose) -> None:
+    """Write the answers of a padded batch."""
     n_rows = len(read.indices)
-    generated: list[list[int]] = [[] for _ in range(n_rows)]
-    texts = [""] * n_rows
     running = set(range(n_rows))
     logits, mask, positions, cache = read.logits, read.mask, read.positions, read.cache
-    for number in range(max_new_tokens):
-        chosen = logits.argmax(dim=-1)
+    while True:
+        chosen = choose(logits, read.indices)
         for row, token in enumerate(chosen.tolist()):
-            if row not in running:
-                continue
-            if token in ends:
+            if row in running and not answers.take(read.indices[row], token):
                 running.discard(row)
-                continue
-            generated[row].append(token)
-            texts[row] = tokenizer.decode(generated[row], skip_special_tokens=True)
-            if stop and stop in texts[row]:
-                texts[row] = texts[row][: texts[row].index(stop)]
-                running.discard(row)
-        if not running or number == max_new_tokens - 1:
-            break
+        if not running:
+            return
         mask = torch.cat([mask, mask.new_ones(n_rows, 1)], dim=1)
         positions = positions + 1
         out = model(
@@ -67,7 +214,6 @@ def _decode(
             logits_to_keep=1,
         )
         logits, cache = out.logits[:, -1], out.past_key_values
-    return texts
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -118,10 +118,10 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """transformers' attention function: query (1, H, T, D), key and value (1, G, T, D) -> (1, T, H, D).
 
-    A model that did not hand on its `segment_starts` fails here with a TypeError.
+    A model that did not hand on its `segment_starts`, or the `reader` that knows them, fails here with a TypeError.
     """
-    starts = told.get("segment_starts")
-    if starts is None:
+    starts, reader = told.get("segment_starts"), told.get("reader")
+    if starts is None and reader is None:
         raise TypeError("its attention is not told the segments")
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     dropout, is_causal = told.get("dropout") or 0.0, told.get("is_causal")
@@ -133,7 +133,8 @@ def _attend(
         dropout=dropout,
         seed=int(torch.randint(2**31, ())) if dropout else 0,
     )
-    return attend(q, k, v, starts, pattern)[None], None
+    out = attend(q, k, v, starts, pattern) if reader is None else reader.attend(module, q, k, v, pattern)
+    return out[None], None
 
 
 def _no_mask(*_: object, **__: object) -> None:

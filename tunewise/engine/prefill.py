@@ -12,9 +12,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 from tunewise.engine.batches import by_length, collate, plain
-
-SHORTEST_SHARED = 16
-"""Tokens that a common beginning must have to be worth a forward of its own."""
+from tunewise.engine.packed_reading import SHORTEST_SHARED, shared_length
 
 
 @dataclass
@@ -82,9 +80,7 @@ def _shared_length(model: PreTrainedModel, prompts: Sequence[Sequence[int]], n_p
     """
     if len(prompts) < 2:
         return 0
-    first, last = min(prompts), max(prompts)  # in the order of lists, so these two differ earliest
-    limit = min(len(prompt) for prompt in prompts) - 1
-    n_shared = next((i for i in range(limit) if first[i] != last[i]), limit)
+    n_shared = shared_length(prompts)
     window = model.config.get_text_config().to_dict().get("sliding_window")
     if n_shared < SHORTEST_SHARED or (window and n_prefix + max(map(len, prompts)) > window):
         return 0

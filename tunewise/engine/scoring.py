@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from tunewise.engine.batches import IGNORED, by_length, collate, plain
 from tunewise.engine.loss import cross_entropies, row_losses, wide
+from tunewise.engine.packed_reading import Reader, Row, reading, rows_of, split_off, why_not_read
 from tunewise.engine.prefill import Prefilled, prefill
 
 COPIES = 4
@@ -25,9 +26,70 @@ def option_log_probabilities(
 ) -> list[list[float]]:
     """For each prompt, the log-probability (nats, summed over tokens) of each of its options' token ids after it.
 
-    The prompt is read once for all its options: their first tokens are scored from the same logits, and what follows
-    is read behind the prompt's cache.
+    The prompt is read once for all its options, and what all prompts begin with once for all: packed, where this
+    decoder runs so (`why_not_read`), and else padded, `batch_size` prompts at a time.
     """
+    if not prompts:
+        return []
+    if why_not_read(model, prefix_ids):
+        return padded_log_probabilities(
+            model, prompts, options, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size
+        )
+    scores: list[list[float]] = [[] for _ in prompts]
+    shared, rests = split_off(prompts, prefix_ids)
+    n_behind = [sum(len(option) - 1 for option in of_row) for of_row in options]
+    n_tokens = [len(rest) + n for rest, n in zip(rests, n_behind, strict=True)]
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    with reading(model, shared) as reader:
+        for indices in rows_of(n_tokens, [n + 1 for n in n_behind], vocabulary):
+            found = _read(reader, [rests[i] for i in indices], [options[i] for i in indices])
+            for i, of_row in zip(indices, found, strict=True):
+                scores[i] = of_row
+    return scores
+
+
+def _read(
+    reader: Reader, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]
+) -> list[list[float]]:
+    """The same for prompts that fit one row: all but the last token of an option is read behind its prompt."""
+    row = Row(reader.n_prefix)
+    wanted: list[int] = []  # places in the row
+    of_option: list[int] = []
+    at: list[int] = []  # where the logits of each option's token stand among the wanted ones
+    tokens: list[int] = []
+    n_options = 0
+    for prompt, of_prompt in zip(prompts, options, strict=True):
+        alone = len(of_prompt) == 1
+        first = row.add([*prompt, *of_prompt[0][:-1]] if alone else prompt)
+        last = first + len(prompt) - 1
+        told = len(wanted)
+        wanted.append(last)
+        for option in of_prompt:
+            behind = [*range(len(wanted), len(wanted) + len(option) - 1)]
+            if behind:
+                start = last + 1 if alone else row.add(option[:-1], (first, len(prompt)))
+                wanted += range(start, start + len(behind))
+            at += [told, *behind]
+            tokens += option
+            of_option += [n_options] * len(option)
+            n_options += 1
+    logits = wide(reader.logits(row, wanted))
+    each = (logits[at, tokens] - logits.logsumexp(dim=-1)[at]).double()
+    sums = iter(each.new_zeros(n_options).index_add(0, torch.tensor(of_option), each).tolist())
+    return [[next(sums) for _ in of_prompt] for of_prompt in options]
+
+
+@torch.no_grad()
+def padded_log_probabilities(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    options: Sequence[Sequence[Sequence[int]]],
+    *,
+    pad_id: int,
+    prefix_ids: Sequence[int] = (),
+    batch_size: int = 32,
+) -> list[list[float]]:
+    """The same by any decoder: prompts padded on the left, what follows an option's first token behind their caches."""
     scores: list[list[float]] = [[] for _ in prompts]
     if any(len(option) > 1 for of_row in options for option in of_row):
         # every option will need a copy of its prompt's cache: with dozens of labels, fewer prompts at a time
@@ -77,8 +139,16 @@ def sequence_losses(
     batch_size: int = 16,
 ) -> list[tuple[float, int]]:
     """For each document, the loss in nats summed over every token but its first, and the number of those tokens."""
-    rows = [plain("", ids, max(0, len(ids) - 1)) for ids in documents]
-    losses = _losses(model, rows, pad_id, prefix_ids, batch_size)
+    if why_not_read(model, prefix_ids):
+        rows = [plain("", ids, max(0, len(ids) - 1)) for ids in documents]
+        losses = _losses(model, rows, pad_id, prefix_ids, batch_size)
+    else:
+        losses = [0.0] * len(documents)
+        told = [i for i, ids in enumerate(documents) if len(ids) > 1]
+        firsts, rests = [documents[i][:1] for i in told], [[documents[i][1:]] for i in told]
+        found = option_log_probabilities(model, firsts, rests, pad_id=pad_id, prefix_ids=prefix_ids)
+        for i, (value,) in zip(told, found, strict=True):
+            losses[i] = -value
     return [(loss, max(0, len(ids) - 1)) for loss, ids in zip(losses, documents, strict=True)]
 
 

@@ -10,71 +10,7 @@
 //
 // Dao et al. 2022, FlashAttention, arXiv:2205.14135, algorithms 1 and 4, without the tiling of keys: they fit a cache.
 
-#include <algorithm>
-#include <cmath>
-#include <numeric>
-#include <vector>
-
-#include "vector.h"
-
-constexpr int BLOCK = 32;  // queries at a time
-constexpr float MASKED = -1e15f;  // far below every score, and its square is still finite
-
-// C (m, n) = A (m, k) B (k, n), or added to it; A's element (i, l) stands at a[i * row + l * column].
-template <int ROWS, int VECTORS>
-static inline void tile(int k, const float* a, long row, long column, const float* b, int ldb, float* c, int ldc,
-                        bool add) {
-    Vector sum[ROWS][VECTORS];
-    for (int i = 0; i < ROWS; i++)
-        for (int j = 0; j < VECTORS; j++) sum[i][j] = add ? at(c + i * ldc + j * WIDTH) : Vector{};
-    for (int l = 0; l < k; l++) {
-        Vector right[VECTORS];
-        for (int j = 0; j < VECTORS; j++) right[j] = at(b + (long)l * ldb + j * WIDTH);
-        for (int i = 0; i < ROWS; i++) {
-            const float left = a[i * row + l * column];
-            for (int j = 0; j < VECTORS; j++) sum[i][j] += left * right[j];
-        }
-    }
-    for (int i = 0; i < ROWS; i++)
-        for (int j = 0; j < VECTORS; j++) at(c + i * ldc + j * WIDTH) = sum[i][j];
-}
-
-template <int VECTORS>
-static inline void strip(int m, int k, const float* a, long row, long column, const float* b, int ldb, float* c,
-                         int ldc, bool add) {
-    int i = 0;
-    for (; i + 4 <= m; i += 4) tile<4, VECTORS>(k, a + i * row, row, column, b, ldb, c + (long)i * ldc, ldc, add);
-    for (; i < m; i++) tile<1, VECTORS>(k, a + i * row, row, column, b, ldb, c + (long)i * ldc, ldc, add);
-}
-
-// n is a multiple of WIDTH.
-static void product(int m, int n, int k, const float* a, long row, long column, const float* b, int ldb, float* c,
-                    int ldc, bool add) {
-    int j = 0;
-    for (; j + 4 * WIDTH <= n; j += 4 * WIDTH) strip<4>(m, k, a, row, column, b + j, ldb, c + j, ldc, add);
-    for (; j < n; j += WIDTH) strip<1>(m, k, a, row, column, b + j, ldb, c + j, ldc, add);
-}
-
-// The rows of one head of one segment, as float32 (n, d padded).
-template <class Number>
-static void gather(const Number* from, long stride, int n, int d, float* to) {
-    const int width = padded(d);
-    for (int i = 0; i < n; i++) {
-        for (int j = 0; j < d; j++) to[i * width + j] = wide(from[i * stride + j]);
-        for (int j = d; j < width; j++) to[i * width + j] = 0;
-    }
-}
-template <class Number>
-static void scatter(const float* from, int n, int d, Number* to, long stride) {
-    for (int i = 0; i < n; i++)
-        for (int j = 0; j < d; j++) narrow(from[i * padded(d) + j], to + i * stride + j);
-}
-static void transpose(const float* from, int n, int d, float* to) {  // (n, d padded) -> (d, n padded)
-    const int width = padded(n);
-    std::fill(to, to + (long)d * width, 0.0f);
-    for (int i = 0; i < n; i++)
-        for (int j = 0; j < d; j++) to[(long)j * width + i] = from[i * padded(d) + j];
-}
+#include "products.h"
 
 // 1 / (1 - p) where a weight is kept and 0 where it is dropped: a function of (seed, head, query, key), so that the
 // backward finds what the forward drew. The mixing is Wellons' lowbias32.

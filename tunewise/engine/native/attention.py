@@ -42,7 +42,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, pattern: Pattern) ->
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, starts: Tensor, pattern: Pattern) -> Tensor:
-        q, k, v = (_dense(tensor) for tensor in (q, k, v))
+        q, k, v = (dense(tensor) for tensor in (q, k, v))
         out = torch.empty(q.shape, dtype=q.dtype)
         lse = torch.empty(q.shape[:2], dtype=torch.float32)
         native = library()
@@ -55,7 +55,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients: Tensor):
         q, k, v, lse, starts = ctx.saved_tensors
-        dout = _dense(gradients[0])
+        dout = dense(gradients[0])
         dq, dk, dv = (torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in (q, k, v))
         native = library()
         assert native is not None
@@ -65,7 +65,7 @@ class _Attention(torch.autograd.Function):
         return dq, dk, dv, None, None
 
 
-def _dense(tensor: Tensor) -> Tensor:
+def dense(tensor: Tensor) -> Tensor:
     """The same, its last dimension without gaps; any strides of the others will do."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 

@@ -1,0 +1,217 @@
+"""Prompts read packed, with what they begin with shared, against the plain way: each prompt alone, token by token."""
+
+import copy
+
+import pytest
+import torch
+
+from tests import bases
+from tests.rows import random_rows
+from tunewise.engine import packed_reading
+from tunewise.engine.native.build import library, why_not
+from tunewise.engine.packed_reading import Row, reading, rows_of, split_off, why_not_read
+from tunewise.engine.scoring import option_log_probabilities, padded_log_probabilities, sequence_losses
+from tunewise.methods import parse_method
+from tunewise.methods.attach import attach
+
+pytestmark = pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
+SHOWN = [5, 9, 17, 33, 12, 8, 40, 41, 6, 7, 21, 22, 23, 9, 50, 51, 3, 4]
+OWN = [list(row.ids[: row.prompt_length]) for row in random_rows(7)]
+SHARING = [[1, *SHOWN, *prompt[1:]] for prompt in OWN]
+OPTIONS = [[[i + 3, 5, 7], [i + 4], [9, 8]] for i in range(7)]
+METHODS = {
+    "lora": {"name": "lora", "rank": 4, "roles": ["all"]},
+    "prompt_tuning": {"name": "prompt_tuning", "virtual_tokens": 3},
+    "a long prompt": {"name": "prompt_tuning", "virtual_tokens": 17},
+    "prefix_tuning": {"name": "prefix_tuning", "virtual_tokens": 3},
+    "a long prefix": {"name": "prefix_tuning", "virtual_tokens": 17},
+    "llama_adapter": {"name": "llama_adapter", "virtual_tokens": 3},
+    "bottleneck": {"name": "bottleneck", "bottleneck": 4},
+    "mam": {"name": "mam", "virtual_tokens": 2, "bottleneck": 4},
+}
+
+
+@torch.no_grad()
+def log_probability(model, prompt, answer, prefix_ids=()):
+    ids, total = [*prefix_ids, *prompt], 0.0
+    for token in answer:
+        logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+        total += logits.double().log_softmax(-1)[token].item()
+        ids.append(token)
+    return total
+
+
+def wide(model):
+    return copy.deepcopy(model).double()
+
+
+@pytest.mark.parametrize("prefix_ids", [(), (11, 12)], ids=["plain", "prefix"])
+@pytest.mark.parametrize("prompts", [OWN, SHARING], ids=["nothing shared", "shared"])
+@pytest.mark.parametrize("family", bases.DECODERS)
+def test_options_score_as_each_alone(family, prompts, prefix_ids):
+    # mistral's window of 8 is narrower than what is shared, gemma2 has a softcap
+    model = bases.build(family, torch.float32)
+    assert why_not_read(model, prefix_ids) == ""
+    found = option_log_probabilities(model, prompts, OPTIONS, pad_id=0, prefix_ids=prefix_ids)
+    exact = wide(model)
+    for prompt, options, scores in zip(prompts, OPTIONS, found, strict=True):
+        expected = [log_probability(exact, prompt, option, prefix_ids) for option in options]
+        assert scores == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
+def test_options_score_as_in_the_padded_way(family):
+    model = bases.build(family, torch.float32)
+    found = option_log_probabilities(model, SHARING, OPTIONS, pad_id=0)
+    expected = padded_log_probabilities(model, SHARING, OPTIONS, pad_id=0, batch_size=3)
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, abs=2e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
+def test_whatever_is_attached(family, method):
+    tuned = attach(bases.build(family, torch.float32), parse_method(METHODS[method]), seed=1)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in tuned.trainable.values():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    tuned.model.eval()
+    assert why_not_read(tuned.model, tuned.prefix_ids) == ""
+    found = option_log_probabilities(tuned.model, SHARING, OPTIONS, pad_id=0, prefix_ids=tuned.prefix_ids)
+    for prompt, options, scores in zip(SHARING, OPTIONS, found, strict=True):
+        expected = [log_probability(tuned.model, prompt, option, tuned.prefix_ids) for option in options]
+        assert scores == pytest.approx(expected, abs=5e-4)
+    documents = [prompt[:12] for prompt in OWN]
+    losses = sequence_losses(tuned.model, documents, pad_id=0, prefix_ids=tuned.prefix_ids)
+    expected = [-log_probability(tuned.model, ids[:1], ids[1:], tuned.prefix_ids) for ids in documents]
+    assert [loss for loss, _ in losses] == pytest.approx(expected, abs=1e-3)
+
+
+def test_bfloat16_is_as_near_as_its_padded_way():
+    model = bases.build("llama", torch.bfloat16)
+    assert why_not_read(model) == ""
+    exact = padded_log_probabilities(wide(model), SHARING, OPTIONS, pad_id=0)
+    distances = [
+        max(abs(one - other) for rows in zip(found, exact, strict=True) for one, other in zip(*rows, strict=True))
+        for found in (
+            option_log_probabilities(model, SHARING, OPTIONS, pad_id=0),
+            padded_log_probabilities(model, SHARING, OPTIONS, pad_id=0),
+        )
+    ]
+    assert distances[0] < 2 * distances[1]
+
+
+def test_a_neighbour_moves_no_score():
+    model = bases.build("llama", torch.float32)
+    before = option_log_probabilities(model, SHARING, OPTIONS, pad_id=0)
+    options = [*OPTIONS[:3], [[30, 31, 32], [33], [34, 35]], *OPTIONS[4:]]
+    prompts = [*SHARING[:3], [*SHARING[3][:-1], 44], *SHARING[4:]]
+    after = option_log_probabilities(model, prompts, options, pad_id=0)
+    assert [after[i] == before[i] for i in range(7)] == [True, True, True, False, True, True, True]
+
+
+def test_documents_are_scored_in_the_order_given():
+    model = bases.build("gpt2", torch.float32)
+    documents = [list(row.ids) for row in random_rows(5, seed=1)] + [[9], []]
+    found = sequence_losses(model, documents, pad_id=0)
+    assert [n for _, n in found] == [max(0, len(ids) - 1) for ids in documents]
+    for ids, (loss, _) in zip(documents, found, strict=True):
+        assert loss == pytest.approx(-log_probability(wide(model), ids[:1], ids[1:]), abs=1e-4)
+
+
+def shapes_of(model, work):
+    shapes = []
+    hook = model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    why_not_read(model)
+    shapes.clear()
+    work()
+    hook.remove()
+    return shapes
+
+
+def test_a_beginning_and_a_prompt_are_read_once():
+    model = bases.build("llama", torch.float32)
+    shapes = shapes_of(model, lambda: option_log_probabilities(model, SHARING, OPTIONS, pad_id=0))
+    own = sum(len(prompt) - 1 for prompt in OWN) + 3 * 7  # of the options all but their last tokens
+    assert shapes == [1 + len(SHOWN), -(-own // 32) * 32]
+
+
+def test_what_does_not_fit_one_row_goes_into_several(monkeypatch):
+    model = bases.build("llama", torch.float32)
+    whole = option_log_probabilities(model, SHARING, OPTIONS, pad_id=0)
+    monkeypatch.setattr(packed_reading, "TOKENS", 40)
+    found = []
+    shapes = shapes_of(model, lambda: found.extend(option_log_probabilities(model, SHARING, OPTIONS, pad_id=0)))
+    assert len(shapes) > 3
+    for one, other in zip(found, whole, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+
+
+def test_rows_hold_what_fits_the_longest_first():
+    found = list(rows_of([3000, 5000, 1000, 200, 90], [1, 1, 1, 1, 1], 10))
+    assert found == [[1], [0, 2], [3, 4]]
+    by_logits = list(rows_of([30, 20, 10], [1, 2, 1], packed_reading.LOGITS // 3))
+    assert by_logits == [[0, 1], [2]]
+
+
+def test_what_is_worth_sharing():
+    assert split_off(SHARING[:2], (70,)) == ((70, 1, *SHOWN), [tuple(prompt[19:]) for prompt in SHARING[:2]])
+    assert split_off(SHARING[:1], (70,)) == ((), [(70, *SHARING[0])])
+    assert split_off([[1, 2, 3], [1, 2, 4]], ()) == ((), [(1, 2, 3), (1, 2, 4)])
+    assert split_off([SHOWN, SHOWN], (70,)) == ((70, *SHOWN[:-1]), [(4,), (4,)])
+    assert split_off([], (70,)) == ((), [])
+
+
+def test_the_places_and_positions_of_a_row():
+    row = Row(n_prefix=10)
+    assert row.add([5, 6, 7]) == 0
+    assert row.add([8, 9], context=(0, 3)) == 3
+    assert row.add([4], context=(40, 6), slot=46) == 5
+    assert row.ids == [5, 6, 7, 8, 9, 4]
+    assert row.positions == [10, 11, 12, 13, 14, 16]
+    assert row.segments == [(0, 3, 0, 0, 0), (3, 2, 3, 0, 3), (5, 1, 46, 40, 6)]
+    assert row.slots == [46]
+
+
+def test_a_cache_goes_on_where_a_row_ended():
+    model, prompt = bases.build("gemma2", torch.float32), SHARING[0]
+    with reading(model, prompt[:8], n_slots=40) as reader:
+        row = Row(reader.n_prefix)
+        row.add(prompt[8:], slot=3)
+        first = reader.logits(row, [len(prompt) - 9])
+        row = Row(reader.n_prefix)
+        row.add([17, 18], (3, len(prompt) - 8), slot=3 + len(prompt) - 8)
+        behind = reader.logits(row, [0, 1])
+    exact = wide(model)(torch.tensor([[*prompt, 17, 18]]), use_cache=False).logits[0, -3:]
+    torch.testing.assert_close(torch.cat([first, behind]).double(), exact, rtol=0, atol=2e-4)
+
+
+def test_what_cannot_be_read_packed_says_why_and_is_tried_once(caplog):
+    exact = bases.build("llama")
+    with caplog.at_level("INFO"):
+        assert "no kernel for torch.float64" in why_not_read(exact)
+        assert "no kernel for torch.float64" in why_not_read(exact)
+    assert len(caplog.records) == 1
+    model = bases.build("llama", torch.float32)
+    assert len(shapes_of(model, lambda: why_not_read(model))) == 0
+    tuned = attach(model, parse_method({"name": "lora", "rank": 2}), seed=1)
+    assert why_not_read(tuned.model) == ""
+    assert len(packed_reading._tried[model]) == 2  # once bare but for the hook of shapes_of, once with lora
+
+
+def test_a_rotation_that_depends_on_the_length_is_not_packed():
+    model = bases.build("llama", torch.float32)
+    model.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    assert "depends on the length" in why_not_read(model)
+
+
+def test_a_family_that_ignores_the_reader_is_found_out(monkeypatch):
+    model = bases.build("llama", torch.float32)
+    forward = type(model.model).forward
+    monkeypatch.setattr(
+        type(model.model), "forward", lambda self, *args, reader=None, **rest: forward(self, *args, **rest)
+    )
+    assert "is not told the segments" in why_not_read(model)

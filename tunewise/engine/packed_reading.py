@@ -1,0 +1,203 @@
+"""Prompts read packed: what all of them begin with once, then what is their own, behind one another in one row.
+
+Legend: P tokens that all prompts begin with, T tokens of a row, K places whose logits are wanted, H query heads,
+G key-value heads, D the width of a head, N slots of the cache.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tunewise.engine.native.attention import DTYPES, Pattern, attend
+from tunewise.engine.native.build import library, why_not
+from tunewise.engine.native.prefix_attention import Prefix, attend_behind
+from tunewise.engine.packing import ROUND, SAME, packed_attention
+
+logger = logging.getLogger(__name__)
+
+TOKENS = 4096
+"""Of a row; more at a time are no faster."""
+LOGITS = 1 << 25
+"""Numbers of a row's logits: 128 MiB as float32."""
+SHORTEST_SHARED = 16
+"""Tokens that a common beginning must have to be worth a forward of its own."""
+FEW, ROUND_FEW = 64, 8
+"""A row of few tokens, as of a step of decoding, is rounded up by less."""
+
+
+@dataclass
+class Row:
+    """Segments behind one another, each behind the prefix and, where it has one, behind a context."""
+
+    n_prefix: int
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    segments: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    """As `attend_behind` takes them."""
+    slots: list[int] = field(default_factory=list)
+    """Where in the cache the tokens' keys are kept; empty where there is no cache."""
+
+    def add(self, tokens: Sequence[int], context: tuple[int, int] = (0, 0), slot: int | None = None) -> int:
+        """A segment behind a context (its first key, its length); returns the place of its first token.
+
+        With `slot`, keys are kept in the cache from there on, and the context is counted in slots too.
+        """
+        first, n = len(self.ids), len(tokens)
+        self.ids += tokens
+        self.positions += range(self.n_prefix + context[1], self.n_prefix + context[1] + n)
+        self.segments.append((first, n, first if slot is None else slot, *context))
+        if slot is not None:
+            self.slots += range(slot, slot + n)
+        return first
+
+
+class Reader:
+    """A decoder that has read what all prompts begin with; inside `reading` only."""
+
+    def __init__(self, model: PreTrainedModel, shared: Sequence[int], n_slots: int) -> None:
+        self._model = model
+        self._n_slots = n_slots
+        self._prefixes: dict[nn.Module, Prefix] = {}
+        self._caches: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self._segments: Tensor | None = None
+        self._slots: Tensor | None = None
+        self.n_prefix = len(shared)
+        if shared:
+            self._forward(list(shared), list(range(len(shared))), [len(shared) - 1])
+
+    def logits(self, row: Row, wanted: Sequence[int]) -> Tensor:
+        """(K, vocabulary) behind the tokens at these places of a row."""
+        n_tokens = len(row.ids)
+        padding = -n_tokens % (ROUND if n_tokens > FEW else ROUND_FEW)
+        more = -len(wanted) % ROUND_FEW
+        self._segments = torch.tensor(row.segments, dtype=torch.int32)
+        self._slots = torch.tensor(row.slots) if row.slots else None
+        found = self._forward([*row.ids, *[0] * padding], [*row.positions, *[0] * padding], [*wanted, *[0] * more])
+        return found[: len(wanted)]
+
+    def _forward(self, ids: list[int], positions: list[int], wanted: list[int]) -> Tensor:
+        return self._model(
+            input_ids=torch.tensor([ids]),
+            position_ids=torch.tensor([positions]),
+            use_cache=False,
+            logits_to_keep=torch.tensor(wanted),
+            reader=self,
+        ).logits[0]
+
+    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
+        """What one attention layer makes of q (T, H, D) and k, v (T, G, D), which it keeps where it has to."""
+        if self._segments is None:
+            self._prefixes[module] = Prefix.of(k, v)
+            return attend(q, k, v, torch.tensor([0, len(q)], dtype=torch.int32), pattern)
+        if self._slots is not None:
+            if module not in self._caches:
+                self._caches[module] = tuple(tensor.new_zeros(self._n_slots, *tensor.shape[1:]) for tensor in (k, v))
+            new, (k, v) = (k, v), self._caches[module]
+            for kept, tensor in zip((k, v), new, strict=True):
+                kept[self._slots] = tensor[: len(self._slots)]
+        return attend_behind(q, k, v, self._segments, self._prefixes.get(module), pattern)
+
+
+@contextmanager
+def reading(model: PreTrainedModel, shared: Sequence[int], n_slots: int = 0) -> Iterator[Reader]:
+    """Inside the block `model` reads rows behind the tokens `shared`, with a cache of so many slots."""
+    with torch.no_grad(), packed_attention(model):
+        yield Reader(model, shared, n_slots)
+
+
+def split_off(
+    prompts: Sequence[Sequence[int]], prefix_ids: Sequence[int]
+) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """What all prompts, each behind `prefix_ids`, begin with, where it is worth sharing, and the rest of each.
+
+    A prompt keeps at least its last token.
+    """
+    n = shared_length(prompts) if len(prompts) > 1 else 0
+    if len(prompts) < 2 or len(prefix_ids) + n < SHORTEST_SHARED:
+        return (), [(*prefix_ids, *prompt) for prompt in prompts]
+    return (*prefix_ids, *prompts[0][:n]), [tuple(prompt[n:]) for prompt in prompts]
+
+
+def shared_length(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with, the last token of the shortest aside."""
+    first, last = min(prompts), max(prompts)  # in the order of lists, so these two differ earliest
+    limit = min(len(prompt) for prompt in prompts) - 1
+    return next((i for i in range(limit) if first[i] != last[i]), limit)
+
+
+def rows_of(n_tokens: Sequence[int], n_logits: Sequence[int], vocabulary: int) -> Iterator[list[int]]:
+    """Numbers of prompts that fit one row by their tokens and wanted logits, or one that fits none; longest first."""
+    held: list[int] = []
+    tokens = logits = 0
+    for i in sorted(range(len(n_tokens)), key=lambda i: n_tokens[i], reverse=True):
+        if held and (tokens + n_tokens[i] > TOKENS or (logits + n_logits[i]) * vocabulary > LOGITS):
+            yield held
+            held, tokens, logits = [], 0, 0
+        held.append(i)
+        tokens, logits = tokens + n_tokens[i], logits + n_logits[i]
+    if held:
+        yield held
+
+
+_tried: WeakKeyDictionary[PreTrainedModel, dict[object, str]] = WeakKeyDictionary()
+
+
+def why_not_read(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> str:
+    """Why prompts cannot be read packed by this decoder, with what is attached to it; "" where they can.
+
+    Tried, and not again until something else is attached: hooks are numbered through, so that theirs tell.
+    """
+    by_module = [(module._forward_pre_hooks, module._forward_hooks) for module in model.modules()]
+    hooks = tuple(number for before, behind in by_module for number in (*before, *behind))
+    known = _tried.setdefault(model, {})
+    key = (tuple(prefix_ids), model.dtype, model.device, hooks, library() is None)
+    if key not in known:
+        known[key] = _try(model, prefix_ids)
+        if known[key]:
+            logger.info("prompts are padded: %s", known[key])
+    return known[key]
+
+
+@torch.no_grad()
+def _try(model: PreTrainedModel, prefix_ids: Sequence[int]) -> str:
+    """Two prompts with a common beginning and a continuation of one have to come out as they do alone."""
+    if model.device.type != "cpu" or model.dtype not in DTYPES:
+        return f"there is no kernel for {model.dtype} on {model.device.type}"
+    if library() is None:
+        return why_not()
+    if _turns_by_length(model):
+        return "how far it rotates a position depends on the length of the whole row"
+    generator = torch.Generator().manual_seed(0)
+    n = min(64, model.get_input_embeddings().weight.shape[0])
+    shared, one, other, more = (torch.randint(n, (length,), generator=generator).tolist() for length in (5, 3, 6, 2))
+    shared = [*prefix_ids, *shared]
+    was_training = model.training
+    model.eval()
+    try:
+        with reading(model, shared) as reader:
+            row = Row(reader.n_prefix)
+            row.add(one)
+            row.add(more, (row.add(other), len(other)))
+            packed = reader.logits(row, [len(one) - 1, len(one) + len(other) - 1, len(row.ids) - 1])
+        whole = [[*shared, *one], [*shared, *other], [*shared, *other, *more]]
+        alone = torch.stack([model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1] for ids in whole])
+    except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        return f"{type(model).__name__} does not run packed: {error}"
+    finally:
+        model.train(was_training)
+    distance = float((packed - alone).abs().max() / alone.abs().max().clamp(min=1e-6))
+    return (
+        "" if distance < SAME[model.dtype] else f"{type(model).__name__} does not keep prompts apart ({distance:.2g})"
+    )
+
+
+def _turns_by_length(model: PreTrainedModel) -> bool:
+    told = model.config.get_text_config().to_dict().get("rope_parameters") or {}
+    by_layer = [each for each in told.values() if isinstance(each, dict)]
+    return any(each.get("rope_type") in ("dynamic", "longrope") for each in [told, *by_layer])
