@@ -33,7 +33,7 @@ def join(batches: Sequence[Any], lanes: Sequence[int], with_dropout: Sequence[bo
     if kinds == {Batch}:
         return _left_padded(batches, lanes, pad_id)
     if kinds == {LabelledBatch}:
-        return _right_padded(batches, lanes, with_dropout, pad_id)
+        return _right_padded(batches, lanes, pad_id)
     raise CannotShare(f"batches of the kind {' and '.join(sorted(kind.__name__ for kind in kinds))} are not joined")
 
 
@@ -73,12 +73,11 @@ def _without_padding(batch: PackedBatch) -> PackedBatch:
 
 def _packed_texts(batches: Sequence[PackedTexts], lanes: Sequence[int]) -> tuple[PackedTexts, Parts]:
     """With the padding of each, so that every lane's is drawn in the shape that it has alone."""
-    names = _same_inputs(batches)
     sizes = [batch.inputs["input_ids"].shape[1] for batch in batches]
     firsts = [0, *accumulate(sizes)]
     starts = [batch.inputs["segment_starts"][:-1] + first for batch, first in zip(batches, firsts)]
     end = torch.tensor(firsts[-1:], dtype=torch.int32)
-    inputs = {name: torch.cat([batch.inputs[name] for batch in batches], dim=-1) for name in names}
+    inputs = {name: torch.cat(tensors, dim=-1) for name, tensors in _inputs(batches).items()}
     joined = PackedTexts(
         {**inputs, "segment_starts": torch.cat([*starts, end])},
         torch.cat([batch.labels for batch in batches]),
@@ -91,11 +90,16 @@ def _packed_texts(batches: Sequence[PackedTexts], lanes: Sequence[int]) -> tuple
     return joined, Parts(1, tuple(parts))
 
 
-def _same_inputs(batches: Sequence[LabelledBatch]) -> list[str]:
+def _inputs(batches: Sequence[LabelledBatch]) -> dict[str, list[Tensor]]:
+    """What the model is given, by name, batch by batch; of texts without segments each token is of the first."""
     names = list(dict.fromkeys(name for batch in batches for name in batch.inputs))
-    if any(batch.inputs.keys() != set(names) for batch in batches):
-        raise CannotShare("the batches of one lane have segments, those of another have none")
-    return names
+    return {
+        name: [
+            batch.inputs[name] if name in batch.inputs else torch.zeros_like(batch.inputs["input_ids"])
+            for batch in batches
+        ]
+        for name in names
+    }
 
 
 def _left_padded(batches: Sequence[Batch], lanes: Sequence[int], pad_id: int) -> tuple[Batch, Parts]:
@@ -124,15 +128,9 @@ def _left_padded(batches: Sequence[Batch], lanes: Sequence[int], pad_id: int) ->
     return joined, Parts(0, tuple(parts))
 
 
-def _right_padded(
-    batches: Sequence[LabelledBatch], lanes: Sequence[int], with_dropout: Sequence[bool], pad_id: int
-) -> tuple[LabelledBatch, Parts]:
-    names = _same_inputs(batches)
-    shapes = {tuple(tensor.shape[1:] for tensor in (*batch.inputs.values(), batch.labels)) for batch in batches}
-    if any(with_dropout) and len(shapes) > 1:
-        raise CannotShare("dropout is drawn for padding too, of which the joint batch has more")
+def _right_padded(batches: Sequence[LabelledBatch], lanes: Sequence[int], pad_id: int) -> tuple[LabelledBatch, Parts]:
     padding = {"input_ids": pad_id}
-    inputs = {name: _stacked([batch.inputs[name] for batch in batches], padding.get(name, 0)) for name in names}
+    inputs = {name: _stacked(tensors, padding.get(name, 0)) for name, tensors in _inputs(batches).items()}
     joined = LabelledBatch(
         inputs,
         _stacked([batch.labels for batch in batches], IGNORED),

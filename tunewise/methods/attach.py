@@ -68,6 +68,14 @@ def count_by_dtype(model: PreTrainedModel, method: Method) -> dict[torch.dtype, 
     return counts
 
 
+def reach(model: PreTrainedModel, method: Method) -> tuple[tuple[str, ...], dict[str, nn.Parameter]]:
+    """The sites where `method` would add something to `model`, and the model's tensors it would train, by name."""
+    anatomy = _anatomy_for(method, model)
+    with torch.device("meta"):
+        sites = tuple(method.deltas(anatomy))
+    return sites, _selected(model, method, anatomy)
+
+
 class Tuned:
     """A base with one method attached.
 

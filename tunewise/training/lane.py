@@ -280,7 +280,7 @@ class Lane:
     @cached_property
     def _identity(self) -> str:
         """A digest of what has to be the same for a checkpoint to be resumed."""
-        config = self._config.model_dump(mode="json", exclude={"checkpoint_every"})
+        config = self._config.model_dump(mode="json", exclude={"checkpoint_every", "lanes"})
         content = [config, self._tuned.method.configuration(), self.training.seed, self._prefix_ids]
         digest = hashlib.sha256(json.dumps(content).encode())
         for row in self.training.rows:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunewise.engine.batches import LabelledBatch
 from tunewise.engine.joining import joint_losses
 from tunewise.methods.lanes import CannotShare, Draws, Lanes, has_dropout
 from tunewise.training.lane import Training
@@ -29,6 +30,11 @@ def why_not_together(trainings: Sequence[Training]) -> str:
         return f"their batches are {' and '.join(sorted({layout for _, layout in layouts}))}"
     if any(training.config.checkpointing for training in trainings):
         return "activations that are computed again would draw dropout anew"
+    if not all(training.rows for training in trainings):
+        return "one of them has no row to train on"
+    batch = trainings[0].objective.collate(trainings[0].rows[:1])
+    if type(batch) is LabelledBatch and any(has_dropout(training.tuned) for training in trainings):
+        return "dropout is drawn for padding too, of which a joint batch has more"
     try:
         return _tried(trainings)
     except CannotShare as reason:
