@@ -50,11 +50,45 @@ def test_every_arm_has_a_folder_of_runs_by_seed(compared):
     assert [arm["label"] for arm in found["arms"]] == ["2-shot", "lora", "lora, slow"]
     for arm in found["arms"]:
         assert [(root / arm["folder"] / f"seed{seed}" / "DONE").exists() for seed in (0, 1)] == [True, True]
-    assert watcher.told[::2] == [
-        f"{label} seed {seed}" for seed in (0, 1) for label in ("2-shot", "lora", "lora, slow")
-    ]
+    together = [f"{label} seed {seed}" for seed in (0, 1) for label in ("lora", "lora, slow")]
+    assert watcher.told[::2] == ["2-shot seed 0", *together, "2-shot seed 1"]
     assert all(told.startswith("accuracy ") for told in watcher.told[1::2])
     assert json.loads((root / "comparison.json").read_text()) == found
+
+
+def test_runs_that_share_a_batch_end_as_one_by_one(compared, tmp_path):
+    root, found, _, _ = compared
+    recipe = read_yaml(next(root.rglob("lora-*/seed0/recipe.yaml")))
+    arms = {"lora": {"method": "lora"}, "lora, slow": {"method": "lora", "train": {"learning_rate": 1e-4, "steps": 3}}}
+    alone = compare(
+        recipe["data"], model=recipe["model"], methods=arms, seeds=(0, 1), out=tmp_path,
+        overrides={"train.batch_size": 8, "train.lanes": False, "dtype": "float32"},
+    )  # fmt: skip
+    assert [row["test"] for row in alone["rows"]] == [row["test"] for row in found["rows"][1:]]
+    for arm, other in zip(alone["arms"], found["arms"][1:], strict=True):
+        for seed in ("seed0", "seed1"):
+            one, lane = (
+                json.loads((place / folder / seed / "metrics.json").read_text())
+                for place, folder in ((tmp_path, arm["folder"]), (root, other["folder"]))
+            )
+            assert (one["lanes"], lane["lanes"]) == (1, 4)
+            assert lane["peak_measure"].endswith(", of 4 lanes")
+            for name in ("loss_first", "loss_last"):
+                assert lane[name] == pytest.approx(one[name], abs=1e-5)
+            same = (
+                "test",
+                "dev",
+                "steps",
+                "best_step",
+                "stopped_by",
+                "tokens",
+                "n_trainable",
+                "layout",
+                "adapter_bytes",
+            )
+            assert {name: lane[name] for name in same} == {name: one[name] for name in same}
+            assert lane["proofs"].keys() == one["proofs"].keys()
+            assert lane["seconds"] > lane["train_seconds"] > 0
 
 
 def test_adapters_were_reloaded_in_a_fresh_process(compared):

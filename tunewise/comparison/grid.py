@@ -5,6 +5,7 @@ the same for all, so every arm has the same rows, steps and evaluation. Seeds ru
 every arm has been seen once.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +16,11 @@ from tunewise.comparison.workers import run_side_by_side
 from tunewise.errors import UserError
 from tunewise.methods.base import Method
 from tunewise.models.load import Base
-from tunewise.run import Recipe, add_reload_proof, base_of, build_recipe, run, run_folder
+from tunewise.run import Recipe, add_reload_proof, base_of, build_recipe, plan, run, run_folder, run_together
+from tunewise.run.record import DONE
 from tunewise.training.progress import Watcher
+
+logger = logging.getLogger(__name__)
 
 COMPARISON = "comparison.json"
 METHODS = ("frozen", "lora", "bitfit", "full")
@@ -103,7 +107,8 @@ def carry_out(
     workers: int = 1,
     progress: GridWatcher | None = None,
 ) -> None:
-    """Every run, all arms of one seed before the next seed; then the reloads of all adapters in one fresh process."""
+    """Every run, all arms of one seed before the next seed, but for those that share batches with a later one; then
+    the reloads of all adapters in one fresh process."""
     n_seeds = max(map(len, recipes.values()))
     jobs = [(label, number) for number in range(n_seeds) for label in recipes]
     labels = [f"{label} seed {recipes[label][number].seed}" for label, number in jobs]
@@ -116,13 +121,35 @@ def carry_out(
                 progress.ends(_in_words(metrics))
     bases: dict[str, Base] = {}
     if workers == 1:
-        for label, recipe, place in zip(labels, in_order, places, strict=True):
+        for group in _groups(in_order, places, bases):
             if progress is not None:
-                progress.begins(label)
-            metrics = run(recipe, place, base=base_of(recipe, bases), progress=progress, prove=False)
-            if progress is not None:
-                progress.ends(_in_words(metrics))
+                progress.begins(labels[group[0]])
+            recipes_of, places_of = [in_order[number] for number in group], [places[number] for number in group]
+            base = base_of(recipes_of[0], bases)
+            if len(group) > 1:
+                found = run_together(recipes_of, places_of, base, progress)
+            else:
+                found = [run(recipes_of[0], places_of[0], base=base, progress=progress, prove=False)]
+            for number, metrics in zip(group, found, strict=True):
+                if progress is not None:
+                    if number != group[0]:
+                        progress.begins(labels[number])
+                    progress.ends(_in_words(metrics))
     add_reload_proof(places, base_of(in_order[0], bases))
+
+
+def _groups(recipes: Sequence[Recipe], places: Sequence[Path], bases: dict[str, Base]) -> list[tuple[int, ...]]:
+    """The numbers of all runs, in their order; those that are to be carried out side by side stand together."""
+    left = [number for number, place in enumerate(places) if not (place / DONE).is_file()]
+    together: dict[int, tuple[int, ...]] = {}
+    for head in dict.fromkeys(recipes[number].head for number in left):
+        of_head = [number for number in left if recipes[number].head == head]
+        found = plan([recipes[number] for number in of_head], base_of(recipes[of_head[0]], bases))
+        groups = [tuple(of_head[index] for index in group) for group in found.groups]
+        together |= {number: group for group in groups for number in group}
+        for reason in dict.fromkeys(found.reasons.values()):
+            logger.info("%d runs: %s", list(found.reasons.values()).count(reason), reason)
+    return list(dict.fromkeys(together.get(number, (number,)) for number in range(len(recipes))))
 
 
 def _in_words(metrics: Mapping[str, Any]) -> str:

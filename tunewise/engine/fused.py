@@ -42,7 +42,10 @@ _PLANS: WeakKeyDictionary[PreTrainedModel, _Plan] = WeakKeyDictionary()
 
 @contextmanager
 def fused(model: PreTrainedModel) -> Iterator[None]:
-    """Inside the block `model` runs on fused kernels where it can; without kernels it runs as it is."""
+    """Inside the block `model` runs on fused kernels where it can; without kernels it runs as it is.
+
+    A module whose forward somebody has replaced already is left alone.
+    """
     if library() is None or model.device.type != "cpu" or model.dtype not in DTYPES:
         yield
         return
@@ -50,19 +53,16 @@ def fused(model: PreTrainedModel) -> Iterator[None]:
         _PLANS[model] = _plan(model)
     plan = _PLANS[model]
     originals = {name: vars(sys.modules[name])[ROTATION] for name in plan.rotations}
-    before = [vars(module).get("forward") for module, _ in plan.forwards]
-    for module, forward in plan.forwards:
+    replaced = [(module, forward) for module, forward in plan.forwards if "forward" not in vars(module)]
+    for module, forward in replaced:
         module.forward = forward
     for name, rotation in plan.rotations.items():
         vars(sys.modules[name])[ROTATION] = rotation
     try:
         yield
     finally:
-        for (module, _), forward in zip(plan.forwards, before, strict=True):
-            if forward is None:
-                del module.forward
-            else:
-                module.forward = forward
+        for module, _ in replaced:
+            del module.forward
         for name, rotation in originals.items():
             vars(sys.modules[name])[ROTATION] = rotation
 
@@ -106,7 +106,7 @@ def _norm(module: nn.Module, dtype: torch.dtype) -> Callable[[nn.Module], Forwar
             def made(of: nn.Module, eps: float = eps, offset: float = offset) -> Forward:
                 return lambda x: rms_norm(x, of.weight + offset if offset else of.weight, eps)
 
-            if _is_same(made(module)(x), module.forward(x)):
+            if _is_same(made(module)(x), type(module).forward(module, x)):
                 return made
     return None
 
@@ -137,7 +137,7 @@ def _gated(part: _FeedForward, dtype: torch.dtype) -> Callable[[_FeedForward], F
     if any(isinstance(child, nn.Dropout) and child.p > 0 for child in children.values()):
         return None
     x = _drawn(1, 7, children[part.gate].in_features, dtype=dtype)
-    expected = part.module.forward(x)
+    expected = type(part.module).forward(part.module, x)
     for activation in ACTIVATIONS:
 
         def made(of: _FeedForward, activation: str = activation) -> Forward:
@@ -163,7 +163,7 @@ def _is_gelu(module: nn.Module, dtype: torch.dtype) -> bool:
     if "GELU" not in type(module).__name__:
         return False
     x = _drawn(1, 7, 64, dtype=dtype)
-    return _is_same(_gelu(x), module.forward(x))
+    return _is_same(_gelu(x), type(module).forward(module, x))
 
 
 def _rotation(original: Forward, dtype: torch.dtype) -> Forward | None:

@@ -1,23 +1,20 @@
 """Attaching a method to a base: `attach(model, LoRA(rank=8)) -> Tuned`. What all methods share is written here once."""
 
 import copy
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise.errors import UserError
+from tunewise.methods.acting import Acting, acting, occupy, refuse_a_second, vacate
 from tunewise.methods.base import CannotFold, Delta, Method, Start
 from tunewise.models.anatomy import Anatomy, Site, read_anatomy
 from tunewise.models.quantise import ROUTES, cannot_write, is_quantised, keep_layout, refuse_to_train
 from tunewise.models.weights import dense_weight, frozen_weight, set_dense_weight
-
-_ATTACHED: "weakref.WeakKeyDictionary[PreTrainedModel, Tuned]" = weakref.WeakKeyDictionary()
 
 
 def attach(
@@ -38,7 +35,7 @@ def attach(
     `frozen`. Raises UserError when a method is attached already, does not act on this kind of model, or asks for a
     site that the base lacks.
     """
-    _refuse_a_second(model)
+    refuse_a_second(model)
     keep_layout(model)
     anatomy = _anatomy_for(method, model)
     with torch.random.fork_rng(devices=[]):
@@ -69,6 +66,14 @@ def count_by_dtype(model: PreTrainedModel, method: Method) -> dict[torch.dtype, 
     for parameter in _selected(model, method, anatomy).values():
         counts[parameter.dtype] = counts.get(parameter.dtype, 0) + parameter.numel()
     return counts
+
+
+def reach(model: PreTrainedModel, method: Method) -> tuple[tuple[str, ...], dict[str, nn.Parameter]]:
+    """The sites where `method` would add something to `model`, and the model's tensors it would train, by name."""
+    anatomy = _anatomy_for(method, model)
+    with torch.device("meta"):
+        sites = tuple(method.deltas(anatomy))
+    return sites, _selected(model, method, anatomy)
 
 
 class Tuned:
@@ -210,22 +215,21 @@ class Tuned:
         for hook in self._hooks:
             hook.remove()
         _with_flags(self.model, self._required_grad).zero_grad()
-        _ATTACHED.pop(self.model, None)
+        vacate(self.model)
         return self.model
 
     def reattach(self) -> "Tuned":
         """Put on again what was detached, with the values it had; UserError while another method is there."""
-        _refuse_a_second(self.model)
         self._put_on()
         self.on()
         return self
 
     def _put_on(self) -> None:
+        occupy(self.model, self.method.name)
         self.model.requires_grad_(False)
         for parameter in self.trainable.values():
             parameter.requires_grad_(True)
         self._hooks = self._install()
-        _ATTACHED[self.model] = self
 
     def fold(self) -> PreTrainedModel:
         """A new model whose own weights act as base and method together, at the present λ; this one is untouched.
@@ -301,53 +305,46 @@ class Tuned:
             for name, parameter in self.selected.items():
                 parameter.grad = gradients[name]
 
+    def acts(self) -> list[Acting]:
+        """Its deltas at work, in the order in which they are put on."""
+        return [
+            acting(self.model, self._sites[name], delta, lambda: self._scale) for name, delta in self.deltas.items()
+        ]
+
     def _install(self) -> list[torch.utils.hooks.RemovableHandle]:
         handles = list(self.method.hooks(self.model, self.anatomy, self.deltas, lambda: self._scale != 0.0))
-        for name, delta in self.deltas.items():
-            module = self.model.get_submodule(self._sites[name].module)
-            inputs: list[Tensor] = []  # what the site was given, where `before` changes it
-            if type(delta).before is not Delta.before and not self._sites[name].is_slice:
-                handles.append(module.register_forward_pre_hook(self._before(delta, inputs)))
-            handles.append(module.register_forward_hook(self._after(self._sites[name], delta, inputs)))
-        return handles
+        return handles + [handle for act in self.acts() for handle in act.install(self.model)]
 
-    def _before(self, delta: Delta, inputs: list[Tensor]) -> Callable:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            x = args[0]
-            inputs.append(x)
-            if not x.is_floating_point():  # token ids: no dial lies between
-                return (delta.before(x), *args[1:])
-            if self._scale == 0.0:
-                return args
-            moved = delta.before(x)
-            return (moved if self._scale == 1.0 else torch.lerp(x, moved, self._scale), *args[1:])
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """For one that is detached: inside the block the base's tensors that it trains are parameters beside the base.
 
-        return hook
+        `trainable`, `selected`, `state` and `load_state` speak of those; the base itself carries nothing.
+        """
+        own = self.selected
+        self.selected = {name: nn.Parameter(value.clone()) for name, value in self._set_aside.items()}
+        self._set_aside, self._scale = {}, 1.0
+        try:
+            yield
+        finally:
+            self._set_aside = {name: parameter.detach() for name, parameter in self.selected.items()}
+            self.selected, self._scale = own, 0.0
 
-    def _after(self, site: Site, delta: Delta, inputs: list[Tensor]) -> Callable:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            x = inputs.pop() if inputs else args[0]
-            if self._scale == 0.0:
-                return None
-            if delta.training != module.training:  # model.train() and .eval() do not reach outside the module tree
-                delta.train(module.training)
-            y = site.read(output)
-            tuned = delta.after(x, y)
-            if site.is_slice and type(delta).before is not Delta.before:  # its neighbours in the module see x as it is
-                weight, _ = frozen_weight(self.model, site)
-                tuned = y + functional.linear(delta.before(x) - x, weight)
-            if self._scale != 1.0:
-                tuned = y + self._scale * (tuned - y)
-            return site.write(output, tuned)
-
-        return hook
-
-
-def _refuse_a_second(model: PreTrainedModel) -> None:
-    if model in _ATTACHED:
-        raise UserError(
-            f"this model already carries {_ATTACHED[model].method.name!r}", hint="call .detach() on that one first"
-        )
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """For one that is beside the base: inside the block it acts on the base, alone; its parameters stay beside."""
+        with torch.no_grad():
+            for name, parameter in self.selected.items():
+                self.model.get_parameter(name).copy_(parameter)
+        hooks = self._install()
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            with torch.no_grad():
+                for name in self.selected:
+                    self.model.get_parameter(name).copy_(self._original[name])
 
 
 def _anatomy_for(method: Method, model: PreTrainedModel) -> Anatomy:

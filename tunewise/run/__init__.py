@@ -5,6 +5,7 @@ from tunewise.run.carry_out import add_reload_proof, run, train
 from tunewise.run.measure import evaluate
 from tunewise.run.prepare import base_of
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
+from tunewise.run.together import plan, run_together
 from tunewise.training.proofs import prove_adapter
 from tunewise.training.reload import prove_in_fresh_process
 
@@ -17,9 +18,11 @@ __all__ = [
     "compare_adapters",
     "evaluate",
     "merge_adapter",
+    "plan",
     "prove_adapter",
     "prove_in_fresh_process",
     "run",
     "run_folder",
+    "run_together",
     "train",
 ]

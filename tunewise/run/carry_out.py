@@ -35,7 +35,8 @@ from tunewise.run import record
 from tunewise.run.prepare import load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.training import checkpoint
-from tunewise.training.loop import CHECKPOINTS, FitResult, fit
+from tunewise.training.lane import FitResult, Training
+from tunewise.training.loop import CHECKPOINTS, fit
 from tunewise.training.memory import Peak
 from tunewise.training.progress import Watcher
 from tunewise.training.proofs import (
@@ -79,23 +80,25 @@ def run(
         return finished
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
     peak = Peak(base.model.device)
-    _tell(task.ledger)
-    if not task.test:
-        raise UserError(f"{task.name} has no test rows", "add a test file to its folder, or name one file to be split")
-    carried = _Run(recipe, out, base, task)
+    carried = Run(recipe, out, base, task)
     try:
         metrics = carried.carry_out(digest, progress, peak)
     finally:
         carried.tuned.detach()
     metrics["seconds"] = round(time.perf_counter() - start, 3)
-    files.write_json(out / record.METRICS, metrics)
     if prove:
+        files.write_json(out / record.METRICS, metrics)
         metrics = add_reload_proof([out], base)[0]
         metrics["seconds"] = round(time.perf_counter() - start, 3)
-        files.write_json(out / record.METRICS, metrics)
+    done(out, metrics)
+    return metrics
+
+
+def done(out: Path, metrics: Mapping[str, Any]) -> None:
+    """Write metrics.json and, last of all, DONE; the checkpoints are needed no more."""
+    files.write_json(out / record.METRICS, metrics)
     files.write_text(out / record.DONE, "")
     checkpoint.remove(out / CHECKPOINTS)
-    return metrics
 
 
 def train(
@@ -136,10 +139,15 @@ def add_reload_proof(folders: list[Path], base: Base) -> list[dict[str, Any]]:
     return found
 
 
-class _Run:
+class Run:
     """One run while it is carried out."""
 
     def __init__(self, recipe: Recipe, out: Path, base: Base, task: Task) -> None:
+        _tell(task.ledger)
+        if not task.test:
+            raise UserError(
+                f"{task.name} has no test rows", "add a test file to its folder, or name one file to be split"
+            )
         self.recipe, self.out, self.base, self.task = recipe, out, base, task
         self.model, self.tokenizer = base.model, base.tokenizer
         self.probes = probes_of(base, prepare(base, task, task.test[:N_PROBES]))
@@ -151,6 +159,8 @@ class _Run:
         self._begin_the_head()
         self.dev: Questions | LabelledRows | None = None
         self.dev_evaluations: list[Evaluation] = []
+        self.rows: list[Encoded] = []
+        self.proofs: dict[str, Proof] = {}
 
     def _begin_the_head(self) -> None:
         """Draw a classifier that no training has seen from this run's seed; every method but frozen trains it."""
@@ -169,24 +179,30 @@ class _Run:
 
     def carry_out(self, digest: str, progress: Watcher | None, peak: Peak) -> dict[str, Any]:
         """Everything from the first file to the in-process proofs."""
+        self.begin(digest)
+        return self.finish(fit(**vars(self.training(progress))) if self.rows else None, peak)
+
+    def begin(self, digest: str) -> None:
+        """The first files, and the proofs before training."""
         self.tuned.model.eval()
         self.dev = self._prepared(self.task.dev) if self.task.dev else None
-        proofs = self._no_leak()
-        rows: list[Encoded] = []
+        self.proofs |= self._no_leak()
+        ledger = Ledger()
         if self.tuned.n_trainable:
-            rows, ledger = encode_rows(self.base, self.task, self.task.train, self._max_length())
+            self.rows, ledger = encode_rows(self.base, self.task, self.task.train, self._max_length())
             _tell_rows(ledger)
-            proofs |= self._check(rows)
-        else:
-            ledger = Ledger()
+            self.proofs |= self._check(self.rows)
         files.write_text(self.out / record.RECIPE, dump_yaml(self.recipe))
         files.write_json(self.out / record.ENVIRONMENT, record.environment(self.base, digest))
         files.write_json(self.out / record.LEDGER, {"data": asdict(self.task.ledger), "train": asdict(ledger)})
-        result: FitResult | None = None
+        if self.rows:
+            self.proofs |= check_longest_batch(self.tuned, self.rows, self.recipe.train, self.objective)
+            self.proofs |= self._a_save_succeeds()
+
+    def finish(self, result: FitResult | None, peak: Peak) -> dict[str, Any]:
+        """The adapter, the evaluations, and the in-process proofs: the content of metrics.json, but for the time."""
+        proofs, rows = self.proofs, self.rows
         if rows:
-            proofs |= check_longest_batch(self.tuned, rows, self.recipe.train, self.objective)
-            proofs |= self._a_save_succeeds()
-            result = self._fit(rows, progress)
             self._save(self.out / record.ADAPTER)
             proofs |= self._template_is_saved()
         before_training = peak.bytes() if result is None else max(peak.bytes(), result.peak_bytes)
@@ -228,18 +244,11 @@ class _Run:
             return check_labels(rows)
         return check_rows(rows, self.tokenizer)
 
-    def _fit(self, rows: list[Encoded], progress: Watcher | None) -> FitResult:
-        config = self.recipe.train
-        return fit(
-            self.tuned,
-            rows,
-            config,
-            seed=self.recipe.seed,
-            folder=self.out,
-            objective=self.objective,
-            dev_score=self._dev_score if self.dev is not None else None,
-            progress=progress,
-        )
+    def training(self, progress: Watcher | None) -> Training:
+        """What is to be trained."""
+        dev_score = self._dev_score if self.dev is not None else None
+        recipe = self.recipe
+        return Training(self.tuned, self.rows, recipe.train, recipe.seed, self.out, self.objective, dev_score, progress)
 
     def _prepared(self, examples: Sequence[Example]) -> Questions | LabelledRows:
         n_prefix, recipe = len(self.tuned.prefix_ids), self.recipe

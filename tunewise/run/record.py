@@ -72,7 +72,14 @@ def environment(base: Base, digest: str) -> dict[str, Any]:
 def costs(result: FitResult | None) -> dict[str, Any]:
     """What the training took; zeros where nothing was trained."""
     if result is None:
-        return {"steps": 0, "train_seconds": 0.0, "train_peak_bytes": 0, "tokens": 0, "tokens_per_second": 0.0}
+        return {
+            "steps": 0,
+            "train_seconds": 0.0,
+            "train_peak_bytes": 0,
+            "tokens": 0,
+            "tokens_per_second": 0.0,
+            "lanes": 1,
+        }
     return {
         "steps": result.steps,
         "best_step": result.best_step,
@@ -82,6 +89,7 @@ def costs(result: FitResult | None) -> dict[str, Any]:
         "train_peak_bytes": result.peak_bytes,
         "tokens": result.tokens,
         "tokens_per_second": round(result.tokens_per_second, 1),
+        "lanes": result.lanes,
         "loss_first": result.losses[0],
         "loss_last": result.losses[-1],
     }

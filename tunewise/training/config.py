@@ -36,6 +36,8 @@ class TrainConfig(Strict):
     """Evaluations without a better dev score after which training stops; None never stops early."""
     packing: bool = True
     """Rows behind one another without padding, where the base runs so; batches and losses are the same."""
+    lanes: bool = True
+    """In one batch with other runs of a comparison, where that is faster; each ends as it does alone."""
     checkpoint_every: int = Field(200, ge=0, validation_alias="save_steps")
     """Steps between checkpoints; 0 writes one only when training is interrupted."""
     checkpointing: bool = Field(False, validation_alias="gradient_checkpointing")

@@ -65,6 +65,34 @@ class Lines:
         pass
 
 
+class AsOne:
+    """Lets `watcher` follow several runs as if they were one; it is the watcher of each of them."""
+
+    def __init__(self, watcher: Watcher, n_runs: int) -> None:
+        self._watcher, self._n_runs = watcher, n_runs
+        self._names: list[str] = []
+        self._step, self._n_steps, self._n_finished = 0, 0, 0
+
+    def started(self, name: str, first_step: int, n_steps: int) -> None:
+        self._names.append(name)
+        self._step += first_step
+        self._n_steps += n_steps
+        if len(self._names) == self._n_runs:
+            self._watcher.started(" + ".join(dict.fromkeys(self._names)), self._step, self._n_steps)
+
+    def stepped(self, step: int, loss: float, n_tokens: int) -> None:
+        self._step += 1
+        self._watcher.stepped(self._step, loss, n_tokens)
+
+    def evaluated(self, step: int, score: float, is_best: bool) -> None:
+        self._watcher.evaluated(self._step, score, is_best)
+
+    def finished(self) -> None:
+        self._n_finished += 1
+        if self._n_finished == self._n_runs:
+            self._watcher.finished()
+
+
 class Bar:
     """A live line with loss, tokens per second and the time left."""
 

@@ -1,0 +1,63 @@
+"""The cost model of lanes: who shares, how many, and what is said of it."""
+
+import pytest
+import torch
+
+from tests import bases
+from tunewise.methods import parse_method
+from tunewise.training.sharing import FILLS_CPU, LARGEST, Demand, demand, share
+
+
+@pytest.fixture
+def model():
+    """As large as it has to be for 500 tokens to fill two threads."""
+    model = bases.build("llama", torch.float32)
+    n_body = sum(parameter.numel() for parameter in model.parameters()) - model.get_input_embeddings().weight.numel()
+    model.tokens_that_fill = FILLS_CPU / n_body * torch.get_num_threads() / 2
+    return model
+
+
+@pytest.mark.parametrize(
+    ("method", "lowest", "own_share"),
+    [
+        ("lora", 0, 0.0),
+        ({"name": "lora", "layers": [-1]}, 1, 0.0),
+        ({"name": "lora", "roles": ["head"]}, 2, 0.0),
+        ("full", 0, 1.0),
+        ({"name": "top_layers", "layers": 1}, 1, None),
+        ("head", 2, None),
+        ({"name": "norms", "final": False}, 0, None),
+        ({"name": "prompt_tuning", "virtual_tokens": 3}, 0, 0.0),
+    ],
+)
+def test_how_deep_the_backward_goes(model, method, lowest, own_share):
+    found = demand(model, parse_method(method), 100.0)
+    assert found.lowest == lowest
+    assert found.tokens == 100.0
+    assert own_share is None or found.own_share == own_share
+    assert 0 <= found.own_share <= 1
+
+
+def test_runs_that_fill_the_machine_go_one_by_one(model):
+    fills = model.tokens_that_fill
+    found = share([Demand(fills, 0, 0.0)] * 3, model)
+    assert found.groups == ()
+    assert all(reason.startswith(f"one by one: {fills:.0f} tokens a batch fill") for reason in found.reasons.values())
+
+
+def test_small_runs_of_one_depth_share(model):
+    fills = model.tokens_that_fill
+    demands = [Demand(0.4 * fills, lowest, 0.0) for lowest in (0, 1, 0, 0, 1, 2)] + [Demand(0.1 * fills, 0, 0.9)]
+    found = share(demands, model)
+    assert found.groups == ((0, 2, 3), (1, 4))
+    assert found.reasons[0].startswith(f"3 runs in one batch of {1.2 * fills:.0f} tokens")
+    assert found.reasons[5].startswith("one by one: no other run reaches down to layer 2")
+    assert found.reasons[6].startswith("one by one: 90% of the base's weights are its own")
+
+
+def test_a_group_is_no_larger_than_pays_and_groups_are_alike(model):
+    fills = model.tokens_that_fill
+    found = share([Demand(0.9 * fills, 0, 0.0)] * 9, model)
+    assert [len(group) for group in found.groups] == [3, 3, 3]
+    assert sorted(number for group in found.groups for number in group) == list(range(9))
+    assert all(len(group) * 0.9 <= LARGEST for group in found.groups)

@@ -1,0 +1,164 @@
+"""Batches of several lanes as one batch, and which part of it is whose.
+
+Legend: as in the batches: B rows, T columns or tokens, K columns or tokens with labels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tunewise.engine.batches import IGNORED, Batch, LabelledBatch
+from tunewise.engine.objectives import Objective
+from tunewise.engine.packed_classifier import PackedTexts
+from tunewise.engine.packing import ROUND, PackedBatch
+from tunewise.methods.lanes import CannotShare, Lanes, Part, Parts
+
+
+def join(batches: Sequence[Any], lanes: Sequence[int], with_dropout: Sequence[bool], pad_id: int) -> tuple[Any, Parts]:
+    """One batch of those of several lanes, in their order, and the parts; all are of one kind.
+
+    Padding is added once, but for lanes `with_dropout`: their masks are drawn in the shape that the batch has alone.
+    Raises CannotShare for kinds of batches that cannot be joined.
+    """
+    kinds = {type(batch) for batch in batches}
+    if kinds == {PackedBatch}:
+        return _packed(batches, lanes, with_dropout, pad_id)
+    if kinds == {PackedTexts}:
+        return _packed_texts(batches, lanes)
+    if kinds == {Batch}:
+        return _left_padded(batches, lanes, pad_id)
+    if kinds == {LabelledBatch}:
+        return _right_padded(batches, lanes, pad_id)
+    raise CannotShare(f"batches of the kind {' and '.join(sorted(kind.__name__ for kind in kinds))} are not joined")
+
+
+def _packed(
+    batches: Sequence[PackedBatch], lanes: Sequence[int], with_dropout: Sequence[bool], pad_id: int
+) -> tuple[PackedBatch, Parts]:
+    cut = [
+        batch if keeps_padding else _without_padding(batch)
+        for batch, keeps_padding in zip(batches, with_dropout, strict=True)
+    ]
+    sizes = [batch.input_ids.shape[1] for batch in cut]
+    firsts = [0, *accumulate(sizes)]
+    first_rows = [0, *accumulate(len(batch.ids) for batch in cut)]
+    padding = -firsts[-1] % ROUND
+    starts = [batch.starts[:-1] + first for batch, first in zip(cut, firsts)]
+    ends = [firsts[-1], *([firsts[-1] + padding] if padding else [])]
+    joined = PackedBatch(
+        functional.pad(torch.cat([batch.input_ids for batch in cut], dim=1), (0, padding), value=pad_id),
+        torch.cat([*(batch.position_ids for batch in cut), torch.arange(padding)[None]], dim=1),
+        torch.cat([*starts, torch.tensor(ends, dtype=torch.int32)]),
+        torch.cat([batch.predicting + first for batch, first in zip(cut, firsts)]),
+        torch.cat([batch.labels for batch in cut]),
+        torch.cat([batch.rows + first for batch, first in zip(cut, first_rows)]),
+        sum(batch.n_labels for batch in cut),
+        sum(batch.n_tokens for batch in cut),
+        [row_id for batch in cut for row_id in batch.ids],
+    )
+    parts = [Part(lane, size, len(batch.labels)) for lane, size, batch in zip(lanes, sizes, cut, strict=True)]
+    return joined, Parts(1, tuple(parts))
+
+
+def _without_padding(batch: PackedBatch) -> PackedBatch:
+    n = batch.n_tokens
+    starts = batch.starts[: len(batch.ids) + 1]
+    return replace(batch, input_ids=batch.input_ids[:, :n], position_ids=batch.position_ids[:, :n], starts=starts)
+
+
+def _packed_texts(batches: Sequence[PackedTexts], lanes: Sequence[int]) -> tuple[PackedTexts, Parts]:
+    """With the padding of each, so that every lane's is drawn in the shape that it has alone."""
+    sizes = [batch.inputs["input_ids"].shape[1] for batch in batches]
+    firsts = [0, *accumulate(sizes)]
+    starts = [batch.inputs["segment_starts"][:-1] + first for batch, first in zip(batches, firsts)]
+    end = torch.tensor(firsts[-1:], dtype=torch.int32)
+    inputs = {name: torch.cat(tensors, dim=-1) for name, tensors in _inputs(batches).items()}
+    joined = PackedTexts(
+        {**inputs, "segment_starts": torch.cat([*starts, end])},
+        torch.cat([batch.labels for batch in batches]),
+        sum(batch.n_labels for batch in batches),
+        sum(batch.n_tokens for batch in batches),
+        [row_id for batch in batches for row_id in batch.ids],
+        torch.cat([batch.firsts + first for batch, first in zip(batches, firsts)]),
+    )
+    parts = [Part(lane, size, len(batch.ids)) for lane, size, batch in zip(lanes, sizes, batches, strict=True)]
+    return joined, Parts(1, tuple(parts))
+
+
+def _inputs(batches: Sequence[LabelledBatch]) -> dict[str, list[Tensor]]:
+    """What the model is given, by name, batch by batch; of texts without segments each token is of the first."""
+    names = list(dict.fromkeys(name for batch in batches for name in batch.inputs))
+    return {
+        name: [
+            batch.inputs[name] if name in batch.inputs else torch.zeros_like(batch.inputs["input_ids"])
+            for batch in batches
+        ]
+        for name in names
+    }
+
+
+def _left_padded(batches: Sequence[Batch], lanes: Sequence[int], pad_id: int) -> tuple[Batch, Parts]:
+    width = max(batch.input_ids.shape[1] for batch in batches)
+    n_label_columns = max(batch.n_label_columns for batch in batches)
+    paddings = [width - batch.input_ids.shape[1] for batch in batches]
+
+    def wide(tensors: Sequence[Tensor], value: int) -> Tensor:
+        padded = (functional.pad(tensor, (n, 0), value=value) for tensor, n in zip(tensors, paddings, strict=True))
+        return torch.cat(list(padded))
+
+    joined = Batch(
+        wide([batch.input_ids for batch in batches], pad_id),
+        wide([batch.attention_mask for batch in batches], 0),
+        wide([batch.position_ids for batch in batches], 0),
+        wide([batch.labels for batch in batches], IGNORED),
+        sum(batch.n_labels for batch in batches),
+        n_label_columns,
+        sum(batch.n_tokens for batch in batches),
+        [row_id for batch in batches for row_id in batch.ids],
+    )
+    parts = [
+        Part(lane, len(batch.ids), len(batch.ids), padding, n_label_columns - batch.n_label_columns)
+        for lane, batch, padding in zip(lanes, batches, paddings, strict=True)
+    ]
+    return joined, Parts(0, tuple(parts))
+
+
+def _right_padded(batches: Sequence[LabelledBatch], lanes: Sequence[int], pad_id: int) -> tuple[LabelledBatch, Parts]:
+    padding = {"input_ids": pad_id}
+    inputs = {name: _stacked(tensors, padding.get(name, 0)) for name, tensors in _inputs(batches).items()}
+    joined = LabelledBatch(
+        inputs,
+        _stacked([batch.labels for batch in batches], IGNORED),
+        sum(batch.n_labels for batch in batches),
+        sum(batch.n_tokens for batch in batches),
+        [row_id for batch in batches for row_id in batch.ids],
+    )
+    parts = [Part(lane, len(batch.ids), len(batch.ids)) for lane, batch in zip(lanes, batches, strict=True)]
+    return joined, Parts(0, tuple(parts))
+
+
+def _stacked(tensors: Sequence[Tensor], padding: int) -> Tensor:
+    """Rows behind one another, padded on the right to one length where they have columns of tokens."""
+    if tensors[0].dim() != 2:
+        return torch.cat(list(tensors))
+    width = max(tensor.shape[1] for tensor in tensors)
+    return torch.cat([functional.pad(tensor, (0, width - tensor.shape[1]), value=padding) for tensor in tensors])
+
+
+def joint_losses(
+    objective: Objective[Any], lanes: Lanes, numbers: Sequence[int], asked: Sequence[tuple[Any, int]]
+) -> list[Tensor]:
+    """The loss over n labels of each (batch, n) of the lanes with these numbers: 0-d each, out of one forward."""
+    model = lanes.model
+    with_dropout = [model.training and lanes.has_dropout[number] for number in numbers]
+    pad_id = model.config.get_text_config().pad_token_id or 0
+    batch, parts = join([batch for batch, _ in asked], numbers, with_dropout, pad_id)
+    with objective.ready(model), lanes.at(parts):
+        by_row = objective.row_losses(model, batch.to(model.device))
+    sums = by_row.split([len(batch.ids) for batch, _ in asked])
+    return [of_lane.sum() / n_labels for of_lane, (_, n_labels) in zip(sums, asked, strict=True)]

@@ -1,0 +1,87 @@
+"""A delta at work: the forward hooks by which it acts at its site, and which models carry a method already."""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from tunewise.errors import UserError
+from tunewise.methods.base import Delta
+from tunewise.models.anatomy import Site
+from tunewise.models.weights import frozen_weight
+
+_CARRIED: "weakref.WeakKeyDictionary[PreTrainedModel, str]" = weakref.WeakKeyDictionary()
+
+Before = Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]
+After = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Acting:
+    """What a delta does to what enters (None: nothing) and what leaves the module of its site."""
+
+    module: str
+    delta: Delta
+    before: Before | None
+    after: After
+
+    def install(self, model: PreTrainedModel) -> list[RemovableHandle]:
+        """Let it act wherever the module is called."""
+        module = model.get_submodule(self.module)
+        entering = [] if self.before is None else [module.register_forward_pre_hook(self.before)]
+        return [*entering, module.register_forward_hook(self.after)]
+
+
+def acting(model: PreTrainedModel, site: Site, delta: Delta, scale: Callable[[], float]) -> Acting:
+    """`delta` at `site`, as far as the present `scale` λ lets it: y + λ·(after(x, y) − y)."""
+    changes_input = type(delta).before is not Delta.before
+    inputs: list[Tensor] = []  # what the site was given, where `before` changes it
+
+    def enter(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = args[0]
+        inputs.append(x)
+        if not x.is_floating_point():  # token ids: no dial lies between
+            return (delta.before(x), *args[1:])
+        if scale() == 0.0:
+            return args
+        moved = delta.before(x)
+        return (moved if scale() == 1.0 else torch.lerp(x, moved, scale()), *args[1:])
+
+    def leave(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        x = inputs.pop() if inputs else args[0]
+        if scale() == 0.0:
+            return None
+        if delta.training != module.training:  # model.train() and .eval() do not reach outside the module tree
+            delta.train(module.training)
+        y = site.read(output)
+        tuned = delta.after(x, y)
+        if site.is_slice and changes_input:  # its neighbours in the module see x as it is
+            weight, _ = frozen_weight(model, site)
+            tuned = y + functional.linear(delta.before(x) - x, weight)
+        if scale() != 1.0:
+            tuned = y + scale() * (tuned - y)
+        return site.write(output, tuned)
+
+    return Acting(site.module, delta, enter if changes_input and not site.is_slice else None, leave)
+
+
+def occupy(model: PreTrainedModel, name: str) -> None:
+    """Note that `name` is attached to `model`; UserError where something is."""
+    refuse_a_second(model)
+    _CARRIED[model] = name
+
+
+def vacate(model: PreTrainedModel) -> None:
+    """Note that nothing is attached any more."""
+    _CARRIED.pop(model, None)
+
+
+def refuse_a_second(model: PreTrainedModel) -> None:
+    """UserError where something is attached to `model`."""
+    if model in _CARRIED:
+        raise UserError(f"this model already carries {_CARRIED[model]!r}", hint="call .detach() on that one first")

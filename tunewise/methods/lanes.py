@@ -1,0 +1,296 @@
+"""Lanes: several tuned objects on one base at once, each on its own part of a batch.
+
+The base computes all parts together. At every site each part meets its own lane's deltas, and where a lane trains
+tensors of the base itself, its part is computed with its own. No lane sees another, so each has the outputs and the
+gradients that it has alone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tunewise.errors import UserError
+from tunewise.methods.acting import Acting, occupy, vacate
+from tunewise.methods.attach import Tuned
+
+
+class CannotShare(UserError):
+    """Why runs cannot be lanes of one batch."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, "train these runs one after another")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What lane number `lane` owns of a batch: so many rows, or tokens of the only row, and of what a head is given."""
+
+    lane: int
+    size: int
+    head_size: int
+    padding: int = 0
+    """Columns of padding before its own, which it has not when it is alone."""
+    head_padding: int = 0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one batch in their order along dimension `dim`; what is behind the last belongs to no lane."""
+
+    dim: int
+    parts: tuple[Part, ...]
+
+
+class Draws:
+    """A lane's generator of random numbers: torch's own inside the block, put aside again behind it."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._device = device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            self._state = self._read()
+
+    def __enter__(self) -> None:
+        self._outer = self._read()
+        self._write(self._state)
+
+    def __exit__(self, *_: object) -> None:
+        self._state = self._read()
+        self._write(self._outer)
+
+    def _read(self) -> tuple[Tensor, Tensor | None]:
+        is_cuda = self._device.type == "cuda"
+        return torch.get_rng_state(), torch.cuda.get_rng_state(self._device) if is_cuda else None
+
+    def _write(self, states: tuple[Tensor, Tensor | None]) -> None:
+        torch.set_rng_state(states[0])
+        if states[1] is not None:
+            torch.cuda.set_rng_state(states[1], self._device)
+
+
+class Lanes:
+    """`tuned`, all detached, side by side on their base inside the block; behind it they are detached as before.
+
+    Inside, each is `beside` the base (its `trainable` and `state` are its own), the base acts as itself, and within
+    `at(parts)` each part of a batch as its lane makes it. `draws` holds a generator for each lane, from which its
+    dropout is drawn. Raises UserError while a method is attached, and CannotShare for a method that acts on whole
+    stacks.
+    """
+
+    def __init__(self, tuned: Sequence[Tuned], draws: Sequence[Draws]) -> None:
+        self.tuned, self.draws = tuple(tuned), tuple(draws)
+        self.model: PreTrainedModel = tuned[0].model
+        self._parts: Parts | None = None
+        self.has_dropout = [has_dropout(each) for each in tuned]
+        head = tuned[0].anatomy.head
+        self._head = None if head is None else self.model.get_submodule(head.module)
+
+    def __enter__(self) -> "Lanes":
+        for each in self.tuned:
+            reason = why_not_a_lane(each)
+            if reason:
+                raise CannotShare(reason)
+        occupy(self.model, " beside ".join(dict.fromkeys(each.method.name for each in self.tuned)))
+        with ExitStack() as stack:
+            stack.callback(vacate, self.model)
+            flags = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
+            stack.callback(lambda: [parameter.requires_grad_(flag) for parameter, flag in flags.items()])
+            self.model.requires_grad_(False)
+            for each in self.tuned:
+                stack.enter_context(each.beside())
+            for handle in self._hooks():
+                stack.callback(handle.remove)
+            for module, forward in self._forwards():
+                stack.enter_context(_with_forward(module, forward))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def at(self, parts: Parts) -> Iterator[None]:
+        """Inside the block what the model is given consists of these parts."""
+        self._parts = parts
+        try:
+            yield
+        finally:
+            self._parts = None
+
+    @contextmanager
+    def only(self, tuned: Tuned) -> Iterator[None]:
+        """Inside the block the base carries this one alone, as if there were no lanes."""
+        parts, self._parts = self._parts, None
+        try:
+            with tuned.lent():
+                yield
+        finally:
+            self._parts = parts
+
+    def _hooks(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
+        by_module: dict[str, dict[int, list[Acting]]] = {}
+        for number, each in enumerate(self.tuned):
+            for act in each.acts():
+                by_module.setdefault(act.module, {}).setdefault(number, []).append(act)
+        for path, acts in by_module.items():
+            module = self.model.get_submodule(path)
+            if any(act.before for of_lane in acts.values() for act in of_lane):
+                yield module.register_forward_pre_hook(self._enter(acts))
+            yield module.register_forward_hook(self._leave(acts))
+
+    def _enter(self, acts: dict[int, list[Acting]]) -> Callable:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            if self._parts is None:
+                return None
+
+            def entering(number: int, x: Tensor) -> Tensor:
+                for act in acts[number]:
+                    if act.before is not None:
+                        (x,) = act.before(module, (x,))
+                return x
+
+            return (self._by_lane(module, acts, entering, args[0]), *args[1:])
+
+        return hook
+
+    def _leave(self, acts: dict[int, list[Acting]]) -> Callable:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            if self._parts is None:
+                return None
+
+            def leaving(number: int, y: Tensor, x: Tensor) -> Tensor:
+                for act in acts[number]:
+                    found = act.after(module, (x,), y)
+                    y = y if found is None else found
+                return y
+
+            return self._by_lane(module, acts, leaving, output, args[0])
+
+        return hook
+
+    def _by_lane(
+        self, module: nn.Module, lanes: dict[int, Any], change: Callable[..., Tensor], *tensors: Tensor
+    ) -> Tensor:
+        """The first of `tensors` with the parts of `lanes` changed: `change(lane, part of each tensor)`."""
+        dim, is_head = self._place(module, tensors[0])
+        parts, pieces = self._split(module, lanes, *tensors)
+        if not any(part is not None for part in parts):
+            return tensors[0]
+        made = []
+        for part, piece in zip(parts, pieces, strict=True):
+            if part is None:
+                made.append(piece[0])
+                continue
+            padding = part.head_padding if is_head else part.padding
+            if not (self.has_dropout[part.lane] and module.training):
+                made.append(change(part.lane, *piece))
+                continue
+            own = [tensor[:, padding:] for tensor in piece]  # a mask is drawn in the shape that it has alone
+            with self.draws[part.lane]:
+                changed = change(part.lane, *own)
+            made.append(torch.cat([piece[0][:, :padding], changed], dim=1) if padding else changed)
+        return torch.cat(made, dim=dim)
+
+    def _split(
+        self, module: nn.Module, lanes: dict[int, Any], *tensors: Tensor
+    ) -> tuple[list[Part | None], list[tuple[Tensor, ...]]]:
+        """Each part of a lane in `lanes`, or None for what lies between, with the pieces of all tensors there."""
+        assert self._parts is not None
+        dim, is_head = self._place(module, tensors[0])
+        found: list[Part | None] = []
+        sizes: list[int] = []
+        for part in self._parts.parts:
+            size = part.head_size if is_head else part.size
+            if part.lane in lanes or not found or found[-1] is not None:
+                found.append(part if part.lane in lanes else None)
+                sizes.append(size)
+            else:
+                sizes[-1] += size
+        behind = tensors[0].shape[dim] - sum(sizes)
+        whole = {tensor.shape[dim] for tensor in tensors}
+        if behind < 0 or len(whole) > 1 or (behind and dim == 0):
+            raise CannotShare(f"a {type(module).__name__} does not see the parts of a batch side by side")
+        if behind:
+            found.append(None)
+            sizes.append(behind)
+        return found, list(zip(*(tensor.split(sizes, dim) for tensor in tensors), strict=True))
+
+    def _forwards(self) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
+        """Each module that holds a tensor which a lane has of its own, and what it computes instead."""
+        own: dict[nn.Module, dict[int, dict[str, nn.Parameter]]] = {}
+        numbers: dict[Tensor, list[tuple[int, nn.Parameter]]] = {}
+        for number, each in enumerate(self.tuned):
+            for name, parameter in each.selected.items():
+                numbers.setdefault(self.model.get_parameter(name), []).append((number, parameter))
+        for module in self.model.modules():  # a tied tensor is in several
+            for leaf, parameter in module._parameters.items():
+                for number, beside in numbers.get(parameter, ()) if parameter is not None else ():
+                    own.setdefault(module, {}).setdefault(number, {})[leaf] = beside
+        for module, of_lanes in own.items():
+            yield module, self._with_own(module, of_lanes)
+
+    def _with_own(self, module: nn.Module, own: dict[int, dict[str, nn.Parameter]]) -> Callable[..., Any]:
+        forward = module.forward
+
+        def separately(*args: Any, **kwargs: Any) -> Any:
+            if self._parts is None or not any(part.lane in own for part in self._parts.parts):
+                return forward(*args, **kwargs)
+            if not args or any(isinstance(more, Tensor) for more in (*args[1:], *kwargs.values())):
+                raise CannotShare(f"a {type(module).__name__} is given more than one tensor")
+            made = []
+            for part, (x,) in zip(*self._split(module, own, args[0]), strict=True):
+                with _with_parameters(module, {} if part is None else own[part.lane]):
+                    made.append(forward(x, *args[1:], **kwargs))
+            return torch.cat(made, dim=self._place(module, args[0])[0])
+
+        return separately
+
+    def _place(self, module: nn.Module, tensor: Tensor) -> tuple[int, bool]:
+        """The dimension along which the parts lie in what passes this module, and whether as they enter the head."""
+        assert self._parts is not None
+        if self._parts.dim == 1 and len(tensor) > 1:  # of packed rows, what was gathered from each for a classifier
+            return 0, True
+        return self._parts.dim, module is self._head
+
+
+def why_not_a_lane(tuned: Tuned) -> str:
+    """Why this one cannot be a lane beside others; "" where it can."""
+    hooks = list(tuned.method.hooks(tuned.model, tuned.anatomy, tuned.deltas, lambda: False))
+    for hook in hooks:
+        hook.remove()
+    return f"{tuned.method.name} acts on a whole stack of layers here" if hooks else ""
+
+
+def has_dropout(tuned: Tuned) -> bool:
+    """Whether its deltas draw random numbers while they are trained."""
+    modules = (module for delta in tuned.deltas.values() for module in delta.modules())
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)
+
+
+@contextmanager
+def _with_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """`forward` instead of the module's own; whoever has put one on the object before finds it there again."""
+    before = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
+
+
+@contextmanager
+def _with_parameters(module: nn.Module, parameters: dict[str, nn.Parameter]) -> Iterator[None]:
+    kept = {name: module._parameters[name] for name in parameters}
+    module._parameters.update(parameters)
+    try:
+        yield
+    finally:
+        module._parameters.update(kept)

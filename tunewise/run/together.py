@@ -1,0 +1,132 @@
+"""Recipes of one base carried out side by side: those that share a batch are trained together.
+
+Each has its own folder, with what is in it when it is carried out alone; its figures are the same but for rounding.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tunewise.data.task import Task
+from tunewise.engine.objectives import encode_rows
+from tunewise.methods.attach import count
+from tunewise.methods.lanes import CannotShare
+from tunewise.models.load import Base
+from tunewise.run import record
+from tunewise.run.carry_out import Run, done
+from tunewise.run.prepare import load_for
+from tunewise.run.recipe import Recipe
+from tunewise.training.lane import FitResult
+from tunewise.training.loop import fit
+from tunewise.training.memory import Peak
+from tunewise.training.progress import AsOne, Watcher
+from tunewise.training.sharing import Demand, Sharing, demand, share
+from tunewise.training.together import fit_together
+
+logger = logging.getLogger(__name__)
+
+
+def plan(recipes: Sequence[Recipe], base: Base) -> Sharing:
+    """Which of these recipes share batches over `base`, by number, and why; nothing is trained or written."""
+    demands: dict[int, Demand] = {}
+    reasons: dict[int, str] = {}
+    lengths: dict[tuple[str, int], list[int]] = {}
+    for number, recipe in enumerate(recipes):
+        reasons[number] = _why_alone(recipe, base)
+        if reasons[number]:
+            continue
+        key = recipe.data.model_dump_json(), recipe.train.max_length
+        if key not in lengths:
+            lengths[key] = _lengths(recipe, base)
+        of_rows = lengths[key]
+        if not of_rows:
+            reasons[number] = "one by one: its data have no row for this base"
+            continue
+        mean = sum(of_rows) / len(of_rows) + len(recipe.method.prefix_ids(base.anatomy))
+        demands[number] = demand(base.model, recipe.method, mean * min(recipe.train.batch_size, len(of_rows)))
+    numbers = list(demands)
+    found = share(list(demands.values()), base.model)
+    groups = tuple(tuple(numbers[index] for index in group) for group in found.groups)
+    return Sharing(groups, reasons | {numbers[index]: reason for index, reason in found.reasons.items()})
+
+
+def _why_alone(recipe: Recipe, base: Base) -> str:
+    if not recipe.train.lanes:
+        return "one by one: train.lanes=false"
+    if base.tokenizer is None:
+        return "one by one: it reads images"
+    if recipe.train.checkpointing:
+        return "one by one: train.checkpointing=true"
+    return "" if count(base.model, recipe.method) else "one by one: it trains nothing"
+
+
+def _task(recipe: Recipe, base: Base) -> tuple[Base, Task]:
+    return load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
+
+
+def _lengths(recipe: Recipe, base: Base) -> list[int]:
+    """Tokens of each training row; none where the data want another head than that of `base`."""
+    found, task = _task(recipe, base)
+    return (
+        [len(row.ids) for row in encode_rows(base, task, task.train, recipe.train.max_length)[0]]
+        if found is base
+        else []
+    )
+
+
+def run_together(
+    recipes: Sequence[Recipe], folders: Sequence[Path], base: Base, progress: Watcher | None = None
+) -> list[dict[str, Any]]:
+    """Carry recipes of one base out into their folders, as lanes of one batch; the content of each metrics.json.
+
+    Reloads are left to `add_reload_proof`. Where a trial finds that they cannot share a batch, they are trained one
+    after another, and `logging` tells why. What the joint training took is told as each run's share by tokens; the
+    memory is that of all. Raises as `run` does; on Ctrl-C every run leaves a checkpoint.
+    """
+    peak, seconds, runs = Peak(base.model.device), [0.0] * len(recipes), []
+    for number, (recipe, folder) in enumerate(zip(recipes, folders, strict=True)):
+        start = time.perf_counter()
+        runs.append(_begun(recipe, folder, base))
+        seconds[number] += time.perf_counter() - start
+    start = time.perf_counter()
+    watcher = None if progress is None else AsOne(progress, len(runs))
+    try:
+        results: Sequence[FitResult | None] = fit_together([run.training(watcher) for run in runs])
+    except CannotShare as reason:
+        logger.info("one by one: %s", reason.message)
+        results = [None] * len(runs)
+    taken = time.perf_counter() - start
+    n_tokens = sum(result.tokens for result in results if result is not None)
+    found = []
+    for run, result, own in zip(runs, results, seconds, strict=True):
+        start = time.perf_counter()
+        share_of_training = 0.0 if result is None else taken * result.tokens / max(1, n_tokens)
+        metrics = _finished(run, result, peak, progress)
+        metrics["seconds"] = round(own + share_of_training + time.perf_counter() - start, 3)
+        done(run.out, metrics)
+        found.append(metrics)
+    return found
+
+
+def _begun(recipe: Recipe, folder: Path, base: Base) -> Run:
+    """A run up to its training, its method detached again."""
+    run = Run(recipe, folder, base, _task(recipe, base)[1])
+    try:
+        run.begin(record.data_digest(recipe.data))
+    finally:
+        run.tuned.detach()
+    return run
+
+
+def _finished(run: Run, result: FitResult | None, peak: Peak, progress: Watcher | None) -> dict[str, Any]:
+    """What follows the training, which is done here where there is no result of it yet."""
+    run.tuned.reattach()
+    try:
+        metrics = run.finish(fit(**vars(run.training(progress))) if result is None else result, peak)
+    finally:
+        run.tuned.detach()
+    if result is not None:
+        metrics["peak_measure"] = result.peak_measure
+    return metrics

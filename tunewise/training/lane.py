@@ -1,0 +1,296 @@
+"""One run while it is trained: a lane asks for gradients, and does everything else of a step itself."""
+
+import hashlib
+import json
+import math
+import time
+from array import array
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunewise import files
+from tunewise.data.encode import Encoded
+from tunewise.engine.batches import FORWARD_COST, FORWARD_COST_ELSEWHERE, buckets, epoch_batches
+from tunewise.engine.objectives import Objective
+from tunewise.errors import UserError
+from tunewise.methods.attach import Tuned
+from tunewise.training import checkpoint
+from tunewise.training.config import TrainConfig
+from tunewise.training.interrupt import Interrupted, Interrupts
+from tunewise.training.memory import Peak
+from tunewise.training.optimiser import Optimiser, learning_rate_at
+from tunewise.training.progress import Silent, Watcher
+from tunewise.training.state import LOG, State
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is to be trained: `tuned` on `rows`, as `fit` says."""
+
+    tuned: Tuned
+    rows: Sequence[Encoded]
+    config: TrainConfig
+    seed: int
+    folder: Path
+    objective: Objective[Any]
+    dev_score: Callable[[], float] | None = None
+    progress: Watcher | None = None
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training run was."""
+
+    steps: int
+    losses: list[float]
+    """Mean nats per label token, one a step."""
+    scores: list[tuple[int, float]]
+    """(step, dev score) of every evaluation."""
+    best_step: int
+    """The step whose state the tuned model holds now."""
+    best_score: float | None
+    seconds: float
+    """In steps: without evaluations and checkpoints. Of batches shared with other lanes its share by tokens."""
+    tokens: int
+    """Tokens seen, prompts and prefixes included, padding not."""
+    tokens_per_second: float
+    peak_bytes: int
+    """Of all lanes that shared the base."""
+    peak_measure: str
+    stopped_by: str
+    """"steps" or "patience"."""
+    resumed_from: int
+    """The step a checkpoint was read at; 0 for a run in one go."""
+    lanes: int = 1
+    """How many runs shared the base."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A batch whose gradients a lane wants in the `.grad` of what it trains, of the loss over `n_labels`."""
+
+    batch: Any
+    n_labels: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a lane is told once the gradients are there: its loss (0-d, detached), and the seconds that were its own."""
+
+    loss: Tensor
+    seconds: float
+
+
+Steps = Generator[Asked, Answer, str]
+
+
+class Lane:
+    """A run that is under way. `alone` puts its method, and no other, on the base inside the block."""
+
+    def __init__(
+        self, training: Training, alone: Callable[[], AbstractContextManager[Any]] = nullcontext, n_lanes: int = 1
+    ) -> None:
+        if not training.rows:
+            raise UserError("there is no row to train on", "check the train split of the data")
+        tuned, config = training.tuned, training.config
+        self.training, self._tuned, self._config, self._alone, self._n_lanes = training, tuned, config, alone, n_lanes
+        self._objective, self._device = training.objective, tuned.model.device
+        self._prefix_ids = tuned.prefix_ids
+        n_batches = math.ceil(len(training.rows) / config.batch_size)
+        self.steps_per_epoch = math.ceil(n_batches / config.accumulation)
+        self.n_steps = config.steps or max(1, round(config.epochs * self.steps_per_epoch))
+        self._peak_rate = config.learning_rate or tuned.method.learning_rate
+        self._optimiser = Optimiser(tuned.trainable, config.weight_decay, tuned.method.learning_rate_factor)
+        self._state = State(tuned, self._optimiser, training.folder)
+        self._epoch: tuple[int, list[list[int]]] = (-1, [])
+        self._peak = Peak(self._device)
+        self._state.resume(self._identity)
+        self.resumed_from = self._state.position.step
+
+    def steps(self, interrupts: Interrupts) -> Steps:
+        """Every step from the present position on; the reason why it ended."""
+        watcher, position = self.training.progress or Silent(), self._state.position
+        every, dev_score = self._config.checkpoint_every, self.training.dev_score
+        watcher.started(self._tuned.method.name, self.resumed_from, self.n_steps)
+        try:
+            while position.step < self.n_steps and not self._patience_is_out:
+                random_state = checkpoint.random_state(self._device)
+                if not (yield from self._step(watcher, interrupts)):
+                    # the step's gradients are thrown away: it is taken again, with the same dropout, after the resume
+                    checkpoint.set_random_state(*random_state, self._device)
+                    self._stop(interrupts.requested)
+                if dev_score is not None and self._evaluation_is_due():
+                    self._evaluate(dev_score, watcher)
+                if position.step == self.n_steps or self._patience_is_out:
+                    break
+                if interrupts.requested or (every and position.step % every == 0):
+                    self.save()
+                if interrupts.requested:
+                    self._stop(interrupts.requested)
+        finally:
+            watcher.finished()
+        return "patience" if self._patience_is_out else "steps"
+
+    def _step(self, watcher: Watcher, interrupts: Interrupts) -> Generator[Asked, Answer, bool]:
+        """One optimiser step; False, with nothing changed, when an interrupt came before its last batch."""
+        start, shared, waited = time.perf_counter(), 0.0, 0.0
+        position = self._state.position
+        batches = self._batches(position.step)
+        n_labels = sum(batch.n_labels for batch in batches)
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        for batch in batches:
+            if interrupts.requested:
+                self._optimiser.zero_grad()
+                return False
+            asked = time.perf_counter()
+            answer = yield Asked(batch, n_labels)
+            waited += time.perf_counter() - asked
+            shared += answer.seconds
+            total += answer.loss
+        penalty = self._tuned.method.penalty(self._tuned.deltas)
+        if penalty is not None:
+            penalty.backward()
+        norm = self._optimiser.gradient_norm(self._config.clip)
+        mean_loss, gradient_norm = torch.stack([total, norm.to(total)]).tolist()
+        if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
+            raise self._not_finite(mean_loss, batches)
+        learning_rate = learning_rate_at(position.step, self.n_steps, self._peak_rate, self._config)
+        self._optimiser.step(learning_rate)
+        self._tuned.method.after_step(self._tuned.deltas, position.step + 1, self.n_steps)
+        self._optimiser.zero_grad()
+        n_tokens = sum(batch.n_tokens for batch in batches)
+        seconds = time.perf_counter() - start - waited + shared
+        position.step += 1
+        position.tokens += n_tokens
+        position.seconds += seconds
+        position.losses.append(mean_loss)
+        record = {
+            "step": position.step,
+            "epoch": round(position.step / self.steps_per_epoch, 4),
+            "loss": mean_loss,
+            "learning_rate": learning_rate,
+            "gradient_norm": gradient_norm,
+            "tokens": n_tokens,
+            "label_tokens": n_labels,
+            "seconds": round(seconds, 6),
+        }
+        files.append_json(self.training.folder / LOG, record)
+        watcher.stepped(position.step, mean_loss, n_tokens)
+        return True
+
+    def _batches(self, step: int) -> list[Any]:
+        """The batches of one step; a step never crosses from one epoch into the next."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if self._epoch[0] != epoch:
+            n = len(self.training.rows)
+            self._epoch = (epoch, epoch_batches(n, self._config.batch_size, self.training.seed, epoch))
+        start = index * self._config.accumulation
+        chosen = self._epoch[1][start : start + self._config.accumulation]
+        batches = [self._objective.collate(part) for batch in chosen for part in self._parts(batch)]
+        return [batch for batch in batches if batch.n_labels]
+
+    def _parts(self, batch: list[int]) -> list[list[Encoded]]:
+        """The rows of a batch; those to be padded are apart by length."""
+        rows = [self.training.rows[i] for i in batch]
+        if self._objective.layout != "padded":
+            return [rows]
+        cost = FORWARD_COST if self._device.type == "cpu" else FORWARD_COST_ELSEWHERE
+        return [[rows[i] for i in part] for part in buckets([len(row.ids) for row in rows], cost)]
+
+    def _evaluation_is_due(self) -> bool:
+        if self._config.evaluate_every is None:
+            return False
+        every = max(1, round(self._config.evaluate_every * self.steps_per_epoch))
+        return self._state.position.step % every == 0 or self._state.position.step == self.n_steps
+
+    def _evaluate(self, dev_score: Callable[[], float], watcher: Watcher) -> None:
+        """Score the present state and keep it where it is the best."""
+        position = self._state.position
+        self._tuned.model.eval()
+        with self._alone():
+            score = float(dev_score())
+        self._tuned.model.train()
+        position.scores.append((position.step, score))
+        is_best = position.best_score is None or score > position.best_score
+        if is_best:
+            position.best_score, position.best_step, position.n_without_gain = score, position.step, 0
+            self._state.best = self._tuned.state()
+        else:
+            position.n_without_gain += 1
+        files.append_json(self.training.folder / LOG, {"step": position.step, "dev": score, "best": is_best})
+        watcher.evaluated(position.step, score, is_best)
+
+    @property
+    def _patience_is_out(self) -> bool:
+        patience = self._config.patience
+        return patience is not None and self._state.position.n_without_gain >= patience
+
+    def _not_finite(self, loss: float, batches: list[Any]) -> UserError:
+        """The error for a loss or gradient that is NaN or infinite, naming the rows that make it so."""
+        self._optimiser.zero_grad()
+        self._tuned.model.eval()
+        culprits: list[str] = []
+        with torch.no_grad(), self._alone(), self._objective.ready(self._tuned.model):
+            for batch in batches:
+                losses = self._objective.row_losses(self._tuned.model, batch.to(self._device))
+                finite = losses.isfinite().tolist()
+                culprits += [row_id for row_id, is_finite in zip(batch.ids, finite, strict=True) if not is_finite]
+        what = "the gradient" if math.isfinite(loss) else "the loss"
+        named = culprits or [row_id for batch in batches for row_id in batch.ids]
+        rows = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
+        return UserError(
+            f"{what} is not finite at step {self._state.position.step + 1} of {self.n_steps}; rows: {rows}",
+            f"no weight was changed by this step; lower train.learning_rate (now {self._peak_rate:g}), "
+            "or look at those rows",
+        )
+
+    def result(self, stopped_by: str) -> FitResult:
+        """Put the best state back into the tuned model and sum up."""
+        position, best = self._state.position, self._state.best
+        if best is not None and position.best_step != position.step:
+            self._tuned.load_state(best)
+        return FitResult(
+            steps=position.step,
+            losses=position.losses,
+            scores=position.scores,
+            best_step=position.best_step or position.step,
+            best_score=position.best_score,
+            seconds=position.seconds,
+            tokens=position.tokens,
+            tokens_per_second=position.tokens / max(1e-9, position.seconds),
+            peak_bytes=self._peak.bytes(),
+            peak_measure=self._peak.measure + (f", of {self._n_lanes} lanes" if self._n_lanes > 1 else ""),
+            stopped_by=stopped_by,
+            resumed_from=self.resumed_from,
+            lanes=self._n_lanes,
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint, unless there is one of this step."""
+        self._state.save(self._identity, self.steps_per_epoch, self._config.accumulation)
+
+    def _stop(self, signal_name: str) -> None:
+        if self._state.position.step:
+            self.save()
+        raise Interrupted(
+            f"{signal_name} after step {self._state.position.step} of {self.n_steps}; "
+            f"the state is in {self._state.checkpoints}",
+            "run the same command again to go on from there",
+        )
+
+    @cached_property
+    def _identity(self) -> str:
+        """A digest of what has to be the same for a checkpoint to be resumed."""
+        config = self._config.model_dump(mode="json", exclude={"checkpoint_every", "lanes"})
+        content = [config, self._tuned.method.configuration(), self.training.seed, self._prefix_ids]
+        digest = hashlib.sha256(json.dumps(content).encode())
+        for row in self.training.rows:
+            digest.update(row.id.encode() + array("q", row.ids).tobytes() + array("d", row.labels).tobytes())
+        return digest.hexdigest()[:32]

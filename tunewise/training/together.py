@@ -1,0 +1,104 @@
+"""`fit_together`: several runs over one frozen base, as lanes of one batch; each ends as it does alone."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from tunewise.engine.backend import chosen
+from tunewise.engine.joining import joint_losses
+from tunewise.errors import UserError
+from tunewise.methods.lanes import CannotShare, Draws, Lanes
+from tunewise.training.interrupt import Interrupted, Interrupts
+from tunewise.training.lane import Answer, Asked, FitResult, Lane, Training
+from tunewise.training.trial import why_not_together
+
+
+def fit_together(trainings: Sequence[Training]) -> list[FitResult]:
+    """Train all of them over their one base, and leave its best state in each; the results in the same order.
+
+    Every `tuned` is detached, before and behind it. Each run has its own learning rate, clipping, schedule, order of
+    rows, dropout and loss, and writes its own log and checkpoints; one that ends leaves the batch. An error in one of
+    them, or Ctrl-C, stops all, each with a checkpoint from which `fit` or this goes on. Raises CannotShare where
+    `why_not_together` has a reason, and as `fit` does.
+    """
+    reason = why_not_together(trainings)
+    if reason:
+        raise CannotShare(reason)
+    model = trainings[0].tuned.model
+    draws = [Draws(training.seed, model.device) for training in trainings]
+    lanes = Lanes([training.tuned for training in trainings], draws)
+    model.train()
+    try:
+        with chosen(), Interrupts() as interrupts, lanes:
+            turns = [_Turn(number, training, lanes, interrupts) for number, training in enumerate(trainings)]
+            _take_turns(turns, lanes, interrupts)
+            return [turn.lane.result(turn.stopped_by) for turn in turns]
+    finally:
+        model.eval()
+        for training in trainings:
+            for tensor in training.tuned.trainable.values():
+                tensor.grad = None
+
+
+class _Turn:
+    """A lane among others, and what it waits for."""
+
+    def __init__(self, number: int, training: Training, lanes: Lanes, interrupts: Interrupts) -> None:
+        self.number, self._draws = number, lanes.draws[number]
+        with self._draws:
+            self.lane = Lane(training, lambda: lanes.only(training.tuned), len(lanes.tuned))
+        self._steps = self.lane.steps(interrupts)
+        self.asked: Asked | None = None
+        self.error: UserError | None = None
+        self.stopped_by = ""
+
+    def take(self, answer: Answer | None) -> None:
+        """Let the lane go on until it asks for the next gradients, or ends."""
+        self.asked = None
+        with self._draws:
+            try:
+                self.asked = next(self._steps) if answer is None else self._steps.send(answer)
+            except StopIteration as end:
+                self.stopped_by = end.value
+            except UserError as error:
+                self.error = error
+
+    def save(self) -> None:
+        """Write a checkpoint of a lane that has ended."""
+        with self._draws:
+            self.lane.save()
+
+
+def _take_turns(turns: Sequence[_Turn], lanes: Lanes, interrupts: Interrupts) -> None:
+    """Every step of every lane; raises the first error of one of them when all others have left a checkpoint."""
+    answers: list[Answer | None] = [None] * len(turns)
+    waiting = list(turns)
+    while waiting:
+        for turn, answer in zip(waiting, answers, strict=True):
+            turn.take(answer)
+            if turn.error is not None and not interrupts.requested:
+                interrupts.requested = "an error in another run"
+        waiting = [turn for turn in waiting if turn.asked is not None]
+        answers = _gradients(waiting, lanes) if waiting else []
+    errors = [turn.error for turn in turns if turn.error is not None]
+    if errors:
+        for turn in turns:
+            if turn.error is None:
+                turn.save()
+        others = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
+        stopped = Interrupted(errors[0].message + others, errors[0].hint)
+        raise next((error for error in errors if not isinstance(error, Interrupted)), stopped)
+
+
+def _gradients(turns: Sequence[_Turn], lanes: Lanes) -> list[Answer | None]:
+    """One forward and backward for all: the loss of each, its gradients in place, and its share of the time."""
+    start, model = time.perf_counter(), lanes.model
+    asked = [turn.asked for turn in turns if turn.asked is not None]
+    objective, numbers = turns[0].lane.training.objective, [turn.number for turn in turns]
+    losses = joint_losses(objective, lanes, numbers, [(each.batch, each.n_labels) for each in asked])
+    torch.stack(losses).sum().backward()
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    seconds = (time.perf_counter() - start) / sum(each.batch.n_tokens for each in asked)
+    return [Answer(loss.detach(), seconds * each.batch.n_tokens) for loss, each in zip(losses, asked, strict=True)]
