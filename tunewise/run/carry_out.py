@@ -21,6 +21,7 @@ from tunewise.config import dump_yaml
 from tunewise.data.encode import Encoded
 from tunewise.data.examples import Example, Ledger
 from tunewise.data.task import Task, load_task
+from tunewise.engine.from_trunk import Route, route_for
 from tunewise.engine.objectives import encode_rows, objective_for
 from tunewise.errors import UserError
 from tunewise.evaluation.evaluate import Evaluation, answer, prepare, probes_of
@@ -29,6 +30,7 @@ from tunewise.evaluation.retention import retention_loss
 from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.store import read_card, save_adapter
 from tunewise.models.families import DECODER
+from tunewise.models.fingerprint import checksums
 from tunewise.models.heads import draw_head
 from tunewise.models.load import Base
 from tunewise.run import record
@@ -45,7 +47,6 @@ from tunewise.training.proofs import (
     check_longest_batch,
     check_rows,
     check_tuned,
-    checksums,
     probe_logits,
 )
 from tunewise.training.reload import prove_in_fresh_process
@@ -148,6 +149,7 @@ class _Run:
             self.model, recipe.method, tokenizer=self.tokenizer, losses=self._losses, seed=recipe.seed
         )
         self.objective = objective_for(base, self.tuned.prefix_ids, packing=recipe.train.packing)
+        self.route = Route(self.objective, None, "nothing is trained")
         self._begin_the_head()
         self.dev: Questions | LabelledRows | None = None
         self.dev_evaluations: list[Evaluation] = []
@@ -184,13 +186,14 @@ class _Run:
         files.write_json(self.out / record.LEDGER, {"data": asdict(self.task.ledger), "train": asdict(ledger)})
         result: FitResult | None = None
         if rows:
-            proofs |= check_longest_batch(self.tuned, rows, self.recipe.train, self.objective)
+            self.route = self._route(rows)
+            proofs |= check_longest_batch(self.tuned, rows, self.recipe.train, self.route.objective)
             proofs |= self._a_save_succeeds()
             result = self._fit(rows, progress)
             self._save(self.out / record.ADAPTER)
             proofs |= self._template_is_saved()
         before_training = peak.bytes() if result is None else max(peak.bytes(), result.peak_bytes)
-        test = answer(self.base, self._prepared(self.task.test), prefix_ids=self.tuned.prefix_ids)
+        test = self._answer(self._prepared(self.task.test))
         dev = self._dev_evaluation(result)
         retention = self._retention()
         peak_bytes = max(before_training, peak.bytes())
@@ -217,6 +220,7 @@ class _Run:
             "peak_measure": peak.measure,
             **record.costs(result),
             "layout": self.objective.layout,
+            "trunk": self.route.told(),
             "n_dropped_demonstrations": test.n_dropped,
             "n_truncated_prompts": test.n_truncated,
             "proofs": proofs,
@@ -228,6 +232,13 @@ class _Run:
             return check_labels(rows)
         return check_rows(rows, self.tokenizer)
 
+    def _route(self, rows: list[Encoded]) -> Route:
+        config = self.recipe.train
+        n_seen = None if config.steps is None else config.steps * config.batch_size * config.accumulation
+        passes = config.epochs if n_seen is None else n_seen / len(rows)
+        size = config.batch_size
+        return route_for(self.tuned, self.objective, rows, config.trunk, group_size=size, passes=passes)
+
     def _fit(self, rows: list[Encoded], progress: Watcher | None) -> FitResult:
         config = self.recipe.train
         return fit(
@@ -236,7 +247,7 @@ class _Run:
             config,
             seed=self.recipe.seed,
             folder=self.out,
-            objective=self.objective,
+            objective=self.route.objective,
             dev_score=self._dev_score if self.dev is not None else None,
             progress=progress,
         )
@@ -247,7 +258,7 @@ class _Run:
 
     def _dev_score(self) -> float:
         assert self.dev is not None
-        found = answer(self.base, self.dev, prefix_ids=self.tuned.prefix_ids)
+        found = self._answer(self.dev)
         self.dev_evaluations.append(found)
         return found.main
 
@@ -260,7 +271,10 @@ class _Run:
             kept = [found for (step, _), found in seen if step == result.best_step]
             if kept:
                 return kept[0]
-        return answer(self.base, self.dev, prefix_ids=self.tuned.prefix_ids)
+        return self._answer(self.dev)
+
+    def _answer(self, questions: Questions | LabelledRows) -> Evaluation:
+        return answer(self.base, questions, prefix_ids=self.tuned.prefix_ids, trunk=self.route.trunk)
 
     def _retention(self) -> dict[str, float] | None:
         spec = self.recipe.retention_task
