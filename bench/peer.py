@@ -1,7 +1,7 @@
 """The peer: Hugging Face peft + Trainer at their defaults, doing the steps that tunewise does on the same rows."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import peft
 import torch
@@ -32,8 +32,16 @@ def with_lora(model: PreTrainedModel, tuned: Tuned, targets: Sequence[str]) -> p
     return wrapped
 
 
-def train(model: PreTrainedModel | peft.PeftModel, rows: Sequence[Encoded], config: TrainConfig) -> list[float]:
-    """Train with `transformers.Trainer` over `rows` in the order given; the loss of every step."""
+def train(
+    model: PreTrainedModel | peft.PeftModel,
+    rows: Sequence[Encoded],
+    config: TrainConfig,
+    collator: Callable[[Sequence[Encoded]], dict[str, torch.Tensor]] | None = None,
+) -> list[float]:
+    """Train with `transformers.Trainer` over `rows` in the order given; the loss of every step.
+
+    `collator` makes the batches: of a language model's labels where none is given, or `pad_classified`.
+    """
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -54,7 +62,11 @@ def train(model: PreTrainedModel | peft.PeftModel, rows: Sequence[Encoded], conf
             dataloader_pin_memory=False,
         )
         trainer = _InOrder(
-            model=model, args=arguments, train_dataset=list(rows), data_collator=_pad_right, callbacks=[_Losses(losses)]
+            model=model,
+            args=arguments,
+            train_dataset=list(rows),
+            data_collator=collator or _pad_right,
+            callbacks=[_Losses(losses)],
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
@@ -75,11 +87,21 @@ class _Losses(TrainerCallback):
             self.losses.append(logs["loss"])
 
 
+def pad_classified(rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    """Texts with one class each, padded on the right."""
+    return {**_padded(rows), "labels": torch.tensor([row.labels[0] for row in rows])}
+
+
 def _pad_right(rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    width = max(len(row.ids) for row in rows)
+    labels = [[*row.labels, *[IGNORED] * (width - len(row.ids))] for row in rows]
+    return {**_padded(rows), "labels": torch.tensor(labels)}
+
+
+def _padded(rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
     width = max(len(row.ids) for row in rows)
     padded = [(row, width - len(row.ids)) for row in rows]
     return {
         "input_ids": torch.tensor([[*row.ids, *[0] * n] for row, n in padded]),
         "attention_mask": torch.tensor([[1] * len(row.ids) + [0] * n for row, n in padded]),
-        "labels": torch.tensor([[*row.labels, *[IGNORED] * n] for row, n in padded]),
     }

@@ -94,13 +94,13 @@ def measure(work: Work, n_steps: int, n_rounds: int) -> dict[str, object]:
             reason = why_not_packed(tuned.model, tuned.prefix_ids)
             assert not reason, reason
             objective = PackedNextToken(0, tuned.prefix_ids)
-            return _timed(lambda: fit(tuned, data, config, seed=0, folder=Path(folder), objective=objective).losses)
+            return timed(lambda: fit(tuned, data, config, seed=0, folder=Path(folder), objective=objective).losses)
 
     def theirs() -> tuple[float, list[float]]:
         plain = model(work.shape, torch.float32)
         if work.method == "lora":
             plain = peer.with_lora(plain, attach(model(work.shape, torch.float32), method), ["q_proj", "v_proj"])
-        return _timed(lambda: peer.train(plain, in_order, config))
+        return timed(lambda: peer.train(plain, in_order, config))
 
     ratios, gaps = [], []
     for _ in range(n_rounds):
@@ -114,7 +114,8 @@ def measure(work: Work, n_steps: int, n_rounds: int) -> dict[str, object]:
             "largest_loss_difference": max(gaps), "steps": n_steps, "tokens": tokens}  # fmt: skip
 
 
-def _timed(work: Callable[[], list[float]]) -> tuple[float, list[float]]:
+def timed(work: Callable[[], list[float]]) -> tuple[float, list[float]]:
+    """Seconds that `work` takes, and the losses that it returns."""
     start = time.perf_counter()
     losses = work()
     return time.perf_counter() - start, losses

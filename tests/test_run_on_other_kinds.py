@@ -203,7 +203,13 @@ def test_a_run_from_the_frozen_trunk_is_the_run_of_the_whole_model(case, place, 
     told = found["auto"]["trunk"]
     assert (told["cached"], told["reason"]) == (True, "")
     assert told["layers"] == (1 if case == "decoder, new head" else 2)
-    assert found["live"]["trunk"] == {"layers": 0, "cached": False, "reason": "train.trunk=live"}
+    assert found["live"]["trunk"] == {
+        **told,
+        "layers": 0,
+        "cached": False,
+        "reason": "train.trunk=live",
+        "n_computed": 0,
+    }
     for key in ("loss_first", "loss_last"):
         assert found["auto"][key] == pytest.approx(found["live"][key], rel=2e-4), key
     assert found["auto"]["test"] == pytest.approx(found["live"]["test"], abs=2)

@@ -121,7 +121,8 @@ def test_a_decoder_trains_from_its_trunk_as_whole(family, method):
     tuned = tuned_model(family, method)
     rows = even_rows(8) if family == "gemma2" else random_rows(9)
     route = compare(tuned, NextToken(0), rows, "head" if method == "head" else "layer")
-    assert route.told() == {"layers": 2 if method == "head" else 1, "cached": True, "reason": ""}
+    told = {"layers": 2 if method == "head" else 1, "cached": True, "reason": ""}
+    assert route.told() == {**told, "n_computed": route.objective.n_computed}
 
 
 @pytest.mark.parametrize("method", ["head", "lora", "bitfit"])
@@ -250,7 +251,7 @@ def test_seeds_and_methods_share_what_was_computed():
         below.clear()
         with objective.ready(tuned.model):
             states.append(objective.row_losses(tuned.model, objective.collate(rows)))
-        assert len(below) == (3 if len(states) == 1 else 0)
+        assert (len(below), objective.n_computed) == ((3, 12) if len(states) == 1 else (0, 0))
     assert torch.equal(states[0], states[2])  # their own start is the identity
 
 
@@ -332,6 +333,7 @@ def test_the_store_keeps_its_caps_and_the_bits(tmp_path):
     assert store.get("a", "0") is None
     assert store.used_bytes() == (0, 2000)
     assert store.put("b", "small", torch.zeros(100), (0, 100)).is_mapped is False
+    assert (store.bytes_of_others("b"), store.bytes_of_others("a")) == (0, 400)
 
 
 @pytest.mark.parametrize(("memory", "disk"), [(0, 0), (20_000, 0), (0, 10**6), (20_000, 15_000)])

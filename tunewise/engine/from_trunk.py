@@ -71,6 +71,7 @@ class FromTrunk:
 
     def __init__(self, inner: Inner, trunk: Trunk, rows: Sequence[Encoded] = (), group_size: int = 1) -> None:
         self.inner, self.trunk = inner, trunk
+        self.n_computed = 0  # rows that were run through the trunk, each time counted
         self._sees_labels_alone = trunk.live == "head" and isinstance(inner, NextToken | PackedNextToken)
         self._states: Tensor | None = None
         self._is_full = False
@@ -189,6 +190,7 @@ class FromTrunk:
     def _computed(self, model: PreTrainedModel, rows: Sequence[Encoded]) -> tuple[Tensor, tuple[int, ...]]:
         """What leaves the trunk for these rows behind one another, (N, d) in memory, and where each row's begin."""
         inner = self.inner
+        self.n_computed += len(rows)
         batch = inner.collate(rows).to(model.device)
         with evaluating(model), chosen(), inner.ready(model):
             states = self.trunk.leaving(lambda: inner.row_losses(model, batch))
@@ -245,8 +247,14 @@ class Route:
     """Why training does not start from the trunk; "" where it does."""
 
     def told(self) -> dict[str, object]:
-        """For metrics.json."""
-        return {"layers": self.trunk.n_layers if self.trunk else 0, "cached": not self.reason, "reason": self.reason}
+        """For metrics.json; `n_computed` rows were run through the trunk, and others found from earlier runs."""
+        n_computed = self.objective.n_computed if isinstance(self.objective, FromTrunk) else 0
+        n_layers = self.trunk.n_layers if self.trunk else 0
+        return {"layers": n_layers, "cached": not self.reason, "reason": self.reason, "n_computed": n_computed}
+
+    def kept_for_others(self, model: PreTrainedModel) -> int:
+        """Bytes of memory that the store of `model` keeps for other trunks, which are no cost of this run."""
+        return store_of(model).bytes_of_others(self.trunk.digest if self.trunk else "")
 
 
 def route_for(

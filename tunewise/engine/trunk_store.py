@@ -75,6 +75,11 @@ class Store:
         """In memory, and in mapped files."""
         return self._in_memory, self._mapped
 
+    def bytes_of_others(self, trunk: str) -> int:
+        """In memory, for other trunks than this one."""
+        blocks = [block for name, of_trunk in self._blocks.items() if name != trunk for block in of_trunk.values()]
+        return sum(block.states.nbytes for block in blocks if not block.is_mapped)
+
     def _count(self, block: Block, sign: int) -> None:
         if block.is_mapped:
             self._mapped += sign * block.states.nbytes

@@ -196,7 +196,8 @@ class _Run:
         test = self._answer(self._prepared(self.task.test))
         dev = self._dev_evaluation(result)
         retention = self._retention()
-        peak_bytes = max(before_training, peak.bytes())
+        others = self.route.kept_for_others(self.model) if self.model.device.type == "cpu" else 0
+        peak_bytes = max(before_training, peak.bytes()) - others
         left_out: dict[str, str] = {}
         if rows:
             after, left_out = check_tuned(self.tuned, self.probes, self.base_logits, self.base_sums)
@@ -218,7 +219,7 @@ class _Run:
             "seconds": 0.0,
             "peak_bytes": peak_bytes,
             "peak_measure": peak.measure,
-            **record.costs(result),
+            **record.costs(result, others),
             "layout": self.objective.layout,
             "trunk": self.route.told(),
             "n_dropped_demonstrations": test.n_dropped,
