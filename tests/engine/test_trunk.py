@@ -29,7 +29,7 @@ from tunewise.training.progress import Silent
 packs = pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
 METHODS = {
     "head": {"name": "head"},
-    "top_layers": {"name": "top_layers", "layers": 1, "final_norm": False},
+    "top_layers": {"name": "top_layers", "layers": 1},
     "lora": {"name": "lora", "rank": 2, "layers": [-1], "roles": ["all"]},
     "bitfit": {"name": "bitfit", "roles": ["o", "down"], "layers": [-1]},
     "bottleneck": {"name": "bottleneck", "bottleneck": 4, "layers": [-1]},
@@ -125,7 +125,7 @@ def test_a_decoder_trains_from_its_trunk_as_whole(family, method):
     assert route.told() == {**told, "n_computed": route.objective.n_computed}
 
 
-@pytest.mark.parametrize("method", ["head", "lora", "bitfit"])
+@pytest.mark.parametrize("method", ["head", "lora", "bitfit", "top_layers"])
 @pytest.mark.parametrize("family", [*CLASSIFIERS, "bert_tokens"])
 def test_a_classifier_trains_from_its_trunk_as_whole(family, method):
     tuned, tags = tuned_model(family, method), family.endswith("tokens")
@@ -135,7 +135,7 @@ def test_a_classifier_trains_from_its_trunk_as_whole(family, method):
     )
 
 
-@pytest.mark.parametrize("method", ["head", "lora"])
+@pytest.mark.parametrize("method", ["head", "lora", "top_layers"])
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_an_encoder_is_run_once_for_each_row(family, method):
     tuned = tuned_model(family, {"name": "lora", "layers": [-1], "roles": ["q", "o"]} if method == "lora" else method)
@@ -395,6 +395,14 @@ def test_without_a_trunk_the_whole_model_is_trained(method, family, reason):
     assert route.objective is objective
     assert route.trunk is None
     assert reason in route.reason
+
+
+def test_a_quantised_trunk_is_kept_where_rows_do_not_touch_each_other():
+    pytest.importorskip("bitsandbytes")
+    rows, lora = random_rows(8), parse_method(METHODS["lora"])
+    route = route_for(attach(bases.quantised("nf4"), lora), NextToken(0), rows)
+    assert (route.trunk.n_layers, route.reason) == (1, "")
+    assert "int8 products" in route_for(attach(bases.quantised("int8"), lora), NextToken(0), rows).reason
 
 
 def test_one_look_at_each_row_is_no_reason_to_keep_it():

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -31,8 +32,9 @@ from tunewise.engine.objectives import Images, Labels, NextToken, Objective, Pac
 from tunewise.engine.packed_classifier import PackedTexts
 from tunewise.engine.packing import SAME, PackedBatch, pack
 from tunewise.engine.trunk import Trunk, evaluating, read_trunk
-from tunewise.engine.trunk_store import Block, store_of
+from tunewise.engine.trunk_store import Block, Store, store_of
 from tunewise.methods.attach import Tuned
+from tunewise.models.quantise import format_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +71,12 @@ class TrunkBatch:
 class FromTrunk:
     """An objective that runs the trunk once for each row, and the live part of the model at every step."""
 
-    def __init__(self, inner: Inner, trunk: Trunk, rows: Sequence[Encoded] = (), group_size: int = 1) -> None:
+    def __init__(
+        self, inner: Inner, trunk: Trunk, rows: Sequence[Encoded], group_size: int, store: Store | None = None
+    ) -> None:
+        """`group_size` rows are run through the trunk at a time; the base's own store is taken where none is given."""
         self.inner, self.trunk = inner, trunk
+        self._store = store_of(trunk.model) if store is None else store
         self.n_computed = 0  # rows that were run through the trunk, each time counted
         self._sees_labels_alone = trunk.live == "head" and isinstance(inner, NextToken | PackedNextToken)
         self._states: Tensor | None = None
@@ -178,7 +184,7 @@ class FromTrunk:
 
     def _block(self, model: PreTrainedModel, number: int) -> Block | None:
         """The states of a group, computed where they are not kept; None where they are not and there is no room."""
-        store, name = store_of(model), self._names[number]
+        store, name = self._store, self._names[number]
         block = store.get(self.trunk.digest, name)
         if block is None and not self._is_full:
             block = store.put(self.trunk.digest, name, *self._computed(model, self._groups[number]))
@@ -287,6 +293,8 @@ def route_for(
         trunk = None
     elif how == "auto" and trunk.draws:
         reason = "dropout acts in the frozen layers; train.trunk=cached runs them without"
+    elif how == "auto" and format_of(tuned.model) == "int8":
+        reason = "a row's int8 products depend on the rows beside it"
     elif how == "auto" and passes < 1:
         reason = "no row is seen twice"
     if reason:
@@ -319,7 +327,8 @@ def _why_not(trunk: Trunk, objective: Inner, rows: Sequence[Encoded]) -> str:
 
 def _tried(trunk: Trunk, objective: Inner, rows: list[Encoded]) -> str:
     model, name = trunk.model, type(trunk.model).__name__
-    cached = FromTrunk(objective, trunk)
+    # each row goes through the trunk alone, both through the rest together
+    cached = FromTrunk(objective, trunk, rows, 1, Store(memory_bytes=1 << 40, disk_bytes=0, folder=Path()))
     with objective.ready(model):
         plain = objective.row_losses(model, objective.collate(rows).to(model.device))
     try:
