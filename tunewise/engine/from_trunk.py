@@ -143,7 +143,7 @@ class FromTrunk:
         if self.trunk.live == "head":
             nothing = torch.zeros(1, 1, dtype=torch.long, device=model.device)
             return wide(model(**{"input_ids": nothing} if self._sees_labels_alone else batch.own.inputs).logits)
-        assert isinstance(self.inner, Labels | Writing)
+        assert isinstance(self.inner, Labels)
         return self.inner.logits(model, batch.own)
 
     def losses(self, logits: Tensor, batch: TrunkBatch) -> Tensor:
