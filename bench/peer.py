@@ -53,7 +53,11 @@ def train(model: PreTrainedModel | peft.PeftModel, rows: Sequence[Encoded], conf
             dataloader_pin_memory=False,
         )
         trainer = _InOrder(
-            model=model, args=arguments, train_dataset=list(rows), data_collator=_pad_right, callbacks=[_Losses(losses)]
+            model=model,
+            args=arguments,
+            train_dataset=list(rows),
+            data_collator=_pad_right,
+            callbacks=[_Losses(losses)],
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()

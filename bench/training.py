@@ -90,7 +90,7 @@ def ours(work: Work, n_steps: int) -> tuple[float, list[float]]:
     tuned = tuned_for(work, getattr(torch, work.dtype))
     objective = objective_for(as_base(tuned.model, work.shape), tuned.prefix_ids, packing=True)
     with tempfile.TemporaryDirectory() as folder:
-        return _timed(lambda: fit(tuned, data, config, seed=0, folder=Path(folder), objective=objective).losses)
+        return timed(lambda: fit(tuned, data, config, seed=0, folder=Path(folder), objective=objective).losses)
 
 
 def theirs(work: Work, n_steps: int, *, best: bool = False) -> tuple[float, list[float]]:
@@ -103,7 +103,7 @@ def theirs(work: Work, n_steps: int, *, best: bool = False) -> tuple[float, list
         order = [i for batch in epoch_batches(len(data), config.batch_size, 0, 0) for i in batch]
     dtype = getattr(torch, work.dtype) if best else torch.float32
     model = peer.adapted(build(work.shape, dtype), tuned_for(work, torch.float32))
-    return _timed(lambda: peer.train(model, [data[i] for i in order], config))
+    return timed(lambda: peer.train(model, [data[i] for i in order], config))
 
 
 def operations(work: Work, n_steps: int) -> float | None:
@@ -170,7 +170,8 @@ def alone(told: str) -> None:
     print(peak.bytes() >> 20)
 
 
-def _timed(work: Callable[[], list[float]]) -> tuple[float, list[float]]:
+def timed(work: Callable[[], list[float]]) -> tuple[float, list[float]]:
+    """Seconds that `work` takes, and the losses that it returns."""
     start = time.perf_counter()
     losses = work()
     return time.perf_counter() - start, losses

@@ -189,3 +189,29 @@ def test_both_ways_to_classify_with_a_decoder_stand_in_one_comparison(place, tmp
     )  # fmt: skip
     assert [row["arm"] for row in found["rows"]] == ["words", "head"]
     assert not any(row["failed_proofs"] for row in found["rows"])
+
+
+@pytest.mark.parametrize("case", ["encoder, classes", "images", "decoder, new head", "encoder-decoder, answers"])
+def test_a_run_from_the_frozen_trunk_is_the_run_of_the_whole_model(case, place, tmp_path):
+    model, data, fields, _, _ = RUNS[case]
+    is_head = case in ("images", "encoder, classes")
+    method = {"name": "head"} if is_head else {"name": "lora", "roles": ["q", "v"], "layers": [-1]}
+    found = {}
+    for how in ("auto", "live"):
+        asked = recipe(place, model, data, {"train.trunk": how}, **fields | {"method": method})
+        found[how] = run(asked, tmp_path / how, prove=False)
+    told = found["auto"]["trunk"]
+    assert (told["cached"], told["reason"]) == (True, "")
+    assert told["layers"] == (1 if case == "decoder, new head" else 2)
+    assert found["live"]["trunk"] == {
+        **told,
+        "layers": 0,
+        "cached": False,
+        "reason": "train.trunk=live",
+        "n_computed": 0,
+    }
+    for key in ("loss_first", "loss_last"):
+        assert found["auto"][key] == pytest.approx(found["live"][key], rel=2e-4), key
+    assert found["auto"]["test"] == pytest.approx(found["live"]["test"], abs=2)
+    assert all(proof["passed"] for proof in found["auto"]["proofs"].values())
+    assert (found["auto"]["tokens"], found["auto"]["layout"]) == (found["live"]["tokens"], found["live"]["layout"])

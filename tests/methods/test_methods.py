@@ -166,6 +166,12 @@ def test_top_layers_are_the_top_and_the_final_norm():
     tuned = attach(bases.build("llama"), parse_method({"name": "top_layers", "layers": 1}))
     assert all(name.startswith(("model.layers.1.", "model.norm.")) for name in tuned.selected)
     assert "model.norm.weight" in tuned.selected
+    norms = {"t5": {"decoder.final_layer_norm.weight"}, "bert_classes": set(),
+             "deit_images": {"deit.layernorm.weight", "deit.layernorm.bias"}}  # fmt: skip
+    for family, behind in norms.items():  # no norm of embeddings, none of the encoder
+        tuned = attach(bases.build(family), parse_method({"name": "top_layers", "layers": 1}))
+        outside = {name for name in tuned.selected if not name.startswith(tuned.anatomy.layers[-1])}
+        assert outside == behind | set(tuned.anatomy.task_head)
     with pytest.raises(UserError, match="this base has 2 layers"):
         attach(bases.build("llama"), parse_method({"name": "top_layers", "layers": 3}))
 

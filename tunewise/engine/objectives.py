@@ -206,9 +206,10 @@ class Labels(Padded):
 
     def collate(self, rows: Sequence[Encoded]) -> LabelledBatch:
         inputs, n_tokens = padded(rows, self.base, self.prefix_ids)
-        return self._labelled(rows, inputs, n_tokens)
+        return self.labelled(rows, inputs, n_tokens)
 
-    def _labelled(self, rows: Sequence[Encoded], inputs: dict[str, Tensor], n_tokens: int) -> LabelledBatch:
+    def labelled(self, rows: Sequence[Encoded], inputs: dict[str, Tensor], n_tokens: int) -> LabelledBatch:
+        """The batch of these inputs, with the labels of these rows."""
         if self.base.head.kind == "tags":
             ahead = (IGNORED,) * len(self.prefix_ids)
             labels = rectangle([(*ahead, *row.labels) for row in rows], IGNORED)
@@ -268,7 +269,7 @@ class Images(Labels):
         assert self.base.image_processor is not None
         pixels = self.base.image_processor(images=[load_image(row.image) for row in rows], return_tensors="pt")
         pixels = pixels["pixel_values"]
-        return self._labelled(rows, {"pixel_values": pixels.to(self.base.dtype)}, len(rows))
+        return self.labelled(rows, {"pixel_values": pixels.to(self.base.dtype)}, len(rows))
 
 
 def padded(rows: Sequence[Encoded], base: Base, prefix_ids: Sequence[int]) -> tuple[dict[str, Tensor], int]:

@@ -9,24 +9,32 @@ from torch import Tensor
 
 from tunewise.data.encode import MASKED, Encoded
 from tunewise.engine.batches import by_length
+from tunewise.engine.from_trunk import from_trunk
 from tunewise.engine.objectives import Labels, objective_for
+from tunewise.engine.trunk import Trunk
 from tunewise.evaluation.questions import LabelledRows
 from tunewise.models.load import Base
 
 
 @torch.no_grad()
 def answers_by_head(
-    base: Base, asked: LabelledRows, prefix_ids: Sequence[int] = (), batch_size: int = 32
+    base: Base,
+    asked: LabelledRows,
+    prefix_ids: Sequence[int] = (),
+    batch_size: int = 32,
+    trunk: Trunk | None = None,
 ) -> tuple[list[dict[str, Any]], float]:
     """For each row what was expected and predicted; and the loss, in nats a label (the squared error of values)."""
     objective = objective_for(base, prefix_ids)
     assert isinstance(objective, Labels), base.head
+    objective = from_trunk(objective, trunk, asked.rows, batch_size)
     rows: list[dict[str, Any]] = [{} for _ in asked.rows]
     losses: list[float] = []
     n_labels = 0
     for indices in by_length([len(row.ids) for row in asked.rows], batch_size):
         batch = objective.collate([asked.rows[i] for i in indices]).to(base.model.device)
-        logits = objective.logits(base.model, batch)
+        with objective.ready(base.model):
+            logits = objective.logits(base.model, batch)
         losses += objective.losses(logits, batch).tolist()
         n_labels += batch.n_labels
         for place, i in enumerate(indices):

@@ -22,6 +22,7 @@ from tunewise.engine.batches import plain
 from tunewise.engine.decoding import greedy
 from tunewise.engine.objectives import encode_rows, objective_for
 from tunewise.engine.scoring import option_log_probabilities, sequence_losses
+from tunewise.engine.trunk import Trunk
 from tunewise.engine.writing import write, written_log_probabilities
 from tunewise.errors import UserError
 from tunewise.evaluation.by_head import answers_by_head
@@ -101,11 +102,19 @@ def probes_of(base: Base, questions: Questions | LabelledRows) -> list[dict[str,
 
 @chosen()
 def answer(
-    base: Base, questions: Questions | LabelledRows, *, prefix_ids: Sequence[int] = (), batch_size: int = 32
+    base: Base,
+    questions: Questions | LabelledRows,
+    *,
+    prefix_ids: Sequence[int] = (),
+    batch_size: int = 32,
+    trunk: Trunk | None = None,
 ) -> Evaluation:
-    """What `base`, which must be in evaluation mode, makes of questions from `prepare`."""
+    """What `base`, which must be in evaluation mode, makes of questions from `prepare`.
+
+    `trunk` is what is frozen of it: a classifier's rows run through it once, however often they are asked.
+    """
     if isinstance(questions, LabelledRows):
-        rows, loss = answers_by_head(base, questions, prefix_ids, batch_size)
+        rows, loss = answers_by_head(base, questions, prefix_ids, batch_size, trunk)
         return _evaluation(questions.task, rows, loss, n_truncated=sum(row.truncated for row in questions.rows))
     carry_out = {"classification": _classify, "generation": _generate, "language_modelling": _model_language}
     return carry_out[questions.task.kind](base, questions, prefix_ids, batch_size)

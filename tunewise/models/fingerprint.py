@@ -10,6 +10,8 @@ from tunewise.models.quantise import scales
 
 SAMPLES_PER_TENSOR = 1 << 20
 
+Checksums = dict[str, int]
+
 
 def of_model(model: PreTrainedModel) -> str:
     """A digest of the names, shapes and values of the model's parameters.
@@ -25,6 +27,15 @@ def of_model(model: PreTrainedModel) -> str:
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(flat[::step].to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def checksums(model: PreTrainedModel) -> Checksums:
+    """The sum of each parameter's raw bits, and of a packed one's scales: equal sums say that no weight has moved."""
+    widths = {2: torch.int16, 4: torch.int32, 8: torch.int64, 1: torch.int8}
+    return {
+        name: int(p.detach().contiguous().view(widths[p.element_size()]).sum(dtype=torch.int64))
+        for name, p in (*model.named_parameters(), *scales(model))
+    }
 
 
 def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -21,6 +21,7 @@ from tunewise.config import dump_yaml
 from tunewise.data.encode import Encoded
 from tunewise.data.examples import Example, Ledger
 from tunewise.data.task import Task, load_task
+from tunewise.engine.from_trunk import Route, route_for
 from tunewise.engine.objectives import encode_rows, objective_for
 from tunewise.errors import UserError
 from tunewise.evaluation.evaluate import Evaluation, answer, prepare, probes_of
@@ -29,6 +30,7 @@ from tunewise.evaluation.retention import retention_loss
 from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.store import read_card, save_adapter
 from tunewise.models.families import DECODER
+from tunewise.models.fingerprint import checksums
 from tunewise.models.heads import draw_head
 from tunewise.models.load import Base
 from tunewise.run import record
@@ -46,7 +48,6 @@ from tunewise.training.proofs import (
     check_longest_batch,
     check_rows,
     check_tuned,
-    checksums,
     probe_logits,
 )
 from tunewise.training.reload import prove_in_fresh_process
@@ -156,6 +157,7 @@ class Run:
             self.model, recipe.method, tokenizer=self.tokenizer, losses=self._losses, seed=recipe.seed
         )
         self.objective = objective_for(base, self.tuned.prefix_ids, packing=recipe.train.packing)
+        self.route = Route(self.objective, None, "nothing is trained")
         self._begin_the_head()
         self.dev: Questions | LabelledRows | None = None
         self.dev_evaluations: list[Evaluation] = []
@@ -182,8 +184,8 @@ class Run:
         self.begin(digest)
         return self.finish(fit(**vars(self.training(progress))) if self.rows else None, peak)
 
-    def begin(self, digest: str) -> None:
-        """The first files, and the proofs before training."""
+    def begin(self, digest: str, *, beside_others: bool = False) -> None:
+        """The first files, and the proofs before training, which is alone or `beside_others` in one batch."""
         self.tuned.model.eval()
         self.dev = self._prepared(self.task.dev) if self.task.dev else None
         self.proofs |= self._no_leak()
@@ -196,7 +198,8 @@ class Run:
         files.write_json(self.out / record.ENVIRONMENT, record.environment(self.base, digest))
         files.write_json(self.out / record.LEDGER, {"data": asdict(self.task.ledger), "train": asdict(ledger)})
         if self.rows:
-            self.proofs |= check_longest_batch(self.tuned, self.rows, self.recipe.train, self.objective)
+            self.route = Route(self.objective, None, "it shares its batches") if beside_others else self._route()
+            self.proofs |= check_longest_batch(self.tuned, self.rows, self.recipe.train, self.route.objective)
             self.proofs |= self._a_save_succeeds()
 
     def finish(self, result: FitResult | None, peak: Peak) -> dict[str, Any]:
@@ -206,10 +209,11 @@ class Run:
             self._save(self.out / record.ADAPTER)
             proofs |= self._template_is_saved()
         before_training = peak.bytes() if result is None else max(peak.bytes(), result.peak_bytes)
-        test = answer(self.base, self._prepared(self.task.test), prefix_ids=self.tuned.prefix_ids)
+        test = self._answer(self._prepared(self.task.test))
         dev = self._dev_evaluation(result)
         retention = self._retention()
-        peak_bytes = max(before_training, peak.bytes())
+        others = self.route.kept_for_others(self.model) if self.model.device.type == "cpu" else 0
+        peak_bytes = max(before_training, peak.bytes()) - others
         left_out: dict[str, str] = {}
         if rows:
             after, left_out = check_tuned(self.tuned, self.probes, self.base_logits, self.base_sums)
@@ -231,8 +235,9 @@ class Run:
             "seconds": 0.0,
             "peak_bytes": peak_bytes,
             "peak_measure": peak.measure,
-            **record.costs(result),
+            **record.costs(result, others),
             "layout": self.objective.layout,
+            "trunk": self.route.told(),
             "n_dropped_demonstrations": test.n_dropped,
             "n_truncated_prompts": test.n_truncated,
             "proofs": proofs,
@@ -247,8 +252,15 @@ class Run:
     def training(self, progress: Watcher | None) -> Training:
         """What is to be trained."""
         dev_score = self._dev_score if self.dev is not None else None
-        recipe = self.recipe
-        return Training(self.tuned, self.rows, recipe.train, recipe.seed, self.out, self.objective, dev_score, progress)
+        config, seed, objective = self.recipe.train, self.recipe.seed, self.route.objective
+        return Training(self.tuned, self.rows, config, seed, self.out, objective, dev_score, progress)
+
+    def _route(self) -> Route:
+        config = self.recipe.train
+        n_seen = None if config.steps is None else config.steps * config.batch_size * config.accumulation
+        passes = config.epochs if n_seen is None else n_seen / len(self.rows)
+        size = config.batch_size
+        return route_for(self.tuned, self.objective, self.rows, config.trunk, group_size=size, passes=passes)
 
     def _prepared(self, examples: Sequence[Example]) -> Questions | LabelledRows:
         n_prefix, recipe = len(self.tuned.prefix_ids), self.recipe
@@ -256,7 +268,7 @@ class Run:
 
     def _dev_score(self) -> float:
         assert self.dev is not None
-        found = answer(self.base, self.dev, prefix_ids=self.tuned.prefix_ids)
+        found = self._answer(self.dev)
         self.dev_evaluations.append(found)
         return found.main
 
@@ -269,7 +281,10 @@ class Run:
             kept = [found for (step, _), found in seen if step == result.best_step]
             if kept:
                 return kept[0]
-        return answer(self.base, self.dev, prefix_ids=self.tuned.prefix_ids)
+        return self._answer(self.dev)
+
+    def _answer(self, questions: Questions | LabelledRows) -> Evaluation:
+        return answer(self.base, questions, prefix_ids=self.tuned.prefix_ids, trunk=self.route.trunk)
 
     def _retention(self) -> dict[str, float] | None:
         spec = self.recipe.retention_task

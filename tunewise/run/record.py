@@ -69,8 +69,8 @@ def environment(base: Base, digest: str) -> dict[str, Any]:
     }
 
 
-def costs(result: FitResult | None) -> dict[str, Any]:
-    """What the training took; zeros where nothing was trained."""
+def costs(result: FitResult | None, kept_for_others: int = 0) -> dict[str, Any]:
+    """What the training took, less the memory that is kept for other runs; zeros where nothing was trained."""
     if result is None:
         return {
             "steps": 0,
@@ -86,7 +86,7 @@ def costs(result: FitResult | None) -> dict[str, Any]:
         "stopped_by": result.stopped_by,
         "resumed_from": result.resumed_from,
         "train_seconds": round(result.seconds, 3),
-        "train_peak_bytes": result.peak_bytes,
+        "train_peak_bytes": result.peak_bytes - kept_for_others,
         "tokens": result.tokens,
         "tokens_per_second": round(result.tokens_per_second, 1),
         "lanes": result.lanes,

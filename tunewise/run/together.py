@@ -45,11 +45,15 @@ def plan(recipes: Sequence[Recipe], base: Base) -> Sharing:
             reasons[number] = "one by one: its data have no row for this base"
             continue
         mean = sum(of_rows) / len(of_rows) + len(recipe.method.prefix_ids(base.anatomy))
-        demands[number] = demand(base.model, recipe.method, mean * min(recipe.train.batch_size, len(of_rows)))
+        found = demand(base.model, recipe.method, mean * min(recipe.train.batch_size, len(of_rows)))
+        if found.lowest and recipe.train.trunk != "live":
+            reasons[number] = f"one by one: the {found.lowest} layers below what it trains run once for each row"
+        else:
+            demands[number] = found
     numbers = list(demands)
-    found = share(list(demands.values()), base.model)
-    groups = tuple(tuple(numbers[index] for index in group) for group in found.groups)
-    return Sharing(groups, reasons | {numbers[index]: reason for index, reason in found.reasons.items()})
+    shared = share(list(demands.values()), base.model)
+    groups = tuple(tuple(numbers[index] for index in group) for group in shared.groups)
+    return Sharing(groups, reasons | {numbers[index]: reason for index, reason in shared.reasons.items()})
 
 
 def _why_alone(recipe: Recipe, base: Base) -> str:
@@ -114,7 +118,7 @@ def _begun(recipe: Recipe, folder: Path, base: Base) -> Run:
     """A run up to its training, its method detached again."""
     run = Run(recipe, folder, base, _task(recipe, base)[1])
     try:
-        run.begin(record.data_digest(recipe.data))
+        run.begin(record.data_digest(recipe.data), beside_others=True)
     finally:
         run.tuned.detach()
     return run

@@ -38,6 +38,11 @@ class TrainConfig(Strict):
     """Rows behind one another without padding, where the base runs so; batches and losses are the same."""
     lanes: bool = True
     """In one batch with other runs of a comparison, where that is faster; each ends as it does alone."""
+    """Rows behind one another without padding, where the base runs so; the losses are the same."""
+    trunk: Literal["auto", "cached", "live"] = "auto"
+    """Layers below everything that is trained or attached: auto runs them once for each row and keeps what leaves them,
+    where that changes nothing but rounding; cached does so too where dropout acts in them, which is then off; live runs
+    them at every step."""
     checkpoint_every: int = Field(200, ge=0, validation_alias="save_steps")
     """Steps between checkpoints; 0 writes one only when training is interrupted."""
     checkpointing: bool = Field(False, validation_alias="gradient_checkpointing")

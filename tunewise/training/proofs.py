@@ -20,13 +20,12 @@ from tunewise.errors import UserError
 from tunewise.methods.attach import Tuned
 from tunewise.methods.base import CannotFold
 from tunewise.methods.store import PROBE, Probe, check_probe, last_logits, load_adapter, saved_probes
+from tunewise.models.fingerprint import Checksums, checksums
 from tunewise.models.load import Base
-from tunewise.models.quantise import scales
 from tunewise.training.config import TrainConfig
 from tunewise.training.loop import training_mode
 
 Proof = dict[str, Any]
-Checksums = dict[str, int]
 
 RELOADED = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 """Largest difference in logits after a reload: the same numbers go through the same code, so 0 is usual."""
@@ -103,15 +102,6 @@ def check_longest_batch(
 def probe_logits(model: PreTrainedModel, probes: Sequence[Probe], prefix_ids: Sequence[int] = ()) -> Tensor:
     """What the model says at the end of each probe, one a forward: (probes, vocabulary or classes)."""
     return torch.stack([last_logits(model, probe, prefix_ids) for probe in probes])
-
-
-def checksums(model: PreTrainedModel) -> Checksums:
-    """The sum of each parameter's raw bits, and of a packed one's scales: equal sums say that no weight has moved."""
-    widths = {2: torch.int16, 4: torch.int32, 8: torch.int64, 1: torch.int8}
-    return {
-        name: int(p.detach().contiguous().view(widths[p.element_size()]).sum(dtype=torch.int64))
-        for name, p in (*model.named_parameters(), *scales(model))
-    }
 
 
 def check_tuned(

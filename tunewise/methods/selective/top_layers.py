@@ -36,6 +36,8 @@ class TopLayers(Method):
             )
         modules = list(anatomy.layers[-self.layers :])
         if self.final_norm:
-            modules += [path for path in anatomy.norms if not path.startswith(anatomy.layers)]
+            outside = [path for path in anatomy.norms if not path.startswith(anatomy.layers)]
+            # beside the layers or above them; not that of an encoder's embeddings, nor of the stack below a decoder
+            modules += [path for path in outside if anatomy.layers[-1].startswith(f"{path.rpartition('.')[0]}.")]
         prefixes = tuple(f"{path}." for path in modules)
         return [name for name in anatomy.parameters if name.startswith(prefixes)]
