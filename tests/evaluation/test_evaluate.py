@@ -1,5 +1,6 @@
 """Evaluation against the plain way: one prompt at a time, one option at a time, transformers' generate."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,8 @@ from tunewise.data.encode import encode_answer, encode_prompt
 from tunewise.data.examples import Example, Ledger, Part
 from tunewise.data.task import Task
 from tunewise.data.template import Template
+from tunewise.engine.native.build import library, why_not
+from tunewise.engine.packed_reading import why_not_read
 from tunewise.errors import UserError
 from tunewise.evaluation.evaluate import evaluate_task
 from tunewise.evaluation.questions import ask, stop_text
@@ -157,6 +160,20 @@ def test_generation_is_greedy_and_returns_rows_in_order():
         text = TOKENIZER.decode(out[0, ids.shape[1] :], skip_special_tokens=True).split("\n\n")[0].strip()
         assert (row["id"], row["predicted"], row["expected"]) == (example.id, text, example.answer.strip())
     assert list(found.metrics) == ["exact_match", "chrf"]
+
+
+@pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
+@pytest.mark.parametrize("kind", ["classification", "generation"])
+@pytest.mark.parametrize("shots", [0, 4])
+def test_packed_and_padded_evaluations_agree(kind, shots):
+    exact, asked = base(), task(kind, labels=("positive", "kitchen water"), metrics=("exact_match", "loss"))
+    asked = asked if kind == "generation" else replace(asked, metrics=("accuracy", "loss"))
+    model = copy.deepcopy(exact).float()
+    assert why_not_read(model) == ""
+    assert "no kernel" in why_not_read(exact)
+    packed, padded = (evaluate_task(as_base(each), asked, asked.test, shots=shots) for each in (model, exact))
+    assert packed.metrics == pytest.approx(padded.metrics, abs=1e-4)
+    assert [row["predicted"] for row in packed.predictions] == [row["predicted"] for row in padded.predictions]
 
 
 def test_the_separator_ends_an_answer_unless_answers_hold_it():
