@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ from tunewise.config import read_yaml
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
 from tunewise.stats import mean_interval
+from tunewise.training.interrupt import Interrupted
 from tunewise.training.progress import Silent
 
 
@@ -89,6 +92,34 @@ def test_runs_that_share_a_batch_end_as_one_by_one(compared, tmp_path):
             assert {name: lane[name] for name in same} == {name: one[name] for name in same}
             assert lane["proofs"].keys() == one["proofs"].keys()
             assert lane["seconds"] > lane["train_seconds"] > 0
+
+
+def test_runs_that_were_stopped_side_by_side_go_on(compared, tmp_path):
+    """Ctrl-C in a shared batch leaves a checkpoint of each; the same command ends as if nothing had been."""
+    root, found, _, _ = compared
+    recipe = read_yaml(next(root.rglob("lora-*/seed0/recipe.yaml")))
+
+    class Stopping(Followed):
+        def stepped(self, step, loss, n_tokens):
+            if step == 7:  # of all four
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def again(progress):
+        arms = {"lora": {"method": "lora"}, "ia3": {"method": "ia3"}}
+        return compare(
+            recipe["data"], model=recipe["model"], methods=arms, seeds=(0, 1), out=tmp_path, progress=progress,
+            overrides={"train.batch_size": 8, "dtype": "float32"},
+        )  # fmt: skip
+
+    with pytest.raises(Interrupted, match="and 3 more"):
+        again(Stopping())
+    assert len(list(tmp_path.rglob("checkpoints/step-*"))) == 4
+    assert not list(tmp_path.rglob("DONE"))
+    rows = again(Followed())["rows"]
+    assert rows[0]["test"] == found["rows"][1]["test"]
+    metrics = [json.loads(path.read_text()) for path in tmp_path.rglob("metrics.json")]
+    assert sorted(run["resumed_from"] for run in metrics) == [2, 2, 3, 3]  # who had asked before it came has its answer
+    assert not list(tmp_path.rglob("checkpoints"))
 
 
 def test_adapters_were_reloaded_in_a_fresh_process(compared):

@@ -61,6 +61,37 @@ def test_every_row_is_what_its_lane_makes_of_it(family):
         start += size
 
 
+def test_lanes_that_are_alike_are_computed_by_batched_products():
+    """Three LoRAs of one rank and scaling on parts of one size; with dropout, or as DoRA, each by itself."""
+    model = bases.build("llama", torch.float64)
+    fields = [{"name": "lora", "rank": 4, "roles": ["all"], "b_rate": rate} for rate in (1.0, 2.0, 4.0)]
+    tuned = []
+    for number, each in enumerate(fields):
+        one = attach(model, parse_method(each), seed=number)
+        randomise(one)
+        one.detach()
+        tuned.append(one)
+    deltas = [one.deltas["layers.1.down"] for one in tuned]
+    assert len({delta.stack_key() for delta in deltas} - {None}) == 1
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 5, 48, generator=generator, dtype=torch.float64)
+    y = torch.randn(3, 5, 32, generator=generator, dtype=torch.float64)
+    each_alone = torch.stack([delta.after(x[i], y[i]) for i, delta in enumerate(deltas)])
+    torch.testing.assert_close(type(deltas[0]).stacked(deltas, x, y), each_alone, rtol=0, atol=1e-12)
+    found, expected = [], []
+    with torch.no_grad(), beside(model, tuned) as lanes:
+        with lanes.at(Parts(0, tuple(Part(lane, 2, 2) for lane in (2, 0, 1)))):
+            found = model(IDS).logits
+        for lane in (2, 0, 1):
+            with lanes.only(tuned[lane]):
+                expected.append(model(IDS[len(expected) * 2 :][:2]).logits)
+    torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=1e-12)
+    drawing = attach(model, parse_method({"name": "lora", "dropout": 0.1}))
+    assert next(iter(drawing.deltas.values())).stack_key() is None
+    drawing.detach()
+    assert next(iter(attach(model, parse_method("dora")).deltas.values())).stack_key() is None
+
+
 def test_behind_the_block_the_base_is_itself_and_each_can_be_put_on_again():
     model = bases.build("llama", torch.float64)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -137,6 +137,21 @@ def without_dropout(model):
             module.p = 0.0
 
 
+def test_seeds_of_one_method(tmp_path):
+    """Through batched products as long as their batches are alike; the last has fewer rows in its last one."""
+
+    def runs(folder):
+        model, fields = bases.build("llama", torch.float64), {"name": "lora", "rank": 4, "roles": ["all"]}
+        return [
+            training(model, fields, seed, folder / str(seed), random_rows(n, seed=seed))
+            for seed, n in enumerate((9, 9, 8))
+        ]
+
+    found = together(runs(tmp_path / "together"))
+    for lane, run in zip(found, runs(tmp_path / "alone"), strict=True):
+        assert distance(lane, alone(run)) < 1e-10
+
+
 def test_packed_lanes_equal_packed_runs(tmp_path):
     """Dropout included: its masks have the shape that they have alone."""
     assert not why_not_packed(bases.build("llama", torch.float32))

@@ -4,7 +4,7 @@ import torch
 from rich.console import Console
 
 from tunewise.training.memory import Peak
-from tunewise.training.progress import Bar, Lines, watcher_for
+from tunewise.training.progress import AsOne, Bar, Lines, watcher_for
 
 
 def follow(watcher):
@@ -23,6 +23,19 @@ def test_without_a_terminal_there_is_one_line_an_evaluation():
     (line,) = stream.getvalue().splitlines()
     assert line.startswith("lora  step 4/10  loss 0.3750  dev 0.7500  (best)  ")
     assert line.endswith("tokens/s")
+
+
+def test_several_runs_are_followed_as_one():
+    stream = io.StringIO()
+    one = AsOne(Lines(stream), 2)
+    one.started("lora", 2, 10)
+    one.started("bitfit", 0, 5)
+    for step in (3, 1):
+        one.stepped(step, 1.5 / step, 100)
+    one.evaluated(1, 0.75, True)
+    one.finished()
+    one.finished()
+    assert stream.getvalue().startswith("lora + bitfit  step 4/15  loss 1.5000  dev 0.7500  (best)  ")
 
 
 def test_the_bar_shows_steps_loss_score_and_time_left():

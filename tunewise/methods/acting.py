@@ -29,6 +29,8 @@ class Acting:
     delta: Delta
     before: Before | None
     after: After
+    is_whole: bool
+    """Whether `after` is all it does, and to the whole of what leaves the module."""
 
     def install(self, model: PreTrainedModel) -> list[RemovableHandle]:
         """Let it act wherever the module is called."""
@@ -67,7 +69,8 @@ def acting(model: PreTrainedModel, site: Site, delta: Delta, scale: Callable[[],
             tuned = y + scale() * (tuned - y)
         return site.write(output, tuned)
 
-    return Acting(site.module, delta, enter if changes_input and not site.is_slice else None, leave)
+    is_whole = not (changes_input or site.is_slice or site.heads_first)
+    return Acting(site.module, delta, enter if changes_input and not site.is_slice else None, leave, is_whole)
 
 
 def occupy(model: PreTrainedModel, name: str) -> None:

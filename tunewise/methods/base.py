@@ -6,9 +6,9 @@ at which site. Attaching, switching, scaling, counting, saving and folding are w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -55,6 +55,15 @@ class Delta(nn.Module):
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         """The output that replaces y."""
         return y
+
+    def stack_key(self) -> Hashable:
+        """Deltas of different lanes whose keys are equal can be computed by one `stacked`; None never can."""
+        return None
+
+    @staticmethod
+    def stacked(deltas: Sequence[Any], x: Tensor, y: Tensor) -> Tensor:
+        """`after` of n deltas of one `stack_key` on parts of one size: (n, length, d_out) from x (n, length, d_in)."""
+        raise NotImplementedError
 
     def settle(self) -> None:
         """Replace what wrote a tensor while training (an encoder of prompts, say) by the tensor it wrote."""

@@ -162,6 +162,9 @@ class Lanes:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             if self._parts is None:
                 return None
+            stacked = self._stacked(module, acts, args[0], output)
+            if stacked is not None:
+                return stacked
 
             def leaving(number: int, y: Tensor, x: Tensor) -> Tensor:
                 for act in acts[number]:
@@ -172,6 +175,24 @@ class Lanes:
             return self._by_lane(module, acts, leaving, output, args[0])
 
         return hook
+
+    def _stacked(self, module: nn.Module, acts: dict[int, list[Acting]], x: Tensor, y: Tensor) -> Tensor | None:
+        """All lanes at once by batched products, where their deltas are alike and their parts of one size."""
+        assert self._parts is not None
+        dim, is_head = self._place(module, y)
+        sizes = {part.head_size if is_head else part.size for part in self._parts.parts}
+        found = [acts.get(part.lane, []) for part in self._parts.parts]
+        if len(sizes) > 1 or len(found) < 2 or any(len(of_lane) != 1 or not of_lane[0].is_whole for of_lane in found):
+            return None
+        deltas = [act.delta for (act,) in found]
+        keys = {delta.stack_key() for delta in deltas}
+        if len(keys) > 1 or None in keys or x.shape[dim] != y.shape[dim]:
+            return None
+        n, size = len(deltas), sizes.pop()
+        own_x, own_y = (tensor.narrow(dim, 0, n * size) for tensor in (x, y))
+        changed = deltas[0].stacked(deltas, own_x.reshape(n, -1, x.shape[-1]), own_y.reshape(n, -1, y.shape[-1]))
+        behind = y.narrow(dim, n * size, y.shape[dim] - n * size)
+        return torch.cat([changed.view(own_y.shape), behind], dim) if behind.numel() else changed.view(y.shape)
 
     def _by_lane(
         self, module: nn.Module, lanes: dict[int, Any], change: Callable[..., Tensor], *tensors: Tensor

@@ -1,5 +1,6 @@
 """Whether runs can be lanes of one batch: tried on a few rows, and not guessed."""
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from tunewise.engine.batches import LabelledBatch
 from tunewise.engine.joining import joint_losses
 from tunewise.methods.lanes import CannotShare, Draws, Lanes, has_dropout
+from tunewise.training.checkpoint import random_state
 from tunewise.training.lane import Training
 
 SAME = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.01}
@@ -35,8 +37,12 @@ def why_not_together(trainings: Sequence[Training]) -> str:
     batch = trainings[0].objective.collate(trainings[0].rows[:1])
     if type(batch) is LabelledBatch and any(has_dropout(training.tuned) for training in trainings):
         return "dropout is drawn for padding too, of which a joint batch has more"
+    alike: dict[str, list[Training]] = {}
+    for training in trainings:
+        alike.setdefault(json.dumps(training.tuned.method.configuration()), []).append(training)
+    one_of_each = [first for first, *_ in alike.values()]
     try:
-        return _tried(trainings)
+        return _tried(one_of_each if len(one_of_each) > 1 else trainings[:2])
     except CannotShare as reason:
         return reason.message
 
@@ -79,12 +85,13 @@ def _gradients_alone(training: Training, asked: tuple[Any, int], lanes: Lanes) -
     tuned, model, draws = training.tuned, lanes.model, Draws(0, lanes.model.device)
     own = {name: model.get_parameter(name) for name in tuned.selected}
     with lanes.only(tuned), training.objective.ready(model), draws:
-        before = torch.get_rng_state()
+        before, _ = random_state(model.device)
         for parameter in own.values():
             parameter.requires_grad_(True)
         batch, n_labels = asked
         (training.objective.loss(model, batch.to(model.device)) / n_labels).backward()
-        if not has_dropout(tuned) and not torch.equal(before, torch.get_rng_state()):
+        behind, _ = random_state(model.device)
+        if not has_dropout(tuned) and any(not torch.equal(before[name], behind[name]) for name in before):
             raise CannotShare("the base draws dropout of its own, in an order that other runs would change")
     for parameter in own.values():
         parameter.requires_grad_(False)

@@ -1,6 +1,7 @@
 """The delta of LoRA and its kin: scaling · B A x, or scaling · (B A − B₀ A₀) x where B A began in the weight."""
 
 import math
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,17 @@ class LowRank(Delta):
         # y + scaling · B A x in one pass over y: the scaled product is never a tensor of its own
         added = torch.addmm(y.flatten(0, -2), inner.flatten(0, -2), b.T.to(x.dtype), alpha=self.scaling)
         return added.view(y.shape)
+
+    def stack_key(self) -> Hashable:
+        if type(self) is not LowRank or (self.dropout.p and self.training):
+            return None
+        return LowRank, len(self.factors()[0]), self.scaling
+
+    @staticmethod
+    def stacked(deltas: Sequence["LowRank"], x: Tensor, y: Tensor) -> Tensor:
+        pairs = [delta.factors() for delta in deltas]
+        a, b = torch.stack([a for a, _ in pairs]).to(x.dtype), torch.stack([b for _, b in pairs]).to(x.dtype)
+        return torch.baddbmm(y, torch.bmm(x, a.mT), b.mT, alpha=deltas[0].scaling)
 
     def change(self, x: Tensor) -> Tensor:
         """scaling · B A x."""
