@@ -38,6 +38,10 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench.training
+	$(BIN)/python -m bench.trunk
+	$(BIN)/python -m bench.in_context
+	$(BIN)/python -m bench.lanes
+	$(BIN)/python -m bench.performance
 
 clean:
 	rm -rf $(VENV) .ruff_cache .import_linter_cache demo runs

@@ -63,10 +63,37 @@ def machine(environment: dict[str, Any]) -> str:
     return f"{environment['processor']}, {environment['threads']} threads; products in GFLOP/s: {speeds}; {versions}.\n"
 
 
+def trunk(found: Sequence[dict[str, Any]]) -> str:
+    """One row a shape, method and precision."""
+    head = ("shape, method", "ours in", "epochs", "× Trainer", "× Trainer, live")
+    rows = [
+        (f"{one['shape']}, {one['method']}", one["dtype"], one["epochs"], one["ratio"], one["live_ratio"])
+        for one in found
+    ]
+    return table(head, rows)
+
+
+def in_context(found: Sequence[dict[str, Any]]) -> str:
+    """One row a peer, one column a precision."""
+    head = ("beside", *(f"{one['shape']}, {one['dtype']}, {one['tokens_shown']} tokens shown" for one in found))
+    return table(head, ((peer, *(one["ratio"][peer] for one in found)) for peer in found[0]["ratio"]))
+
+
+def lanes(found: Sequence[dict[str, Any]]) -> str:
+    """One row a batch size and a mix of methods."""
+    head = ("methods", "lanes", "rows a batch", "tokens a batch of one run", "× in turn")
+    keys = ("lanes", "batch_size", "tokens_a_batch", "ratio")
+    return table(head, ((", ".join(dict.fromkeys(one["methods"])), *(one[key] for key in keys)) for one in found))
+
+
 def main() -> None:
     found = kept.read("training")
     plot(found["results"])
     page.put(PAGE, "training", machine(found["environment"]) + "\n" + training(found["results"]))
+    for name, write in (("trunk", trunk), ("in_context", in_context), ("lanes", lanes)):
+        results = kept.read(name)["results"]
+        if results:
+            page.put(PAGE, name, write(results))
 
 
 if __name__ == "__main__":
