@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from tunewise.engine.native.attention import DTYPES, Pattern, attend
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.native.prefix_attention import Prefix, attend_behind
-from tunewise.engine.packing import ROUND, SAME, packed_attention
+from tunewise.engine.packing import ROUND, packed_attention
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,10 @@ LOGITS = 1 << 25
 """Numbers of a row's logits: 128 MiB as float32."""
 SHORTEST_SHARED = 16
 """Tokens that a common beginning must have to be worth a forward of its own."""
+APART = 1e-6
+"""How far a prompt's logits may move, over the largest, when its neighbour is another one."""
+ALIKE = {torch.float32: 1e-4, torch.bfloat16: 0.25}
+"""How far they may lie from those of the prompt alone; in bfloat16 a trained model's on tokens at random are coarse."""
 FEW, ROUND_FEW = 64, 8
 """A row of few tokens, as of a step of decoding, is rounded up by less."""
 
@@ -181,20 +185,26 @@ def _try(model: PreTrainedModel, prefix_ids: Sequence[int]) -> str:
     model.eval()
     try:
         with reading(model, shared) as reader:
-            row = Row(reader.n_prefix)
-            row.add(one)
-            row.add(more, (row.add(other), len(other)))
-            packed = reader.logits(row, [len(one) - 1, len(one) + len(other) - 1, len(row.ids) - 1])
+            packed, beside = (_two_and_a_continuation(reader, one, each, more) for each in (other, other[::-1]))
         whole = [[*shared, *one], [*shared, *other], [*shared, *other, *more]]
         alone = torch.stack([model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1] for ids in whole])
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
         return f"{type(model).__name__} does not run packed: {error}"
     finally:
         model.train(was_training)
-    distance = float((packed - alone).abs().max() / alone.abs().max().clamp(min=1e-6))
-    return (
-        "" if distance < SAME[model.dtype] else f"{type(model).__name__} does not keep prompts apart ({distance:.2g})"
-    )
+    largest = alone.abs().max().clamp(min=1e-6)
+    if float((packed[0] - beside[0]).abs().max() / largest) > APART:
+        return f"{type(model).__name__} does not keep prompts apart"
+    distance = float((packed - alone).abs().max() / largest)
+    return "" if distance < ALIKE[model.dtype] else f"{type(model).__name__} reads prompts otherwise ({distance:.2g})"
+
+
+def _two_and_a_continuation(reader: Reader, one: list[int], other: list[int], more: list[int]) -> Tensor:
+    """(3, vocabulary) behind `one`, behind `other` and behind `other` with `more`, all in one row."""
+    row = Row(reader.n_prefix)
+    row.add(one)
+    row.add(more, (row.add(other), len(other)))
+    return reader.logits(row, [len(one) - 1, len(one) + len(other) - 1, len(row.ids) - 1])
 
 
 def _turns_by_length(model: PreTrainedModel) -> bool:
