@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.bases import DECODERS, VOCABULARY, build
 from tests.rows import random_rows
+from tests.tuned import moved
 from tunewise.engine.decoding import Sampling, greedy, sampled
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.packed_reading import why_not_read
@@ -76,11 +77,7 @@ def test_packed_lanes_give_what_generate_gives_one_by_one(tokenizer, family, bat
 @needs_kernels
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning", "llama_adapter", "lora"])
 def test_packed_lanes_with_a_method_attached(tokenizer, method):
-    tuned = attach(build("llama", torch.float32), parse_method({"name": method}), seed=1)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in tuned.trainable.values():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    tuned = moved(attach(build("llama", torch.float32), parse_method({"name": method}), seed=1))
     tuned.model.eval()
     assert why_not_read(tuned.model, tuned.prefix_ids) == ""
     answers = greedy(tuned.model, tokenizer, PROMPTS, 6, prefix_ids=tuned.prefix_ids, batch_size=3)

@@ -9,6 +9,7 @@ from torch import nn
 
 from tests import bases
 from tests.rows import random_rows
+from tests.tuned import moved
 from tunewise.engine import packing
 from tunewise.engine.fused import ROTATION, fused
 from tunewise.engine.native.build import library, why_not
@@ -54,12 +55,8 @@ def test_what_is_replaced_and_put_back(family):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", NORMS)
 def test_losses_and_gradients_are_those_of_the_model_as_it_is(family, method, monkeypatch):
-    tuned = attach(bases.build(family, torch.float32), parse_method(METHODS[method]), seed=1)
+    tuned = moved(attach(bases.build(family, torch.float32), parse_method(METHODS[method]), seed=1))
     tuned.model.train()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in tuned.trainable.values():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     batch = packing.pack(random_rows(7), 0)
 
     def losses_and_gradients():

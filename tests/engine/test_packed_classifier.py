@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests import bases
+from tests.tuned import moved
 from tunewise.data.encode import Encoded
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.objectives import Labels, PackedLabels, objective_for
@@ -66,11 +67,7 @@ def losses_and_gradients(tuned, objective, of):
 @pytest.mark.parametrize("family", ["bert_classes", "roberta_classes", "distilbert_classes"])
 def test_packed_is_padded(name, family):
     base = base_of(family)
-    tuned = attach(base.model, parse_method(METHODS[name]), seed=1)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in tuned.trainable.values():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    tuned = moved(attach(base.model, parse_method(METHODS[name]), seed=1))
     packed = objective_for(base, tuned.prefix_ids, packing=True)
     assert isinstance(packed, PackedLabels)
     of = rows(pairs=family == "bert_classes")

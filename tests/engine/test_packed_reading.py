@@ -7,6 +7,7 @@ import torch
 
 from tests import bases
 from tests.rows import random_rows
+from tests.tuned import moved
 from tunewise.engine import packed_reading
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.packed_reading import Row, reading, rows_of, split_off, why_not_read
@@ -71,11 +72,7 @@ def test_options_score_as_in_the_padded_way(family):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
 def test_whatever_is_attached(family, method):
-    tuned = attach(bases.build(family, torch.float32), parse_method(METHODS[method]), seed=1)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in tuned.trainable.values():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    tuned = moved(attach(bases.build(family, torch.float32), parse_method(METHODS[method]), seed=1))
     tuned.model.eval()
     assert why_not_read(tuned.model, tuned.prefix_ids) == ""
     found = option_log_probabilities(tuned.model, SHARING, OPTIONS, pad_id=0, prefix_ids=tuned.prefix_ids)

@@ -5,6 +5,8 @@ import torch
 
 from tests import bases
 from tests.rows import random_rows
+from tests.tuned import losses_and_gradients
+from tests.tuned import moved as moved_from_its_start
 from tunewise.data.encode import Encoded
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.objectives import NextToken, PackedNextToken
@@ -28,26 +30,7 @@ METHODS = {
 
 
 def moved(family, method, dtype=torch.float32):
-    tuned = attach(bases.build(family, dtype), parse_method(method), seed=1)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in tuned.trainable.values():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return tuned
-
-
-def losses_and_gradients(tuned, objective, rows):
-    batch = objective.collate(rows)
-    with objective.ready(tuned.model):
-        of_rows = objective.row_losses(tuned.model, batch)
-        loss = objective.loss(tuned.model, batch)
-        loss.backward()
-    torch.testing.assert_close(of_rows.sum(), loss)
-    gradients = {name: tensor.grad.clone() for name, tensor in tuned.trainable.items() if tensor.grad is not None}
-    for tensor in tuned.trainable.values():
-        tensor.grad = None
-    assert batch.n_labels > 0
-    return of_rows.detach(), gradients, (batch.n_labels, batch.n_tokens, batch.ids)
+    return moved_from_its_start(attach(bases.build(family, dtype), parse_method(method), seed=1))
 
 
 def compare(tuned, rows):

@@ -11,6 +11,8 @@ import torch
 from tests import bases
 from tests.rows import random_rows
 from tests.small_base import write_image_model, write_pictures
+from tests.tuned import losses_and_gradients
+from tests.tuned import moved as moved_from_its_start
 from tunewise.data.encode import Encoded
 from tunewise.engine.from_trunk import FromTrunk, from_trunk, route_for
 from tunewise.engine.native.build import library, why_not
@@ -53,11 +55,7 @@ def tuned_model(family, method, dtype=torch.float64, moved=True):
             if isinstance(vars(module).get(name), float):
                 setattr(module, name, 0.0)
     tuned = attach(model, parse_method(METHODS[method] if isinstance(method, str) else method), seed=1)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in tuned.trainable.values() if moved else ():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return tuned
+    return moved_from_its_start(tuned) if moved else tuned
 
 
 def base_of(tuned, kind="classes"):
@@ -84,19 +82,6 @@ def even_rows(n):
         for row in random_rows(3 * n)
         if len(row.ids) > 5
     ][:n]
-
-
-def losses_and_gradients(tuned, objective, rows):
-    batch = objective.collate(rows)
-    with objective.ready(tuned.model):
-        of_rows = objective.row_losses(tuned.model, batch)
-        loss = objective.loss(tuned.model, batch)
-        loss.backward()
-    torch.testing.assert_close(of_rows.sum(), loss)
-    gradients = {name: tensor.grad.clone() for name, tensor in tuned.trainable.items() if tensor.grad is not None}
-    for tensor in tuned.trainable.values():
-        tensor.grad = None
-    return of_rows.detach(), gradients, (batch.n_labels, batch.n_tokens, batch.ids)
 
 
 def compare(tuned, objective, rows, live, tolerance=1e-10):

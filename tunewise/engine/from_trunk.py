@@ -20,14 +20,13 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from tunewise import files
 from tunewise.data.encode import Encoded
 from tunewise.engine.backend import chosen
 from tunewise.engine.batches import IGNORED, Batch
-from tunewise.engine.loss import wide
+from tunewise.engine.loss import label_losses, wide
 from tunewise.engine.objectives import Images, Labels, NextToken, Objective, PackedNextToken, Writing
 from tunewise.engine.packed_classifier import PackedTexts
 from tunewise.engine.packing import SAME, PackedBatch, pack
@@ -124,7 +123,7 @@ class FromTrunk:
 
     def row_losses(self, model: PreTrainedModel, batch: TrunkBatch) -> Tensor:
         if self._sees_labels_alone:
-            losses = functional.cross_entropy(self.logits(model, batch)[0], batch.own.labels, reduction="none")
+            losses = label_losses(self.logits(model, batch)[0], batch.own.labels)
             return losses.new_zeros(len(batch.rows)).index_add(0, batch.own.rows, losses)
         if self.trunk.live == "head":
             return self.losses(self.logits(model, batch), batch)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from tunewise.engine.native.attention import DTYPES
 from tunewise.engine.native.build import library
-from tunewise.engine.native.rows import DTYPES, gated, rms_norm, rotated
+from tunewise.engine.native.rows import gated, rms_norm, rotated
 from tunewise.models.anatomy import Anatomy, read_anatomy
 
 SAME = {torch.float32: 1e-5, torch.bfloat16: 0.02}

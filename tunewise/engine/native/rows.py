@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunewise.engine.native.attention import DTYPES
 from tunewise.engine.native.build import library
-
-DTYPES = (torch.float32, torch.bfloat16)
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
