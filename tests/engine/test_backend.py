@@ -84,3 +84,9 @@ def test_doctor_tells_everything():
         "attention of packed rows",
     } <= set(found)
     assert keep_pages() in (True, False)
+
+
+def test_on_another_device_float32_stays_float32(monkeypatch):
+    monkeypatch.setattr(chosen_backend, "backend", lambda: Backend(1, {}, 1.0, 0.0, onednn=True))
+    with chosen(torch.device("cuda")):
+        assert torch.get_float32_matmul_precision() == "highest"

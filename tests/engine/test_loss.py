@@ -6,6 +6,7 @@ import torch
 from tests.bases import DECODERS, build
 from tests.rows import random_rows
 from tunewise.data.encode import MASKED
+from tunewise.engine import loss
 from tunewise.engine.batches import collate
 from tunewise.engine.loss import row_losses, token_loss
 
@@ -67,3 +68,22 @@ def test_bfloat16_logits_are_summed_in_float32():
     loss, _ = token_loss(model, collate(rows, 0))
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, sum(reference(model, row) for row in rows).float(), rtol=0.03, atol=0.0)
+
+
+@pytest.mark.parametrize("n", [0, 1, 7])
+def test_losses_in_pieces_are_those_of_the_exact_logits(n, monkeypatch):
+    monkeypatch.setattr(loss, "library", lambda: None)  # as on a GPU
+    monkeypatch.setattr(loss, "PIECE", 3 * 50)  # three rows at a time
+    generator = torch.Generator().manual_seed(0)
+    logits = (4 * torch.randn(n, 50, generator=generator)).bfloat16().requires_grad_()
+    labels = torch.randint(50, (n,), generator=generator)
+    weights = torch.rand(n, generator=generator)
+    exact = logits.detach().double().requires_grad_()
+    found = loss.label_losses(logits, labels)
+    expected = torch.nn.functional.cross_entropy(exact, labels, reduction="none")
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert logits.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=2**-8, atol=1e-6)

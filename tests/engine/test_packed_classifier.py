@@ -110,3 +110,9 @@ def test_the_layout_of_a_batch():
     assert batch.inputs["position_ids"][0, batch.firsts].eq(2).all()
     assert batch.inputs["input_ids"][0, batch.firsts].eq(70).all()
     assert batch.inputs["token_type_ids"].shape == batch.inputs["input_ids"].shape
+
+
+def test_the_starts_of_a_batch_stay_where_lengths_are_read():
+    batch = pack_texts(rows(3), 0, (), 0).to(torch.device("meta"))
+    assert batch.inputs["segment_starts"].tolist()[0] == 0
+    assert batch.inputs["input_ids"].device.type == batch.labels.device.type == batch.firsts.device.type == "meta"

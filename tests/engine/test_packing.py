@@ -8,6 +8,8 @@ from tests.rows import random_rows
 from tests.tuned import losses_and_gradients
 from tests.tuned import moved as moved_from_its_start
 from tunewise.data.encode import Encoded
+from tunewise.engine import packing
+from tunewise.engine.attention import by_segment
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.objectives import NextToken, PackedNextToken
 from tunewise.engine.packing import NAME, ROUND, pack, why_not_packed
@@ -109,3 +111,17 @@ def test_a_family_that_ignores_the_segments_is_found_out(monkeypatch):
 
     monkeypatch.setattr(type(model.model), "forward", deaf)
     assert "does not keep packed rows apart" in why_not_packed(model)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_on_plain_torch_packed_rows_are_the_same(family, monkeypatch):
+    monkeypatch.setattr(packing, "attend", by_segment)  # as where flash attention does not run
+    compare(moved(family, METHODS["lora"]), random_rows(7))
+
+
+def test_the_starts_of_a_batch_stay_where_lengths_are_read():
+    batch = pack(random_rows(3), pad_id=0).to(torch.device("meta"))
+    tensors = {name: value.device.type for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    assert tensors.pop("starts") == "cpu"
+    assert len(tensors) == 5
+    assert set(tensors.values()) == {"meta"}

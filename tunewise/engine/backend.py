@@ -29,6 +29,7 @@ ACCURATE = 3e-6
 """The largest error of a float32 product, over its largest entry."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_TOP_PAD = -1, -3, -2  # malloc.h
 KEPT_BYTES = 1 << 30
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,13 @@ class Backend:
 
 
 @contextmanager
-def chosen() -> Iterator[None]:
-    """Inside the block a model runs as is fastest here; as it was behind it, for whoever else computes in this process.
+def chosen(device: torch.device = CPU) -> Iterator[None]:
+    """Inside the block a model on `device` runs as is fastest here; as it was behind it, for whoever else computes in
+    this process.
 
-    Turned off by TUNEWISE_BACKEND=0.
+    Turned off by TUNEWISE_BACKEND=0; on a GPU there is nothing to choose, and float32 stays float32.
     """
-    if os.environ.get("TUNEWISE_BACKEND") == "0":
+    if device.type != "cpu" or os.environ.get("TUNEWISE_BACKEND") == "0":
         with flushed():
             yield
         return

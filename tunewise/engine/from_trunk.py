@@ -197,7 +197,7 @@ class FromTrunk:
         inner = self.inner
         self.n_computed += len(rows)
         batch = inner.collate(rows).to(model.device)
-        with evaluating(model), chosen(), inner.ready(model):
+        with evaluating(model), chosen(model.device), inner.ready(model):
             states = self.trunk.leaving(lambda: inner.row_losses(model, batch))
         mask = None if states.dim() == 2 else _mask(batch, self._sees_labels_alone)
         if mask is not None:
@@ -319,7 +319,7 @@ def _why_not(trunk: Trunk, objective: Inner, rows: Sequence[Encoded]) -> str:
     """Why losses cannot be had from the trunk; "" where they can. Tried and not guessed, once for each layout."""
     tried = type(objective).__name__
     if tried not in trunk.tried:
-        with evaluating(trunk.model), torch.no_grad(), chosen():
+        with evaluating(trunk.model), torch.no_grad(), chosen(trunk.model.device):
             trunk.tried[tried] = _tried(trunk, objective, _two(rows))
     return trunk.tried[tried]
 

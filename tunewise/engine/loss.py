@@ -1,5 +1,7 @@
 """The loss of a batch, with the head computed only where labels are."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -8,6 +10,9 @@ from transformers import PreTrainedModel
 from tunewise.engine.batches import IGNORED, Batch
 from tunewise.engine.native import rows
 from tunewise.engine.native.build import library
+
+PIECE = 1 << 25
+"""Logits that are widened to float32 at a time: 128 MiB."""
 
 
 def label_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -51,7 +56,34 @@ def label_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """The cross-entropy in nats of each label, (K,), at least float32, from logits (K, C) and labels (K,) in [0, C)."""
     if logits.device.type == "cpu" and logits.dtype in rows.DTYPES and library() is not None:
         return rows.cross_entropies(logits, labels)
-    return functional.cross_entropy(wide(logits), labels, reduction="none")
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        return _InPieces.apply(logits, labels)
+    return functional.cross_entropy(logits, labels, reduction="none")
+
+
+class _InPieces(torch.autograd.Function):
+    """Cross-entropies of logits in half precision, float32 inside; they are never in float32 all at once."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        sums = [piece.float().logsumexp(-1) for piece in logits.split(_rows_at_a_time(logits))]
+        sums = torch.cat(sums) if sums else logits.new_zeros(0, dtype=torch.float32)
+        ctx.save_for_backward(logits, labels, sums)
+        return sums - logits.gather(1, labels[:, None])[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        logits, labels, sums = ctx.saved_tensors
+        found, n = torch.empty_like(logits), _rows_at_a_time(logits)
+        told = (tensor.split(n) for tensor in (logits, labels[:, None], sums[:, None], gradients[0][:, None], found))
+        for piece, label, total, outer, target in zip(*told, strict=True):
+            probabilities = (piece.float() - total).exp_()
+            target.copy_(probabilities.scatter_add_(1, label, -torch.ones_like(total)).mul_(outer))
+        return found, None
+
+
+def _rows_at_a_time(logits: Tensor) -> int:
+    return max(1, PIECE // logits.shape[1])
 
 
 def wide(logits: Tensor) -> Tensor:

@@ -5,18 +5,18 @@ Legend: T tokens of all texts, B texts, S segments: the texts, and padding where
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunewise.data.encode import Encoded
+from tunewise.engine.attention import why_no_attention
 from tunewise.engine.batches import LabelledBatch
-from tunewise.engine.native.build import library, why_not
-from tunewise.engine.packing import DTYPES, ROUND, SAME, packed_attention
+from tunewise.engine.packing import ROUND, SAME, packed_attention
 from tunewise.models.anatomy import Anatomy
 
 
@@ -26,6 +26,12 @@ class PackedTexts(LabelledBatch):
 
     firsts: Tensor
     """(B,) the first token of each text."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch with its tensors on `device`, but for the starts, which stay on the CPU."""
+        moved = super().to(device)
+        inputs = {**moved.inputs, "segment_starts": self.inputs["segment_starts"]}
+        return replace(moved, inputs=inputs, firsts=self.firsts.to(device, non_blocking=True))
 
 
 def pack_texts(rows: Sequence[Encoded], pad_id: int, prefix_ids: Sequence[int], first_position: int) -> PackedTexts:
@@ -70,10 +76,8 @@ def first_position(model: PreTrainedModel, anatomy: Anatomy, prefix_ids: Sequenc
 
     Tried and not guessed: two texts are run in one row, and both have to come out as they do alone.
     """
-    if model.device.type != "cpu" or model.dtype not in DTYPES:
-        return 0, f"there is no kernel for {model.dtype} on {model.device.type}"
-    if library() is None:
-        return 0, why_not()
+    if reason := why_no_attention(model):
+        return 0, reason
     generator = torch.Generator().manual_seed(0)
     pad_id = model.config.pad_token_id or 0
     n = min(64, model.get_input_embeddings().weight.shape[0])
@@ -81,12 +85,12 @@ def first_position(model: PreTrainedModel, anatomy: Anatomy, prefix_ids: Sequenc
     rows = [Encoded("", ids, (0,), len(ids), truncated=False) for ids in tokens]
     was_training = model.training
     model.eval()
-    reason = ""
     try:
         with torch.no_grad():
-            alone = torch.cat([model(input_ids=torch.tensor([[*prefix_ids, *ids]])).logits for ids in tokens])
+            whole = [torch.tensor([[*prefix_ids, *ids]], device=model.device) for ids in tokens]
+            alone = torch.cat([model(input_ids=ids).logits for ids in whole])
             for first in dict.fromkeys((0, pad_id + 1)):
-                batch = pack_texts(rows, pad_id, prefix_ids, first)
+                batch = pack_texts(rows, pad_id, prefix_ids, first).to(model.device)
                 with packed_attention(model), gathered(model, anatomy, batch.firsts):
                     packed = model(**batch.inputs).logits
                 distance = float((packed - alone).abs().max() / alone.abs().max().clamp(min=1e-6))

@@ -16,10 +16,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from tunewise.data.encode import Encoded
 from tunewise.engine import loss
+from tunewise.engine.attention import attend, why_no_attention
 from tunewise.engine.batches import IGNORED, collate
 from tunewise.engine.fused import fused
-from tunewise.engine.native.attention import DTYPES, Pattern, attend
-from tunewise.engine.native.build import library, why_not
+from tunewise.engine.native.attention import Pattern
 
 NAME = "tunewise_packed"
 SAME = {torch.float32: 1e-4, torch.bfloat16: 0.05}
@@ -37,7 +37,7 @@ class PackedBatch:
     position_ids: Tensor
     """(1, T) each segment counts from 0."""
     starts: Tensor
-    """(S + 1,) int32, the first token of each segment, and T."""
+    """(S + 1,) int32, the first token of each segment, and T; on the CPU, wherever the others are."""
     predicting: Tensor
     """(K,) where the head is needed: the token before each label."""
     labels: Tensor
@@ -51,7 +51,7 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch with its tensors on `device`."""
-        names = ("input_ids", "position_ids", "starts", "predicting", "labels", "rows")
+        names = ("input_ids", "position_ids", "predicting", "labels", "rows")
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
@@ -152,10 +152,8 @@ def why_not_packed(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> st
     Tried and not guessed, as a family may ignore what it is told: two rows are run in one, and the second has to come
     out as it does alone.
     """
-    if model.device.type != "cpu" or model.dtype not in DTYPES:
-        return f"there is no kernel for {model.dtype} on {model.device.type}"
-    if library() is None:
-        return why_not()
+    if reason := why_no_attention(model):
+        return reason
     generator = torch.Generator().manual_seed(0)
     n = min(64, model.get_input_embeddings().weight.shape[0])
     tokens = [tuple(torch.randint(n, (length,), generator=generator).tolist()) for length in (5, 9)]
@@ -164,12 +162,12 @@ def why_not_packed(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> st
     model.eval()
     try:
         with packed_attention(model):
-            packed = label_losses(model, pack(rows, 0, prefix_ids))[-1]
+            packed = label_losses(model, pack(rows, 0, prefix_ids).to(model.device))[-1]
     except (TypeError, ValueError, RuntimeError) as error:
         return f"{type(model).__name__} does not run packed: {error}"
     finally:
         model.train(was_training)
-    alone = loss.row_losses(model, collate(rows[1:], 0, prefix_ids))[0]
+    alone = loss.row_losses(model, collate(rows[1:], 0, prefix_ids).to(model.device))[0]
     distance = float((packed - alone).abs() / alone.abs().clamp(min=1e-6))
     if distance < SAME[model.dtype]:
         return ""

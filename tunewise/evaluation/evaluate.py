@@ -100,7 +100,6 @@ def probes_of(base: Base, questions: Questions | LabelledRows) -> list[dict[str,
     return [objective_for(base).probe(row) for row in rows]
 
 
-@chosen()
 def answer(
     base: Base,
     questions: Questions | LabelledRows,
@@ -113,11 +112,12 @@ def answer(
 
     `trunk` is what is frozen of it: a classifier's rows run through it once, however often they are asked.
     """
-    if isinstance(questions, LabelledRows):
-        rows, loss = answers_by_head(base, questions, prefix_ids, batch_size, trunk)
-        return _evaluation(questions.task, rows, loss, n_truncated=sum(row.truncated for row in questions.rows))
-    carry_out = {"classification": _classify, "generation": _generate, "language_modelling": _model_language}
-    return carry_out[questions.task.kind](base, questions, prefix_ids, batch_size)
+    with chosen(base.model.device):
+        if isinstance(questions, LabelledRows):
+            rows, loss = answers_by_head(base, questions, prefix_ids, batch_size, trunk)
+            return _evaluation(questions.task, rows, loss, n_truncated=sum(row.truncated for row in questions.rows))
+        carry_out = {"classification": _classify, "generation": _generate, "language_modelling": _model_language}
+        return carry_out[questions.task.kind](base, questions, prefix_ids, batch_size)
 
 
 def _classify(base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int) -> Evaluation:

@@ -9,7 +9,6 @@ from tunewise.engine.scoring import sequence_losses
 from tunewise.models.load import Base
 
 
-@chosen()
 def retention_loss(
     base: Base,
     documents: Sequence[str],
@@ -27,6 +26,7 @@ def retention_loss(
     rooms = [room for room in (longest, context and context - len(prefix_ids)) if room is not None]
     ids = [encode_prompt(text, base.tokenizer)[: min(rooms, default=None)] for text in documents]
     pad_id = base.tokenizer.pad_token_id
-    losses = sequence_losses(base.model, ids, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size)
+    with chosen(base.model.device):
+        losses = sequence_losses(base.model, ids, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size)
     total = math.fsum(loss for loss, _ in losses) / max(1, sum(n_tokens for _, n_tokens in losses))
     return total, [loss / max(1, n_tokens) for loss, n_tokens in losses]

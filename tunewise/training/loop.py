@@ -41,8 +41,9 @@ def fit(
     no longer finite (before any weight is touched) and Interrupted after Ctrl-C or SIGTERM.
     """
     training = Training(tuned, rows, config, seed, folder, objective, dev_score, progress)
-    devices = [tuned.model.device] if tuned.model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), training_mode(tuned, config), chosen(), Interrupts() as interrupts:
+    device = tuned.model.device
+    forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with forked, training_mode(tuned, config), chosen(device), Interrupts() as interrupts:
         torch.manual_seed(seed)
         lane = Lane(training)
         stopped_by = _answered(lane.steps(interrupts), objective, tuned.model)

@@ -30,7 +30,7 @@ def fit_together(trainings: Sequence[Training]) -> list[FitResult]:
     lanes = Lanes([training.tuned for training in trainings], draws)
     model.train()
     try:
-        with chosen(), Interrupts() as interrupts, lanes:
+        with chosen(model.device), Interrupts() as interrupts, lanes:
             turns = [_Turn(number, training, lanes, interrupts) for number, training in enumerate(trainings)]
             _take_turns(turns, lanes, interrupts)
             return [turn.lane.result(turn.stopped_by) for turn in turns]
