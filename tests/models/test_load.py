@@ -84,3 +84,11 @@ def test_a_folder_that_is_no_model(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(UserError, match=r"it has no config\.json"):
         load_base(str(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "message"), [("gpu", "'gpu' is no device"), ("cuda:99", "no device cuda:99")])
+def test_a_device_that_is_not_there_is_named(name, message, monkeypatch):
+    monkeypatch.setenv("TUNEWISE_DEVICE", name)
+    with pytest.raises(UserError, match=message):
+        load_base("tiny")
+    assert load_base("tiny", device="cpu").model.device.type == "cpu"

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from tunewise import files
+from tunewise.engine import gpu
 from tunewise.engine.denormals import flushed
 from tunewise.engine.native.build import cache_folder, library, processor, why_not
 
@@ -154,6 +155,7 @@ def told(again: bool = False) -> dict[str, Any]:
         "float32 products": f"{route}: oneDNN is {ratio:.2f} times as fast, relative error {found.onednn_error:.1e}",
         "freed memory": "kept" if keep_pages() else "as the C library does",
         "attention of packed rows": why_not() or f"native kernel, {Path(str(library()._name)).name}",
+        **gpu.told(),
     }
 
 

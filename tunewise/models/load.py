@@ -71,24 +71,25 @@ class Base:
 
 
 def load_base(
-    name: str, dtype: str = "auto", device: str = "cpu", head: TaskHead | None = None, quantise: str = ""
+    name: str, dtype: str = "auto", device: str = "", head: TaskHead | None = None, quantise: str = ""
 ) -> Base:
     """Load the base `name`: "tiny", a folder, or a hub name, in evaluation mode.
 
-    `dtype` is "auto" (bfloat16 where this machine multiplies it natively), "float32", "bfloat16" or "float64".
+    `dtype` is "auto" (bfloat16 where `device` multiplies it natively), "float32", "bfloat16" or "float64"; `device` is
+    what TUNEWISE_DEVICE says where none is given ("cuda", "cuda:1"), and else the CPU.
     `head` is the base's own language-model head, or a classifier: new, or as the checkpoint holds one with these
     labels. `quantise` stores the linear weights as "nf4", "fp4" or "int8"; a checkpoint that is quantised already stays
     so. Weights are read from safetensors only, and no code of the checkpoint is run. Raises UserError for a folder
-    that is no model, weights in a pickle format, a hub name that cannot be reached, and a head that it cannot have.
+    that is no model, weights in a pickle format, a hub name that cannot be reached, a head that it cannot have, and a
+    device that is not there.
     """
-    head = head or TaskHead()
+    head, where = head or TaskHead(), _device(device)
     config = load_config(name)
     kind = kind_of(config)
     auto_class = head.auto_class(kind, name)
     source = EMBEDDED.get(name, name)
     if Path(source).exists():
         _check_weights(Path(source))
-    where = torch.device(device)
     tokenizer = None if kind == VISION else load_tokenizer(name, head)
     same_size, same_labels = config.num_labels == max(1, len(head.labels)), is_told_by(head, config)
     head.configure(config)
@@ -118,6 +119,17 @@ def load_base(
         image_processor=processor,
         quantise=format_of(model),
     )
+
+
+def _device(name: str) -> torch.device:
+    told = name or os.environ.get("TUNEWISE_DEVICE", "cpu")
+    try:
+        device = torch.device(told)
+    except RuntimeError as error:
+        raise UserError(f"{told!r} is no device", "TUNEWISE_DEVICE=cuda, or cpu") from error
+    if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
+        raise UserError(f"there is no device {told}: torch finds {torch.cuda.device_count()} GPUs", "device cpu")
+    return device
 
 
 def _read_model(name: str, auto_class: Any, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:

@@ -110,6 +110,7 @@ class Lane:
         self._optimiser = Optimiser(tuned.trainable, config.weight_decay, tuned.method.learning_rate_factor)
         self._state = State(tuned, self._optimiser, training.folder)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
+        self._ahead: tuple[int, list[Any]] = (-1, [])
         self._peak = Peak(self._device)
         self._state.resume(self._identity)
         self.resumed_from = self._state.position.step
@@ -158,6 +159,8 @@ class Lane:
         if penalty is not None:
             penalty.backward()
         norm = self._optimiser.gradient_norm(self._config.clip)
+        if position.step + 1 < self.n_steps:  # while a GPU is still at work
+            self._ahead = position.step + 1, self._batches(position.step + 1)
         mean_loss, gradient_norm = torch.stack([total, norm.to(total)]).tolist()
         if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
             raise self._not_finite(mean_loss, batches)
@@ -187,6 +190,8 @@ class Lane:
 
     def _batches(self, step: int) -> list[Any]:
         """The batches of one step; a step never crosses from one epoch into the next."""
+        if self._ahead[0] == step:
+            return self._ahead[1]
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._epoch[0] != epoch:
             n = len(self.training.rows)
