@@ -11,8 +11,8 @@ from tunewise.engine.native.attention import Pattern
 
 SIZE = 8192
 """Of the square matrices that are multiplied: large enough for the peak of any GPU, half a second in all."""
-LLAMA = 32, 8, 64
-"""Heads, key-value heads and their width in Llama-3.2-1B."""
+HEADS = 32, 8, 64
+"""Query heads, key-value heads and their width, as a model of a billion parameters has them."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def told() -> dict[str, str]:
         device = torch.device("cuda", number)
         speeds = measure(device)
         gigabytes = torch.cuda.get_device_properties(device).total_memory / 1e9
-        reason = why_not_flash(device, torch.bfloat16, LLAMA, Pattern(LLAMA[2] ** -0.5))
+        reason = why_not_flash(device, torch.bfloat16, HEADS, Pattern(HEADS[2] ** -0.5))
         found[f"GPU {number}"] = (
             f"{speeds.name}, {gigabytes:.0f} GB; products in bfloat16 {speeds.teraflops:.0f} TFLOP/s, "
             f"copying {speeds.gigabytes_per_second:.0f} GB/s; packed rows: {reason or 'flash attention'}"
