@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,21 @@ def environment() -> dict[str, Any]:
     """Versions, threads, and how fast this machine multiplies (GFLOP/s) and copies (GB/s)."""
     measured = backend()
     return {
-        **{name: version(name) for name in ("torch", "transformers", "peft")},
+        **{name: version_of(name) for name in ("torch", "transformers", "peft")},
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "processor": _processor(),
         "gflops": measured.gflops,
         "gigabytes_per_second": measured.gigabytes_per_second,
     }
+
+
+def version_of(name: str) -> str:
+    """Of an installed package, or that it is not."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

@@ -1,7 +1,9 @@
 """The peer: Hugging Face peft + Trainer at their defaults, doing the steps that tunewise does on the same rows."""
 
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import peft
 import torch
@@ -31,33 +33,50 @@ def adapted(model: PreTrainedModel, tuned: Tuned) -> PreTrainedModel | peft.Peft
         return peft.PeftModel.from_pretrained(model, folder, is_trainable=True)
 
 
-def train(model: PreTrainedModel | peft.PeftModel, rows: Sequence[Encoded], config: TrainConfig) -> list[float]:
-    """Train with `transformers.Trainer` over `rows` in the order given; the loss of every step."""
+def arguments(config: TrainConfig, folder: str) -> dict[str, Any]:
+    """What `TrainingArguments` is told to train as `config` says."""
+    return {
+        "output_dir": folder,
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.accumulation,
+        "max_steps": config.steps,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.0,
+        "max_grad_norm": config.clip,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def train(
+    model: PreTrainedModel | peft.PeftModel,
+    rows: Sequence[Encoded],
+    config: TrainConfig,
+    more: Mapping[str, Any] | None = None,
+    ends: list[float] | None = None,
+) -> list[float]:
+    """Train with `transformers.Trainer` over `rows` in the order given; the loss of every step.
+
+    `more` are further arguments of Trainer's; `ends` takes up when each step had ended.
+    """
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=config.batch_size,
-            gradient_accumulation_steps=config.accumulation,
-            max_steps=config.steps,
-            learning_rate=config.learning_rate,
-            lr_scheduler_type="constant",
-            weight_decay=0.0,
-            max_grad_norm=config.clip,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=not torch.cuda.is_available(),
-            remove_unused_columns=False,
-            dataloader_pin_memory=False,
-        )
+        told = {
+            **arguments(config, folder),
+            "use_cpu": not torch.cuda.is_available(),
+            "remove_unused_columns": False,
+            "dataloader_pin_memory": False,
+            **(more or {}),
+        }
         trainer = _InOrder(
             model=model,
-            args=arguments,
+            args=TrainingArguments(**told),
             train_dataset=list(rows),
             data_collator=_pad_right,
-            callbacks=[_Losses(losses)],
+            callbacks=[Losses(losses, ends)],
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
@@ -69,13 +88,16 @@ class _InOrder(transformers.Trainer):
         return SequentialSampler(self.train_dataset)
 
 
-class _Losses(TrainerCallback):
-    def __init__(self, losses: list[float]) -> None:
-        self.losses = losses
+class Losses(TrainerCallback):
+    """The loss of every step, and when it was there."""
+
+    def __init__(self, losses: list[float], ends: list[float] | None = None) -> None:
+        self.losses, self.ends = losses, [] if ends is None else ends
 
     def on_log(self, args, state, control, logs=None, **_: object) -> None:
         if logs and "loss" in logs:
             self.losses.append(logs["loss"])
+            self.ends.append(time.perf_counter())
 
 
 def _pad_right(rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:

@@ -86,11 +86,25 @@ def lanes(found: Sequence[dict[str, Any]]) -> str:
     return table(head, ((", ".join(dict.fromkeys(one["methods"])), *(one[key] for key in keys)) for one in found))
 
 
+def gpu(found: Sequence[dict[str, Any]]) -> str:
+    """One row a work and system; a system that was not measured says why."""
+    head = ("shape, method", "system", "tokens/s", "tunewise ×", "share of peak", "peak GiB")
+    rows = []
+    for one in found:
+        work = f"{one['shape']}, {one['method']}{', ' + one['quantise'] if one['quantise'] else ''}"
+        for name, each in one["systems"].items():
+            gib = each["peak_mib"] / 1024 if "peak_mib" in each else None
+            cells = (each.get("tokens_per_second"), each.get("ratio"), each.get("share_of_peak"), gib and f"{gib:.1f}")
+            rows.append((work, f"{name} ({each['reason']})" if "reason" in each else name, *cells))
+    devices = dict.fromkeys("{name}: bfloat16 {teraflops:g} TFLOP/s".format(**one["device"]) for one in found)
+    return "; ".join(devices) + ".\n\n" + table(head, rows)
+
+
 def main() -> None:
     found = kept.read("training")
     plot(found["results"])
     page.put(PAGE, "training", machine(found["environment"]) + "\n" + training(found["results"]))
-    for name, write in (("trunk", trunk), ("in_context", in_context), ("lanes", lanes)):
+    for name, write in (("trunk", trunk), ("in_context", in_context), ("lanes", lanes), ("gpu", gpu)):
         results = kept.read(name)["results"]
         if results:
             page.put(PAGE, name, write(results))

@@ -118,7 +118,7 @@ def _tried(device: torch.device, dtype: torch.dtype, sizes: tuple[int, int, int]
     try:
         found = _with_gradients(flash, inputs, outer, starts, pattern)
     except (RuntimeError, TypeError, ValueError) as error:
-        reason = f"flash attention does not run in {dtype} on {device.type}: {str(error).splitlines()[0]}"
+        reason = f"flash attention does not run in {dtype} on {device.type}: {_first_sentence(error)}"
     else:
         wide = [tensor.float() for tensor in inputs]
         expected = _with_gradients(by_segment, wide, outer.float(), starts, pattern)
@@ -127,6 +127,10 @@ def _tried(device: torch.device, dtype: torch.dtype, sizes: tuple[int, int, int]
     if reason:
         logger.info("attention runs segment by segment: %s", reason)
     return reason
+
+
+def _first_sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]
 
 
 def _with_gradients(way: Any, inputs: list[Tensor], outer: Tensor, starts: Tensor, pattern: Pattern) -> list[Tensor]:
