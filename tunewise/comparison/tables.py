@@ -57,8 +57,14 @@ def verdict_of(arms: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
 
 def _pair(pair: Pair) -> dict[str, Any]:
     return {
-        "first": pair.first, "second": pair.second, "gap": _written(pair.gap),
-        "t": _known(pair.t), "df": pair.df, "p": pair.p, "p_holm": pair.p_holm, "g": pair.g,
+        "first": pair.first,
+        "second": pair.second,
+        "gap": _written(pair.gap),
+        "t": _known(pair.t),
+        "df": pair.df,
+        "p": pair.p,
+        "p_holm": pair.p_holm,
+        "g": pair.g,
     }
 
 
