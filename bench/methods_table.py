@@ -225,6 +225,10 @@ def measure(name: str, methods: Sequence[str], seeds: Sequence[int], out: Path, 
     }
 
 
+def _is_left(label: str, found: Mapping[str, Any]) -> bool:
+    return label not in found["methods"] and label not in found["refused"]
+
+
 def _cell(row: Mapping[str, Any]) -> dict[str, Any]:
     values = [run["test"]["accuracy"] for run in row["runs"]]
     interval = mean_interval(values)
@@ -311,10 +315,18 @@ def main() -> None:
             "fields": FIELDS,
             "tasks": {},
         }
+        known = read_json(arguments.results)["tasks"] if arguments.results.is_file() else {}
+        content["tasks"] = known
         for name in arguments.tasks:
-            content["tasks"][name] = measure(name, arguments.methods, seeds, arguments.out, arguments.workers)
+            found = measure(name, arguments.methods, seeds, arguments.out, arguments.workers)
+            print(tables({"tasks": {name: found}}), flush=True)
+            for part in ("methods", "refused"):  # the rows of methods that were left out stay as they are
+                left = {
+                    label: row for label, row in known.get(name, {}).get(part, {}).items() if _is_left(label, found)
+                }
+                found[part] = left | found[part]
+            content["tasks"][name] = found
             write_json(arguments.results, content)
-            print(tables({"tasks": {name: content["tasks"][name]}}), flush=True)
     results = read_json(arguments.results)
     assert isinstance(results, dict)
     if arguments.results == RESULTS:

@@ -2,12 +2,30 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy import integrate
 from scipy import stats as reference
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestIndPower
 
-from tunewise.stats import Interval, Welch, mean_interval, welch
+from tunewise.stats import (
+    Flips,
+    Interval,
+    Welch,
+    detectable_gap,
+    difference_interval,
+    hedges_g,
+    holm,
+    mcnemar,
+    mean_interval,
+    paired_bootstrap,
+    power,
+    seeds_to_see,
+    welch,
+)
 
 numbers = st.lists(st.integers(-1000, 1000).map(lambda n: n / 7), min_size=2, max_size=12)
 
@@ -72,3 +90,143 @@ def test_welch_with_variance_on_one_side_only():
 def test_no_values_or_no_finite_ones_are_refused(values):
     with pytest.raises(ValueError, match="finite numbers"):
         mean_interval(values)
+
+
+@given(numbers, numbers, st.sampled_from([0.9, 0.95, 0.99]))
+def test_the_interval_of_a_difference_is_scipys(a, b, confidence):
+    assume(len(set(a)) > 1 and len(set(b)) > 1)
+    mine = difference_interval(a, b, confidence)
+    theirs = reference.ttest_ind(a, b, equal_var=False).confidence_interval(confidence)
+    assert (mine.low, mine.high) == pytest.approx((theirs.low, theirs.high), rel=1e-10, abs=1e-10)
+    assert (mine.low > 0 or mine.high < 0) == (welch(a, b).p < 1 - confidence)
+
+
+def test_a_difference_with_one_value_has_no_bounds():
+    assert difference_interval([3.0], [1.0, 2.0]) == Interval(1.5, -math.inf, math.inf, math.inf, 1)
+
+
+def test_a_difference_without_variance_is_exact():
+    assert difference_interval([3.0, 3.0], [1.0, 1.0, 1.0]) == Interval(2.0, 2.0, 2.0, 0.0, 2)
+
+
+def test_holm_is_statsmodels():
+    drawn = np.random.default_rng(0)
+    for n in [1, 2, 3, 10, 28] * 2:
+        p_values = list(np.round(drawn.random(n) ** 3, drawn.integers(1, 9)))  # many small ones, and ties
+        assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], rel=1e-10, abs=1e-10)
+
+
+def test_holm_of_no_test_is_none():
+    assert holm([]) == []
+
+
+@given(numbers, numbers)
+def test_hedges_g_is_the_plain_formula(a, b):
+    assume(len(set(a)) > 1 and len(set(b)) > 1)
+    freedom = len(a) + len(b) - 2
+    pooled = ((len(a) - 1) * np.var(a, ddof=1) + (len(b) - 1) * np.var(b, ddof=1)) / freedom
+    correction = math.gamma(freedom / 2) / (math.sqrt(freedom / 2) * math.gamma((freedom - 1) / 2))
+    assert hedges_g(a, b) == pytest.approx(
+        correction * (np.mean(a) - np.mean(b)) / math.sqrt(pooled), rel=1e-9, abs=1e-9
+    )
+
+
+def test_hedges_g_where_nothing_scatters_is_unknown():
+    assert hedges_g([1.0, 1.0], [2.0, 2.0]) is None
+    assert hedges_g([1.0], [2.0, 3.0]) is None
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40))
+def test_mcnemar_is_a_coin_on_the_items_that_differ(items):
+    first, second = [one for one, _ in items], [other for _, other in items]
+    found = mcnemar(first, second)
+    b, c = items.count((True, False)), items.count((False, True))
+    assert (found.only_first, found.only_second) == (b, c)
+    expected = reference.binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
+    assert found.p == pytest.approx(expected, rel=1e-10)
+
+
+def test_mcnemar_needs_the_same_items():
+    assert mcnemar([], []) == Flips(0, 0, 1.0)
+    with pytest.raises(ValueError, match="not 1 and 2"):
+        mcnemar([True], [True, False])
+
+
+def test_the_paired_bootstrap_is_scipys():
+    drawn = np.random.default_rng(3)
+    first, second = drawn.normal(0.4, 1, 60), drawn.normal(0, 1, 60)
+    mine = paired_bootstrap(first, second, n_resamples=20_000, seed=1)
+    theirs = reference.bootstrap(
+        (first, second),
+        lambda a, b, axis: (a - b).mean(axis),
+        paired=True,
+        n_resamples=20_000,
+        method="percentile",
+        rng=2,
+    ).confidence_interval
+    assert mine.mean == pytest.approx(np.mean(first - second), rel=1e-12)
+    assert (mine.low, mine.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)  # each draws its own items
+    assert mine == paired_bootstrap(first, second, n_resamples=20_000, seed=1)
+
+
+def test_the_paired_bootstrap_is_the_plain_one_to_the_last_digits():
+    first, second = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0]
+    drawn, means = np.random.default_rng(5), []
+    for _ in range(1_000):
+        rows = drawn.integers(0, 7, 7)
+        means.append(sum(first[row] - second[row] for row in rows) / 7)
+    mine = paired_bootstrap(first, second, n_resamples=1_000, seed=5)
+    assert (mine.low, mine.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=1e-10)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10, 40])
+@pytest.mark.parametrize("alpha", [0.05, 0.005])
+def test_power_is_its_integral(n, alpha):
+    """Over the share that one variance has of both; w = sin² u takes the poles off the ends."""
+    share = reference.beta((n - 1) / 2, (n - 1) / 2)
+    for gap in (0.0, 0.3, 1.0, 2.5):
+        away = gap * math.sqrt(n / 2)
+
+        def seen(u, away=away):
+            w = math.sin(u) ** 2
+            critical = reference.t.isf(alpha / 2, (n - 1) / (w**2 + (1 - w) ** 2))
+            tails = reference.nct.sf(critical, 2 * n - 2, away), reference.nct.cdf(-critical, 2 * n - 2, away)
+            return share.pdf(w) * 2 * math.sin(u) * math.cos(u) * float(np.nan_to_num(tails).sum())
+
+        expected = integrate.quad(seen, 1e-12, math.pi / 2 - 1e-12, epsabs=1e-12, epsrel=1e-12, limit=400)[0]
+        assert power(2 * gap, 2.0, n, alpha) == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_power_is_how_often_welch_sees_it(n):
+    drawn = np.random.default_rng(0)
+    first, second = drawn.normal(1.7, 1, (100_000, n)), drawn.normal(0, 1, (100_000, n))
+    seen = reference.ttest_ind(first, second, axis=1, equal_var=False).pvalue < 0.05
+    assert power(1.7, 1.0, n) == pytest.approx(seen.mean(), abs=3 * 0.5 / math.sqrt(100_000))
+
+
+def test_with_many_values_power_is_students_as_in_statsmodels():
+    assert power(0.4, 1.0, 500) == pytest.approx(TTestIndPower().power(0.4, 500, 0.05), abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 40])
+def test_the_detectable_gap_is_detected_four_times_in_five(n):
+    assert power(detectable_gap(2.0, n, 0.01), 2.0, n, 0.01) == pytest.approx(0.8, abs=1e-9)
+
+
+def test_the_seeds_that_a_gap_needs_are_the_least():
+    for gap in (0.4, 1.0, 3.0, 20.0):
+        n = seeds_to_see(gap, 1.0)
+        assert n is not None
+        assert power(gap, 1.0, n) >= 0.8
+        assert power(gap, 1.0, n - 1) < 0.8
+    assert seeds_to_see(1.0, 1.0) == math.ceil(TTestIndPower().solve_power(1.0, None, 0.05, 0.8)) == 17
+    assert seeds_to_see(0.001, 1.0) is None
+
+
+def test_power_at_its_ends():
+    assert power(1.0, 1.0, 1) == 0.0
+    assert (power(1.0, 0.0, 3), power(0.0, 0.0, 3)) == (1.0, 0.0)
+    assert 0.05 < power(16.0, 2.0, 2, alpha=0.01) < 0.5  # its far tail is too small for a double
+    assert detectable_gap(1.0, 1) == math.inf
+    assert detectable_gap(0.0, 3) == 0.0

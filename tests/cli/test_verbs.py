@@ -165,6 +165,43 @@ def test_methods_and_plan(base: Path) -> None:
     assert tunewise("plan", "--model", base).code == 0
 
 
+def test_one_method_with_every_default_and_its_source() -> None:
+    for row in json.loads(tunewise("methods", "--json").out):
+        assert json.loads(tunewise("methods", row["name"], "--json").out) == row
+        text = " ".join(tunewise("methods", row["name"]).out.split())
+        for told in ("equation", "paper", "about"):
+            assert row[told][:12].strip() in text, (row["name"], told)
+        assert row["start"].split()[0] in text
+        assert all(name in text and field["type"].split()[0] in text for name, field in row["fields"].items())
+        assert text.count("source: ") == sum(bool(field["source"]) for field in row["fields"].values())
+
+
+def test_how_a_field_is_written() -> None:
+    lora = json.loads(tunewise("methods", "lora", "--json").out)["fields"]
+    assert {name: lora[name]["type"] for name in ("rank", "roles", "layers", "dropout")} == {
+        "rank": "int | {name: int}", "roles": "[str, ...]", "layers": "[int, ...] | null", "dropout": "float",
+    }  # fmt: skip
+    assert lora["init"]["type"] == "kaiming | gaussian | eva | pissa | olora | loftq"
+    assert lora["roles"]["default"] == ["q", "v"]
+    assert lora["roles"]["source"] == "Hu et al. 2021, section 5.1; peft's for llama"
+    assert lora["roles"]["meaning"].startswith("Roles of the sites: ")
+    assert lora["layers"]["source"] == ""
+    text = " ".join(tunewise("methods", "lora").out.split())
+    assert "[q, v]" in text
+    assert "null" in text
+    assert "false" in text
+
+
+def test_a_method_that_is_none_has_no_page() -> None:
+    found = tunewise("methods", "lroa")
+    assert found.code == 2
+    assert "no method named 'lroa'" in found.err
+    assert "did you mean 'lora'?" in found.err
+    assert found.out == ""
+    for option in ("--matrix", "--markdown"):
+        assert tunewise("methods", "lora", option).code == 2
+
+
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(base: Path, reviews: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = [

@@ -15,7 +15,7 @@ from tunewise.comparison.tables import rows_of
 from tunewise.config import read_yaml
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
-from tunewise.stats import mean_interval
+from tunewise.stats import mean_interval, welch
 from tunewise.training.interrupt import Interrupted
 from tunewise.training.progress import Silent
 
@@ -57,6 +57,30 @@ def test_every_arm_has_a_folder_of_runs_by_seed(compared):
     assert watcher.told[::2] == ["2-shot seed 0", *together, "2-shot seed 1"]
     assert all(told.startswith("accuracy ") for told in watcher.told[1::2])
     assert json.loads((root / "comparison.json").read_text()) == found
+
+
+def test_the_verdict_tests_each_pair_by_seeds_and_by_items(compared):
+    root, found, _, _ = compared
+    told = found["verdict"]
+    assert told["metric"] == "accuracy"
+    assert {told["best"], *told["equal"], *told["open"], *told["worse"]} == {"2-shot", "lora", "lora, slow"}
+    assert told["pick"] in {told["best"], *told["equal"]}
+    scores = {
+        arm["label"]: [
+            json.loads((root / arm["folder"] / f"seed{seed}" / "metrics.json").read_text())["test"]["accuracy"]
+            for seed in (0, 1)
+        ]
+        for arm in found["arms"]
+    }
+    assert len(told["pairs"]) == 3
+    for pair in told["pairs"]:
+        first, second = scores[pair["first"]], scores[pair["second"]]
+        assert pair["p"] == welch(first, second).p
+        # the test's accuracy is that of the items
+        assert pair["gap"]["mean"] == pytest.approx(sum(first) / 2 - sum(second) / 2)
+        assert pair["items"]["gap"] == pytest.approx(pair["gap"]["mean"])
+    assert set(told["pareto"]) == {"bytes", "seconds", "memory", "forgetting", "serving_tokens"}
+    assert "2-shot" in told["pareto"]["bytes"]  # nothing is smaller than nothing
 
 
 def test_runs_that_share_a_batch_end_as_one_by_one(compared, tmp_path):

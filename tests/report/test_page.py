@@ -12,11 +12,12 @@ from rich.console import Console
 from tests.report.runs import ARMS, write_runs
 from tunewise.errors import UserError
 from tunewise.report.arms import gather_arms, read_arms, smoothed_losses
+from tunewise.report.decision import decide
 from tunewise.report.folders import read_runs
 from tunewise.report.page import render, write_page
 from tunewise.report.samples import Sample, write_samples
 from tunewise.report.table import print_comparison, print_run, print_samples
-from tunewise.report.words import count, duration, size, verdict
+from tunewise.report.words import count, duration, size
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
@@ -122,19 +123,17 @@ def test_samples_are_read_off_the_predictions_when_nobody_wrote_any(root: Path) 
     assert first.count("✗") == 1
 
 
-def test_the_verdict_takes_the_cheapest_of_the_equally_good(root: Path) -> None:
+def test_the_decision_takes_the_cheapest_of_the_equally_good(root: Path) -> None:
     arms = gather_arms(read_runs(root))
-    found = verdict(arms)
-    assert found.best.label == "full"
-    assert found.pick.label == "lora"
+    found = decide(arms)
+    assert (found.best.label, found.pick.label) == ("full", "lora")
     # prompt tuning scatters so widely that no test tells it apart, yet it is sixteen points worse
-    assert "prompt_tuning" not in [arm.label for arm in found.equals]
-    assert "prompt_tuning" in [arm.label for arm in found.open]
-    groups = [arm.label for arm in (found.best, *found.equals, *found.open, *found.worse)]
-    assert sorted(groups) == sorted(arm.label for arm in arms)
-    for group, opening in ((found.open, "Not settled: "), (found.worse, "Reliably worse: ")):
-        assert all(arm.label in found.reason.split(opening)[1].split(".")[0] for arm in group)
-    assert "(Welch's t on 3 seeds, Bonferroni over 7 pairs with full.)" in found.reason
+    assert "prompt_tuning" in found.verdict.open
+    for group, opening in ((found.verdict.open, "Not settled"), (found.verdict.worse, "Reliably worse than full: ")):
+        assert all(f"{label} by " in found.reason.split(opening)[1].split("). ")[0] for label in group)
+    assert "As good, within 2 points of the best mean: full and bottleneck." in found.reason
+    assert "Beside full it costs less: adapter " in found.reason
+    assert "(Welch's t, Holm over 28 pairs; 80 % power)" in found.reason
 
 
 def test_an_unfinished_run_is_not_read(tmp_path: Path) -> None:

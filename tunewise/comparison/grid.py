@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tunewise import files
-from tunewise.comparison.tables import rows_of
+from tunewise.comparison.tables import rows_of, verdict_of
 from tunewise.comparison.workers import run_side_by_side
 from tunewise.errors import UserError
 from tunewise.methods.base import Method
@@ -53,7 +53,8 @@ def compare(
     `methods` is a list of names or of mappings (name and fields), or a mapping from an arm's label to the recipe
     fields of its own: {"lora r=4": {"method": {"name": "lora", "rank": 4}, "train": {"learning_rate": 2e-3}}}.
     `overrides` are dotted fields for all arms; `workers` processes run side by side. Runs that are done are not carried
-    out again. Returns the content of comparison.json: one row an arm, with means and 95 % intervals.
+    out again. Returns the content of comparison.json: one row an arm, with means and 95 % intervals,
+    and the verdict over them with a test of each pair.
     """
     if not seeds:
         raise UserError("no seeds given", "give at least one, better three: --seeds 0,1,2")
@@ -78,6 +79,7 @@ def compare(
         "model": first.model,
         "data": first.data.model_dump(mode="json"),
         "arms": arms,
+        "verdict": verdict_of(folders),
         "rows": rows_of({label: [folder / "metrics.json" for folder in of_arm] for label, of_arm in folders.items()}),
     }
     files.write_json(root / COMPARISON, content)

@@ -13,12 +13,12 @@ from tunewise import files
 from tunewise.comparison.grid import compare
 from tunewise.errors import UserError
 from tunewise.methods import METHODS
+from tunewise.verdict import LOWER_IS_BETTER
 
 logger = logging.getLogger(__name__)
 
 RESULT = "intrinsic_dimension.json"
 HALVINGS = 2  # of the last doubling, on a logarithmic scale: the answer is within 2 ** (1 / 4), 19 %
-LOWER_IS_BETTER = ("loss", "perplexity")
 Fields = Mapping[str, Any]  # of a recipe
 
 

@@ -1,12 +1,15 @@
-"""The metrics of many runs as one row an arm: means with 95 % t intervals over the seeds."""
+"""The runs of a comparison as tables: one row an arm, one row a pair of arms, and the verdict over them."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunewise.comparison.items import beside
 from tunewise.files import read_json
-from tunewise.stats import mean_interval
+from tunewise.run.record import METRICS, PREDICTIONS
+from tunewise.stats import Interval, mean_interval
+from tunewise.verdict import LOWER_IS_BETTER, Pair, Rule, contender, judge, pareto
 
 COSTS = ("n_trainable", "adapter_bytes", "seconds", "train_seconds", "peak_bytes", "tokens_per_second")
 
@@ -18,6 +21,51 @@ def rows_of(arms: Mapping[str, Sequence[Path]]) -> list[dict[str, Any]]:
     value is None, as nothing is known of it.
     """
     return [_row(label, [_read(path) for path in paths]) for label, paths in arms.items()]
+
+
+def verdict_of(arms: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
+    """The verdict over these arms (label -> its run folders) by the main metric, the first that the task names.
+
+    `pairs` has Welch's test of each two arms over seeds and, where answers are right or wrong, `items` (see
+    `items.beside`); `pareto` the arms that no other beats in quality and in one cost. A bound that is infinite is None.
+    """
+    runs = {label: [_read(folder / METRICS) for folder in folders] for label, folders in arms.items()}
+    metric = next(iter(next(iter(runs.values()))[0]["test"]))
+    lower = metric in LOWER_IS_BETTER
+    rule = Rule(lower_is_better=lower)
+    contenders = [contender(label, metric, of_arm) for label, of_arm in runs.items()]
+    found = judge(contenders, rule)
+    predictions = {label: [folder / PREDICTIONS for folder in folders] for label, folders in arms.items()}
+    return {
+        "metric": metric,
+        "margin": rule.margin,
+        "alpha": rule.alpha,
+        "weights": dict(rule.weights),
+        "pick": found.pick,
+        "best": found.best,
+        "equal": list(found.equal),
+        "open": list(found.open),
+        "worse": list(found.worse),
+        "detectable": _known(found.detectable),
+        "seeds_needed": found.seeds_needed,
+        "pairs": [
+            _pair(pair) | {"items": beside(predictions[pair.first], predictions[pair.second])} for pair in found.pairs
+        ],
+        "pareto": {cost: list(pareto(contenders, cost, lower_is_better=lower)) for cost in rule.weights},
+    }
+
+
+def _pair(pair: Pair) -> dict[str, Any]:
+    return {
+        "first": pair.first,
+        "second": pair.second,
+        "gap": _written(pair.gap),
+        "t": _known(pair.t),
+        "df": pair.df,
+        "p": pair.p,
+        "p_holm": pair.p_holm,
+        "g": pair.g,
+    }
 
 
 def _row(label: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -36,9 +84,15 @@ def _row(label: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _interval(values: Sequence[float]) -> dict[str, float | int | None]:
-    found = mean_interval(values)
-    half_width = found.half_width if math.isfinite(found.half_width) else None
-    return {"mean": found.mean, "half_width": half_width, "n": found.n}
+    return _written(mean_interval(values))
+
+
+def _written(interval: Interval) -> dict[str, float | int | None]:
+    return {"mean": interval.mean, "half_width": _known(interval.half_width), "n": interval.n}
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
@@ -123,7 +124,12 @@ class PeftNames:
 
 
 class Method(Strict):
-    """What to train: where and what. Its fields are its whole configuration."""
+    """What to train: where and what. Its fields are its whole configuration.
+
+    What stands below a field is its description; the last sentence, "Default: ...", names the source of its value.
+    """
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: ClassVar[str]
     family: ClassVar[str]  # baseline | full | selective | reparametrising | additive
@@ -132,6 +138,7 @@ class Method(Strict):
     equation: ClassVar[str]
     learning_rate: ClassVar[float]  # peak, for AdamW
     learning_rate_source: ClassVar[str]
+    start: ClassVar[str]  # how the trained tensors begin, and the source of that
     peft: ClassVar[PeftNames | None] = None  # how peft writes it, where peft has it
     not_on: ClassVar[Mapping[str, str]] = {}  # kind (families.KINDS) or model_type -> why the method does not act on it
     trains_task_head: ClassVar[bool] = True  # whether a classifier on top, where there is one, is trained along

@@ -10,8 +10,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tunewise import files
 from tunewise.report import figure, words
 from tunewise.report.arms import Arm, gather_arms, labels_of, runs_of
+from tunewise.report.decision import decide
 from tunewise.report.folders import Run, majority_score
 from tunewise.report.samples import Sample, samples_from_predictions, samples_of
+from tunewise.verdict import LOWER_IS_BETTER
 
 GLYPHS = "●■◆▲▼✚✖⬟⬢⬧"
 
@@ -60,7 +62,7 @@ def render(
         arms=arms,
         rows=_rows(arms),
         metric=words.metric_name(arms[0].metric) + words.unit(arms[0].metric).rstrip(),
-        verdict=words.verdict(arms),
+        decision=decide(arms),
         tiles=_tiles(arms),
         figures=_figures(arms),
         has_figures=figure.available(),
@@ -78,7 +80,7 @@ def render(
 
 def _rows(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """What the table shows of each arm; bars are shares of the table's largest value."""
-    top = 100.0 if arms[0].metric not in words.LOWER_IS_BETTER else max(arm.quality.mean for arm in arms)
+    top = 100.0 if arms[0].metric not in LOWER_IS_BETTER else max(arm.quality.mean for arm in arms)
     return [
         {
             "arm": arm,
@@ -91,21 +93,21 @@ def _rows(arms: Sequence[Arm]) -> list[dict[str, Any]]:
 
 def _telling(arms: Sequence[Arm]) -> list[Arm]:
     """The arms whose answers are worth a column: the first that trains nothing, the one to take, and the best."""
-    found = words.verdict(arms)
+    found = decide(arms)
     untrained = [arm for arm in arms if arm.n_trainable == 0][:1]
     return list({id(arm): arm for arm in (*untrained, found.pick, found.best)}.values())
 
 
 def _tiles(arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
     """(figure, what it is, of which arm): the numbers to see first."""
-    found = words.verdict(arms)
+    found = decide(arms)
     pick = found.pick
     tiles = [
         (words.quality(pick.metric, pick.quality) + words.unit(pick.metric), words.metric_name(pick.metric), pick.label)
     ]
     untrained = [arm for arm in arms if arm.n_trainable == 0 and arm is not pick]
     if untrained and pick.n_trainable:
-        rival = words.best_of(untrained)
+        rival = decide(untrained).best
         gain = pick.quality.mean - rival.quality.mean
         tiles.append((f"{gain:+.1f}".replace("-", "−"), "points over the best without training", rival.label))
     if pick.adapter_bytes:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from tunewise.report import words
 from tunewise.report.arms import Arm
+from tunewise.report.decision import decide
 from tunewise.report.folders import majority_score, read_run
 from tunewise.report.samples import Sample
 
@@ -18,7 +19,7 @@ def comparison_table(arms: Sequence[Arm]) -> Table:
     """One row an arm; the row to take is bold."""
     metric = arms[0].metric
     unit = words.unit(metric).strip()
-    pick = words.verdict(arms).pick
+    found = decide(arms)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("way")
     for heading in (
@@ -34,14 +35,14 @@ def comparison_table(arms: Sequence[Arm]) -> Table:
             words.size(arm.adapter_bytes),
             words.duration(arm.seconds),
             words.size(arm.peak_bytes),
-            style="bold green" if arm is pick else "",
+            style="bold green" if found.takes and arm is found.pick else "",
         )
     return table
 
 
 def print_comparison(console: Console, arms: Sequence[Arm]) -> None:
     """The table, and below it which way to take and why."""
-    found = words.verdict(arms)
+    found = decide(arms)
     console.print(comparison_table(arms))
     console.print()
     console.print(Text(found.headline, style="bold"))

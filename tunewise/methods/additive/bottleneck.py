@@ -47,13 +47,18 @@ class BottleneckAdapter(Method):
     equation = "y + W_up f(W_down y + b_down) + b_up"
     learning_rate = 1e-4
     learning_rate_source = "Pfeiffer et al. 2020, arXiv:2007.07779, section 4 (1e-4)"
+    start = (
+        "the identity: W_up and both biases zero, W_down Kaiming-uniform with a = √5, as in He et al. 2022, "
+        "petl_factory.py ('lora'); Houlsby et al. 2019 begin near it, with all weights normal of deviation 1e-3"
+    )
 
     bottleneck: int = Field(64, ge=1, validation_alias=AliasChoices("bottleneck", "size"))
-    """Width m of the inner layer."""
+    """Width m of the inner layer. Default: Houlsby et al. 2019, the authors' modeling.py."""
     placement: Literal["houlsby", "pfeiffer"] = "pfeiffer"
-    """houlsby: behind attention and feed-forward; pfeiffer: behind feed-forward only."""
+    """houlsby: behind attention and feed-forward; pfeiffer: behind feed-forward only.
+    Default: Pfeiffer et al. 2021; AdapterHub's too."""
     activation: Literal["relu", "gelu", "silu"] = "relu"
-    """The non-linearity f."""
+    """The non-linearity f. Default: AdapterHub's SeqBnConfig."""
     layers: tuple[int, ...] | None = None
     """Only these layers, counted from 0, or from the end when negative."""
 

@@ -65,13 +65,20 @@ class Compacter(Method):
     equation = "y + W_up f(W_down y + b_down) + b_up, W = Σᵢ Aᵢ ⊗ (sᵢ tᵢ)"
     learning_rate = 3e-3
     learning_rate_source = "Karimi Mahabadi et al. 2021, arXiv:2106.04647, appendix A (3e-3)"
+    start = (
+        "the identity, which Karimi Mahabadi et al. 2021 begin near: the last t and the biases zero; A normal with "
+        "deviation 0.01, their code's default (1e-4 in their runs), s and t Glorot-normal (theirs are Glorot-uniform)"
+    )
 
     bottleneck: int = Field(24, ge=1)
-    """Width of the inner layer; a multiple of n."""
+    """Width of the inner layer; a multiple of n.
+    Default: Karimi Mahabadi et al. 2021, compacter++.json (768 / 32 on T5-base)."""
     n: int = Field(4, ge=1)
-    """How many products are summed; it must divide the width of the base."""
+    """How many products are summed; it must divide the width of the base.
+    Default: Karimi Mahabadi et al. 2021, compacter++.json."""
     placement: Literal["houlsby", "pfeiffer"] = "pfeiffer"
-    """houlsby: behind attention and feed-forward (Compacter); pfeiffer: behind feed-forward only (Compacter++)."""
+    """houlsby: behind attention and feed-forward (Compacter); pfeiffer: behind feed-forward only (Compacter++).
+    Default: no published preference of the two; as `bottleneck`'s."""
     layers: tuple[int, ...] | None = None
     """Only these layers, counted from 0, or from the end when negative."""
 

@@ -26,14 +26,15 @@ class MixAndMatch(Method):
     equation = "softmax(q [P_k; K]ᵀ) [P_v; V],  y + s (W_up f(W_down x + b_down) + b_up)"
     learning_rate = 5e-5
     learning_rate_source = "He et al. 2022, arXiv:2110.04366, appendix A.2 (5e-5)"
+    start = "its parts', prefix_tuning and parallel; He et al. 2022 write the prefix with a network"
     not_on = NO_PREFIX
 
     virtual_tokens: int = Field(30, ge=1, validation_alias=AliasChoices("virtual_tokens", "num_virtual_tokens"))
-    """Length of the prefix."""
+    """Length of the prefix. Default: He et al. 2022, section 4.6 and the authors' run_xsum.sh."""
     bottleneck: int = Field(512, ge=1)
-    """Width of the adapters."""
+    """Width of the adapters. Default: He et al. 2022, section 4.6 and the authors' run_xsum.sh."""
     scale: float = Field(4.0, gt=0)
-    """The factor s of the adapters."""
+    """The factor s of the adapters. Default: He et al. 2022, section 4.6 and the authors' run_xsum.sh."""
 
     @property
     def parts(self) -> tuple[PrefixTuning, ParallelAdapter]:

@@ -62,13 +62,14 @@ class ParallelAdapter(Method):
     equation = "y + s (W_up f(W_down x + b_down) + b_up)"
     learning_rate = 5e-5
     learning_rate_source = "He et al. 2022, arXiv:2110.04366, appendix A.2 (5e-5)"
+    start = "W_up and both biases zero, W_down Kaiming-uniform with a = √5: He et al. 2022, petl_factory.py ('lora')"
 
     bottleneck: int = Field(512, ge=1, validation_alias=AliasChoices("bottleneck", "size"))
-    """Width m of the inner layer."""
+    """Width m of the inner layer. Default: He et al. 2022, the authors' run_xsum.sh (on GLUE 16)."""
     scale: float = Field(4.0, gt=0)
-    """The factor s."""
+    """The factor s. Default: He et al. 2022, the authors' run_xsum.sh (on GLUE 2)."""
     activation: str = Field("relu", pattern="^(relu|gelu|silu)$")
-    """The non-linearity f: relu, gelu or silu."""
+    """The non-linearity f: relu, gelu or silu. Default: He et al. 2022, the authors' petl_factory.py."""
     layers: tuple[int, ...] | None = None
     """Only these layers, counted from 0, or from the end when negative."""
 

@@ -48,7 +48,11 @@ class MultitaskPrompt(PromptTuning):
     paper = "arXiv:2303.02861"
     equation = "[P ∘ (U_k V_k); X]"
     learning_rate = 3e-1
-    learning_rate_source = "as prompt_tuning: Lester et al. 2021, arXiv:2104.08691, section 3.1 (0.3)"
+    learning_rate_source = "as prompt_tuning: Lester et al. 2021, arXiv:2104.08691, section 3 (0.3)"
+    start = (
+        "the shared prompt as prompt_tuning's; the factors one in product: no published value, and unlike peft, whose "
+        "factors, normal with deviation 0.02, multiply to almost nothing"
+    )
     peft = PeftNames(
         "MULTITASK_PROMPT_TUNING",
         fields={"virtual_tokens": "num_virtual_tokens", "tasks": "num_tasks", "rank": "num_ranks"},
@@ -58,11 +62,11 @@ class MultitaskPrompt(PromptTuning):
     )
 
     virtual_tokens: int = Field(100, ge=1, validation_alias=AliasChoices("virtual_tokens", "num_virtual_tokens"))
-    """Length of the soft prompt."""
+    """Length of the soft prompt. Default: Lester et al. 2021, section 3."""
     tasks: int = Field(1, ge=1, validation_alias=AliasChoices("tasks", "num_tasks"))
-    """How many tasks have factors of their own."""
+    """How many tasks have factors of their own. Default: peft's."""
     rank: int = Field(1, ge=1, validation_alias=AliasChoices("rank", "num_ranks"))
-    """Rank of a task's factors."""
+    """Rank of a task's factors. Default: Wang et al. 2023, eq. 1; peft's."""
     task: int = Field(0, ge=0)
     """The task whose prompt stands before a sequence that does not say."""
     source: str = ""

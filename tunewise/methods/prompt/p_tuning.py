@@ -66,6 +66,7 @@ class PTuning(Method):
     equation = "[encoder(E); X]"
     learning_rate = 1e-3
     learning_rate_source = "Liu et al. 2021, arXiv:2103.10385, section 4 (1e-5 to 1e-3, with Adam)"
+    start = "E standard normal, the encoder as torch begins its layers: Liu et al. 2021, prompt_encoder.py, and peft's"
     not_on = NO_VOCABULARY
     peft = PeftNames(
         "P_TUNING",
@@ -78,11 +79,13 @@ class PTuning(Method):
     )
 
     virtual_tokens: int = Field(20, ge=1, validation_alias=AliasChoices("virtual_tokens", "num_virtual_tokens"))
-    """Length of the soft prompt."""
+    """Length of the soft prompt. Default: as prompt_tuning's; Liu et al. 2021 have 9 on LAMA (LAMA/cli.py)."""
     encoder: Literal["mlp", "lstm"] = "mlp"
-    """Three linear layers, or a two-layer bidirectional LSTM and two linear layers."""
+    """Three linear layers, or a two-layer bidirectional LSTM and two linear layers.
+    Default: peft's; Liu et al. 2021 have the LSTM (prompt_encoder.py)."""
     hidden: int | None = Field(None, ge=1, validation_alias=AliasChoices("hidden", "encoder_hidden_size"))
-    """Width of the encoder; as wide as the base where it is not given."""
+    """Width of the encoder; as wide as the base where it is not given.
+    Default: Liu et al. 2021, prompt_encoder.py; peft's."""
 
     def prefix_ids(self, anatomy: Anatomy) -> tuple[int, ...]:
         return virtual_ids(anatomy, self.virtual_tokens)

@@ -42,21 +42,25 @@ class PrefixTuning(PrefixInPeft):
     paper = "arXiv:2101.00190"
     equation = "softmax(q [P_k; K]ᵀ) [P_v; V]"
     learning_rate = 5e-3
-    learning_rate_source = "Liu et al. 2022 (P-tuning v2), arXiv:2110.07602, in the range its authors search"
+    learning_rate_source = "Liu et al. 2022 (P-tuning v2), arXiv:2110.07602, the authors' run_rte_roberta.sh (5e-3)"
+    start = (
+        "the keys and values of tokens drawn at random: Li & Liang 2021, section 7.4; unlike peft, which draws noise"
+    )
     not_on = NO_PREFIX
 
     virtual_tokens: int = Field(20, ge=1, validation_alias=AliasChoices("virtual_tokens", "num_virtual_tokens"))
-    """Length of the prefix."""
+    """Length of the prefix. Default: Liu et al. 2022, appendix B, the most for easy classification (tagging: 100)."""
     init: Literal["vocabulary", "text", "random"] = "vocabulary"
-    """Start from the keys and values of tokens drawn at random, of those of `text` (Li & Liang, section 7.4), or from
-    normal noise."""
+    """Start from the keys and values of tokens drawn at random, of those of `text`, or from normal noise.
+    Default: Li & Liang 2021, section 7.4, where real words do better than noise; unlike peft."""
     text: str = ""
     """The text to start from, repeated or cut to `virtual_tokens` tokens."""
     hidden: int = Field(0, ge=0, validation_alias=AliasChoices("hidden", "encoder_hidden_size"))
-    """Width of the network that writes the prefix while it is trained; 0 trains keys and values themselves."""
+    """Width of the network that writes the prefix while it is trained; 0 trains keys and values themselves.
+    Default: Liu et al. 2022, the authors' arguments.py; peft's."""
     placement: Literal["everywhere", "decoder"] = "everywhere"
     """In an encoder-decoder: in the attention of both stacks and in that over the encoder (Li & Liang), or in the
-    decoder's to itself alone, which is what peft has."""
+    decoder's to itself alone, which is what peft has. Default: Li & Liang 2021."""
 
     @model_validator(mode="after")
     def _start(self) -> "PrefixTuning":

@@ -49,7 +49,11 @@ class PromptTuning(Method):
     paper = "arXiv:2104.08691"
     equation = "[P; X]"
     learning_rate = 3e-1
-    learning_rate_source = "Lester et al. 2021, arXiv:2104.08691, section 3.1 (0.3)"
+    learning_rate_source = "Lester et al. 2021, arXiv:2104.08691, section 3 and the authors' prompt_finetune.gin (0.3)"
+    start = (
+        "embeddings of tokens drawn at random: Lester et al. 2021, section 3.2, there from the 5,000 commonest; unlike "
+        "peft, which draws noise"
+    )
     not_on = NO_VOCABULARY
 
     peft = PeftNames(
@@ -61,9 +65,10 @@ class PromptTuning(Method):
     )
 
     virtual_tokens: int = Field(20, ge=1, validation_alias=AliasChoices("virtual_tokens", "num_virtual_tokens"))
-    """Length of the soft prompt."""
+    """Length of the soft prompt. Default: Lester et al. 2021, section 3.2, beyond which little is gained."""
     init: Literal["vocabulary", "text", "random"] = "vocabulary"
-    """Start from embeddings of tokens drawn at random, from those of `text`, or uniform in ±0.5."""
+    """Start from embeddings of tokens drawn at random, from those of `text`, or uniform in ±0.5.
+    Default: Lester et al. 2021, figure 3b, where random starts lag behind; unlike peft."""
     text: str = Field("", validation_alias=AliasChoices("text", "prompt_tuning_init_text"))
     """The text to start from, repeated or cut to `virtual_tokens` tokens."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tunewise.methods.base import Delta, FrozenWeight, PeftNames
+from tunewise.methods.base import Delta, FrozenWeight
 from tunewise.methods.reparam import lora_in_peft
 from tunewise.methods.reparam.lora import LoRA
 from tunewise.methods.reparam.low_rank import LowRank
@@ -50,21 +50,16 @@ class DirectedLowRank(LowRank):
 
 
 class DoRA(LoRA):
-    """LoRA whose rows keep a learned length of their own."""
+    """LoRA whose rows keep a learned length of their own; its defaults are lora's, as in section 5.1 of the paper."""
 
     name = "dora"
     trains = "low-rank factors A, B and the length of each row"
     paper = "arXiv:2402.09353"
     equation = "y = m ∘ (W + s B A) x / ‖W + s B A‖"
     learning_rate = 2e-4
-    learning_rate_source = "as lora, whose settings its authors keep: Liu et al. 2024, arXiv:2402.09353, section 5.1"
-    peft = PeftNames(
-        "LORA",
-        fields=lora_in_peft.FIELDS,
-        tensors={**lora_in_peft.TENSORS, "magnitude": "lora_magnitude_vector"},
-        constants={"use_dora": True, "bias": "none"},
-        training_only=lora_in_peft.TRAINING_ONLY,
-    )
+    learning_rate_source = "Liu et al. 2024, arXiv:2402.09353, the authors' llama2_7B_DoRA.sh (2e-4)"
+    start = "A and B as lora's, the magnitudes the norms of the base's rows: Liu et al. 2024, section 4.1, and peft's"
+    peft = lora_in_peft.names(use_dora=True)
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
         return {site.name: DirectedLowRank(*self._arguments(site)) for site in self._sites(anatomy)}

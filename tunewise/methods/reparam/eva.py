@@ -6,14 +6,14 @@ the eigenvectors of Σ (x − μ)(x − μ)ᵀ, summed in float64. Every site ke
 ranks by explained variance is left out, which peft calls rho = 1: a method's fields alone tell its shapes here.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import accumulate, groupby, islice
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tunewise.errors import UserError
+from tunewise.methods.base import Start
 from tunewise.models.anatomy import Site
 
 EXAMPLES = 128  # the training examples that are looked at, every token of them
@@ -47,20 +47,23 @@ class Moments:
         return rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
 
 
-def start_where_inputs_vary(
-    model: PreTrainedModel, losses: Callable[[], Iterable[Tensor]], starts: Mapping[Site, Tensor]
-) -> None:
+def start_where_inputs_vary(start: Start, starts: Mapping[Site, Tensor]) -> None:
     """Write into the A (rank, d_in) of each site the leading directions of what enters it on the first examples.
 
-    Raises UserError where the examples have fewer directions than a site has ranks.
+    Raises UserError without examples, and where they have fewer directions than a site has ranks.
     """
+    if start.losses is None:
+        raise UserError(
+            "init=eva looks at training examples before it starts",
+            hint="train it with `tunewise train`, give attach(..., losses=...), or use method.init=kaiming",
+        )
     widths = {site.module: site.d_in for site in starts}
     filled = accumulate(8 * width**2 for width in widths.values())
     for _, share in groupby(zip(widths, filled, strict=True), key=lambda pair: pair[1] // MOMENT_BYTES):
-        moments = {path: Moments(model.get_submodule(path), widths[path]) for path, _ in share}
+        moments = {path: Moments(start.model.get_submodule(path), widths[path]) for path, _ in share}
         try:
             with torch.no_grad():
-                for _ in islice(losses(), EXAMPLES):
+                for _ in islice(start.losses(), EXAMPLES):
                     pass  # the forward is what is wanted
         finally:
             for seen in moments.values():

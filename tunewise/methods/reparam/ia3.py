@@ -52,7 +52,8 @@ class IA3(Method):
     paper = "arXiv:2205.05638"
     equation = "y = l ∘ W x"
     learning_rate = 3e-3
-    learning_rate_source = "Liu et al. 2022, arXiv:2205.05638, section 3.4 (3e-3)"
+    learning_rate_source = "Liu et al. 2022, arXiv:2205.05638, section 3.5 (3e-3)"
+    start = "all ones: Liu et al. 2022, section 3.3, and peft's"
     peft = PeftNames(
         "IA3",
         fields={},
@@ -61,7 +62,8 @@ class IA3(Method):
     )
 
     roles: tuple[str, ...] = Field(("k", "v", "down"), min_length=1)
-    """Roles of the sites: outputs are rescaled, of `down` the input."""
+    """Roles of the sites: outputs are rescaled, of `down` the input.
+    Default: Liu et al. 2022, section 3.3; peft's for llama."""
     layers: tuple[int, ...] | None = None
     """Only these layers, counted from 0, or from the end when negative."""
 

@@ -1,6 +1,6 @@
 """How important the triplets of AdaLoRA have been: sensitivity times uncertainty, smoothed over the steps.
 
-Zhang et al. 2023, arXiv:2303.10512, eqs. 8 to 12. An entry's sensitivity is |w ∂L/∂w|, its uncertainty how far that
+Zhang et al. 2023, arXiv:2303.10512, eqs. 7 to 11. An entry's sensitivity is |w ∂L/∂w|, its uncertainty how far that
 strays from its mean; a triplet's importance is that of its singular value and the means over its two vectors.
 """
 
@@ -58,6 +58,11 @@ class ScoredTriplets(Delta):
         if is_kept is not None:
             self.is_kept.copy_(is_kept.unsqueeze(1))
         self.lora_E.mul_(self.is_kept)
+
+
+def share_left(step: int, first: int, last: int) -> float:
+    """Of the triplets above the final budget, the share that stays: 1 at step `first`, 0 at `last`; eq. 12."""
+    return (1 - (step - first) / (last - first)) ** 3
 
 
 def cut_to(budget: int, triplets: Sequence[ScoredTriplets]) -> None:

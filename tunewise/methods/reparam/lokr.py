@@ -59,6 +59,7 @@ class LoKr(Method):
     learning_rate_source = (
         "Hugging Face PEFT, method_comparison/MetaMathQA: Llama-3.2-3B with rank 32 and factor 4 (3e-3)"
     )
+    start = "W₁ zero, W₂ or its factors Kaiming-uniform with a = √5: peft's"
     peft = PeftNames(
         "LOKR",
         fields={"rank": "r", "alpha": "alpha", "factor": "decompose_factor"},
@@ -69,13 +70,14 @@ class LoKr(Method):
     )
 
     rank: int = Field(8, ge=1, validation_alias=AliasChoices("rank", "r"))
-    """Rank of W₂ where it is factored."""
+    """Rank of W₂ where it is factored. Default: peft's."""
     alpha: float = Field(8.0, gt=0)
-    """The update is scaled by alpha / rank."""
+    """The update is scaled by alpha / rank. Default: peft's."""
     factor: int = Field(-1, validation_alias=AliasChoices("factor", "decompose_factor"))
-    """The largest size of W₁, or −1 for the most even split."""
+    """The largest size of W₁, or −1 for the most even split. Default: peft's."""
     roles: tuple[str, ...] = Field(("q", "v"), min_length=1)
-    """Roles of the sites: q k v o gate up down, a fused qkv or gate_up, or the groups attention, mlp, all."""
+    """Roles of the sites: q k v o gate up down, a fused qkv or gate_up, or the groups attention, mlp, all.
+    Default: peft's for llama."""
     layers: tuple[int, ...] | None = None
     """Only these layers, counted from 0, or from the end when negative."""
 

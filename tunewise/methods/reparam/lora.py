@@ -14,8 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field
 from torch import Tensor
 
-from tunewise.errors import UserError
-from tunewise.methods.base import Delta, Method, PeftNames, Start
+from tunewise.methods.base import Delta, Method, Start
 from tunewise.methods.exceptions import at, check
 from tunewise.methods.reparam import lora_in_peft
 from tunewise.methods.reparam.eva import start_where_inputs_vary
@@ -36,36 +35,35 @@ class LoRA(Method):
     learning_rate_source = (
         "Hu et al. 2021, arXiv:2106.09685, table 11 (GPT-2); Dettmers et al. 2023, arXiv:2305.14314, table 9"
     )
-    peft = PeftNames(
-        "LORA",
-        fields=lora_in_peft.FIELDS,
-        tensors=lora_in_peft.TENSORS,
-        constants={"use_dora": False, "bias": "none"},
-        training_only=lora_in_peft.TRAINING_ONLY,
-    )
+    start = "B zero, A Kaiming-uniform with a = √5: Hu et al. 2021, the authors' loralib/layers.py, and peft's"
+    peft = lora_in_peft.names(use_dora=False)
 
     rank: Annotated[int, Field(ge=1)] | dict[str, Annotated[int, Field(ge=1)]] = Field(
         8, validation_alias=AliasChoices("rank", "r")
     )
-    """Columns of B and rows of A. A mapping from roles, `layers.N` or `layers.N.role` makes exceptions of `*`."""
+    """Columns of B and rows of A. A mapping from roles, `layers.N` or `layers.N.role` makes exceptions of `*`.
+    Default: Hu et al. 2021, table 9; peft's."""
     alpha: Annotated[float, Field(gt=0)] | dict[str, Annotated[float, Field(gt=0)]] = Field(
         16.0, validation_alias=AliasChoices("alpha", "lora_alpha")
     )
-    """The update is scaled by alpha / rank; a mapping as for the rank."""
+    """The update is scaled by alpha / rank; a mapping as for the rank.
+    Default: Hu et al. 2021, table 9 (RoBERTa-large)."""
     rslora: bool = Field(False, validation_alias=AliasChoices("rslora", "use_rslora"))
-    """Scale by alpha / √rank instead, which keeps high ranks learning."""
+    """Scale by alpha / √rank instead, which keeps high ranks learning. Default: as Hu et al. 2021; peft's."""
     dropout: float = Field(0.0, ge=0, lt=1, validation_alias=AliasChoices("dropout", "lora_dropout"))
-    """Dropout on the input of A while training."""
+    """Dropout on the input of A while training. Default: Hu et al. 2021, loralib/layers.py; peft's."""
     roles: tuple[str, ...] = Field(("q", "v"), min_length=1)
-    """Roles of the sites: q k v o gate up down, a fused qkv or gate_up, or the groups attention, mlp, all."""
+    """Roles of the sites: q k v o gate up down, a fused qkv or gate_up, or the groups attention, mlp, all.
+    Default: Hu et al. 2021, section 5.1; peft's for llama."""
     layers: tuple[int, ...] | None = Field(None, validation_alias=AliasChoices("layers", "layers_to_transform"))
     """Only these layers, counted from 0, or from the end when negative."""
     init: Literal["kaiming", "gaussian", "eva", "pissa", "olora", "loftq"] = "kaiming"
-    """Start of A: Kaiming-uniform as in the authors' code and peft, normal with deviation 1 / rank, or where the inputs
-    vary most on training examples, at the same rank everywhere (eva); of A and B: the principal part of the weight
-    (pissa), its QR factors (olora), or what quantising the base lost (loftq)."""
+    """Start of A: Kaiming-uniform, normal with deviation 1 / rank, or where the inputs vary most on training examples,
+    at the same rank everywhere (eva); of A and B: the principal part of the weight (pissa), its QR factors (olora), or
+    what quantising the base lost (loftq). Default: Hu et al. 2021, loralib/layers.py; peft's."""
     b_rate: float = Field(1.0, gt=0, validation_alias=AliasChoices("b_rate", "loraplus_lr_ratio"))
-    """LoRA+: how many times the learning rate of A is that of B; its authors advise 16."""
+    """LoRA+: how many times the learning rate of A is that of B; its authors advise 16.
+    Default: Hu et al. 2021, one rate."""
 
     def rank_at(self, site: Site) -> int:
         """The rank at one site."""
@@ -91,15 +89,9 @@ class LoRA(Method):
     def warm_start(self, start: Start, deltas: Mapping[str, Delta]) -> None:
         if self.init == "loftq":
             start_from_loss(start, deltas)
-        if self.init != "eva":
-            return
-        if start.losses is None:
-            raise UserError(
-                f"{self.name} with init=eva looks at training examples before it starts",
-                hint="train it with `tunewise train`, give attach(..., losses=...), or use method.init=kaiming",
-            )
-        starts = {site: deltas[site.name].get_parameter("lora_A") for site in self._sites(start.anatomy)}
-        start_where_inputs_vary(start.model, start.losses, starts)
+        if self.init == "eva":
+            starts = {site: deltas[site.name].get_parameter("lora_A") for site in self._sites(start.anatomy)}
+            start_where_inputs_vary(start, starts)
 
     def learning_rate_factor(self, tensor: str) -> float:
         return self.b_rate if tensor.endswith("lora_B") else 1.0

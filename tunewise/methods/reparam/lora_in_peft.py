@@ -4,12 +4,20 @@ import math
 from collections.abc import Mapping
 
 from tunewise.errors import UserError
+from tunewise.methods.base import PeftNames
 from tunewise.methods.exceptions import from_peft_pattern, to_peft_pattern
 from tunewise.models.anatomy import Anatomy
 
 FIELDS = {"rslora": "use_rslora", "dropout": "lora_dropout"}
 TENSORS = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
 TRAINING_ONLY = frozenset({"init_lora_weights", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "eva_config"})
+
+
+def names(*, use_dora: bool) -> PeftNames:
+    """LoRA's names in peft, or DoRA's."""
+    magnitude = {"magnitude": "lora_magnitude_vector"} if use_dora else {}
+    constants = {"use_dora": use_dora, "bias": "none"}
+    return PeftNames("LORA", FIELDS, {**TENSORS, **magnitude}, constants, training_only=TRAINING_ONLY)
 
 
 def written(ranks: Mapping[str, int], scalings: Mapping[str, float], *, rslora: bool) -> dict[str, object]:

@@ -57,7 +57,10 @@ class OFT(Method):
     paper = "arXiv:2306.07280"
     equation = "y = W R x, R orthogonal"
     learning_rate = 4e-4
-    learning_rate_source = "Qiu et al. 2025, arXiv:2506.19847, appendix (Llama-2)"
+    learning_rate_source = (
+        "Qiu et al. 2025, arXiv:2506.19847, tables 6 and 7 (BART-large; Llama-2 has 2e-4 and 8e-4, tables 8 and 9)"
+    )
+    start = "Q zero, so R is the identity: Qiu et al. 2025, section 3.3, and peft's"
     peft = PeftNames(
         "OFT",
         fields={"block_size": "oft_block_size"},
@@ -70,11 +73,13 @@ class OFT(Method):
     )
 
     block_size: int = Field(32, ge=2, validation_alias=AliasChoices("block_size", "oft_block_size"))
-    """Size of the rotated blocks; it must divide d_in."""
+    """Size of the rotated blocks; it must divide d_in. Default: Qiu et al. 2025, appendix A; peft's."""
     neumann_terms: int = Field(5, ge=0)
-    """Terms of the Neumann series for the inverse, or 0 for the exact Cayley transform."""
+    """Terms of the Neumann series for the inverse, or 0 for the exact Cayley transform.
+    Default: Qiu et al. 2025, appendix B; peft's."""
     roles: tuple[str, ...] = Field(("q", "v"), min_length=1)
-    """Roles of the sites: q k v o gate up down, a fused qkv or gate_up, or the groups attention, mlp, all."""
+    """Roles of the sites: q k v o gate up down, a fused qkv or gate_up, or the groups attention, mlp, all.
+    Default: peft's for llama."""
     layers: tuple[int, ...] | None = None
     """Only these layers, counted from 0, or from the end when negative."""
 

@@ -63,7 +63,8 @@ class VeRA(Method):
     paper = "arXiv:2310.11454"
     equation = "y = W x + Λ_b B Λ_d A x"
     learning_rate = 4e-3
-    learning_rate_source = "Kopiczko et al. 2024, arXiv:2310.11454, appendix (instruction tuning)"
+    learning_rate_source = "Kopiczko et al. 2024, arXiv:2310.11454, table 9 (instruction tuning, 4e-3)"
+    start = "b zero, d at d_initial, the frozen A and B Kaiming-uniform: Kopiczko et al. 2024, section 4.1, and peft's"
     peft = PeftNames(
         "VERA",
         fields={"rank": "r", "projection_seed": "projection_prng_key", "dropout": "vera_dropout"},
@@ -78,15 +79,17 @@ class VeRA(Method):
     )
 
     rank: int = Field(256, ge=1, validation_alias=AliasChoices("rank", "r"))
-    """Rows of A and columns of B; it costs vectors only, so it is large."""
+    """Rows of A and columns of B; it costs vectors only, so it is large.
+    Default: Kopiczko et al. 2024, section 4.1 (RoBERTa-large); peft's."""
     d_initial: float = 0.1
-    """Start of every entry of d."""
+    """Start of every entry of d. Default: Kopiczko et al. 2024, section 4.1 and table 6c; peft's."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the input of A while training."""
+    """Dropout on the input of A while training. Default: peft's."""
     projection_seed: int = Field(0, ge=0, validation_alias=AliasChoices("projection_seed", "projection_prng_key"))
     """Seed of A and B, apart from the run's own."""
     roles: tuple[str, ...] = Field(("q", "v"), min_length=1)
-    """Roles of the sites: q k v o gate up down, a fused qkv or gate_up, or the groups attention, mlp, all."""
+    """Roles of the sites: q k v o gate up down, a fused qkv or gate_up, or the groups attention, mlp, all.
+    Default: Kopiczko et al. 2024, section 4.1; peft's for llama."""
     layers: tuple[int, ...] | None = None
     """Only these layers, counted from 0, or from the end when negative."""
 

@@ -42,13 +42,15 @@ class BitFit(Method):
     equation = "y = W x + (b₀ + Δb)"
     learning_rate = 1e-3
     learning_rate_source = "Ben Zaken et al. 2022, arXiv:2106.10199, appendix (1e-4 to 1e-3)"
+    start = "the base's own values; added ones zero, as peft's (BEFT)"
 
     peft = PeftNames("BEFT", {}, {"bias": "beft_bias"}, training_only=frozenset({"init_weights"}), conv1d=False)
 
     add: bool = False
     """Give linear layers without a bias a new one, zero at birth (bases such as llama have none)."""
     roles: tuple[str, ...] = ()
-    """Only the linear layers with these roles, whether they have a bias or not; () takes every bias of the base."""
+    """Only the linear layers with these roles, whether they have a bias or not; () takes every bias of the base.
+    Default: Ben Zaken et al. 2022, all bias terms."""
     layers: tuple[int, ...] | None = None
     """With roles, only these layers, counted from 0, or from the end when negative."""
 

@@ -18,7 +18,8 @@ class Frozen(Method):
     equation = "θ = θ₀"
     learning_rate = 0.0
     learning_rate_source = "nothing is trained"
+    start = "the base's own values"
     trains_task_head = False
 
     shots: int = Field(0, ge=0)
-    """Demonstrations drawn from the training split, by seed; 0 is zero-shot."""
+    """Demonstrations drawn from the training split, by seed. Default: none, zero-shot; Brown et al. 2020, section 2."""

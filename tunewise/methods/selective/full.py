@@ -16,6 +16,7 @@ class Full(Method):
     equation = "θ = θ₀ + Δθ"
     learning_rate = 2e-5
     learning_rate_source = "Devlin et al. 2019, arXiv:1810.04805, appendix A.3 (2e-5 to 5e-5)"
+    start = "the base's own values"
 
     def select(self, anatomy: Anatomy) -> Iterable[str]:
         return anatomy.parameters

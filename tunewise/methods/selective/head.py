@@ -35,6 +35,7 @@ class Head(Method):
     equation = "logits = (W₀ + ΔW) h"
     learning_rate = 1e-3
     learning_rate_source = "none for a language model's output layer; the default of torch.optim.AdamW"
+    start = "the base's own head, a tied one with a change of zero; a new classifier is drawn as transformers draws it"
 
     def select(self, anatomy: Anatomy) -> Iterable[str]:
         if anatomy.head is None and not anatomy.task_head:

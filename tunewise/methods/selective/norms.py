@@ -20,10 +20,11 @@ class Norms(Method):
     equation = "γ ∘ (x − μ) / σ + β"
     learning_rate = 1e-3
     learning_rate_source = "Lu et al. 2021, arXiv:2103.05247, the authors' script for GPT-2 (1e-3)"
+    start = "the base's own values"
     peft = PeftNames("LN_TUNING", fields={}, tensors={}, selected="ln_tuning_layers")
 
     final: bool = True
-    """Train the norm behind the last layer as well."""
+    """Train the norm behind the last layer as well. Default: peft's for llama and gpt2."""
 
     def select(self, anatomy: Anatomy) -> Iterable[str]:
         norms = [path for path in anatomy.norms if self.final or path.startswith(anatomy.layers)]

@@ -22,11 +22,13 @@ class TopLayers(Method):
     equation = "θ_l = θ₀_l + Δθ_l for l > L − K"
     learning_rate = 5e-5
     learning_rate_source = "Devlin et al. 2019, arXiv:1810.04805, appendix A.3 (2e-5 to 5e-5)"
+    start = "the base's own values"
 
     layers: int = Field(2, ge=1, validation_alias=AliasChoices("layers", "k"))
-    """How many layers, counted from the top."""
+    """How many layers, counted from the top. Default: Li & Liang 2021's baseline, as in Hu et al. 2021, section 5.1."""
     final_norm: bool = True
-    """Train the norm between the last layer and the head as well."""
+    """Train the norm between the last layer and the head as well.
+    Default: no published value; few numbers, and they read what the last layer writes."""
 
     def select(self, anatomy: Anatomy) -> Iterable[str]:
         if self.layers > anatomy.n_layers:

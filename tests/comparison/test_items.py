@@ -1,0 +1,39 @@
+"""Two arms on the same items, against the plain sums."""
+
+import json
+
+import pytest
+
+from tunewise.comparison.items import beside
+
+
+def written(folder, name, *seeds):
+    paths = []
+    for number, rows in enumerate(seeds):
+        paths.append(folder / f"{name}-{number}.jsonl")
+        paths[-1].write_text(
+            "".join(json.dumps({"id": f"i{n}", "correct": right}) + "\n" for n, right in enumerate(rows))
+        )
+    return paths
+
+
+def test_items_are_paired_by_id_and_averaged_over_seeds(tmp_path):
+    first = written(tmp_path, "first", [True] * 8 + [False] * 2, [True] * 6 + [False] * 4)
+    second = written(tmp_path, "second", [True] * 3 + [False] * 7, [False] * 9 + [True])
+    found = beside(first, second)
+    assert found is not None
+    assert (found["n"], found["gap"]) == (10, pytest.approx(100 * (14 - 4) / 20))
+    assert 0 < found["low"] < found["gap"] < found["high"] < 100
+    # items that most seeds have right: 0 to 5 of the first, none of the second (one seed in two is no majority)
+    assert (found["only_first"], found["only_second"]) == (6, 0)
+    assert found["p"] == pytest.approx(2 * 0.5**6)
+    other = beside(second, first)
+    assert other is not None
+    assert (other["gap"], other["only_second"]) == (-found["gap"], 6)
+
+
+def test_what_is_neither_right_nor_wrong_is_not_paired(tmp_path):
+    scores = tmp_path / "scores.jsonl"
+    scores.write_text('{"id": "i0", "predicted": 0.5}\n')
+    assert beside([scores], [scores]) is None
+    assert beside(written(tmp_path, "a", [True]), written(tmp_path, "b", [True, False])) is None

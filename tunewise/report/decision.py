@@ -1,0 +1,104 @@
+"""The verdict in words: which arm to take and why, from the arms of a comparison."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunewise.report import words
+from tunewise.report.arms import Arm
+from tunewise.verdict import LOWER_IS_BETTER, Pair, Rule, Verdict, contender, judge
+
+WORTH_SAYING = 1.2  # a cost that is less by a fifth or more
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A verdict and its sentences."""
+
+    headline: str
+    reason: str
+    pick: Arm
+    best: Arm
+    verdict: Verdict
+
+    @property
+    def takes(self) -> bool:
+        """Whether `pick` is advised; not where nothing is told apart and something is open."""
+        return not _is_open(self.verdict, len(self.pick.runs))
+
+
+def decide(arms: Sequence[Arm], rule: Rule | None = None) -> Decision:
+    """The verdict of `judge` over these arms; the rule's direction is the metric's."""
+    metric = arms[0].metric
+    rule = rule or Rule(lower_is_better=metric in LOWER_IS_BETTER)
+    verdict = judge([contender(arm.label, metric, [run.metrics for run in arm.runs]) for arm in arms], rule)
+    by_label = {arm.label: arm for arm in arms}
+    pick, best = by_label[verdict.pick], by_label[verdict.best]
+    return Decision(_headline(pick, verdict), " ".join(_reasons(by_label, verdict, rule)), pick, best, verdict)
+
+
+def _is_open(verdict: Verdict, n_seeds: int) -> bool:
+    return bool(verdict.open) and not verdict.worse and n_seeds > 1
+
+
+def _headline(pick: Arm, verdict: Verdict) -> str:
+    score = f"{words.metric_name(pick.metric)} {words.quality(pick.metric, pick.quality)}{words.unit(pick.metric)}"
+    trained = f"{words.count(pick.n_trainable)} trained parameters" if pick.n_trainable else "nothing trained"
+    if _is_open(verdict, len(pick.runs)):
+        return f"Not settled: the best mean is that of {verdict.best}, but nothing is reliably worse."
+    return f"Take {pick.label}: {score} with {trained}."
+
+
+def _reasons(arms: dict[str, Arm], verdict: Verdict, rule: Rule) -> list[str]:
+    best, pick = arms[verdict.best], arms[verdict.pick]
+    n_seeds = min(len(arm.runs) for arm in arms.values())
+    if n_seeds < 2:
+        return ["One seed a method: the order may be chance. Run three or more seeds before you rely on it."]
+    near = f"{rule.margin:g} %" if rule.lower_is_better else f"{rule.margin:g} points"
+    sentences = []
+    if verdict.equal:
+        equal = words.listing([label for label in (verdict.best, *verdict.equal) if label != verdict.pick])
+        sentences.append(f"As good, within {near} of the best mean: {equal}.")
+        sentences += _bargain(pick, best)
+    if verdict.worse:
+        told = [_gap(verdict.pair(label, verdict.best), label, best.metric) for label in verdict.worse]
+        sentences.append(f"Reliably worse than {verdict.best}: {words.listing(told)}.")
+    if verdict.open:
+        told = [_gap(verdict.pair(label, verdict.best), label, best.metric) for label in verdict.open]
+        more = f"; about {verdict.seeds_needed} seeds an arm would tell" if verdict.seeds_needed else ""
+        sentences.append(f"Not settled, as seeds scatter too widely: {words.listing(told)}{more}.")
+    n_pairs = len(verdict.pairs)
+    if n_pairs:
+        scale = "" if rule.lower_is_better else " points"
+        corrected = f", Holm over {n_pairs} pairs" if n_pairs > 1 else ""
+        sentences.append(
+            f"{n_seeds} seeds could only have seen gaps of {_number(verdict.detectable, best.metric)}{scale} or more "
+            f"between arms that scatter as most do here (Welch's t{corrected}; 80 % power)."
+        )
+    return sentences
+
+
+def _bargain(pick: Arm, best: Arm) -> list[str]:
+    """What the arm to take has over the best mean, where they are two."""
+    if pick is best:
+        return []
+    kinds = (("adapter", "smaller", "adapter_bytes"), ("time", "less", "seconds"))
+    found = []
+    for what, how, name in kinds:
+        mine, other = (float(getattr(arm, name)) for arm in (pick, best))
+        if other and not mine:
+            found.append(f"no {what}" if what == "adapter" else f"no {what} at all")
+        elif mine and other / mine >= WORTH_SAYING:
+            found.append(f"{what} {words.times(other / mine)} {how}")
+    if pick.forgetting and best.forgetting and best.forgetting.mean - pick.forgetting.mean >= 5e-4:
+        found.append(f"{best.forgetting.mean - pick.forgetting.mean:.3f} nats per token less forgotten")
+    return [f"Beside {best.label} it costs less: {words.listing(found)}."] if found else []
+
+
+def _gap(pair: Pair, label: str, metric: str) -> str:
+    """ "bitfit by 4.1 ± 1.3 (p = 0.002)"."""
+    gap = _number(abs(pair.gap.mean), metric)
+    return f"{label} by {gap} ± {_number(pair.gap.half_width, metric)} ({words.probability(pair.p_holm)})"
+
+
+def _number(value: float, metric: str) -> str:
+    return f"{value:.3f}" if metric in LOWER_IS_BETTER else f"{value:.1f}"

@@ -1,0 +1,222 @@
+"""Which arm to take, by a stated rule, from what each scored over its seeds and what it costs.
+
+The arm with the best mean is the mark. Every pair of arms is tested with Welch's t, and p is corrected by Holm over all
+pairs, so that among arms that are in truth alike some difference is found once in twenty comparisons at most. Each
+other arm is then one of three:
+
+- equal: its mean lies within the margin of the best one, which is how much the user says makes no difference;
+- worse: further off, and told apart by the test;
+- open: further off, but the seeds scatter too widely for the test to tell.
+
+The one to take is the cheapest of the best and its equals. An open arm is never taken: that it might be as good is no
+reason to.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+from statistics import median
+from typing import Any
+
+from tunewise.errors import UserError
+from tunewise.stats import (
+    ALPHA,
+    Interval,
+    detectable_gap,
+    difference_interval,
+    hedges_g,
+    holm,
+    mean_interval,
+    seeds_to_see,
+    welch,
+)
+
+LOWER_IS_BETTER = ("loss", "perplexity")
+"""Metrics of which less is better; of all others more is."""
+COSTS = ("bytes", "seconds", "memory", "forgetting", "serving_tokens")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One arm: its main metric on test, a value a seed, and its costs by name of `COSTS`; one that is missing is 0."""
+
+    label: str
+    scores: tuple[float, ...]
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        return mean_interval(self.scores).mean
+
+
+def contender(label: str, metric: str, runs: Sequence[Mapping[str, Any]]) -> Contender:
+    """An arm from what metrics.json says of each of its seeds: costs are means, memory is the largest."""
+    changes = [run["retention"]["change"] for run in runs if (run.get("retention") or {}).get("change") is not None]
+    costs = {
+        "bytes": _mean([run.get("adapter_bytes") or 0 for run in runs]),
+        "seconds": _mean([run.get("seconds") or 0 for run in runs]),
+        "memory": max(run.get("peak_bytes") or 0 for run in runs),
+        "forgetting": _mean(changes) if changes else 0.0,
+        "serving_tokens": _mean([run.get("serving_tokens") or 0 for run in runs]),
+    }
+    return Contender(label, tuple(float(run["test"][metric]) for run in runs), costs)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the verdict goes by."""
+
+    lower_is_better: bool = False
+    margin: float = 2.0
+    """How far below the best mean is as good: points of a score, or per cent where lower is better (a loss)."""
+    alpha: float = ALPHA
+    """How often one comparison of arms that are alike may find a difference."""
+    weights: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(COSTS, 1.0))
+    """What a cost counts; each is measured in shares of the largest among the arms in question."""
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.weights) - set(COSTS):
+            raise UserError(f"no such cost: {', '.join(sorted(unknown))}", f"weigh some of {', '.join(COSTS)}")
+        if any(not (math.isfinite(weight) and weight >= 0) for weight in self.weights.values()):
+            raise UserError(f"a cost is weighed by 0 or more, not {dict(self.weights)}", "as in bytes=1,seconds=0.5")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two arms beside each other: mean(first) − mean(second) with its interval, and Welch's test of it."""
+
+    first: str
+    second: str
+    gap: Interval
+    t: float
+    df: float
+    p: float
+    p_holm: float
+    """p, corrected over all pairs of the comparison."""
+    g: float | None
+    """Hedges' g, the gap in standard deviations over seeds; None where nothing scatters."""
+    deviation: float
+    """The root of the mean of both variances over seeds."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Labels of arms: the one to take, the best mean, and in which group every other stands."""
+
+    pick: str
+    best: str
+    equal: tuple[str, ...]
+    open: tuple[str, ...]
+    worse: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+    n_seeds: int
+    """Of the arm that has the fewest."""
+    deviation: float
+    """Over the seeds, of the arm that scatters as the middle one does."""
+    level: float
+    """What p of a single pair must stay below to be told apart for sure: alpha over the number of pairs."""
+
+    @cached_property
+    def detectable(self) -> float:
+        """The smallest gap of means that so many seeds would have shown four times in five, between two arms that
+        scatter as the middle one does; infinite for one seed."""
+        return detectable_gap(self.deviation, self.n_seeds, self.level)
+
+    @cached_property
+    def seeds_needed(self) -> int | None:
+        """About how many seeds an arm would settle all that is open; None where nothing is, or none will do."""
+        if self.n_seeds < 2 or not self.open:
+            return None
+        pairs = [self.pair(self.best, label) for label in self.open]
+        needed = [seeds_to_see(pair.gap.mean, pair.deviation, self.level) for pair in pairs]
+        return None if None in needed else max(n for n in needed if n is not None)
+
+    @property
+    def settled(self) -> bool:
+        """Whether every arm is either as good as the best or reliably worse."""
+        return not self.open
+
+    def pair(self, one: str, other: str) -> Pair:
+        """The pair of these two, in whichever order it stands."""
+        return next(pair for pair in self.pairs if {pair.first, pair.second} == {one, other})
+
+
+def judge(contenders: Sequence[Contender], rule: Rule | None = None) -> Verdict:
+    """The verdict over arms in any order; ties go to the one named first."""
+    rule = rule or Rule()
+    sign = -1 if rule.lower_is_better else 1
+    best = max(contenders, key=lambda arm: sign * arm.mean)
+    pairs = _pairs(contenders)
+    found = {frozenset((pair.first, pair.second)): pair for pair in pairs}
+    margin = rule.margin * abs(best.mean) / 100 if rule.lower_is_better else rule.margin
+    equal, undecided, worse = [], [], []
+    for arm in contenders:
+        if arm is best:
+            continue
+        pair = found[frozenset((arm.label, best.label))]
+        if abs(best.mean - arm.mean) <= margin:
+            equal.append(arm)
+        elif pair.p_holm < rule.alpha:
+            worse.append(arm)
+        else:
+            undecided.append(arm)
+    return Verdict(
+        pick=cheapest([arm for arm in contenders if arm is best or arm in equal], rule.weights).label,
+        best=best.label,
+        equal=tuple(arm.label for arm in equal),
+        open=tuple(arm.label for arm in undecided),
+        worse=tuple(arm.label for arm in worse),
+        pairs=pairs,
+        n_seeds=min(len(arm.scores) for arm in contenders),
+        deviation=math.sqrt(median(map(_variance, contenders))),
+        level=rule.alpha / max(1, len(pairs)),
+    )
+
+
+def cheapest(contenders: Sequence[Contender], weights: Mapping[str, float]) -> Contender:
+    """The one whose weighed costs, each a share of the largest among these, add up to the least."""
+    largest = {name: max(_cost(arm, name) for arm in contenders) for name in weights}
+    return min(
+        contenders,
+        key=lambda arm: sum(
+            weight * _cost(arm, name) / largest[name] for name, weight in weights.items() if largest[name]
+        ),
+    )
+
+
+def pareto(contenders: Sequence[Contender], cost: str, *, lower_is_better: bool = False) -> tuple[str, ...]:
+    """The labels of the arms that no other beats in mean or `cost` without being worse in the other, cheapest first."""
+    sign = -1 if lower_is_better else 1
+    front: list[Contender] = []
+    for arm in sorted(contenders, key=lambda arm: (_cost(arm, cost), -sign * arm.mean)):
+        if not front or sign * arm.mean > sign * front[-1].mean:
+            front.append(arm)
+    return tuple(arm.label for arm in front)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _cost(arm: Contender, name: str) -> float:
+    return max(0.0, arm.costs.get(name, 0.0))  # who forgets less than nothing has that cost no more
+
+
+def _pairs(contenders: Sequence[Contender]) -> tuple[Pair, ...]:
+    both = list(combinations(contenders, 2))
+    tests = [welch(a.scores, b.scores) for a, b in both]
+    corrected = holm([test.p for test in tests])
+    return tuple(
+        Pair(
+            a.label, b.label, difference_interval(a.scores, b.scores),
+            test.t, test.df, test.p, p_holm, hedges_g(a.scores, b.scores),
+            math.sqrt((_variance(a) + _variance(b)) / 2),
+        )
+        for (a, b), test, p_holm in zip(both, tests, corrected, strict=True)
+    )  # fmt: skip
+
+
+def _variance(arm: Contender) -> float:
+    return sum((score - arm.mean) ** 2 for score in arm.scores) / max(1, len(arm.scores) - 1)
