@@ -1,4 +1,4 @@
-// What the attention kernels are made of: small matrix products, rows of a head as float32 and back.
+// What the attention kernels are made of: small matrix products, rows of a head as they enter them, and back.
 //
 // Scratch is padded with zeros to whole vectors.
 
@@ -8,15 +8,48 @@
 #include <cmath>
 #include <numeric>
 #include <vector>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 #include "vector.h"
 
-constexpr int TALL = WIDTH == 16 ? 6 : 4;  // rows of a tile: with its four vectors each they fill the registers
-constexpr int BLOCK = 32;  // queries at a time
+constexpr int TALL = 6;                        // rows of a tile: with its BROAD vectors each, and those that
+constexpr int BROAD = WIDTH == 16 ? 4 : 2;     // are multiplied, they fill the registers
 constexpr float MASKED = -1e15f;  // far below every score, and its square is still finite
 
+// What products are sums of. A row of D numbers has `depth(D)` terms; in scratch, each lies in a float's place.
+struct Singles {  // float32
+    static int depth(int d) { return d; }
+    template <class Number>
+    static Vector load(const Number* row, int j, int d) {
+        return j + WIDTH <= d ? ::load(row + j, Whole{}) : ::load(row + j, Part{d - j});
+    }
+    static void add(Vector& sum, float left, const Vector& right) { sum += left * right; }
+};
+#ifdef __AVX512BF16__
+// Two neighbours of bfloat16, multiplied and added with the roundings of float32. The instruction takes the second one
+// first: with the neighbours swapped, sums are those of Singles to the last bit.
+struct Pairs {
+    static int depth(int d) { return (d + 1) / 2; }
+    static Vector load(const Bfloat16* row, int j, int d) {
+        Words words{};
+        std::memcpy(&words, row + 2 * j, std::min(2 * WIDTH, d - 2 * j) * sizeof(Bfloat16));
+        words = words << 16 | words >> 16;
+        return (Vector)words;
+    }
+    static void add(Vector& sum, float left, const Vector& right) {
+        sum = (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_ps(left), (__m512bh)right);
+    }
+};
+#else
+using Pairs = Singles;
+#endif
+template <class Number>
+using Terms = std::conditional_t<std::is_same_v<Number, float>, Singles, Pairs>;
+
 // C (m, n) = A (m, k) B (k, n), or added to it; A's element (i, l) stands at a[i * row + l * column].
-template <int ROWS, int VECTORS>
+template <class Kind, int ROWS, int VECTORS>
 static inline void tile(int k, const float* a, long row, long column, const float* b, int ldb, float* c, int ldc,
                         bool add) {
     Vector sum[ROWS][VECTORS];
@@ -27,65 +60,89 @@ static inline void tile(int k, const float* a, long row, long column, const floa
         for (int j = 0; j < VECTORS; j++) right[j] = at(b + (long)l * ldb + j * WIDTH);
         for (int i = 0; i < ROWS; i++) {
             const float left = a[i * row + l * column];
-            for (int j = 0; j < VECTORS; j++) sum[i][j] += left * right[j];
+            for (int j = 0; j < VECTORS; j++) Kind::add(sum[i][j], left, right[j]);
         }
     }
     for (int i = 0; i < ROWS; i++)
         for (int j = 0; j < VECTORS; j++) at(c + i * ldc + j * WIDTH) = sum[i][j];
 }
 
-template <int VECTORS>
+template <class Kind, int VECTORS>
 static inline void strip(int m, int k, const float* a, long row, long column, const float* b, int ldb, float* c,
                          int ldc, bool add) {
     int i = 0;
-    for (; i + TALL <= m; i += TALL) tile<TALL, VECTORS>(k, a + i * row, row, column, b, ldb, c + (long)i * ldc, ldc, add);
+    for (; i + TALL <= m; i += TALL)
+        tile<Kind, TALL, VECTORS>(k, a + i * row, row, column, b, ldb, c + (long)i * ldc, ldc, add);
     a += i * row, c += (long)i * ldc;
     switch (m - i) {
-        case 5: return tile<5, VECTORS>(k, a, row, column, b, ldb, c, ldc, add);
-        case 4: return tile<4, VECTORS>(k, a, row, column, b, ldb, c, ldc, add);
-        case 3: return tile<3, VECTORS>(k, a, row, column, b, ldb, c, ldc, add);
-        case 2: return tile<2, VECTORS>(k, a, row, column, b, ldb, c, ldc, add);
-        case 1: return tile<1, VECTORS>(k, a, row, column, b, ldb, c, ldc, add);
+        case 5: return tile<Kind, 5, VECTORS>(k, a, row, column, b, ldb, c, ldc, add);
+        case 4: return tile<Kind, 4, VECTORS>(k, a, row, column, b, ldb, c, ldc, add);
+        case 3: return tile<Kind, 3, VECTORS>(k, a, row, column, b, ldb, c, ldc, add);
+        case 2: return tile<Kind, 2, VECTORS>(k, a, row, column, b, ldb, c, ldc, add);
+        case 1: return tile<Kind, 1, VECTORS>(k, a, row, column, b, ldb, c, ldc, add);
     }
 }
 
-// n is a multiple of WIDTH.
-static void product(int m, int n, int k, const float* a, long row, long column, const float* b, int ldb, float* c,
-                    int ldc, bool add) {
-    int j = 0;
-    for (; j + 4 * WIDTH <= n; j += 4 * WIDTH) strip<4>(m, k, a, row, column, b + j, ldb, c + j, ldc, add);
-    for (; j < n; j += WIDTH) strip<1>(m, k, a, row, column, b + j, ldb, c + j, ldc, add);
+// n is a multiple of WIDTH, k the number of terms.
+template <class Kind = Singles>
+static __attribute__((noinline)) void product(int m, int n, int k, const float* a, long row, long column,
+                                              const float* b, int ldb, float* c, int ldc, bool add) {
+    for (; n >= BROAD * WIDTH; n -= BROAD * WIDTH, b += BROAD * WIDTH, c += BROAD * WIDTH)
+        strip<Kind, BROAD>(m, k, a, row, column, b, ldb, c, ldc, add);
+    switch (n / WIDTH) {
+        case 3: return strip<Kind, std::min(3, BROAD)>(m, k, a, row, column, b, ldb, c, ldc, add);
+        case 2: return strip<Kind, std::min(2, BROAD)>(m, k, a, row, column, b, ldb, c, ldc, add);
+        case 1: return strip<Kind, 1>(m, k, a, row, column, b, ldb, c, ldc, add);
+    }
 }
 
 // C (m, n) = A (m, d) B (n, d) transposed, for so few rows of A that turning B round would cost more; d is padded.
 static void dots(int m, int n, int d, const float* a, const float* b, float* c, int ldc) {
     for (int j = 0; j < n; j++)
         for (int i = 0; i < m; i++) {
-            Vector sum = Vector{};
-            for (int l = 0; l < d; l += WIDTH) sum += at(a + (long)i * d + l) * at(b + (long)j * d + l);
-            float total = 0;
-            for (int l = 0; l < WIDTH; l++) total += sum[l];
-            c[(long)i * ldc + j] = total;
+            Vector total = Vector{};
+            for (int l = 0; l < d; l += WIDTH) total += at(a + (long)i * d + l) * at(b + (long)j * d + l);
+            c[(long)i * ldc + j] = sum(total);
         }
 }
 
-// The rows of one head of one segment, as float32 (n, d padded).
-template <class Number>
+// The rows of one head of one segment as terms of a product: (n, terms padded).
+template <class Kind = Singles, class Number>
 static void gather(const Number* from, long stride, int n, int d, float* to) {
-    const int width = padded(d);
-    for (int i = 0; i < n; i++) {
-        for (int j = 0; j < d; j++) to[i * width + j] = wide(from[i * stride + j]);
-        for (int j = d; j < width; j++) to[i * width + j] = 0;
-    }
+    for (int i = 0; i < n; i++, from += stride)
+        for (int j = 0; j < Kind::depth(d); j += WIDTH, to += WIDTH) at(to) = Kind::load(from, j, d);
+}
+// And as its right side: (terms, ld), zeros behind n up to padded(n).
+template <class Kind = Singles, class Number>
+static void transpose(const Number* from, long stride, int n, int d, float* to, int ld) {
+    const int depth = Kind::depth(d);
+    for (int j0 = 0; j0 < depth; j0 += WIDTH)
+        for (int i0 = 0; i0 < n; i0 += WIDTH) {
+            Vector square[WIDTH];
+            for (int i = 0; i < WIDTH; i++)
+                square[i] = i0 + i < n ? Kind::load(from + (i0 + i) * stride, j0, d) : Vector{};
+            turn(square);
+            for (int j = 0; j < std::min(WIDTH, depth - j0); j++) at(to + (long)(j0 + j) * ld + i0) = square[j];
+        }
 }
 template <class Number>
 static void scatter(const float* from, int n, int d, Number* to, long stride) {
-    for (int i = 0; i < n; i++)
-        for (int j = 0; j < d; j++) narrow(from[i * padded(d) + j], to + i * stride + j);
+    for (int i = 0; i < n; i++, from += padded(d), to += stride)
+        along(d, [&](int j, auto extent) { store(at(from + j), to + j, extent); });
 }
-static void transpose(const float* from, int n, int d, float* to) {  // (n, d padded) -> (d, n padded)
-    const int width = padded(n);
-    std::fill(to, to + (long)d * width, 0.0f);
-    for (int i = 0; i < n; i++)
-        for (int j = 0; j < d; j++) to[(long)j * width + i] = from[i * padded(d) + j];
+
+// Rows i to i + m of a head's n, which will be read (or written) soon: asked of memory now.
+template <int WRITTEN = 0, class Number>
+static void prefetch(const Number* from, long stride, int i, int m, int n, int d) {
+    for (int last = std::min(i + m, n); i < last; i++)
+        for (int j = 0; j < d; j += 64 / (int)sizeof(Number)) __builtin_prefetch(from + i * stride + j, WRITTEN, 2);
 }
+
+// Room for n numbers that begins with a cache line: whatever was in it.
+struct Scratch {
+    std::vector<float> kept;
+    float* of(size_t n) {
+        if (kept.size() < n + 16) kept = std::vector<float>(n + 16);
+        return (float*)(((uintptr_t)kept.data() + 63) / 64 * 64);
+    }
+};

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #ifdef __AVX512F__
 constexpr int WIDTH = 16;
@@ -65,10 +66,10 @@ struct Part {
     int n;
 };
 
-template <class Extent>
-static inline Vector load(const float* from, Extent extent) {
+static inline Vector load(const float* from, Whole) { return at(from); }
+static inline Vector load(const float* from, Part part) {
     Vector x{};
-    std::memcpy(&x, from, extent.n * sizeof(float));
+    std::memcpy(&x, from, part.n * sizeof(float));
     return x;
 }
 template <class Extent>
@@ -96,8 +97,38 @@ static inline __attribute__((always_inline)) void along(int n, Work work) {
     for (; j + WIDTH <= n; j += WIDTH) work(j, Whole{});
     if (j < n) work(j, Part{n - j});
 }
+
+// What joins all numbers of a vector: its halves, their halves and so on.
+template <class Join>
+static inline float joined(Vector x, Join join) {
+    float numbers[WIDTH];
+    std::memcpy(numbers, &x, sizeof numbers);
+    for (int half = WIDTH / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) numbers[i] = join(numbers[i], numbers[i + half]);
+    return numbers[0];
+}
 static inline float sum(Vector x) {
-    float total = 0;
-    for (int i = 0; i < WIDTH; i++) total += x[i];
-    return total;
+    return joined(x, [](float one, float other) { return one + other; });
+}
+static inline float largest(Vector x) {
+    return joined(x, [](float one, float other) { return one > other ? one : other; });
+}
+
+// Rows i and i + STEP of a square with their lanes l + STEP and l exchanged, for every l without STEP's bit.
+template <int STEP, int... LANE>
+static inline void exchange(Vector& upper, Vector& lower, std::integer_sequence<int, LANE...>) {
+    const Vector a = upper, b = lower;
+#ifdef __clang__
+    upper = __builtin_shufflevector(a, b, (LANE & STEP ? WIDTH + LANE - STEP : LANE)...);
+    lower = __builtin_shufflevector(a, b, (LANE & STEP ? WIDTH + LANE : LANE + STEP)...);
+#else
+    upper = __builtin_shuffle(a, b, Integers{(LANE & STEP ? WIDTH + LANE - STEP : LANE)...});
+    lower = __builtin_shuffle(a, b, Integers{(LANE & STEP ? WIDTH + LANE : LANE + STEP)...});
+#endif
+}
+template <int STEP = 1>
+static inline void turn(Vector (&square)[WIDTH]) {  // rows become columns
+    for (int i = 0; i < WIDTH; i++)
+        if (!(i & STEP)) exchange<STEP>(square[i], square[i + STEP], std::make_integer_sequence<int, WIDTH>());
+    if constexpr (2 * STEP < WIDTH) turn<2 * STEP>(square);
 }
