@@ -121,7 +121,7 @@ static void forward(const Number* q, const Number* k, const Number* v, Number* o
                     const int* starts, const Shape& shape) {
     using Kind = Terms<Number>;
     const std::vector<int> order = largest_first(starts, shape);
-    const int H = shape.H, G = shape.G, D = shape.D, d = padded(D), depth = Kind::depth(D);
+    const int H = shape.H, G = shape.G, D = shape.D, d = padded(D), terms = padded(Kind::depth(D));
 #pragma omp parallel
     {
         Scratch scratch;
@@ -130,8 +130,8 @@ static void forward(const Number* q, const Number* k, const Number* v, Number* o
             const int segment = order[task] / G, g = order[task] % G, start = starts[segment];
             const int n = starts[segment + 1] - start, ld = leading(n);
             const int coming = order[std::min(task + omp_get_num_threads(), (int)order.size() - 1)];
-            float *values = scratch.of((size_t)n * d + (size_t)depth * ld + (size_t)TALL * (ld + 2 * d)),
-                  *keys = values + (long)n * d, *s = keys + (long)depth * ld, *o = s + (long)TALL * ld,
+            float *values = scratch.of((size_t)n * d + (size_t)terms * ld + (size_t)TALL * (ld + d + terms)),
+                  *keys = values + (long)n * d, *s = keys + (long)terms * ld, *o = s + (long)TALL * ld,
                   *queries = o + (long)TALL * d;
             transpose<Kind>(k + start * strides[2] + g * strides[3], strides[2], n, D, keys, ld);
             gather(v + start * strides[4] + g * strides[5], strides[4], n, D, values);
@@ -183,12 +183,12 @@ static void backward(const Number* q, const Number* k, const Number* v, const Nu
             const int segment = order[task] / G, g = order[task] % G, start = starts[segment];
             const int n = starts[segment + 1] - start, ld = leading(n);
             const int coming = order[std::min(task + omp_get_num_threads(), (int)order.size() - 1)];
-            const long rows = (long)n * d, columns = (long)depth * ld, block = (long)BLOCK * d;
+            const long rows = (long)n * d, columns = (long)terms * ld, block = (long)BLOCK * d;
             float *keys = scratch.of(3 * rows + 2 * columns + 2 * block + (size_t)2 * BLOCK * ld + ld + TALL * (d + 2 * terms)),
                   *to_keys = keys + rows, *to_values = to_keys + rows, *keys_t = to_values + rows,
                   *values_t = keys_t + columns, *queries = values_t + columns, *outer = queries + block,
                   *p = outer + block, *dp = p + (long)BLOCK * ld, *slopes = dp + (long)BLOCK * ld,
-                  *to_queries = slopes + ld, *left = to_queries + (long)TALL * d, *outer_left = left + (long)TALL * terms;
+                  *to_queries = slopes + ld, *pairs = to_queries + (long)TALL * d;
             gather(k + start * strides[2] + g * strides[3], strides[2], n, D, keys);
             transpose<Kind>(k + start * strides[2] + g * strides[3], strides[2], n, D, keys_t, ld);
             transpose<Kind>(v + start * strides[4] + g * strides[5], strides[4], n, D, values_t, ld);
@@ -217,8 +217,12 @@ static void backward(const Number* q, const Number* k, const Number* v, const Nu
                         prefetch<1>(dk + ((long)start * G + g) * D, (long)G * D, i0, m, n, D);
                         prefetch<1>(dv + ((long)start * G + g) * D, (long)G * D, i0, m, n, D);
                     }
-                        gather<Kind>(q_rows + (i0 - b0) * strides[0], strides[0], m, D, left);
-                        gather<Kind>(dout_rows + (i0 - b0) * strides[6], strides[6], m, D, outer_left);
+                        const float *left = queries + (long)(i0 - b0) * d, *outer_left = outer + (long)(i0 - b0) * d;
+                        if (!std::is_same_v<Kind, Singles>) {
+                            left = gather<Kind>(q_rows + (i0 - b0) * strides[0], strides[0], m, D, pairs);
+                            outer_left = gather<Kind>(dout_rows + (i0 - b0) * strides[6], strides[6], m, D,
+                                                      pairs + (long)TALL * terms);
+                        }
                         scores<Kind>(shape, i0, m, n, left, keys_t, s, ld);
                         product<Kind>(m, end - begin, depth, outer_left, terms, 1, values_t + begin, ld, ds + begin, ld, false);
                         for (int i = 0; i < m; i++) {

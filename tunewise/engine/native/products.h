@@ -20,10 +20,15 @@ constexpr float MASKED = -1e15f;  // far below every score, and its square is st
 
 // What products are sums of. A row of D numbers has `depth(D)` terms; in scratch, each lies in a float's place.
 struct Singles {  // float32
+    static constexpr int EACH = 1;
     static int depth(int d) { return d; }
     template <class Number>
+    static Vector load(const Number* row, int j) {
+        return ::load(row + j, Whole{});
+    }
+    template <class Number>
     static Vector load(const Number* row, int j, int d) {
-        return j + WIDTH <= d ? ::load(row + j, Whole{}) : ::load(row + j, Part{d - j});
+        return j + WIDTH <= d ? load(row, j) : ::load(row + j, Part{d - j});
     }
     static void add(Vector& sum, float left, const Vector& right) { sum += left * right; }
 };
@@ -31,12 +36,15 @@ struct Singles {  // float32
 // Two neighbours of bfloat16, multiplied and added with the roundings of float32. The instruction takes the second one
 // first: with the neighbours swapped, sums are those of Singles to the last bit.
 struct Pairs {
+    static constexpr int EACH = 2;
     static int depth(int d) { return (d + 1) / 2; }
+    static Vector swapped(Words words) { return (Vector)(words << 16 | words >> 16); }
+    static Vector load(const Bfloat16* row, int j) { return swapped((Words)at((const float*)(row + 2 * j))); }
     static Vector load(const Bfloat16* row, int j, int d) {
+        if (2 * (j + WIDTH) <= d) return load(row, j);
         Words words{};
-        std::memcpy(&words, row + 2 * j, std::min(2 * WIDTH, d - 2 * j) * sizeof(Bfloat16));
-        words = words << 16 | words >> 16;
-        return (Vector)words;
+        std::memcpy(&words, row + 2 * j, (d - 2 * j) * sizeof(Bfloat16));
+        return swapped(words);
     }
     static void add(Vector& sum, float left, const Vector& right) {
         sum = (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_ps(left), (__m512bh)right);
@@ -48,23 +56,24 @@ using Pairs = Singles;
 template <class Number>
 using Terms = std::conditional_t<std::is_same_v<Number, float>, Singles, Pairs>;
 
-// C (m, n) = A (m, k) B (k, n), or added to it; A's element (i, l) stands at a[i * row + l * column].
+// C (m, n) = A (m, k) B (k, n), or added to it; A's element (i, l) stands at a[i * row + l * column]. All is written out,
+// for the compiler to keep the sums in registers from beginning to end.
+template <class Kind, int VECTORS, int... I, int... J>
+static inline void tile(int k, const float* a, long row, long column, const float* b, int ldb, float* c, int ldc,
+                        bool add, std::integer_sequence<int, I...>, std::integer_sequence<int, J...>) {
+    Vector sum[sizeof...(I)] = {}, right[VECTORS];
+    if (add) ((sum[I] = at(c + I / VECTORS * ldc + I % VECTORS * WIDTH)), ...);
+    for (; k > 0; k--, a += column, b += ldb) {
+        ((right[J] = at(b + J * WIDTH)), ...);
+        (Kind::add(sum[I], a[I / VECTORS * row], right[I % VECTORS]), ...);
+    }
+    ((at(c + I / VECTORS * ldc + I % VECTORS * WIDTH) = sum[I]), ...);
+}
 template <class Kind, int ROWS, int VECTORS>
 static inline void tile(int k, const float* a, long row, long column, const float* b, int ldb, float* c, int ldc,
                         bool add) {
-    Vector sum[ROWS][VECTORS];
-    for (int i = 0; i < ROWS; i++)
-        for (int j = 0; j < VECTORS; j++) sum[i][j] = add ? at(c + i * ldc + j * WIDTH) : Vector{};
-    for (int l = 0; l < k; l++) {
-        Vector right[VECTORS];
-        for (int j = 0; j < VECTORS; j++) right[j] = at(b + (long)l * ldb + j * WIDTH);
-        for (int i = 0; i < ROWS; i++) {
-            const float left = a[i * row + l * column];
-            for (int j = 0; j < VECTORS; j++) Kind::add(sum[i][j], left, right[j]);
-        }
-    }
-    for (int i = 0; i < ROWS; i++)
-        for (int j = 0; j < VECTORS; j++) at(c + i * ldc + j * WIDTH) = sum[i][j];
+    tile<Kind, VECTORS>(k, a, row, column, b, ldb, c, ldc, add, std::make_integer_sequence<int, ROWS * VECTORS>(),
+                        std::make_integer_sequence<int, VECTORS>());
 }
 
 template <class Kind, int VECTORS>
@@ -108,21 +117,28 @@ static void dots(int m, int n, int d, const float* a, const float* b, float* c, 
 
 // The rows of one head of one segment as terms of a product: (n, terms padded).
 template <class Kind = Singles, class Number>
-static void gather(const Number* from, long stride, int n, int d, float* to) {
+static float* gather(const Number* from, long stride, int n, int d, float* to) {
+    const int depth = Kind::depth(d), width = padded(depth);
     for (int i = 0; i < n; i++, from += stride)
-        for (int j = 0; j < Kind::depth(d); j += WIDTH, to += WIDTH) at(to) = Kind::load(from, j, d);
+        for (int j = 0; j < depth; j += WIDTH) at(to + i * width + j) = Kind::load(from, j, d);
+    return to;
 }
-// And as its right side: (terms, ld), zeros behind n up to padded(n).
+// And as its right side: (terms padded, ld), zeros behind n up to padded(n).
 template <class Kind = Singles, class Number>
 static void transpose(const Number* from, long stride, int n, int d, float* to, int ld) {
-    const int depth = Kind::depth(d);
-    for (int j0 = 0; j0 < depth; j0 += WIDTH)
-        for (int i0 = 0; i0 < n; i0 += WIDTH) {
+    constexpr int SIDE = WIDTH * Kind::EACH;
+    for (int j = 0; j < d; j += SIDE, from += SIDE, to += (long)WIDTH * ld)
+        for (int i = 0; i < n; i += WIDTH) {
             Vector square[WIDTH];
-            for (int i = 0; i < WIDTH; i++)
-                square[i] = i0 + i < n ? Kind::load(from + (i0 + i) * stride, j0, d) : Vector{};
+            if (i + WIDTH <= n && j + SIDE <= d) {
+                for (int l = 0; l < WIDTH; l++) square[l] = Kind::load(from + (i + l) * stride, 0);
+            } else {
+                float edge[WIDTH * WIDTH] = {};
+                gather<Kind>(from + i * stride, stride, std::min(WIDTH, n - i), std::min(SIDE, d - j), edge);
+                for (int l = 0; l < WIDTH; l++) square[l] = at(edge + l * WIDTH);
+            }
             turn(square);
-            for (int j = 0; j < std::min(WIDTH, depth - j0); j++) at(to + (long)(j0 + j) * ld + i0) = square[j];
+            for (int l = 0; l < WIDTH; l++) at(to + (long)l * ld + i) = square[l];
         }
 }
 template <class Number>

@@ -98,33 +98,36 @@ static inline __attribute__((always_inline)) void along(int n, Work work) {
     if (j < n) work(j, Part{n - j});
 }
 
+// Lanes of two vectors, numbered through: one shuffle.
+template <int... LANE>
+static inline Vector shuffled(Vector a, Vector b, std::integer_sequence<int, LANE...>) {
+#ifdef __clang__
+    return __builtin_shufflevector(a, b, LANE...);
+#else
+    return __builtin_shuffle(a, b, Integers{LANE...});
+#endif
+}
+
 // What joins all numbers of a vector: its halves, their halves and so on.
-template <class Join>
-static inline float joined(Vector x, Join join) {
-    float numbers[WIDTH];
-    std::memcpy(numbers, &x, sizeof numbers);
-    for (int half = WIDTH / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++) numbers[i] = join(numbers[i], numbers[i + half]);
-    return numbers[0];
+template <int HALF = WIDTH / 2, class Join, int... LANE>
+static inline float joined(Vector x, Join join, std::integer_sequence<int, LANE...> lanes) {
+    x = join(x, shuffled(x, x, std::integer_sequence<int, (LANE ^ HALF)...>()));
+    if constexpr (HALF > 1) return joined<HALF / 2>(x, join, lanes);
+    return x[0];
 }
 static inline float sum(Vector x) {
-    return joined(x, [](float one, float other) { return one + other; });
+    return joined(x, [](Vector a, Vector b) { return a + b; }, std::make_integer_sequence<int, WIDTH>());
 }
 static inline float largest(Vector x) {
-    return joined(x, [](float one, float other) { return one > other ? one : other; });
+    return joined(x, [](Vector a, Vector b) { return a > b ? a : b; }, std::make_integer_sequence<int, WIDTH>());
 }
 
 // Rows i and i + STEP of a square with their lanes l + STEP and l exchanged, for every l without STEP's bit.
 template <int STEP, int... LANE>
 static inline void exchange(Vector& upper, Vector& lower, std::integer_sequence<int, LANE...>) {
     const Vector a = upper, b = lower;
-#ifdef __clang__
-    upper = __builtin_shufflevector(a, b, (LANE & STEP ? WIDTH + LANE - STEP : LANE)...);
-    lower = __builtin_shufflevector(a, b, (LANE & STEP ? WIDTH + LANE : LANE + STEP)...);
-#else
-    upper = __builtin_shuffle(a, b, Integers{(LANE & STEP ? WIDTH + LANE - STEP : LANE)...});
-    lower = __builtin_shuffle(a, b, Integers{(LANE & STEP ? WIDTH + LANE : LANE + STEP)...});
-#endif
+    upper = shuffled(a, b, std::integer_sequence<int, (LANE & STEP ? WIDTH + LANE - STEP : LANE)...>());
+    lower = shuffled(a, b, std::integer_sequence<int, (LANE & STEP ? WIDTH + LANE : LANE + STEP)...>());
 }
 template <int STEP = 1>
 static inline void turn(Vector (&square)[WIDTH]) {  // rows become columns
