@@ -15,7 +15,7 @@
 
 #include "products.h"
 
-constexpr int BLOCK = 16 * TALL;
+constexpr int BLOCK = 22 * TALL;
 
 // 1 / (1 - p) where a weight is kept and 0 where it is dropped: a function of (seed, head, query, key), so that the
 // backward finds what the forward drew. The mixing is Wellons' lowbias32.
@@ -99,20 +99,24 @@ struct Softmax {
 };
 
 // A row of scores becomes the weights, and that of the weights' gradients those of the scores; slopes: (n,) scratch.
+template <bool CAPPED>
 static void through_softmax(const Shape& shape, float lse, float* row, float* gradients, float* slopes, int n) {
     Vector total = Vector{};
-    // d(cap tanh(x / cap)) / dx = 1 - (capped / cap)^2; without a cap that is 1
-    const float inverse_square = shape.softcap > 0 ? 1 / (shape.softcap * shape.softcap) : 0;
+    const float inverse_square = CAPPED ? 1 / (shape.softcap * shape.softcap) : 0;
     for (int j = 0; j < n; j += WIDTH) {
-        at(slopes + j) = shape.scale - shape.scale * inverse_square * at(row + j) * at(row + j);
+        // d(cap tanh(x / cap)) / dx = 1 - (capped / cap)^2
+        if (CAPPED) at(slopes + j) = shape.scale - shape.scale * inverse_square * at(row + j) * at(row + j);
         at(row + j) = exponential(at(row + j) - lse);
         total += at(row + j) * at(gradients + j);
     }
     const float mean = sum(total);
-    for (int j = 0; j < n; j += WIDTH) at(gradients + j) = at(row + j) * (at(gradients + j) - mean) * at(slopes + j);
+    for (int j = 0; j < n; j += WIDTH) {
+        const Vector through = at(row + j) * (at(gradients + j) - mean);
+        at(gradients + j) = CAPPED ? through * at(slopes + j) : through * shape.scale;
+    }
 }
 
-// Where in scratch the rows of scores begin: in no two neighbours at the same lines of the cache.
+// How far apart rows of n scores lie: where many would share the same few lines of a cache, a vector more.
 static int leading(int n) { return padded(n) % 128 ? padded(n) : padded(n) + WIDTH; }
 
 // strides: of a token and of a head, in numbers, of q, k, v, dout
@@ -122,6 +126,10 @@ static void forward(const Number* q, const Number* k, const Number* v, Number* o
     using Kind = Terms<Number>;
     const std::vector<int> order = largest_first(starts, shape);
     const int H = shape.H, G = shape.G, D = shape.D, d = padded(D), terms = padded(Kind::depth(D));
+    const auto ask = [&](const Number* tensor, int which, int task, int head, int i0) __attribute__((always_inline)) {
+        const int start = starts[task / G] + i0, n = starts[task / G + 1] - start;
+        prefetch(tensor + start * strides[which] + head * strides[which + 1], strides[which], std::min(TALL, n), D);
+    };
 #pragma omp parallel
     {
         Scratch scratch;
@@ -138,15 +146,13 @@ static void forward(const Number* q, const Number* k, const Number* v, Number* o
             for (int h = g * (H / G); h < (g + 1) * (H / G); h++)
                 for (int i0 = 0; i0 < n; i0 += TALL) {
                     const int m = std::min(TALL, n - i0), begin = shape.begin(i0), last = shape.last(i0 + m - 1, n);
-                    prefetch<1>(out + ((long)start * H + h) * D, (long)H * D, i0, m, n, D);
+                    Number* to = out + ((long)(start + i0) * H + h) * D;
+                    prefetch<1>(to, (long)H * D, m, D);
                     if (h + 1 < (g + 1) * (H / G))
-                        prefetch(q + start * strides[0] + (h + 1) * strides[1], strides[0], i0, m, n, D);
-                    else {
-                        const int s1 = coming / G, g1 = coming % G, start1 = starts[s1], n1 = starts[s1 + 1] - start1;
-                        prefetch(q + start1 * strides[0] + g1 * (H / G) * strides[1], strides[0], i0, m, n1, D);
-                        prefetch(k + start1 * strides[2] + g1 * strides[3], strides[2], i0, m, n1, D);
-                        prefetch(v + start1 * strides[4] + g1 * strides[5], strides[4], i0, m, n1, D);
-                    }
+                        ask(q, 0, order[task], h + 1, i0);
+                    else
+                        ask(q, 0, coming, coming % G * (H / G), i0), ask(k, 2, coming, coming % G, i0),
+                            ask(v, 4, coming, coming % G, i0);
                     gather<Kind>(q + (start + i0) * strides[0] + h * strides[1], strides[0], m, D, queries);
                     scores<Kind>(shape, i0, m, n, queries, keys, s, ld);
                     float inverse[TALL];
@@ -163,7 +169,7 @@ static void forward(const Number* q, const Number* k, const Number* v, Number* o
                     product(m, d, last - begin, s + begin, ld, 1, values + (long)begin * d, d, o, d, false);
                     for (int i = 0; i < m; i++)
                         for (int j = 0; j < d; j += WIDTH) at(o + i * d + j) *= inverse[i];
-                    scatter(o, m, D, out + ((long)(start + i0) * H + h) * D, (long)H * D);
+                    scatter(o, m, D, to, (long)H * D);
                 }
         }
     }
@@ -175,6 +181,11 @@ static void backward(const Number* q, const Number* k, const Number* v, const Nu
     using Kind = Terms<Number>;
     const std::vector<int> order = largest_first(starts, shape);
     const int H = shape.H, G = shape.G, D = shape.D, d = padded(D), depth = Kind::depth(D), terms = padded(depth);
+    const auto through = shape.softcap > 0 ? through_softmax<true> : through_softmax<false>;
+    const auto ask = [&](const Number* tensor, int which, int task, int head, int i0) __attribute__((always_inline)) {
+        const int start = starts[task / G] + i0, n = starts[task / G + 1] - start;
+        prefetch(tensor + start * strides[which] + head * strides[which + 1], strides[which], std::min(TALL, n), D);
+    };
 #pragma omp parallel
     {
         Scratch scratch;
@@ -183,74 +194,71 @@ static void backward(const Number* q, const Number* k, const Number* v, const Nu
             const int segment = order[task] / G, g = order[task] % G, start = starts[segment];
             const int n = starts[segment + 1] - start, ld = leading(n);
             const int coming = order[std::min(task + omp_get_num_threads(), (int)order.size() - 1)];
-            const long rows = (long)n * d, columns = (long)terms * ld, block = (long)BLOCK * d;
-            float *keys = scratch.of(3 * rows + 2 * columns + 2 * block + (size_t)2 * BLOCK * ld + ld + TALL * (d + 2 * terms)),
+            // blocks of one size, as near to BLOCK as whole tiles and this segment allow
+            const int n_blocks = (n + BLOCK - 1) / BLOCK, size = (n + n_blocks * TALL - 1) / (n_blocks * TALL) * TALL;
+            const long rows = (long)n * d, columns = (long)terms * ld, block = (long)size * d, weights = (long)size * ld;
+            float *keys = scratch.of(3 * rows + 2 * columns + 2 * block + 2 * weights + ld + TALL * (d + 2 * terms)),
                   *to_keys = keys + rows, *to_values = to_keys + rows, *keys_t = to_values + rows,
                   *values_t = keys_t + columns, *queries = values_t + columns, *outer = queries + block,
-                  *p = outer + block, *dp = p + (long)BLOCK * ld, *slopes = dp + (long)BLOCK * ld,
-                  *to_queries = slopes + ld, *pairs = to_queries + (long)TALL * d;
+                  *p = outer + block, *dp = p + weights, *slopes = dp + weights, *to_queries = slopes + ld,
+                  *pairs = to_queries + (long)TALL * d;
+            Number *const dk_rows = dk + ((long)start * G + g) * D, *const dv_rows = dv + ((long)start * G + g) * D;
             gather(k + start * strides[2] + g * strides[3], strides[2], n, D, keys);
             transpose<Kind>(k + start * strides[2] + g * strides[3], strides[2], n, D, keys_t, ld);
             transpose<Kind>(v + start * strides[4] + g * strides[5], strides[4], n, D, values_t, ld);
             std::fill(to_keys, to_keys + 2 * rows, 0.0f);
             for (int h = g * (H / G); h < (g + 1) * (H / G); h++)
-                for (int b0 = 0; b0 < n; b0 += BLOCK) {
-                    const int b1 = std::min(n, b0 + BLOCK);
+                for (int b0 = 0; b0 < n; b0 += size) {
+                    const int b1 = std::min(n, b0 + size);
                     const Number *q_rows = q + (start + b0) * strides[0] + h * strides[1],
                                  *dout_rows = dout + (start + b0) * strides[6] + h * strides[7];
                     gather(q_rows, strides[0], b1 - b0, D, queries);
                     gather(dout_rows, strides[6], b1 - b0, D, outer);
                     for (int i0 = b0; i0 < b1; i0 += TALL) {
-                        const int m = std::min(TALL, b1 - i0), begin = shape.begin(i0), last = shape.last(i0 + m - 1, n);
-                        const int end = shape.end(i0, m, n);
-                        float *s = p + (long)(i0 - b0) * ld, *ds = dp + (long)(i0 - b0) * ld;
-                    prefetch<1>(dq + ((long)start * H + h) * D, (long)H * D, i0, m, n, D);
-                    if (h + 1 < (g + 1) * (H / G)) {
-                        prefetch(q + start * strides[0] + (h + 1) * strides[1], strides[0], i0, m, n, D);
-                        prefetch(dout + start * strides[6] + (h + 1) * strides[7], strides[6], i0, m, n, D);
-                    } else {
-                        const int s1 = coming / G, g1 = coming % G, start1 = starts[s1], n1 = starts[s1 + 1] - start1;
-                        prefetch(q + start1 * strides[0] + g1 * (H / G) * strides[1], strides[0], i0, m, n1, D);
-                        prefetch(dout + start1 * strides[6] + g1 * (H / G) * strides[7], strides[6], i0, m, n1, D);
-                        prefetch(k + start1 * strides[2] + g1 * strides[3], strides[2], i0, m, n1, D);
-                        prefetch(v + start1 * strides[4] + g1 * strides[5], strides[4], i0, m, n1, D);
-                        prefetch<1>(dk + ((long)start * G + g) * D, (long)G * D, i0, m, n, D);
-                        prefetch<1>(dv + ((long)start * G + g) * D, (long)G * D, i0, m, n, D);
-                    }
-                        const float *left = queries + (long)(i0 - b0) * d, *outer_left = outer + (long)(i0 - b0) * d;
+                        const int m = std::min(TALL, b1 - i0), begin = shape.begin(i0), end = shape.end(i0, m, n);
+                        const int last = shape.last(i0 + m - 1, n), row = i0 - b0;
+                        float *s = p + (long)row * ld, *ds = dp + (long)row * ld;
+                        Number* to = dq + ((long)(start + i0) * H + h) * D;
+                        prefetch<1>(to, (long)H * D, m, D);
+                        if (h + 1 < (g + 1) * (H / G)) {
+                            ask(q, 0, order[task], h + 1, i0), ask(dout, 6, order[task], h + 1, i0);
+                        } else {
+                            ask(q, 0, coming, coming % G * (H / G), i0), ask(dout, 6, coming, coming % G * (H / G), i0);
+                            ask(k, 2, coming, coming % G, i0), ask(v, 4, coming, coming % G, i0);
+                            prefetch<1>(dk_rows + (long)i0 * G * D, (long)G * D, m, D);
+                            prefetch<1>(dv_rows + (long)i0 * G * D, (long)G * D, m, D);
+                        }
+                        const float *left = queries + (long)row * d, *outer_left = outer + (long)row * d;
                         if (!std::is_same_v<Kind, Singles>) {
-                            left = gather<Kind>(q_rows + (i0 - b0) * strides[0], strides[0], m, D, pairs);
-                            outer_left = gather<Kind>(dout_rows + (i0 - b0) * strides[6], strides[6], m, D,
-                                                      pairs + (long)TALL * terms);
+                            left = gather<Kind>(q_rows + row * strides[0], strides[0], m, D, pairs);
+                            outer_left = gather<Kind>(dout_rows + row * strides[6], strides[6], m, D, pairs + TALL * terms);
                         }
                         scores<Kind>(shape, i0, m, n, left, keys_t, s, ld);
                         product<Kind>(m, end - begin, depth, outer_left, terms, 1, values_t + begin, ld, ds + begin, ld, false);
-                        for (int i = 0; i < m; i++) {
-                            float *row = s + (long)i * ld + begin, *gradients = ds + (long)i * ld + begin;
+                        for (int i = 0; i < m; i++, s += ld, ds += ld) {
                             const uint32_t drawn = shape.dropout.of_row(h, start + i0 + i);
                             const auto drop = [&](float* of) {
-                                if (shape.dropout.p > 0)
-                                    for (int j = 0; j < end - begin; j += WIDTH)
-                                        at(of + j) *= shape.dropout.factors(drawn, begin + j);
+                                for (int j = begin; j < end; j += WIDTH) at(of + j) *= shape.dropout.factors(drawn, j);
                             };
-                            drop(gradients);
-                            through_softmax(shape, lse[(long)(start + i0 + i) * H + h], row, gradients, slopes, end - begin);
-                            drop(row);
+                            if (shape.dropout.p > 0) drop(ds);
+                            through(shape, lse[(long)(start + i0 + i) * H + h], s + begin, ds + begin, slopes, end - begin);
+                            if (shape.dropout.p > 0) drop(s);
                         }
+                        ds = dp + (long)row * ld;
                         product(m, d, last - begin, ds + begin, ld, 1, keys + (long)begin * d, d, to_queries, d, false);
-                        scatter(to_queries, m, D, dq + ((long)(start + i0) * H + h) * D, (long)H * D);
+                        scatter(to_queries, m, D, to, (long)H * D);
                     }
                     for (int j0 = 0; j0 < n; j0 += TALL) {
                         const int i0 = std::max(b0, shape.first_query(j0)), i1 = std::min(b1, shape.last_query(j0, n));
                         if (i0 >= i1) continue;
                         const int m = std::min(TALL, n - j0);
-                        const long at_p = (long)(i0 - b0) * ld + j0, at_b = (long)(i0 - b0) * d, at_c = (long)j0 * d;
-                        product(m, d, i1 - i0, p + at_p, 1, ld, outer + at_b, d, to_values + at_c, d, true);
-                        product(m, d, i1 - i0, dp + at_p, 1, ld, queries + at_b, d, to_keys + at_c, d, true);
+                        const long seen = (long)(i0 - b0) * ld + j0, row = (long)(i0 - b0) * d, to = (long)j0 * d;
+                        product(m, d, i1 - i0, p + seen, 1, ld, outer + row, d, to_values + to, d, true);
+                        product(m, d, i1 - i0, dp + seen, 1, ld, queries + row, d, to_keys + to, d, true);
                     }
                 }
-            scatter(to_keys, n, D, dk + ((long)start * G + g) * D, (long)G * D);
-            scatter(to_values, n, D, dv + ((long)start * G + g) * D, (long)G * D);
+            scatter(to_keys, n, D, dk_rows, (long)G * D);
+            scatter(to_values, n, D, dv_rows, (long)G * D);
         }
     }
 }

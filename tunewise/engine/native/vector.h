@@ -20,9 +20,7 @@ static inline const Vector& at(const float* p) { return *reinterpret_cast<const 
 
 // e^x to 2 units in the last place for x <= 0; 0 below -87.
 static inline Vector exponential(Vector x) {
-    const Vector low = Vector{} - 87.0f;
-    const Integers is_low = x < low;
-    x = is_low ? low : x;
+    const Integers is_low = x < -87.0f;
     Vector shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23 leaves the nearest integer in the lowest bits
     const Integers whole = reinterpret_cast<Integers&>(shifted) - 0x4B400000;
     shifted -= 12582912.0f;
