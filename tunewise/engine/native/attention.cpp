@@ -210,6 +210,7 @@ static void backward(const Number* q, const Number* k, const Number* v, const Nu
             for (int h = g * (H / G); h < (g + 1) * (H / G); h++)
                 for (int b0 = 0; b0 < n; b0 += size) {
                     const int b1 = std::min(n, b0 + size);
+                    const bool is_last = h + 1 == (g + 1) * (H / G);
                     const Number *q_rows = q + (start + b0) * strides[0] + h * strides[1],
                                  *dout_rows = dout + (start + b0) * strides[6] + h * strides[7];
                     gather(q_rows, strides[0], b1 - b0, D, queries);
@@ -219,22 +220,23 @@ static void backward(const Number* q, const Number* k, const Number* v, const Nu
                         const int last = shape.last(i0 + m - 1, n), row = i0 - b0;
                         float *s = p + (long)row * ld, *ds = dp + (long)row * ld;
                         Number* to = dq + ((long)(start + i0) * H + h) * D;
-                        prefetch<1>(to, (long)H * D, m, D);
-                        if (h + 1 < (g + 1) * (H / G)) {
-                            ask(q, 0, order[task], h + 1, i0), ask(dout, 6, order[task], h + 1, i0);
-                        } else {
+                        if (is_last)
                             ask(q, 0, coming, coming % G * (H / G), i0), ask(dout, 6, coming, coming % G * (H / G), i0);
-                            ask(k, 2, coming, coming % G, i0), ask(v, 4, coming, coming % G, i0);
-                            prefetch<1>(dk_rows + (long)i0 * G * D, (long)G * D, m, D);
-                            prefetch<1>(dv_rows + (long)i0 * G * D, (long)G * D, m, D);
-                        }
+                        else
+                            ask(q, 0, order[task], h + 1, i0), ask(dout, 6, order[task], h + 1, i0);
                         const float *left = queries + (long)row * d, *outer_left = outer + (long)row * d;
                         if (!std::is_same_v<Kind, Singles>) {
                             left = gather<Kind>(q_rows + row * strides[0], strides[0], m, D, pairs);
                             outer_left = gather<Kind>(dout_rows + row * strides[6], strides[6], m, D, pairs + TALL * terms);
                         }
                         scores<Kind>(shape, i0, m, n, left, keys_t, s, ld);
+                        if (is_last) ask(k, 2, coming, coming % G, i0), ask(v, 4, coming, coming % G, i0);
                         product<Kind>(m, end - begin, depth, outer_left, terms, 1, values_t + begin, ld, ds + begin, ld, false);
+                        prefetch<1>(to, (long)H * D, m, D);
+                        if (is_last) {
+                            prefetch<1>(dk_rows + (long)i0 * G * D, (long)G * D, m, D);
+                            prefetch<1>(dv_rows + (long)i0 * G * D, (long)G * D, m, D);
+                        }
                         for (int i = 0; i < m; i++, s += ld, ds += ld) {
                             const uint32_t drawn = shape.dropout.of_row(h, start + i0 + i);
                             const auto drop = [&](float* of) {

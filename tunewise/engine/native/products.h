@@ -16,8 +16,12 @@
 
 #include "vector.h"
 
-constexpr int TALL = 6;                        // rows of a tile: with its BROAD vectors each, and those that
-constexpr int BROAD = WIDTH == 16 ? 4 : 2;     // are multiplied, they fill the registers
+constexpr int TALL = 6;  // rows of a tile: with its BROAD vectors each, and what is multiplied, they fill the registers
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int BROAD = 4;  // of 32 registers
+#else
+constexpr int BROAD = 2;  // of 16
+#endif
 constexpr float MASKED = -1e15f;  // far below every score, and its square is still finite
 
 // What products are sums of. A row of D numbers has `depth(D)` terms; in scratch, each lies in a float's place.

@@ -8,8 +8,10 @@
 
 #ifdef __AVX512F__
 constexpr int WIDTH = 16;
-#else
+#elif defined(__AVX__)
 constexpr int WIDTH = 8;
+#else
+constexpr int WIDTH = 4;
 #endif
 typedef float Vector __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
