@@ -6,13 +6,13 @@ Legend: B rows, T columns (the longest row with its prefix), U columns of the lo
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.image_utils import load_image
@@ -26,6 +26,7 @@ from tunewise.engine import loss
 from tunewise.engine.batches import IGNORED, Batch, LabelledBatch, collate
 from tunewise.engine.fused import fused
 from tunewise.engine.packed_classifier import PackedTexts, first_position, gathered, pack_texts
+from tunewise.engine.packed_writing import PackedPairs, Place, logits, pack_pairs, packed_pairs, places, why_not_pairs
 from tunewise.engine.packing import PackedBatch, label_losses, pack, packed_attention, why_not_packed
 from tunewise.models.families import ENCODER, ENCODER_DECODER
 from tunewise.models.load import Base
@@ -90,7 +91,7 @@ def objective_for(base: Base, prefix_ids: Sequence[int] = (), *, packing: bool =
         packs = packing and base.anatomy.kind == ENCODER and base.head.kind != "tags"
         return _packed_texts(base, prefix) or Labels(base, prefix) if packs else Labels(base, prefix)
     if base.anatomy.kind == ENCODER_DECODER:
-        return Writing(base, prefix)
+        return _packed_writing(base, prefix) or Writing(base, prefix) if packing else Writing(base, prefix)
     if packing:
         reason = why_not_packed(base.model, prefix)
         if not reason:
@@ -103,6 +104,14 @@ def _packed_texts(base: Base, prefix: tuple[int, ...]) -> Objective[Any] | None:
     first, reason = first_position(base.model, base.anatomy, prefix)
     if not reason:
         return PackedLabels(base, prefix, first)
+    logger.info("rows are padded: %s", reason)
+    return None
+
+
+def _packed_writing(base: Base, prefix: tuple[int, ...]) -> Objective[Any] | None:
+    reason = why_not_pairs(base.model, base.anatomy, prefix)
+    if not reason:
+        return PackedWriting(base, prefix, places(base.model, base.anatomy))
     logger.info("rows are padded: %s", reason)
     return None
 
@@ -195,6 +204,29 @@ class Writing(Padded):
             yield
         finally:
             hook.remove()
+
+
+@dataclass(frozen=True)
+class PackedWriting(Writing):
+    """The same, prompts behind one another and answers behind one another."""
+
+    places: Mapping[nn.Module, Place] = field(default_factory=dict)
+    """Where each attention module stands."""
+
+    layout = "packed"
+
+    def collate(self, rows: Sequence[Encoded]) -> PackedPairs:
+        return pack_pairs(rows, self.base.model, self.base.tokenizer.pad_token_id, self.prefix_ids)
+
+    def ready(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        return packed_pairs(model, self.places)
+
+    def row_losses(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
+        assert isinstance(batch, PackedPairs)
+        is_told = batch.labels != IGNORED
+        with self._head_where(is_told):
+            losses = loss.label_losses(logits(model, batch, self.places), batch.labels[is_told])
+        return losses.new_zeros(len(batch.ids)).index_add(0, batch.rows, losses)
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """transformers' attention function: query (1, H, T, D), key and value (1, G, T, D) -> (1, T, H, D).
 
-    A model that did not hand on its `segment_starts`, or the `reader` that knows them, fails here with a TypeError.
+    A model that did not hand on its `segment_starts`, or the `reader` that knows them, fails here with a TypeError, and
+    so does one with a bias by position that its reader knows nothing of.
     """
     starts, reader = told.get("segment_starts"), told.get("reader")
     if starts is None and reader is None:
@@ -133,8 +134,12 @@ def _attend(
         dropout=dropout,
         seed=int(torch.randint(2**31, ())) if dropout else 0,
     )
-    out = attend(q, k, v, starts, pattern) if reader is None else reader.attend(module, q, k, v, pattern)
-    return out[None], None
+    bias = {} if told.get("position_bias") is None else {"bias": told["position_bias"]}
+    if reader is not None:
+        return reader.attend(module, q, k, v, pattern, **bias)[None], None
+    if bias:
+        raise TypeError("its attention adds a bias by position")
+    return attend(q, k, v, starts, pattern)[None], None
 
 
 def _no_mask(*_: object, **__: object) -> None:
