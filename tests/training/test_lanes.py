@@ -315,8 +315,27 @@ def test_classifiers_and_writers(family, packing, tmp_path):
     for lane, run in zip(found, runs(tmp_path / "alone", methods), strict=True):
         assert distance(lane, alone(run)) < 1e-5
     reason = why_not_together(runs(tmp_path, [*methods, "full"]))
-    shared = family == "llama_classes" or (packing and family != "t5_gated")
+    shared = family == "llama_classes" or (packing and family != "t5_gated")  # whose table of distances is one for all
     assert (reason == "") == shared, reason
+
+
+@pytest.mark.parametrize(("read", "written"), [(8, 1), (20, 12)])
+def test_packed_pairs_with_dropout(read, written, tmp_path):
+    """With answers of one token the rows of prompts and of answers would be of one length."""
+
+    def runs(folder):
+        base = base_of("t5")
+        base.head = TaskHead()
+        rows = [replace(row, ids=row.ids[:read], labels=row.ids[:written]) for row in labelled_rows(9)]
+        methods = [LORA, {"name": "ia3"}, {"name": "head"}, {"name": "lora", "rank": 4, "roles": ["all"]}]
+        found = [training(base.model, each, number, folder / str(number), rows) for number, each in enumerate(methods)]
+        objective = objective_for(base, packing=True)
+        assert objective.layout == "packed"
+        return [replace(run, objective=objective) for run in found]
+
+    found = together(runs(tmp_path / "together"))
+    for lane, run in zip(found, runs(tmp_path / "alone"), strict=True):
+        assert distance(lane, alone(run)) < 1e-5
 
 
 def test_what_cannot_share_is_told(tmp_path):

@@ -104,13 +104,22 @@ def label_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
 @contextmanager
 def packed_attention(model: PreTrainedModel) -> Iterator[None]:
     """Inside the block `model` attends within the segments that it is told as `segment_starts`, on fused kernels."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
+    parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    before = [part.config._attn_implementation for part in parts]
     try:
+        for part in parts:
+            _set_attention(part, NAME)
         with fused(model):
             yield
     finally:
-        model.set_attn_implementation(before)
+        for part, name in zip(parts, before, strict=True):
+            _set_attention(part, name)
+
+
+def _set_attention(part: PreTrainedModel, name: str) -> None:
+    """transformers 5.17 does not hand it on to stacks that have configurations of their own."""
+    if part.config._attn_implementation != name:
+        part.set_attn_implementation(name)
 
 
 def _attend(
