@@ -169,8 +169,11 @@ def test_what_does_not_run_packed_is_found_out(family, method, dtype, reason, ca
     tuned, base = tuned_and_base(family, method, dtype)
     before = tuned.model.config._attn_implementation
     with caplog.at_level(logging.INFO):
-        assert type(objective_for(base, tuned.prefix_ids, packing=True)) is Writing
-    assert reason in caplog.text
+        objective = objective_for(base, tuned.prefix_ids, packing=True)
+    assert type(objective) is Writing
+    assert reason in objective.why_padded
+    assert objective.why_padded in caplog.text
+    assert objective_for(base, tuned.prefix_ids).why_padded == ""
     assert tuned.model.config._attn_implementation == before != NAME
 
 

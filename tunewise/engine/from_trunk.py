@@ -97,6 +97,10 @@ class FromTrunk:
         """Packed or padded: how the trunk is run."""
         return self.inner.layout
 
+    @property
+    def why_padded(self) -> str:
+        return self.inner.why_padded
+
     def probe(self, row: Encoded) -> dict[str, Tensor]:
         return self.inner.probe(row)
 

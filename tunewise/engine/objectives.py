@@ -47,6 +47,10 @@ class Objective(Protocol[AnyBatch]):
     def layout(self) -> str:
         """Packed or padded."""
 
+    @property
+    def why_padded(self) -> str:
+        """Why rows are padded that were to be packed; "" where they are packed, or were not to be."""
+
     def collate(self, rows: Sequence[Encoded]) -> AnyBatch:
         """One batch of these rows."""
 
@@ -63,10 +67,12 @@ class Objective(Protocol[AnyBatch]):
         """What `model` has to be inside of for the losses and their backward."""
 
 
+@dataclass(frozen=True)
 class Padded:
     """Rows padded to one length, which any model reads as it is."""
 
     layout = "padded"
+    why_padded: str = field(default="", kw_only=True)
 
     def ready(self, model: PreTrainedModel) -> AbstractContextManager[None]:
         return fused(model)
@@ -87,33 +93,35 @@ def objective_for(base: Base, prefix_ids: Sequence[int] = (), *, packing: bool =
     prefix = tuple(prefix_ids)
     if base.tokenizer is None:
         return Images(base)
+    if not packing:
+        return _padded(base, prefix)
+    packed, reason = _packed(base, prefix)
+    if packed is not None:
+        return packed
+    logger.info("rows are padded: %s", reason)
+    return _padded(base, prefix, reason)
+
+
+def _padded(base: Base, prefix: tuple[int, ...], why: str = "") -> Objective[Any]:
     if base.head.kind != "lm":
-        packs = packing and base.anatomy.kind == ENCODER and base.head.kind != "tags"
-        return _packed_texts(base, prefix) or Labels(base, prefix) if packs else Labels(base, prefix)
+        return Labels(base, prefix, why_padded=why)
     if base.anatomy.kind == ENCODER_DECODER:
-        return _packed_writing(base, prefix) or Writing(base, prefix) if packing else Writing(base, prefix)
-    if packing:
-        reason = why_not_packed(base.model, prefix)
-        if not reason:
-            return PackedNextToken(base.tokenizer.pad_token_id, prefix)
-        logger.info("rows are padded: %s", reason)
-    return NextToken(base.tokenizer.pad_token_id, prefix)
+        return Writing(base, prefix, why_padded=why)
+    return NextToken(base.tokenizer.pad_token_id, prefix, why_padded=why)
 
 
-def _packed_texts(base: Base, prefix: tuple[int, ...]) -> Objective[Any] | None:
-    first, reason = first_position(base.model, base.anatomy, prefix)
-    if not reason:
-        return PackedLabels(base, prefix, first)
-    logger.info("rows are padded: %s", reason)
-    return None
-
-
-def _packed_writing(base: Base, prefix: tuple[int, ...]) -> Objective[Any] | None:
-    reason = why_not_pairs(base.model, base.anatomy, prefix)
-    if not reason:
-        return PackedWriting(base, prefix, places(base.model, base.anatomy))
-    logger.info("rows are padded: %s", reason)
-    return None
+def _packed(base: Base, prefix: tuple[int, ...]) -> tuple[Objective[Any] | None, str]:
+    """The objective on packed rows, or why there is none."""
+    if base.head.kind != "lm":
+        if base.anatomy.kind != ENCODER or base.head.kind == "tags":
+            return None, "packed rows are for language models, and for encoders with a classifier of sequences"
+        first, reason = first_position(base.model, base.anatomy, prefix)
+        return (None if reason else PackedLabels(base, prefix, first)), reason
+    if base.anatomy.kind == ENCODER_DECODER:
+        reason = why_not_pairs(base.model, base.anatomy, prefix)
+        return (None if reason else PackedWriting(base, prefix, places(base.model, base.anatomy))), reason
+    reason = why_not_packed(base.model, prefix)
+    return (None if reason else PackedNextToken(base.tokenizer.pad_token_id, prefix)), reason
 
 
 def encode_rows(base: Base, task: Task, examples: Sequence[Example], max_length: int) -> tuple[list[Encoded], Ledger]:
@@ -148,7 +156,7 @@ class NextToken(Padded):
 class PackedNextToken:
     """The same, rows behind one another."""
 
-    layout = "packed"
+    layout, why_padded = "packed", ""
     pad_id: int
     prefix_ids: tuple[int, ...] = ()
 
