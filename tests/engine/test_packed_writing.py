@@ -20,7 +20,7 @@ from tunewise.models.anatomy import read_anatomy
 from tunewise.models.load import Base
 
 pytestmark = pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
-FAMILIES = ["t5", "t5_gated", "mt5"]
+FAMILIES = ["t5", "t5_gated", "mt5", "bart"]
 METHODS = {
     "lora": {"name": "lora", "rank": 4, "roles": ["all"]},
     "full": {"name": "full"},
@@ -162,7 +162,7 @@ def test_the_layout_of_a_batch():
             "does not run packed: segments of",
         ),
         ("t5", METHODS["lora"], torch.float64, "no kernel for torch.float64"),
-        ("bart", METHODS["lora"], torch.float32, "does not keep packed pairs apart"),
+        ("bart", {"name": "prefix_tuning", "virtual_tokens": 3}, torch.float32, "does not run packed: "),
     ],
 )
 def test_what_does_not_run_packed_is_found_out(family, method, dtype, reason, caplog):

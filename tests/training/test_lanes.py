@@ -319,12 +319,12 @@ def test_classifiers_and_writers(family, packing, tmp_path):
     assert (reason == "") == shared, reason
 
 
-@pytest.mark.parametrize(("read", "written"), [(8, 1), (20, 12)])
-def test_packed_pairs_with_dropout(read, written, tmp_path):
+@pytest.mark.parametrize(("family", "read", "written"), [("t5", 8, 1), ("t5", 20, 12), ("bart", 20, 12)])
+def test_packed_pairs_with_dropout(family, read, written, tmp_path):
     """With answers of one token the rows of prompts and of answers would be of one length."""
 
     def runs(folder):
-        base = base_of("t5")
+        base = base_of(family)
         base.head = TaskHead()
         rows = [replace(row, ids=row.ids[:read], labels=row.ids[:written]) for row in labelled_rows(9)]
         methods = [LORA, {"name": "ia3"}, {"name": "head"}, {"name": "lora", "rank": 4, "roles": ["all"]}]

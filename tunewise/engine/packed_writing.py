@@ -4,6 +4,7 @@ Legend: T tokens of all prompts with their prefixes, U of all answers, K labels,
 of the padding that makes T and U multiples of ROUND, which may be empty.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -70,17 +71,39 @@ def _one_row(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tenso
 
 
 def places(model: PreTrainedModel, anatomy: Anatomy) -> dict[nn.Module, Place]:
-    """Where each attention module of an encoder-decoder stands."""
+    """Where each attention module of an encoder-decoder stands, and each embedding that is told positions (bart's)."""
     found: dict[nn.Module, Place] = {}
     for site in anatomy.find(["k"]):
         module = model.get_submodule(site.module.rpartition(".")[0])
-        found[module] = "cross" if site.is_cross else "encoder" if site.layer in anatomy.stacks[0] else "decoder"
+        place = "encoder" if site.layer in anatomy.stacks[0] else "decoder"
+        found[module] = "cross" if site.is_cross else place
+        stack = model.get_submodule(anatomy.layers[site.layer].rpartition(".")[0].rpartition(".")[0])
+        found |= {child: place for child in stack.children() if _is_of_positions(child)}
     return found
+
+
+def _is_of_positions(module: nn.Module) -> bool:
+    return isinstance(module, nn.Embedding) and "position_ids" in inspect.signature(type(module).forward).parameters
 
 
 def logits(model: PreTrainedModel, batch: PackedPairs, where: Mapping[nn.Module, Place]) -> Tensor:
     """What the model says at each token of the answers, (1, U, vocabulary); inside `packed_pairs` only."""
-    return model(**batch.inputs, use_cache=False, reader=_Segments(where, batch.read, batch.written)).logits
+    with ExitStack() as stack:
+        for module, place in where.items():
+            if isinstance(module, nn.Embedding):
+                tell = _telling(batch.read if place == "encoder" else batch.written)
+                stack.callback(module.register_forward_pre_hook(tell, with_kwargs=True).remove)
+        return model(**batch.inputs, use_cache=False, reader=_Segments(where, batch.read, batch.written)).logits
+
+
+def _telling(starts: Tensor) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
+    """A hook that has the positions of each segment begin at 0."""
+    positions = torch.arange(int(starts[-1])) - starts[:-1].repeat_interleave(starts.diff())
+
+    def tell(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return args, {**kwargs, "position_ids": positions}
+
+    return tell
 
 
 @contextmanager
