@@ -18,6 +18,7 @@
 namespace {
 
 constexpr int TILE = 512;  // keys at a time
+constexpr int BLOCK = 32;  // queries at a time
 constexpr int FEW = 4;     // queries for which keys are not turned round
 
 struct Call {
@@ -93,32 +94,33 @@ void meet(const Call& call, int m, const Gathered& rows, const Seen& seen, float
 
 // Rows of k and v gathered for one key-value head.
 struct Own {
-    std::vector<float> rows, keys, values;
+    Scratch keys, values;
     template <class Number>
     Seen read(const Call& call, const Number* k, const Number* v, const long* strides, int g, int start, int n,
               int from, int n_queries) {
         const int d = padded(call.D), width = padded(n);
-        rows.resize((size_t)n * d), values.resize((size_t)n * d);
-        gather(k + start * strides[2] + g * strides[3], strides[2], n, call.D, rows.data());
-        gather(v + start * strides[4] + g * strides[5], strides[4], n, call.D, values.data());
-        if (n_queries < FEW) return {rows.data(), values.data(), n, 0, d, from};
-        keys.resize((size_t)call.D * width);
-        transpose(rows.data(), n, call.D, keys.data());
-        return {keys.data(), values.data(), n, width, d, from};
+        const Number* rows = k + start * strides[2] + g * strides[3];
+        float *to_values = values.of((size_t)n * d), *to_keys = keys.of((size_t)padded(n) * d);
+        gather(v + start * strides[4] + g * strides[5], strides[4], n, call.D, to_values);
+        if (n_queries < FEW) {
+            gather(rows, strides[2], n, call.D, to_keys);
+            return {to_keys, to_values, n, 0, d, from};
+        }
+        transpose(rows, strides[2], n, call.D, to_keys, width);
+        return {to_keys, to_values, n, width, d, from};
     }
 };
 
 template <class Number>
 void run(const Number* q, const Number* k, const Number* v, Number* out, const long* strides, const Seen& prefix,
-         const Segment* segments, int n_segments, int g, const Call& call, std::vector<float>& scratch, Own& own) {
+         const Segment* segments, int n_segments, int g, const Call& call, Scratch& scratch, Own& own) {
     const int H = call.H, D = call.D, d = padded(D), shared = H / call.G;
     const int start = segments[0].queries, n = segments[n_segments - 1].queries + segments[n_segments - 1].n - start;
     const int m = shared * n;  // queries of one head stand behind those of another
-    scratch.resize((size_t)2 * m * d + 2 * m + (size_t)BLOCK * TILE);
-    float *queries = scratch.data(), *found = queries + (long)m * d, *total = found + (long)m * d, *most = total + m,
-          *s = most + m;
+    float *s = scratch.of((size_t)2 * m * d + 2 * m + (size_t)BLOCK * TILE), *queries = s + (long)BLOCK * TILE,
+          *found = queries + (long)m * d, *total = found + (long)m * d, *most = total + m;
     std::fill(found, most, 0.0f);
-    std::fill(most, s, MASKED);
+    std::fill(most, most + m, MASKED);
     std::vector<int> positions(m);
     for (int h = 0; h < shared; h++) {
         float* to = queries + (long)h * n * d;
@@ -173,7 +175,7 @@ void forward(const Number* q, const Number* k, const Number* v, const float* pre
     const int n_tasks = ((int)begins.size() - 1) * call.G;
 #pragma omp parallel
     {
-        std::vector<float> scratch;
+        Scratch scratch;
         Own own;
 #pragma omp for schedule(dynamic, 1)
         for (int task = 0; task < n_tasks; task++) {

@@ -4,11 +4,14 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #ifdef __AVX512F__
 constexpr int WIDTH = 16;
-#else
+#elif defined(__AVX__)
 constexpr int WIDTH = 8;
+#else
+constexpr int WIDTH = 4;
 #endif
 typedef float Vector __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
@@ -19,9 +22,7 @@ static inline const Vector& at(const float* p) { return *reinterpret_cast<const 
 
 // e^x to 2 units in the last place for x <= 0; 0 below -87.
 static inline Vector exponential(Vector x) {
-    const Vector low = Vector{} - 87.0f;
-    const Integers is_low = x < low;
-    x = is_low ? low : x;
+    const Integers is_low = x < -87.0f;
     Vector shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23 leaves the nearest integer in the lowest bits
     const Integers whole = reinterpret_cast<Integers&>(shifted) - 0x4B400000;
     shifted -= 12582912.0f;
@@ -65,10 +66,10 @@ struct Part {
     int n;
 };
 
-template <class Extent>
-static inline Vector load(const float* from, Extent extent) {
+static inline Vector load(const float* from, Whole) { return at(from); }
+static inline Vector load(const float* from, Part part) {
     Vector x{};
-    std::memcpy(&x, from, extent.n * sizeof(float));
+    std::memcpy(&x, from, part.n * sizeof(float));
     return x;
 }
 template <class Extent>
@@ -96,8 +97,41 @@ static inline __attribute__((always_inline)) void along(int n, Work work) {
     for (; j + WIDTH <= n; j += WIDTH) work(j, Whole{});
     if (j < n) work(j, Part{n - j});
 }
+
+// Lanes of two vectors, numbered through: one shuffle.
+template <int... LANE>
+static inline Vector shuffled(Vector a, Vector b, std::integer_sequence<int, LANE...>) {
+#ifdef __clang__
+    return __builtin_shufflevector(a, b, LANE...);
+#else
+    return __builtin_shuffle(a, b, Integers{LANE...});
+#endif
+}
+
+// What joins all numbers of a vector: its halves, their halves and so on.
+template <int HALF = WIDTH / 2, class Join, int... LANE>
+static inline float joined(Vector x, Join join, std::integer_sequence<int, LANE...> lanes) {
+    x = join(x, shuffled(x, x, std::integer_sequence<int, (LANE ^ HALF)...>()));
+    if constexpr (HALF > 1) return joined<HALF / 2>(x, join, lanes);
+    return x[0];
+}
 static inline float sum(Vector x) {
-    float total = 0;
-    for (int i = 0; i < WIDTH; i++) total += x[i];
-    return total;
+    return joined(x, [](Vector a, Vector b) { return a + b; }, std::make_integer_sequence<int, WIDTH>());
+}
+static inline float largest(Vector x) {
+    return joined(x, [](Vector a, Vector b) { return a > b ? a : b; }, std::make_integer_sequence<int, WIDTH>());
+}
+
+// Rows i and i + STEP of a square with their lanes l + STEP and l exchanged, for every l without STEP's bit.
+template <int STEP, int... LANE>
+static inline void exchange(Vector& upper, Vector& lower, std::integer_sequence<int, LANE...>) {
+    const Vector a = upper, b = lower;
+    upper = shuffled(a, b, std::integer_sequence<int, (LANE & STEP ? WIDTH + LANE - STEP : LANE)...>());
+    lower = shuffled(a, b, std::integer_sequence<int, (LANE & STEP ? WIDTH + LANE : LANE + STEP)...>());
+}
+template <int STEP = 1>
+static inline void turn(Vector (&square)[WIDTH]) {  // rows become columns
+    for (int i = 0; i < WIDTH; i++)
+        if (!(i & STEP)) exchange<STEP>(square[i], square[i + STEP], std::make_integer_sequence<int, WIDTH>());
+    if constexpr (2 * STEP < WIDTH) turn<2 * STEP>(square);
 }
