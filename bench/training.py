@@ -106,24 +106,27 @@ def theirs(work: Work, n_steps: int, *, best: bool = False) -> tuple[float, list
     return timed(lambda: peer.train(model, [data[i] for i in order], config))
 
 
-def operations(work: Work, n_steps: int) -> float | None:
-    """Floating-point operations of matrix products that these rows need; None for an encoder-decoder.
+def operations(work: Work, n_steps: int) -> float:
+    """Floating-point operations of matrix products that these rows need.
 
     A token costs 2 a weight forward and 2 backward, and 2 more where the weight itself is trained; the head is needed
-    where labels are.
+    where labels are. A decoder over an encoder makes its queries of the answers, and keys and values of the prompts.
     """
-    if SHAPES[work.shape].kind == "encoder_decoder":
-        return None
     _, data = task_of(work, n_steps)
     tuned = tuned_for(work, torch.float32)
-    n_tokens = sum(len(tuned.prefix_ids) + len(row.ids) for row in data)
+    n_read = sum(len(tuned.prefix_ids) + len(row.ids) for row in data)
     n_labels = sum(label != IGNORED for row in data for label in row.labels)
-    body = sum(site.d_in * site.d_out for site in tuned.anatomy.sites if not site.is_slice)
-    head = tuned.anatomy.head.d_in * tuned.anatomy.head.d_out if tuned.anatomy.head else 0
-    if work.method == "full":
-        return 6.0 * (n_tokens * body + n_labels * head)
-    added = sum(tensor.numel() for tensor in tuned.trainable.values()) if "lora" in work.method else 0
-    return n_tokens * (4.0 * body + 6.0 * added) + 4.0 * n_labels * head
+    anatomy, is_full = tuned.anatomy, work.method == "full"
+    head = anatomy.head.d_in * anatomy.head.d_out if anatomy.head else 0
+    total = (6.0 if is_full else 4.0) * n_labels * head
+    for site in (site for site in anatomy.sites if not site.is_slice):
+        reads = site.layer in anatomy.stacks[0] or (site.is_cross and site.role in ("k", "v"))
+        added = 0
+        if "lora" in work.method:
+            own = (tensor for name, tensor in tuned.trainable.items() if name.startswith(f"delta.{site.name}."))
+            added = sum(tensor.numel() for tensor in own)
+        total += (n_read if reads else n_labels) * ((6.0 if is_full else 4.0) * site.d_in * site.d_out + 6.0 * added)
+    return total
 
 
 def measure(work: Work, n_steps: int, n_rounds: int) -> dict[str, object]:
@@ -140,7 +143,7 @@ def measure(work: Work, n_steps: int, n_rounds: int) -> dict[str, object]:
     assert max(gaps) < TOLERANCE[work.dtype], f"{work}: losses differ by {max(gaps)}"
     needed, speed = operations(work, n_steps), backend().gflops
     fastest = speed["bfloat16"] if work.dtype == "bfloat16" else max(v for k, v in speed.items() if "float32" in k)
-    share = None if needed is None else needed / 1e9 / fastest / statistics.median(seconds["ours"])
+    share = needed / 1e9 / fastest / statistics.median(seconds["ours"])
     memory = {side: _peak(work, side, n_steps) for side in SIDES[:2]}
 
     def ratio(side: str) -> float:
@@ -148,7 +151,7 @@ def measure(work: Work, n_steps: int, n_rounds: int) -> dict[str, object]:
 
     return {
         **asdict(work), "ratio": ratio("peer"), "ratio_to_best": ratio("peer at its best"),
-        "share_of_products": share and round(share, 2),
+        "share_of_products": round(share, 2),
         "memory_ratio": round(memory["ours"] / memory["peer"], 2), "peak_mib": memory,
         "largest_loss_difference": max(gaps), "steps": n_steps, "rounds": n_rounds,
         "tokens": sum(len(row.ids) for row in task_of(work, n_steps)[1]),

@@ -16,6 +16,7 @@ from tests.small_base import (
 )
 from tunewise.data.config import DataConfig
 from tunewise.data.task import load_task
+from tunewise.engine.native.build import library, why_not
 from tunewise.engine.objectives import encode_rows, objective_for
 from tunewise.errors import UserError
 from tunewise.methods.store import check_probe, load_adapter, read_card
@@ -70,6 +71,24 @@ RUNS = {
     "encoder-decoder, answers": ("encoder_decoder", "answers.jsonl", {}, "rougeL", 40),
     "images": ("vision", "pictures", {}, "accuracy", 80),
 }
+
+
+@pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
+@pytest.mark.parametrize(
+    ("method", "packing", "layout", "why"),
+    [
+        ({"name": "lora"}, True, "packed", ""),
+        ({"name": "lora"}, False, "padded", ""),
+        ({"name": "prefix_tuning", "virtual_tokens": 2}, True, "padded", "does not run packed"),
+    ],
+)
+def test_a_run_tells_how_its_rows_lay_and_why(method, packing, layout, why, place, tmp_path):
+    told = {"train.packing": packing, "train.steps": 2}
+    asked = recipe(place, "encoder_decoder", "answers.jsonl", told, method=method)
+    metrics = run(asked, tmp_path / "run", prove=False)
+    assert metrics["layout"] == layout
+    assert why in metrics["why_padded"]
+    assert bool(metrics["why_padded"]) == bool(why)
 
 
 @pytest.mark.parametrize("case", RUNS)

@@ -144,6 +144,18 @@ def test_images_are_read_once(tmp_path, method):
 
 
 @packs
+@pytest.mark.parametrize("method", ["head", "lora", "top_layers"])
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_a_packed_encoder_is_run_once_for_each_row(family, method):
+    method = {"name": "lora", "layers": [-1], "roles": ["q", "o"]} if method == "lora" else method
+    tuned = tuned_model(family, method, torch.float32)
+    rows = [replace(row, labels=row.ids[: 1 + number % 3]) for number, row in enumerate(classified())]
+    packed = objective_for(base_of(tuned, "lm"), packing=True)
+    assert packed.layout == "packed"
+    compare(tuned, packed, rows, "decoder", tolerance=1e-4)
+
+
+@packs
 @pytest.mark.parametrize("method", ["head", "lora"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
 def test_packed_rows_train_from_the_trunk_as_whole(family, method):

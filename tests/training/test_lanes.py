@@ -315,8 +315,31 @@ def test_classifiers_and_writers(family, packing, tmp_path):
     for lane, run in zip(found, runs(tmp_path / "alone", methods), strict=True):
         assert distance(lane, alone(run)) < 1e-5
     reason = why_not_together(runs(tmp_path, [*methods, "full"]))
-    shared = family == "llama_classes" or (packing and family != "t5_gated")
+    shared = family == "llama_classes" or (packing and family != "t5_gated")  # whose table of distances is one for all
     assert (reason == "") == shared, reason
+
+
+@pytest.mark.parametrize(("family", "lengths"), [("t5", (16, 5)), ("t5", (19, 12)), ("bart", (16, 5))])
+def test_packed_pairs_with_dropout(family, lengths, tmp_path):
+    """Every other lane reads as much as its neighbour writes: both rows of the batch would be of one length."""
+
+    def runs(folder):
+        base = base_of(family)
+        base.head = TaskHead()
+        methods = [LORA, {"name": "ia3"}, {"name": "head"}, {"name": "lora", "rank": 4, "roles": ["all"]}]
+        found = []
+        for number, each in enumerate(methods):
+            n_read, n_written = lengths if number % 2 else lengths[::-1]
+            long = [(row, row.ids * 7) for row in labelled_rows(9)]
+            rows = [replace(row, ids=ids[:n_read], labels=ids[:n_written]) for row, ids in long]
+            found.append(training(base.model, each, number, folder / str(number), rows))
+        objective = objective_for(base, packing=True)
+        assert objective.layout == "packed"
+        return [replace(run, objective=objective) for run in found]
+
+    found = together(runs(tmp_path / "together"))
+    for lane, run in zip(found, runs(tmp_path / "alone"), strict=True):
+        assert distance(lane, alone(run)) < 1e-5
 
 
 def test_what_cannot_share_is_told(tmp_path):

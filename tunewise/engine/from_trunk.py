@@ -29,6 +29,7 @@ from tunewise.engine.batches import IGNORED, Batch
 from tunewise.engine.loss import label_losses, wide
 from tunewise.engine.objectives import Images, Labels, NextToken, Objective, PackedNextToken, Writing
 from tunewise.engine.packed_classifier import PackedTexts
+from tunewise.engine.packed_writing import PackedPairs
 from tunewise.engine.packing import SAME, PackedBatch, pack
 from tunewise.engine.trunk import Trunk, evaluating, read_trunk
 from tunewise.engine.trunk_store import Block, Store, store_of
@@ -95,6 +96,10 @@ class FromTrunk:
     def layout(self) -> str:
         """Packed or padded: how the trunk is run."""
         return self.inner.layout
+
+    @property
+    def why_padded(self) -> str:
+        return self.inner.why_padded
 
     def probe(self, row: Encoded) -> dict[str, Tensor]:
         return self.inner.probe(row)
@@ -238,6 +243,8 @@ def _mask(batch: Any, sees_labels_alone: bool = False) -> Tensor | None:
             return None
         ids = batch.input_ids if isinstance(batch, PackedBatch) else batch.inputs["input_ids"]
         return torch.arange(ids.shape[1], device=ids.device)[None] < batch.n_tokens
+    if isinstance(batch, PackedPairs):
+        return torch.arange(batch.inputs["input_ids"].shape[1])[None] < batch.read[-2]
     mask = batch.inputs.get("attention_mask")
     return None if mask is None else mask.bool()
 

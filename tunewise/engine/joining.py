@@ -15,6 +15,7 @@ from torch.nn import functional
 from tunewise.engine.batches import IGNORED, Batch, LabelledBatch
 from tunewise.engine.objectives import Objective
 from tunewise.engine.packed_classifier import PackedTexts
+from tunewise.engine.packed_writing import PackedPairs
 from tunewise.engine.packing import ROUND, PackedBatch
 from tunewise.methods.lanes import CannotShare, Lanes, Part, Parts
 
@@ -30,6 +31,8 @@ def join(batches: Sequence[Any], lanes: Sequence[int], with_dropout: Sequence[bo
         return _packed(batches, lanes, with_dropout, pad_id)
     if kinds == {PackedTexts}:
         return _packed_texts(batches, lanes)
+    if kinds == {PackedPairs}:
+        return _packed_pairs(batches, lanes, pad_id)
     if kinds == {Batch}:
         return _left_padded(batches, lanes, pad_id)
     if kinds == {LabelledBatch}:
@@ -88,6 +91,39 @@ def _packed_texts(batches: Sequence[PackedTexts], lanes: Sequence[int]) -> tuple
     )
     parts = [Part(lane, size, len(batch.ids)) for lane, size, batch in zip(lanes, sizes, batches, strict=True)]
     return joined, Parts(1, tuple(parts))
+
+
+def _packed_pairs(batches: Sequence[PackedPairs], lanes: Sequence[int], pad_id: int) -> tuple[PackedPairs, Parts]:
+    """With the padding of each; the row of answers is never as long as that of prompts, so that they are told apart."""
+    inputs = {name: torch.cat(tensors, dim=1) for name, tensors in _inputs(batches).items()}
+    labels = torch.cat([batch.labels for batch in batches], dim=1)
+    n_read = [batch.inputs["input_ids"].shape[1] for batch in batches]
+    n_written = [batch.labels.shape[1] for batch in batches]
+    more = ROUND if sum(n_read) == sum(n_written) else 0
+    first_rows = [0, *accumulate(len(batch.ids) for batch in batches)]
+    inputs["decoder_input_ids"] = functional.pad(inputs["decoder_input_ids"], (0, more), value=pad_id)
+    joined = PackedPairs(
+        inputs,
+        functional.pad(labels, (0, more), value=IGNORED),
+        sum(batch.n_labels for batch in batches),
+        sum(batch.n_tokens for batch in batches),
+        [row_id for batch in batches for row_id in batch.ids],
+        _starts([batch.read for batch in batches], n_read, 0),
+        _starts([batch.written for batch in batches], n_written, more),
+        torch.cat([batch.rows + first for batch, first in zip(batches, first_rows)]),
+    )
+    parts = [
+        Part(lane, size, len(batch.rows), written_size=written)
+        for lane, size, written, batch in zip(lanes, n_read, n_written, batches, strict=True)
+    ]
+    return joined, Parts(1, tuple(parts), n_written=joined.labels.shape[1])
+
+
+def _starts(starts: Sequence[Tensor], sizes: Sequence[int], more: int) -> Tensor:
+    """Where the segments of rows of these sizes begin that stand behind one another, the last of all of `more`."""
+    firsts = [0, *accumulate(sizes)]
+    own = [each[:-1] + first for each, first in zip(starts, firsts)]
+    return torch.cat([*own, torch.tensor([firsts[-1], firsts[-1] + more], dtype=torch.int32)])
 
 
 def _inputs(batches: Sequence[LabelledBatch]) -> dict[str, list[Tensor]]:

@@ -6,13 +6,13 @@ Legend: B rows, T columns (the longest row with its prefix), U columns of the lo
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.image_utils import load_image
@@ -26,6 +26,7 @@ from tunewise.engine import loss
 from tunewise.engine.batches import IGNORED, Batch, LabelledBatch, collate
 from tunewise.engine.fused import fused
 from tunewise.engine.packed_classifier import PackedTexts, first_position, gathered, pack_texts
+from tunewise.engine.packed_writing import PackedPairs, Place, logits, pack_pairs, packed_pairs, places, why_not_pairs
 from tunewise.engine.packing import PackedBatch, label_losses, pack, packed_attention, why_not_packed
 from tunewise.models.families import ENCODER, ENCODER_DECODER
 from tunewise.models.load import Base
@@ -46,6 +47,10 @@ class Objective(Protocol[AnyBatch]):
     def layout(self) -> str:
         """Packed or padded."""
 
+    @property
+    def why_padded(self) -> str:
+        """Why rows are padded that were to be packed; "" where they are packed, or were not to be."""
+
     def collate(self, rows: Sequence[Encoded]) -> AnyBatch:
         """One batch of these rows."""
 
@@ -62,10 +67,12 @@ class Objective(Protocol[AnyBatch]):
         """What `model` has to be inside of for the losses and their backward."""
 
 
+@dataclass(frozen=True)
 class Padded:
     """Rows padded to one length, which any model reads as it is."""
 
     layout = "padded"
+    why_padded: str = field(default="", kw_only=True)
 
     def ready(self, model: PreTrainedModel) -> AbstractContextManager[None]:
         return fused(model)
@@ -86,25 +93,35 @@ def objective_for(base: Base, prefix_ids: Sequence[int] = (), *, packing: bool =
     prefix = tuple(prefix_ids)
     if base.tokenizer is None:
         return Images(base)
-    if base.head.kind != "lm":
-        packs = packing and base.anatomy.kind == ENCODER and base.head.kind != "tags"
-        return _packed_texts(base, prefix) or Labels(base, prefix) if packs else Labels(base, prefix)
-    if base.anatomy.kind == ENCODER_DECODER:
-        return Writing(base, prefix)
-    if packing:
-        reason = why_not_packed(base.model, prefix)
-        if not reason:
-            return PackedNextToken(base.tokenizer.pad_token_id, prefix)
-        logger.info("rows are padded: %s", reason)
-    return NextToken(base.tokenizer.pad_token_id, prefix)
-
-
-def _packed_texts(base: Base, prefix: tuple[int, ...]) -> Objective[Any] | None:
-    first, reason = first_position(base.model, base.anatomy, prefix)
-    if not reason:
-        return PackedLabels(base, prefix, first)
+    if not packing:
+        return _padded(base, prefix)
+    packed, reason = _packed(base, prefix)
+    if packed is not None:
+        return packed
     logger.info("rows are padded: %s", reason)
-    return None
+    return _padded(base, prefix, reason)
+
+
+def _padded(base: Base, prefix: tuple[int, ...], why: str = "") -> Objective[Any]:
+    if base.head.kind != "lm":
+        return Labels(base, prefix, why_padded=why)
+    if base.anatomy.kind == ENCODER_DECODER:
+        return Writing(base, prefix, why_padded=why)
+    return NextToken(base.tokenizer.pad_token_id, prefix, why_padded=why)
+
+
+def _packed(base: Base, prefix: tuple[int, ...]) -> tuple[Objective[Any] | None, str]:
+    """The objective on packed rows, or why there is none."""
+    if base.head.kind != "lm":
+        if base.anatomy.kind != ENCODER or base.head.kind == "tags":
+            return None, "packed rows are for language models, and for encoders with a classifier of sequences"
+        first, reason = first_position(base.model, base.anatomy, prefix)
+        return (None if reason else PackedLabels(base, prefix, first)), reason
+    if base.anatomy.kind == ENCODER_DECODER:
+        reason = why_not_pairs(base.model, base.anatomy, prefix)
+        return (None if reason else PackedWriting(base, prefix, places(base.model, base.anatomy))), reason
+    reason = why_not_packed(base.model, prefix)
+    return (None if reason else PackedNextToken(base.tokenizer.pad_token_id, prefix)), reason
 
 
 def encode_rows(base: Base, task: Task, examples: Sequence[Example], max_length: int) -> tuple[list[Encoded], Ledger]:
@@ -139,7 +156,7 @@ class NextToken(Padded):
 class PackedNextToken:
     """The same, rows behind one another."""
 
-    layout = "packed"
+    layout, why_padded = "packed", ""
     pad_id: int
     prefix_ids: tuple[int, ...] = ()
 
@@ -195,6 +212,29 @@ class Writing(Padded):
             yield
         finally:
             hook.remove()
+
+
+@dataclass(frozen=True)
+class PackedWriting(Writing):
+    """The same, prompts behind one another and answers behind one another."""
+
+    places: Mapping[nn.Module, Place] = field(default_factory=dict)
+    """Where each attention module stands."""
+
+    layout = "packed"
+
+    def collate(self, rows: Sequence[Encoded]) -> PackedPairs:
+        return pack_pairs(rows, self.base.model, self.base.tokenizer.pad_token_id, self.prefix_ids)
+
+    def ready(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        return packed_pairs(model, self.places)
+
+    def row_losses(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
+        assert isinstance(batch, PackedPairs)
+        is_told = batch.labels != IGNORED
+        with self._head_where(is_told):
+            losses = loss.label_losses(logits(model, batch, self.places), batch.labels[is_told])
+        return losses.new_zeros(len(batch.ids)).index_add(0, batch.rows, losses)
 
 
 @dataclass(frozen=True)

@@ -104,13 +104,22 @@ def label_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
 @contextmanager
 def packed_attention(model: PreTrainedModel) -> Iterator[None]:
     """Inside the block `model` attends within the segments that it is told as `segment_starts`, on fused kernels."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
+    parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    before = [part.config._attn_implementation for part in parts]
     try:
+        for part in parts:
+            _set_attention(part, NAME)
         with fused(model):
             yield
     finally:
-        model.set_attn_implementation(before)
+        for part, name in zip(parts, before, strict=True):
+            _set_attention(part, name)
+
+
+def _set_attention(part: PreTrainedModel, name: str) -> None:
+    """transformers 5.17 does not hand it on to stacks that have configurations of their own."""
+    if part.config._attn_implementation != name:
+        part.set_attn_implementation(name)
 
 
 def _attend(
@@ -118,7 +127,8 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """transformers' attention function: query (1, H, T, D), key and value (1, G, T, D) -> (1, T, H, D).
 
-    A model that did not hand on its `segment_starts`, or the `reader` that knows them, fails here with a TypeError.
+    A model that did not hand on its `segment_starts`, or the `reader` that knows them, fails here with a TypeError, and
+    so does one with a bias by position that its reader knows nothing of.
     """
     starts, reader = told.get("segment_starts"), told.get("reader")
     if starts is None and reader is None:
@@ -133,8 +143,12 @@ def _attend(
         dropout=dropout,
         seed=int(torch.randint(2**31, ())) if dropout else 0,
     )
-    out = attend(q, k, v, starts, pattern) if reader is None else reader.attend(module, q, k, v, pattern)
-    return out[None], None
+    bias = {} if told.get("position_bias") is None else {"bias": told["position_bias"]}
+    if reader is not None:
+        return reader.attend(module, q, k, v, pattern, **bias)[None], None
+    if bias:
+        raise TypeError("its attention adds a bias by position")
+    return attend(q, k, v, starts, pattern)[None], None
 
 
 def _no_mask(*_: object, **__: object) -> None:

@@ -36,6 +36,8 @@ class Part:
     padding: int = 0
     """Columns of padding before its own, which it has not when it is alone."""
     head_padding: int = 0
+    written_size: int = 0
+    """Tokens of the row of answers that a decoder over an encoder is given."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Parts:
 
     dim: int
     parts: tuple[Part, ...]
+    n_written: int = 0
+    """Tokens of the row of answers, where there is one: never as many as of the row of prompts."""
 
 
 class Draws:
@@ -179,8 +183,8 @@ class Lanes:
     def _stacked(self, module: nn.Module, acts: dict[int, list[Acting]], x: Tensor, y: Tensor) -> Tensor | None:
         """All lanes at once by batched products, where their deltas are alike and their parts of one size."""
         assert self._parts is not None
-        dim, is_head = self._place(module, y)
-        sizes = {part.head_size if is_head else part.size for part in self._parts.parts}
+        dim, of_parts, _ = self._place(module, y)
+        sizes = set(of_parts)
         found = [acts.get(part.lane, []) for part in self._parts.parts]
         if len(sizes) > 1 or len(found) < 2 or any(len(of_lane) != 1 or not of_lane[0].is_whole for of_lane in found):
             return None
@@ -198,7 +202,9 @@ class Lanes:
         self, module: nn.Module, lanes: dict[int, Any], change: Callable[..., Tensor], *tensors: Tensor
     ) -> Tensor:
         """The first of `tensors` with the parts of `lanes` changed: `change(lane, part of each tensor)`."""
-        dim, is_head = self._place(module, tensors[0])
+        assert self._parts is not None
+        dim, _, of_parts = self._place(module, tensors[0])
+        paddings = dict(zip(self._parts.parts, of_parts, strict=True))
         parts, pieces = self._split(module, lanes, *tensors)
         if not any(part is not None for part in parts):
             return tensors[0]
@@ -207,7 +213,7 @@ class Lanes:
             if part is None:
                 made.append(piece[0])
                 continue
-            padding = part.head_padding if is_head else part.padding
+            padding = paddings[part]
             if not (self.has_dropout[part.lane] and module.training):
                 made.append(change(part.lane, *piece))
                 continue
@@ -222,11 +228,10 @@ class Lanes:
     ) -> tuple[list[Part | None], list[tuple[Tensor, ...]]]:
         """Each part of a lane in `lanes`, or None for what lies between, with the pieces of all tensors there."""
         assert self._parts is not None
-        dim, is_head = self._place(module, tensors[0])
+        dim, of_parts, _ = self._place(module, tensors[0])
         found: list[Part | None] = []
         sizes: list[int] = []
-        for part in self._parts.parts:
-            size = part.head_size if is_head else part.size
+        for part, size in zip(self._parts.parts, of_parts, strict=True):
             if part.lane in lanes or not found or found[-1] is not None:
                 found.append(part if part.lane in lanes else None)
                 sizes.append(size)
@@ -271,12 +276,18 @@ class Lanes:
 
         return separately
 
-    def _place(self, module: nn.Module, tensor: Tensor) -> tuple[int, bool]:
-        """The dimension along which the parts lie in what passes this module, and whether as they enter the head."""
+    def _place(self, module: nn.Module, tensor: Tensor) -> tuple[int, list[int], list[int]]:
+        """The dimension along which the parts lie in what passes this module, their sizes there, and their paddings."""
         assert self._parts is not None
-        if self._parts.dim == 1 and len(tensor) > 1:  # of packed rows, what was gathered from each for a classifier
-            return 0, True
-        return self._parts.dim, module is self._head
+        dim, parts, n_written = self._parts.dim, self._parts.parts, self._parts.n_written
+        gathered = dim == 1 and len(tensor) > 1  # of packed rows, for a classifier or the head
+        if gathered and n_written and module is not self._head:
+            raise CannotShare(f"a {type(module).__name__} is given what is no token of a row")
+        if gathered or module is self._head:
+            return 0 if gathered else dim, [part.head_size for part in parts], [part.head_padding for part in parts]
+        if n_written and tensor.shape[1] == n_written:
+            return dim, [part.written_size for part in parts], [0] * len(parts)
+        return dim, [part.size for part in parts], [part.padding for part in parts]
 
 
 def why_not_a_lane(tuned: Tuned) -> str:

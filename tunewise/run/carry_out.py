@@ -237,6 +237,7 @@ class Run:
             "peak_measure": peak.measure,
             **record.costs(result, others),
             "layout": self.objective.layout,
+            "why_padded": self.objective.why_padded,
             "trunk": self.route.told(),
             "n_dropped_demonstrations": test.n_dropped,
             "n_truncated_prompts": test.n_truncated,

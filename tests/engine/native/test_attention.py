@@ -21,22 +21,24 @@ PATTERNS = {
 }
 
 
-def plain(q, k, v, starts, pattern):
+def plain(q, k, v, starts, pattern, key_starts=None, bias=None):
     """The same in plain torch: (T, H, D)."""
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     outs = []
-    for start, stop in itertools.pairwise(starts.tolist()):
-        n = stop - start
-        scores = pattern.scale * torch.einsum("ihd,jhd->hij", q[start:stop], k[start:stop])
+    pairs = [itertools.pairwise(each.tolist()) for each in (starts, starts if key_starts is None else key_starts)]
+    for (start, stop), (first, last) in zip(*pairs, strict=True):
+        scores = pattern.scale * torch.einsum("ihd,jhd->hij", q[start:stop], k[first:last])
         if pattern.softcap:
             scores = pattern.softcap * torch.tanh(scores / pattern.softcap)
-        i, j = torch.arange(n)[:, None], torch.arange(n)
-        seen = j <= i if pattern.is_causal else torch.ones(n, n, dtype=torch.bool)
+        i, j = torch.arange(stop - start)[:, None], torch.arange(last - first)
+        if bias is not None:
+            scores = scores + bias[:, j - i + bias.shape[1] // 2]
+        seen = j <= i if pattern.is_causal else torch.ones_like(j - i, dtype=torch.bool)
         if pattern.window:
             seen = seen & ((i - j).abs() < pattern.window)
         weights = scores.masked_fill(~seen, -math.inf).softmax(-1)
-        outs.append(torch.einsum("hij,jhd->ihd", weights, v[start:stop]))
+        outs.append(torch.einsum("hij,jhd->ihd", weights, v[first:last]))
     return torch.cat(outs)
 
 
@@ -61,6 +63,80 @@ def test_outputs_and_gradients_are_those_of_plain_attention(name, heads, groups,
     found.backward(dout)
     for one, other in zip(ours, exact, strict=True):
         torch.testing.assert_close(one.grad.double(), other.grad, rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize(("heads", "groups", "scale"), [(4, 4, 1.0), (4, 2, 0.2)])
+def test_a_bias_by_distance_and_its_gradient(heads, groups, scale, is_causal):
+    q, k, v, dout, starts = inputs(heads, groups, 16, torch.float32)
+    bias = torch.randn(heads, 2 * max(LENGTHS) + 3, generator=torch.Generator().manual_seed(5))
+    pattern = Pattern(scale, is_causal=is_causal)
+    exact = [tensor.double().requires_grad_() for tensor in (0.3 * q, 0.3 * k, v, bias)]
+    ours = [tensor.clone().requires_grad_() for tensor in (0.3 * q, 0.3 * k, v, bias)]
+    expected = plain(*exact[:3], starts, pattern, bias=exact[3])
+    found = attend(*ours[:3], starts, pattern, bias=ours[3])
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-6)
+    expected.backward(dout.double())
+    found.backward(dout)
+    for one, other in zip(ours, exact, strict=True):
+        torch.testing.assert_close(one.grad.double(), other.grad, rtol=0, atol=6e-5)
+    assert ours[3].grad[:, 0].eq(0).all()  # no segment is as long
+
+
+def test_the_gradient_of_a_bias_is_the_same_with_any_number_of_threads():
+    q, k, v, dout, starts = inputs(4, 4, 16, torch.float32, lengths=LENGTHS * 4)
+    found, before = [], torch.get_num_threads()
+    try:
+        for n_threads in (1, 3):
+            torch.set_num_threads(n_threads)
+            bias = torch.zeros(4, 2 * max(LENGTHS) - 1, requires_grad=True)
+            attend(q, k, v, starts, Pattern(1.0), bias=bias).backward(dout)
+            found.append(bias.grad)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keys_of_other_tokens(dtype):
+    q, _, _, dout, starts = inputs(4, 2, 16, dtype, lengths=(1, 50, 33, 7))
+    _, k, v, _, key_starts = inputs(4, 2, 16, dtype, lengths=(40, 3, 70, 1))
+    pattern = Pattern(0.2, is_causal=False)
+    exact = [tensor.double().requires_grad_() for tensor in (q, k, v)]
+    ours = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
+    expected = plain(*exact, starts, pattern, key_starts)
+    found = attend(*ours, starts, pattern, key_starts=key_starts)
+    near = {"rtol": 0, "atol": 3e-5} if dtype == torch.float32 else {"rtol": 2**-8, "atol": 1e-4}
+    torch.testing.assert_close(found.double(), expected, **near)
+    expected.backward(dout.double())
+    found.backward(dout)
+    for one, other in zip(ours, exact, strict=True):
+        torch.testing.assert_close(one.grad.double(), other.grad, **near)
+
+
+def test_queries_without_keys_get_zeros_and_keys_without_queries_no_gradient():
+    q, k, v, dout, _ = inputs(2, 2, 16, torch.float32, lengths=(20,))
+    starts, key_starts = torch.tensor([0, 12, 20, 20]), torch.tensor([0, 9, 9, 20])
+    ours = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
+    found = attend(*ours, starts.int(), Pattern(0.2, is_causal=False), key_starts=key_starts.int())
+    found.backward(dout)
+    assert found[12:].eq(0).all()
+    assert found[:12].ne(0).all()
+    for tensor, n in zip(ours, (12, 9, 9), strict=True):
+        assert tensor.grad[n:].eq(0).all()
+        assert tensor.grad[:n].ne(0).all()
+
+
+def test_what_the_kernel_would_read_past_the_end_is_refused():
+    q, k, v, _, starts = inputs(2, 2, 16, torch.float32, lengths=(20, 10))
+    with pytest.raises(ValueError, match="segments of 30 and 30 tokens for 29 and 30"):
+        attend(q[1:], k, v, starts, Pattern(0.2))
+    with pytest.raises(ValueError, match="longer than a bias of 37 columns"):
+        attend(q, k, v, starts, Pattern(0.2), bias=torch.zeros(2, 37))
+    with pytest.raises(ValueError, match="no query comes before"):
+        attend(q, k, v, starts, Pattern(0.2), key_starts=starts)
+    with pytest.raises(ValueError, match="a window or a cap"):
+        attend(q, k, v, starts, Pattern(0.2, window=3), bias=torch.zeros(2, 39))
 
 
 def test_bfloat16_is_float32_rounded_at_the_ends():

@@ -11,11 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tunewise.engine.native.attention import DTYPES, Pattern, dense
+from tunewise.engine.native.attention import DTYPES, LANES, Pattern, dense
 from tunewise.engine.native.build import library
-
-LANES = 16
-"""float32 numbers of the widest vector."""
 
 
 @dataclass(frozen=True)
