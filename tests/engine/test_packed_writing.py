@@ -61,7 +61,7 @@ def test_packed_is_padded(name, family):
     assert other[2] == one[2]
     assert other[1].keys() == one[1].keys() == tuned.trainable.keys()
     for key, gradient in one[1].items():
-        scale = gradient.abs().max().clamp(min=1e-2)  # what should be 0 (a key's bias) is rounding
+        scale = gradient.abs().max().clamp(min=5e-2)  # what should be 0 (a key's bias) is rounding
         torch.testing.assert_close(other[1][key] / scale, gradient / scale, rtol=0, atol=1e-4, msg=key)
 
 
