@@ -10,7 +10,9 @@ import torch
 
 from tests.small_base import QUICK, write_base, write_reviews
 from tunewise.config import parse, read_yaml
+from tunewise.engine.native.build import library, why_not
 from tunewise.engine.objectives import NextToken
+from tunewise.engine.packing import NAME
 from tunewise.errors import UserError
 from tunewise.files import verify
 from tunewise.methods import METHODS
@@ -165,6 +167,30 @@ def test_in_context_learning_is_a_run_as_any_other(place, base, tmp_path):
     assert (found["shots"], found["seed"], found["metrics"]) == (2, 3, metrics["test"])
     bare = evaluate(model=asked.model, data=asked.data.path, shots=2, seed=3)
     assert bare["metrics"] == metrics["test"]
+
+
+@pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
+@pytest.mark.parametrize("data", ["reviews.csv", "pairs.jsonl"])
+def test_packing_off_reaches_every_forward_of_a_run(data, place, base, tmp_path):
+    """Training, dev, test and retention: with it packed attention acts, without it nowhere, and the scores agree."""
+    rows = "".join(json.dumps({"prompt": f"count {i}:", "completion": f" the {i} boat"}) + "\n" for i in range(30))
+    (place / "pairs.jsonl").write_text(rows)
+    metrics, acting = {}, {}
+    for packing in (True, False):
+        seen = acting[packing] = set()
+        hook = base.model.register_forward_pre_hook(
+            lambda model, _, seen=seen: seen.add(model.config._attn_implementation)
+        )
+        fields = {"data": str(place / data), "retention": str(place / "texts.jsonl")}
+        asked = recipe(place, overrides={"train.packing": packing}, **fields)
+        metrics[packing] = run(asked, tmp_path / f"{packing}", base=base, prove=False)
+        hook.remove()
+        again = evaluate(tmp_path / f"{packing}")
+        assert again["metrics"] == metrics[packing]["test"]
+    assert NAME in acting[True]
+    assert acting[False] == {"sdpa"}
+    for name in ("test", "dev", "retention"):
+        assert metrics[True][name] == pytest.approx(metrics[False][name], abs=1e-2)
 
 
 def test_an_interrupted_run_goes_on_to_the_same_end(place, base, tmp_path):

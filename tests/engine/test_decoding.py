@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.bases import DECODERS, VOCABULARY, build
 from tests.rows import random_rows
 from tests.tuned import moved
-from tunewise.engine.decoding import Sampling, greedy, sampled
+from tunewise.engine.decoding import Decoding, Sampling, decode, greedy
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.packed_reading import why_not_read
 from tunewise.errors import UserError
@@ -122,11 +122,15 @@ def test_sampling_follows_the_probabilities_inside_the_nucleus():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_sample_does_not_depend_on_its_batch(tokenizer, dtype):
-    model, sampling = build("llama", dtype), Sampling(temperature=2.0, seed=5)
-    whole = sampled(model, tokenizer, PROMPTS, 8, sampling, batch_size=7)
-    assert whole == sampled(model, tokenizer, PROMPTS, 8, sampling, batch_size=2)
-    assert whole != sampled(model, tokenizer, PROMPTS, 8, Sampling(temperature=2.0, seed=6), batch_size=7)
-    assert sampled(model, tokenizer, PROMPTS, 8, Sampling(temperature=1e-4)) == greedy(model, tokenizer, PROMPTS, 8)
+    model = build("llama", dtype)
+    how, other, cold = (
+        Decoding(8, sampling=Sampling(temperature, seed=seed)) for temperature, seed in ((2.0, 5), (2.0, 6), (1e-4, 0))
+    )
+    whole = decode(model, tokenizer, PROMPTS, how, batch_size=7)
+    assert whole == decode(model, tokenizer, PROMPTS, how, batch_size=2)
+    assert whole == decode(model, tokenizer, PROMPTS, how, batch_size=2, packing=False)
+    assert whole != decode(model, tokenizer, PROMPTS, other, batch_size=7)
+    assert decode(model, tokenizer, PROMPTS, cold) == greedy(model, tokenizer, PROMPTS, 8)
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}])

@@ -23,15 +23,16 @@ def option_log_probabilities(
     pad_id: int,
     prefix_ids: Sequence[int] = (),
     batch_size: int = 32,
+    packing: bool = True,
 ) -> list[list[float]]:
     """For each prompt, the log-probability (nats, summed over tokens) of each of its options' token ids after it.
 
-    The prompt is read once for all its options, and what all prompts begin with once for all: packed, where this
-    decoder runs so (`why_not_read`), and else padded, `batch_size` prompts at a time.
+    The prompt is read once for all its options, and what all prompts begin with once for all: packed, where that is
+    wanted and this decoder runs so (`why_not_read`), and else padded, `batch_size` prompts at a time.
     """
     if not prompts:
         return []
-    if why_not_read(model, prefix_ids):
+    if not packing or why_not_read(model, prefix_ids):
         return padded_log_probabilities(
             model, prompts, options, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size
         )
@@ -137,9 +138,10 @@ def sequence_losses(
     pad_id: int,
     prefix_ids: Sequence[int] = (),
     batch_size: int = 16,
+    packing: bool = True,
 ) -> list[tuple[float, int]]:
     """For each document, the loss in nats summed over every token but its first, and the number of those tokens."""
-    if why_not_read(model, prefix_ids):
+    if not packing or why_not_read(model, prefix_ids):
         rows = [plain("", ids, max(0, len(ids) - 1)) for ids in documents]
         losses = _losses(model, rows, pad_id, prefix_ids, batch_size)
     else:

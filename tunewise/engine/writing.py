@@ -1,4 +1,4 @@
-"""What an encoder-decoder writes: greedy decoding, and log-probabilities of given answers, each prompt encoded once."""
+"""What an encoder-decoder writes: decoding, and log-probabilities of given answers, each prompt encoded once."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,6 +8,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED, by_length
+from tunewise.engine.decoding import Decoding
 from tunewise.engine.loss import cross_entropies
 from tunewise.engine.objectives import padded, rectangle
 from tunewise.models.load import Base
@@ -17,22 +18,18 @@ from tunewise.models.load import Base
 def write(
     base: Base,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
+    how: Decoding,
     *,
     prefix_ids: Sequence[int] = (),
-    stop: str = "",
     batch_size: int = 32,
 ) -> list[str]:
-    """The most probable answer to each prompt (token ids), token by token, as text, in the order given.
-
-    An answer ends before the end token, before the first `stop` text (where one is given), or after `max_new_tokens`.
-    """
+    """An answer to each prompt (token ids), token by token, as text, in the order given."""
     answers = [""] * len(prompts)
     assert base.tokenizer is not None
     for indices, inputs in _read(base, prompts, prefix_ids, batch_size):
-        found = base.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+        found = base.model.generate(**inputs, max_new_tokens=how.max_new_tokens, do_sample=False, num_beams=1)
         for i, text in zip(indices, base.tokenizer.batch_decode(found, skip_special_tokens=True), strict=True):
-            answers[i] = text.split(stop)[0] if stop else text
+            answers[i] = text.split(how.stop)[0] if how.stop else text
     return answers
 
 

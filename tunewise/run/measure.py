@@ -10,7 +10,7 @@ from tunewise import files
 from tunewise.config import parse, read_yaml
 from tunewise.data.config import DataConfig
 from tunewise.errors import UserError, missing, no_adapter_yet, unknown
-from tunewise.evaluation.evaluate import evaluate_task
+from tunewise.evaluation.evaluate import Asking, evaluate_task
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter, read_card
 from tunewise.models.heads import HeadChoice
@@ -47,7 +47,8 @@ def evaluate(
         prefix_ids = tuned.prefix_ids
     shots, seed = (shots, seed) if shots else (asked.shots, asked.seed)
     examples = splits[split][:limit]
-    found = evaluate_task(base, task, examples, prefix_ids=prefix_ids, shots=shots, seed=seed)
+    asking = Asking(packing=asked.packing)
+    found = evaluate_task(base, task, examples, prefix_ids=prefix_ids, shots=shots, seed=seed, asking=asking)
     summary = {
         "task": task.name,
         "model": asked.model,
@@ -79,6 +80,7 @@ class _Asked:
     shots: int = 0
     seed: int = 0
     quantise: str = ""
+    packing: bool = True
 
 
 def _asked(target: Path | None, model: str | None, data: str | Mapping[str, Any] | None) -> _Asked:
@@ -90,9 +92,8 @@ def _asked(target: Path | None, model: str | None, data: str | Mapping[str, Any]
         if adapter is None and not isinstance(recipe.method, Frozen):
             raise no_adapter_yet(target)
         name, data_config, seed = model or recipe.model, given or recipe.data, recipe.seed
-        return _Asked(
-            name, recipe.dtype, data_config, adapter, recipe.head, recipe.shots, seed, quantise=recipe.quantise
-        )
+        head, quantise, packing = recipe.head, recipe.quantise, recipe.train.packing
+        return _Asked(name, recipe.dtype, data_config, adapter, head, recipe.shots, seed, quantise, packing)
     if target is None:
         if model is None or given is None:
             raise UserError(
