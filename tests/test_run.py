@@ -40,6 +40,11 @@ def base(place):
     return load_base(str(place / "base"), "float32")
 
 
+def write_answers(path):
+    rows = [{"prompt": f"count {i}:", "completion": f" the {i} boat"} for i in range(30)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def recipe(place, method="lora", overrides=None, **fields):
     given = {"model": str(place / "base"), "data": str(place / "reviews.csv"), "dtype": "float32", "method": method}
     return build_recipe(given | fields, {**QUICK, **(overrides or {})})
@@ -158,6 +163,48 @@ def test_the_base_is_as_it_was_and_serves_the_next_run(place, base, tmp_path):
     assert metrics["proofs_left_out"].keys() == {"fold_equals_attached"}
 
 
+def test_answers_are_drawn_where_the_recipe_says_so(place, base, tmp_path):
+    """By the run's seed: measured again they are the same, with another seed or the most probable tokens others."""
+    write_answers(place / "drawn.jsonl")
+    drawing = {"generation.do_sample": True, "generation.temperature": 1.5, "generation.top_p": 0.9}
+    asked = recipe(place, overrides=drawing, data=str(place / "drawn.jsonl"), seed=4)
+    metrics = run(asked, tmp_path / "run", base=base, prove=False)
+    assert read_yaml(tmp_path / "run" / "recipe.yaml")["generation"] == {
+        "do_sample": True, "temperature": 1.5, "top_k": None, "top_p": 0.9,
+    }  # fmt: skip
+
+    def predicted(place_of_it, **overrides):
+        found = evaluate(tmp_path / "run", out=tmp_path / place_of_it, overrides=overrides)
+        return found, (tmp_path / place_of_it / "predictions.jsonl").read_text()
+
+    again, text = predicted("again")
+    assert again["metrics"] == metrics["test"]
+    assert (again["seed"], again["generation"]["temperature"]) == (4, 1.5)
+    assert text == (tmp_path / "run" / "predictions.jsonl").read_text()
+    assert predicted("other", seed=5)[1] != text
+    coldest = predicted("coldest", **{"generation.top_k": 1})[1]
+    greedy = {"do_sample": False}
+    assert predicted("greedy", generation=greedy)[1] == coldest != text
+    with pytest.raises(UserError, match=r"train\.epochs changes nothing in an evaluation"):
+        evaluate(tmp_path / "run", overrides={"train.epochs": 2})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"generation.temperature": 0, "generation.do_sample": True}, "temperature"),
+        ({"generation.top_p": 1.5, "generation.do_sample": True}, "top_p"),
+        ({"generation.top_k": 0, "generation.do_sample": True}, "top_k"),
+        ({"generation.temperature": 0.7}, "temperature=0.7 has no effect without do_sample=true"),
+        ({"generation.top": 3}, "top"),
+        ({"temperature": 0.7}, "write generation.temperature=0.7"),
+    ],
+)
+def test_generation_options_are_checked(wrong, told, place):
+    with pytest.raises(UserError, match=told):
+        recipe(place, overrides=wrong)
+
+
 def test_in_context_learning_is_a_run_as_any_other(place, base, tmp_path):
     asked = recipe(place, {"name": "frozen", "shots": 2}, seed=3)
     metrics = run(asked, tmp_path / "run", base=base)
@@ -165,7 +212,7 @@ def test_in_context_learning_is_a_run_as_any_other(place, base, tmp_path):
     assert not (tmp_path / "run" / "adapter").exists()
     found = evaluate(tmp_path / "run")
     assert (found["shots"], found["seed"], found["metrics"]) == (2, 3, metrics["test"])
-    bare = evaluate(model=asked.model, data=asked.data.path, shots=2, seed=3)
+    bare = evaluate(model=asked.model, data=asked.data.path, shots=2, overrides={"seed": 3})
     assert bare["metrics"] == metrics["test"]
 
 
@@ -173,8 +220,7 @@ def test_in_context_learning_is_a_run_as_any_other(place, base, tmp_path):
 @pytest.mark.parametrize("data", ["reviews.csv", "pairs.jsonl"])
 def test_packing_off_reaches_every_forward_of_a_run(data, place, base, tmp_path):
     """Training, dev, test and retention: with it packed attention acts, without it nowhere, and the scores agree."""
-    rows = "".join(json.dumps({"prompt": f"count {i}:", "completion": f" the {i} boat"}) + "\n" for i in range(30))
-    (place / "pairs.jsonl").write_text(rows)
+    write_answers(place / "pairs.jsonl")
     metrics, acting = {}, {}
     for packing in (True, False):
         seen = acting[packing] = set()

@@ -115,6 +115,18 @@ def test_eval_of_a_bare_base_and_of_an_adapter(run: Path, base: Path, reviews: P
     assert json.loads(bare.out)["metrics"].keys() == json.loads(tuned.out)["metrics"].keys()
 
 
+def test_eval_takes_the_fields_of_a_recipe_that_it_reads(base: Path, pairs: Path) -> None:
+    words = ("eval", "--model", base, "--data", pairs, "dtype=float32")
+    drawn = tunewise(*words, "generation.do_sample=true", "generation.top_k=4", "--seed", "3", "--json")
+    assert drawn.code == 0, drawn.err
+    found = json.loads(drawn.out)
+    assert found["generation"] == {"do_sample": True, "temperature": 1.0, "top_k": 4, "top_p": 1.0}
+    assert found["seed"] == 3
+    refused = tunewise(*words, "generation.top_k=4")
+    assert refused.code == 2
+    assert "top_k=4 has no effect without do_sample=true" in refused.err
+
+
 def test_adapter_check_show_and_merge(run: Path, tmp_path: Path) -> None:
     found = tunewise("adapter", "check", run, run / "adapter", "--json")
     assert found.code == 0, found.err

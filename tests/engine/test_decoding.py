@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from tests.bases import DECODERS, VOCABULARY, build
 from tests.rows import random_rows
@@ -120,6 +120,20 @@ def test_sampling_follows_the_probabilities_inside_the_nucleus():
         assert [share == 0 for share in drawn.tolist()] == [share == 0 for share in expected]
 
 
+@pytest.mark.parametrize("cut", [{}, {"top_k": 5}, {"top_p": 0.7}, {"top_k": 5, "top_p": 0.7}])
+def test_what_may_be_drawn_is_cut_as_transformers_cuts_it(cut):
+    logits = torch.randn(1, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    drawn = Sampling(temperature=1.5, seed=4, **cut).chooser()(logits.expand(20000, -1), range(20000))
+    expected = TemperatureLogitsWarper(1.5)(None, logits)
+    if "top_k" in cut:
+        expected = TopKLogitsWarper(cut["top_k"])(None, expected)
+    if "top_p" in cut:
+        expected = TopPLogitsWarper(cut["top_p"])(None, expected)
+    shares = drawn.bincount(minlength=12) / 20000
+    torch.testing.assert_close(shares.double(), expected.softmax(-1)[0], atol=0.012, rtol=0)
+    assert torch.equal(shares > 0, expected[0].isfinite())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_sample_does_not_depend_on_its_batch(tokenizer, dtype):
     model = build("llama", dtype)
@@ -133,7 +147,7 @@ def test_a_sample_does_not_depend_on_its_batch(tokenizer, dtype):
     assert decode(model, tokenizer, PROMPTS, cold) == greedy(model, tokenizer, PROMPTS, 8)
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": 0}])
 def test_sampling_refuses_what_is_no_distribution(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         Sampling(**wrong)

@@ -28,6 +28,11 @@ def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     return recipe, overrides
 
 
+def assigned(assignments: Sequence[str]) -> dict[str, Any]:
+    """Dotted field -> value, of words such as train.learning_rate=2e-4."""
+    return {word.partition("=")[0]: override({}, ["value=" + word.partition("=")[2]])["value"] for word in assignments}
+
+
 def method_of(word: str) -> tuple[str, dict[str, Any]]:
     """Label and fields of a method written in one word: lora, or lora:rank=4:alpha=8."""
     name, *assignments = word.strip().split(":")

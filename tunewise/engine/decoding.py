@@ -27,21 +27,25 @@ REFILL = 4
 
 @dataclass(frozen=True)
 class Sampling:
-    """Tokens drawn from softmax(logits / temperature), cut to the most probable ones that together hold `top_p`.
+    """Tokens drawn from softmax(logits / temperature), cut to the `top_k` most probable ones, and of those to the most
+    probable ones that together hold `top_p` of them.
 
-    Holtzman et al. 2020, arXiv:1904.09751, section 3.1. Each prompt draws from a generator of its own, made of the seed
+    Holtzman et al. 2020, arXiv:1904.09751, section 3. Each prompt draws from a generator of its own, made of the seed
     and its number, so that its answer does not depend on what it is batched with.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise UserError(f"temperature is {self.temperature}", "set it above 0, or decode greedily")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}", "set it above 0 and to 1 at most")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top_k is {self.top_k}", "set it to 1 at least, or leave it out")
 
     def chooser(self) -> Choose:
         """What draws the tokens of one round of prompts."""
@@ -50,6 +54,9 @@ class Sampling:
         def choose(logits: Tensor, prompts: Sequence[int]) -> Tensor:
             drawn = [generators.setdefault(i, random.Random(f"sample {self.seed} {i}")).random() for i in prompts]
             probabilities, ids = (wide(logits) / self.temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+            if self.top_k is not None:
+                probabilities = probabilities[:, : self.top_k]
+                probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
             within = probabilities.cumsum(dim=-1) - probabilities < self.top_p
             upto = torch.where(within, probabilities, 0.0).cumsum(dim=-1)
             points = torch.tensor(drawn, dtype=upto.dtype, device=upto.device)[:, None] * upto[:, -1:]

@@ -284,7 +284,7 @@ class Run:
         return self._answer(self.dev)
 
     def _answer(self, questions: Questions | LabelledRows) -> Evaluation:
-        asking = Asking(packing=self.recipe.train.packing)
+        asking = Asking(self.recipe.train.packing, self.recipe.generation.sampling(self.recipe.seed))
         return answer(self.base, questions, prefix_ids=self.tuned.prefix_ids, asking=asking, trunk=self.route.trunk)
 
     def _retention(self) -> dict[str, float] | None:
