@@ -153,6 +153,17 @@ def test_compare_and_report(base: Path, reviews: Path, tmp_path: Path) -> None:
     assert "<h1>Two ways</h1>" in (tmp_path / "page.html").read_text("utf-8")
 
 
+def test_compare_tells_which_runs_diverged(base: Path, reviews: Path, tmp_path: Path) -> None:
+    words = ("--methods", "frozen,lora", "--seeds", "0", "--out", tmp_path, *QUICK, "train.learning_rate=1e38")
+    found = tunewise("compare", "--model", base, "--data", reviews, *words)
+    assert found.code == 3
+    assert "Take frozen" in found.out
+    assert "lora (1 of 1 lost)" in found.out
+    assert "lora: 1 of 1 seeds diverged; the first: the loss is not finite at step 2 of 3" in found.out
+    assert "lora seed 0" in found.err
+    assert "diverged: " in found.err
+
+
 def test_the_demo_from_end_to_end(base: Path, tmp_path: Path) -> None:
     found = tunewise("demo", "--model", base, "--seeds", "0", "--steps", "1", "--out", tmp_path)
     assert found.code == 0, found.err

@@ -5,7 +5,7 @@ import torch
 
 from tests import bases
 from tunewise.methods import parse_method
-from tunewise.training.sharing import FILLS_CPU, LARGEST, Demand, demand, share
+from tunewise.training.sharing import FILLS_CPU, LARGEST, Demand, demand, share, threads_of
 
 
 @pytest.fixture
@@ -53,6 +53,15 @@ def test_small_runs_of_one_depth_share(model):
     assert found.reasons[0].startswith(f"3 runs in one batch of {1.2 * fills:.0f} tokens")
     assert found.reasons[5].startswith("one by one: no other run reaches down to layer 2")
     assert found.reasons[6].startswith("one by one: 90% of the base's weights are its own")
+
+
+def test_several_workers_have_a_group_each(model):
+    fills = 1.01 * model.tokens_that_fill * threads_of(2) / torch.get_num_threads()
+    small = [Demand(0.1 * fills, 0, 0.0)] * 6
+    assert [len(group) for group in share(small, model).groups] == [6]
+    assert [len(group) for group in share(small, model, workers=2).groups] == [3, 3]
+    assert share(small[:2], model, workers=2).groups == ()
+    assert share([Demand(fills, 0, 0.0)] * 4, model, workers=2).groups == ()
 
 
 def test_a_group_is_no_larger_than_pays_and_groups_are_alike(model):

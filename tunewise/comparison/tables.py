@@ -15,12 +15,21 @@ def rows_of(arms: Mapping[str, Sequence[Path]]) -> list[dict[str, Any]]:
     """One row for each arm (label -> its metrics.json files): quality and forgetting as intervals, costs as means.
 
     peak_bytes is the largest of the seeds. An interval is {"mean", "half_width", "n"}; the half width of a single
-    value is None, as nothing is known of it.
+    value is None, as nothing is known of it. Of an arm without files nothing is known but its label.
     """
     return [_row(label, [_read(path) for path in paths]) for label, paths in arms.items()]
 
 
 def _row(label: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if not runs:
+        return {
+            "arm": label,
+            "method": None,
+            "test": {},
+            "forgetting": None,
+            **dict.fromkeys(COSTS),
+            "failed_proofs": [],
+        }
     changes = [run["retention"]["change"] for run in runs if run.get("retention")]
     costs = {name: sum(run[name] for run in runs) / len(runs) for name in COSTS}
     costs["peak_bytes"] = max(run["peak_bytes"] for run in runs)

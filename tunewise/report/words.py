@@ -71,7 +71,7 @@ def duration(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which arm to take, and why. Every arm but the best stands in one of the three groups.
+    """Which arm to take, and why. Every arm but the best stands in one of the three groups, or lost some of its seeds.
 
     equals: within the margin of the best mean and not told apart from it. open: further off, but the seeds scatter
     too widely for a test to tell. worse: told apart by Welch's t.
@@ -90,9 +90,11 @@ def verdict(arms: Sequence[Arm]) -> Verdict:
     """The cheapest arm that is as good as the best one: within the margin of its mean, and not told apart by Welch's t.
 
     The margin matters because few seeds tell little apart: an arm whose seeds scatter widely is not as good for that.
+    An arm of which seeds diverged is taken only where there is no other.
     """
-    best = best_of(arms)
-    others = [arm for arm in arms if arm is not best]
+    reliable = [arm for arm in arms if not arm.n_diverged] or arms
+    best = best_of(reliable)
+    others = [arm for arm in reliable if arm is not best]
     level = ALPHA / max(1, len(others))
     margin = MARGIN * abs(best.quality.mean) / 100 if best.metric in LOWER_IS_BETTER else MARGIN
     worse = tuple(arm for arm in others if _differs(best, arm, level))
