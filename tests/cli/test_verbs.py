@@ -46,6 +46,19 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_a_typing_error_in_a_path_is_told_before_torch_is_imported() -> None:
+    words = ["train", "--data", "nothing-there.csv"]
+    for verb in (words, ["compare", *words[1:]], ["eval", "--model", "tiny", *words[1:]]):
+        code = (
+            f"import sys; sys.argv = ['tunewise', *{verb}]\nfrom tunewise.cli import main\ntry: main()\n"
+            "finally: print([m for m in ('torch', 'transformers', 'scipy', 'numpy') if m in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "no such file: nothing-there.csv" in done.stderr
+        assert done.stdout == "[]\n"
+
+
 def test_every_verb_has_help() -> None:
     names = [*VERBS, *(f"adapter {name}" for name in ("check", "merge", "show", "combine", "diff"))]
     assert len(names) >= 8

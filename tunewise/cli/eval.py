@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from tunewise.cli.console import AsJson, Data, Model, Out, print_json, results
-from tunewise.cli.recipes import assigned, split_words
 from tunewise.errors import UserError
 
 
@@ -30,9 +29,14 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a run or an adapter, or with --model alone a base as it is."""
+    from tunewise.cli.recipes import assigned, split_words
+    from tunewise.data.task import find
+
     target, assignments = split_words(words or [])
     if target is None and model is None:
         raise UserError("nothing to evaluate", "give a run or adapter folder, or --model tiny --data tiny:sentiment")
+    if data is not None:
+        find(data)
 
     from tunewise.run import evaluate as evaluate_run
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewise.config import override, read_yaml
+from tunewise.data.task import find
 from tunewise.errors import UserError
 
 DEFAULTS = {"model": "tiny", "method": {"name": "lora"}, "seed": 0}
@@ -66,4 +67,6 @@ def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:
         raise UserError(
             "no data given", "add --data FILE (csv, tsv, json, jsonl), or --data tiny:sentiment to try it out"
         )
+    if isinstance(recipe["data"], dict) and isinstance(path := recipe["data"].get("path"), str):
+        find(path)  # a typing error is told before torch is imported
     return recipe
