@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from tests import bases
+from tunewise.engine.trunk import read_trunk
 from tunewise.methods import parse_method
+from tunewise.methods.attach import attach
 from tunewise.training.sharing import FILLS_CPU, LARGEST, Demand, demand, share, threads_of
 
 
@@ -36,6 +38,27 @@ def test_how_deep_the_backward_goes(model, method, lowest, own_share):
     assert found.tokens == 100.0
     assert own_share is None or found.own_share == own_share
     assert 0 <= found.own_share <= 1
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert_classes"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "lora",
+        {"name": "lora", "layers": [-1]},
+        {"name": "top_layers", "layers": 1},
+        "head",
+        {"name": "bottleneck", "bottleneck": 4, "layers": [-1]},
+        {"name": "prompt_tuning", "virtual_tokens": 3},
+    ],
+)
+def test_the_lowest_layer_is_where_the_trunk_ends(family, method):
+    """What the plan tells from names alone, against what a forward of the attached model shows."""
+    model = bases.build(family, torch.float32)
+    found = demand(model, parse_method(method), 100.0)
+    tuned = attach(model, parse_method(method))
+    trunk, reason = read_trunk(tuned, lambda: model(input_ids=torch.tensor([[5, 6, 7]])))
+    assert found.lowest == (trunk.n_layers if trunk else 0), reason
 
 
 def test_runs_that_fill_the_machine_go_one_by_one(model):

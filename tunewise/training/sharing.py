@@ -62,9 +62,9 @@ def demand(model: PreTrainedModel, method: Method, tokens: float) -> Demand:
 
 def _of_parameter(anatomy: Anatomy, name: str) -> int:
     """The layer that holds it; 0 for what stands before the layers, their number for what stands behind them."""
-    for number, path in enumerate(anatomy.layers):
-        if name.startswith(f"{path}."):
-            return number
+    inside = anatomy.layer_of(name)
+    if inside is not None:
+        return inside
     last = max(i for i, each in enumerate(anatomy.parameters) if each.startswith(f"{anatomy.layers[-1]}."))
     return anatomy.n_layers if anatomy.parameters.index(name) > last else 0
 
