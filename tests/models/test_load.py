@@ -1,5 +1,6 @@
 """Loading a base, and the error for every folder or name that is none."""
 
+import shutil
 import socket
 from threading import Thread
 
@@ -76,6 +77,21 @@ def test_what_is_no_model_is_named(name, message, hint):
     with pytest.raises(UserError, match=message) as caught:
         load_base(name)
     assert hint in caught.value.hint
+
+
+def test_the_softmax_of_gemma2_in_float64_is_warned_of(tmp_path, folder, caplog):
+    """Two facts of transformers behind the warning: when this fails, it may go."""
+    padding = {"input_ids": torch.tensor([[0, 0, 5, 6]]), "attention_mask": torch.tensor([[0, 0, 1, 1]])}
+    for dtype, is_lost in ((torch.float64, True), (torch.float32, False)):
+        model = bases.build("gemma2", dtype)
+        assert model.config._attn_implementation == "eager"
+        assert model(**padding).logits[0, -1].isnan().any() == is_lost
+    model.save_pretrained(tmp_path / "gemma2")
+    shutil.copy(folder / "tokenizer.json", tmp_path / "gemma2")
+    shutil.copy(folder / "tokenizer_config.json", tmp_path / "gemma2")
+    for dtype, n_told in (("float32", 0), ("float64", 1)):
+        load_base(str(tmp_path / "gemma2"), dtype)
+        assert sum("padded rows come out as NaN" in message for message in caplog.messages) == n_told
 
 
 def test_a_hub_that_does_not_answer_is_tried_once(monkeypatch):

@@ -105,6 +105,12 @@ def load_base(
     options = {"config": config, "dtype": chosen, "ignore_mismatched_sizes": head.kind != "lm" and not same_size}
     model, absent = _read_model(name, auto_class, {**options, **storage})
     keep_layout(model)
+    if model.dtype == torch.float64 and model.config._attn_implementation == "eager":
+        logger.warning(
+            "%s in float64: padded rows come out as NaN, as transformers takes the softmax of attention in float32, "
+            "where a float64 mask is infinite; dtype=float32 has no such trouble",
+            name,
+        )
     (model if storage else model.to(where)).eval()
     anatomy = read_anatomy(model)
     new_parameters = tuple(name for name in anatomy.task_head if name in absent or not same_labels)
