@@ -13,6 +13,7 @@ from tunewise.config import parse, read_yaml
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.objectives import NextToken
 from tunewise.engine.packing import NAME
+from tunewise.engine.trunk_store import store_of
 from tunewise.errors import UserError
 from tunewise.files import verify
 from tunewise.methods import METHODS
@@ -161,6 +162,21 @@ def test_the_base_is_as_it_was_and_serves_the_next_run(place, base, tmp_path):
         assert "reloads_to_the_same_logits" not in metrics["proofs"]
         assert checksums(base.model) == before
     assert metrics["proofs_left_out"].keys() == {"fold_equals_attached"}
+
+
+@pytest.mark.parametrize("method", ["head", {"name": "top_layers", "layers": 1}], ids=["head", "top_layers"])
+def test_a_live_trunk_is_live_in_evaluations_too(method, place, tmp_path):
+    """Nothing is kept of training rows, options or documents, and all comes out as it does from what is kept."""
+    base, metrics, kept = load_base(str(place / "base"), "float32"), {}, {}
+    for how in ("live", "auto"):
+        asked = recipe(place, method, {"train.trunk": how}, retention=str(place / "texts.jsonl"))
+        metrics[how] = run(asked, tmp_path / how, base=base, prove=False)
+        kept[how] = sum(store_of(base.model).used_bytes())
+    assert kept["live"] == 0 < kept["auto"]
+    assert metrics["auto"]["trunk"]["cached"]
+    for name in ("test", "dev", "retention"):
+        assert metrics["live"][name] == pytest.approx(metrics["auto"][name], abs=1e-4)
+    assert abs(metrics["live"]["retention"]["change"]) > 1e-3
 
 
 def test_answers_are_drawn_where_the_recipe_says_so(place, base, tmp_path):

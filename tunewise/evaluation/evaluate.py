@@ -22,7 +22,7 @@ from tunewise.engine.backend import chosen
 from tunewise.engine.batches import plain
 from tunewise.engine.decoding import Decoding, Sampling, decode
 from tunewise.engine.objectives import encode_rows, objective_for
-from tunewise.engine.scoring import option_log_probabilities, sequence_losses
+from tunewise.engine.scoring import losses_from_trunk, option_log_probabilities, sequence_losses
 from tunewise.engine.trunk import Trunk
 from tunewise.engine.writing import write, written_log_probabilities
 from tunewise.errors import UserError
@@ -124,11 +124,14 @@ def answer(
 ) -> Evaluation:
     """What `base`, which must be in evaluation mode, makes of questions from `prepare`.
 
-    `trunk` is what is frozen of it: a classifier's rows run through it once, however often they are asked.
+    `trunk` is what is frozen of it: a classifier's rows, and options where nothing but the head is live, run through it
+    once, however often they are asked.
     """
     if isinstance(questions, LabelledRows):
         rows, loss = answers_by_head(base, questions, prefix_ids, batch_size, trunk)
         return _evaluation(questions.task, rows, loss, n_truncated=sum(row.truncated for row in questions.rows))
+    if questions.task.kind == "classification" and trunk is not None and trunk.live == "head":
+        return _classified(questions, _from_trunk(base, questions, trunk, batch_size, asking.packing))
     carry_out = {"classification": _classify, "generation": _generate, "language_modelling": _model_language}
     return carry_out[questions.task.kind](base, questions, prefix_ids, batch_size, asking)
 
@@ -136,8 +139,20 @@ def answer(
 def _classify(
     base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking
 ) -> Evaluation:
+    found = _log_probabilities(base, questions.prompts, questions.options, prefix_ids, batch_size, asking.packing)
+    return _classified(questions, found)
+
+
+def _from_trunk(base: Base, questions: Questions, trunk: Trunk, batch_size: int, packing: bool) -> list[list[float]]:
+    """For each prompt, the log-probability of each of its options, from what leaves the trunk."""
+    asked = list(zip(questions.prompts, questions.options, strict=True))
+    rows = [plain("", [*prompt, *option], len(option)) for prompt, options in asked for option in options]
+    losses = iter(losses_from_trunk(objective_for(base, packing=packing), trunk, rows, batch_size))
+    return [[-next(losses) for _ in options] for options in questions.options]
+
+
+def _classified(questions: Questions, scores: list[list[float]]) -> Evaluation:
     labels = questions.task.labels
-    scores = _log_probabilities(base, questions.prompts, questions.options, prefix_ids, batch_size, asking.packing)
     rows = []
     for example, values in zip(questions.examples, scores, strict=True):
         chosen = labels[max(range(len(labels)), key=values.__getitem__)]

@@ -299,15 +299,19 @@ class Run:
         documents = [example.text for example in load_task(spec).test]
         context = self.tuned.anatomy.context_length
         longest = None if context is None else context - len(self.tuned.prefix_ids)
-        packing = self.recipe.train.packing
+        packing, trunk = self.recipe.train.packing, self.route.trunk
+        if trunk is not None and 2 * trunk.n_layers < self.base.anatomy.n_layers:
+            trunk = None  # filling it for one look would cost more than the look
         key = (self.base.fingerprint, self.base.dtype, str(self.model.device), longest, packing, tuple(documents))
         if key not in _BASE_RETENTION:
             with self.tuned.disabled():
-                _BASE_RETENTION[key] = retention_loss(self.base, documents, longest=longest, packing=packing)[0]
+                _BASE_RETENTION[key] = retention_loss(
+                    self.base, documents, longest=longest, packing=packing, trunk=trunk
+                )[0]
         base = tuned = _BASE_RETENTION[key]
         if self.tuned.n_trainable:
             tuned, _ = retention_loss(
-                self.base, documents, prefix_ids=self.tuned.prefix_ids, longest=longest, packing=packing
+                self.base, documents, prefix_ids=self.tuned.prefix_ids, longest=longest, packing=packing, trunk=trunk
             )
         return {"base": base, "tuned": tuned, "change": tuned - base}
 
