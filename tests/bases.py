@@ -131,6 +131,12 @@ _ARCHITECTURES = {"deit_images": ["DeiTForImageClassification"]}  # of the two t
 _CHECKPOINTS = tempfile.TemporaryDirectory()  # gone with this process
 
 
+class Padding:
+    """All that an objective asks of a tokenizer."""
+
+    pad_token_id = 0
+
+
 def shell(family: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The small model of a family as transformers builds it, on whatever device is the default."""
     config = AutoConfig.for_model(family.removesuffix(_variant(family)), **CONFIGS[family])

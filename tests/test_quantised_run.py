@@ -67,6 +67,17 @@ def test_it_is_evaluated_again_on_the_same_base(finished):
         assert found == pytest.approx({name: metrics["test"][name] for name in found}, abs=1e-6)
 
 
+def test_a_bare_base_is_evaluated_in_four_bits(place):
+    asked = recipe(place, method="frozen")
+    measured = run(asked, place / "bare")["test"]
+    overrides = {"dtype": "float32", "quantise": "nf4"}
+    bare = evaluate(model=asked.model, data=asked.data.path, overrides=overrides, out=place / "bare again")
+    assert bare["metrics"] == measured
+    evaluate(model=asked.model, data=asked.data.path, overrides={"dtype": "float32"}, out=place / "whole")
+    texts = [(place / folder / "predictions.jsonl").read_text() for folder in ("bare", "bare again", "whole")]
+    assert texts[0] == texts[1] != texts[2]
+
+
 def test_a_fisher_mask_and_loftq_start_from_what_the_base_tells(place, tmp_path):
     for number, method in enumerate([{"name": "sparse", "examples": 4}, {"name": "lora", "init": "loftq"}]):
         metrics = run(recipe(place, method=method), tmp_path / str(number))

@@ -10,7 +10,10 @@ import torch
 
 from tests.small_base import QUICK, write_base, write_reviews
 from tunewise.config import parse, read_yaml
+from tunewise.engine.native.build import library, why_not
 from tunewise.engine.objectives import NextToken
+from tunewise.engine.packing import NAME
+from tunewise.engine.trunk_store import store_of
 from tunewise.errors import UserError
 from tunewise.files import verify
 from tunewise.methods import METHODS
@@ -36,6 +39,11 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def base(place):
     return load_base(str(place / "base"), "float32")
+
+
+def write_answers(path):
+    rows = [{"prompt": f"count {i}:", "completion": f" the {i} boat"} for i in range(30)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def recipe(place, method="lora", overrides=None, **fields):
@@ -156,6 +164,63 @@ def test_the_base_is_as_it_was_and_serves_the_next_run(place, base, tmp_path):
     assert metrics["proofs_left_out"].keys() == {"fold_equals_attached"}
 
 
+@pytest.mark.parametrize("method", ["head", {"name": "top_layers", "layers": 1}], ids=["head", "top_layers"])
+def test_a_live_trunk_is_live_in_evaluations_too(method, place, tmp_path):
+    """Nothing is kept of training rows, options or documents, and all comes out as it does from what is kept."""
+    base, metrics, kept = load_base(str(place / "base"), "float32"), {}, {}
+    for how in ("live", "auto"):
+        asked = recipe(place, method, {"train.trunk": how}, retention=str(place / "texts.jsonl"))
+        metrics[how] = run(asked, tmp_path / how, base=base, prove=False)
+        kept[how] = sum(store_of(base.model).used_bytes())
+    assert kept["live"] == 0 < kept["auto"]
+    assert metrics["auto"]["trunk"]["cached"]
+    for name in ("test", "dev", "retention"):
+        assert metrics["live"][name] == pytest.approx(metrics["auto"][name], abs=1e-4)
+    assert abs(metrics["live"]["retention"]["change"]) > 1e-3
+
+
+def test_answers_are_drawn_where_the_recipe_says_so(place, base, tmp_path):
+    """By the run's seed: measured again they are the same, with another seed or the most probable tokens others."""
+    write_answers(place / "drawn.jsonl")
+    drawing = {"generation.do_sample": True, "generation.temperature": 1.5, "generation.top_p": 0.9}
+    asked = recipe(place, overrides=drawing, data=str(place / "drawn.jsonl"), seed=4)
+    metrics = run(asked, tmp_path / "run", base=base, prove=False)
+    assert read_yaml(tmp_path / "run" / "recipe.yaml")["generation"] == {
+        "do_sample": True, "temperature": 1.5, "top_k": None, "top_p": 0.9,
+    }  # fmt: skip
+
+    def predicted(place_of_it, **overrides):
+        found = evaluate(tmp_path / "run", out=tmp_path / place_of_it, overrides=overrides)
+        return found, (tmp_path / place_of_it / "predictions.jsonl").read_text()
+
+    again, text = predicted("again")
+    assert again["metrics"] == metrics["test"]
+    assert (again["seed"], again["generation"]["temperature"]) == (4, 1.5)
+    assert text == (tmp_path / "run" / "predictions.jsonl").read_text()
+    assert predicted("other", seed=5)[1] != text
+    coldest = predicted("coldest", **{"generation.top_k": 1})[1]
+    greedy = {"do_sample": False}
+    assert predicted("greedy", generation=greedy)[1] == coldest != text
+    with pytest.raises(UserError, match=r"train\.epochs changes nothing in an evaluation"):
+        evaluate(tmp_path / "run", overrides={"train.epochs": 2})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"generation.temperature": 0, "generation.do_sample": True}, "temperature"),
+        ({"generation.top_p": 1.5, "generation.do_sample": True}, "top_p"),
+        ({"generation.top_k": 0, "generation.do_sample": True}, "top_k"),
+        ({"generation.temperature": 0.7}, "temperature=0.7 has no effect without do_sample=true"),
+        ({"generation.top": 3}, "top"),
+        ({"temperature": 0.7}, "write generation.temperature=0.7"),
+    ],
+)
+def test_generation_options_are_checked(wrong, told, place):
+    with pytest.raises(UserError, match=told):
+        recipe(place, overrides=wrong)
+
+
 def test_in_context_learning_is_a_run_as_any_other(place, base, tmp_path):
     asked = recipe(place, {"name": "frozen", "shots": 2}, seed=3)
     metrics = run(asked, tmp_path / "run", base=base)
@@ -163,8 +228,31 @@ def test_in_context_learning_is_a_run_as_any_other(place, base, tmp_path):
     assert not (tmp_path / "run" / "adapter").exists()
     found = evaluate(tmp_path / "run")
     assert (found["shots"], found["seed"], found["metrics"]) == (2, 3, metrics["test"])
-    bare = evaluate(model=asked.model, data=asked.data.path, shots=2, seed=3)
+    bare = evaluate(model=asked.model, data=asked.data.path, shots=2, overrides={"seed": 3})
     assert bare["metrics"] == metrics["test"]
+
+
+@pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
+@pytest.mark.parametrize("data", ["reviews.csv", "pairs.jsonl"])
+def test_packing_off_reaches_every_forward_of_a_run(data, place, base, tmp_path):
+    """Training, dev, test and retention: with it packed attention acts, without it nowhere, and the scores agree."""
+    write_answers(place / "pairs.jsonl")
+    metrics, acting = {}, {}
+    for packing in (True, False):
+        seen = acting[packing] = set()
+        hook = base.model.register_forward_pre_hook(
+            lambda model, _, seen=seen: seen.add(model.config._attn_implementation)
+        )
+        fields = {"data": str(place / data), "retention": str(place / "texts.jsonl")}
+        asked = recipe(place, overrides={"train.packing": packing}, **fields)
+        metrics[packing] = run(asked, tmp_path / f"{packing}", base=base, prove=False)
+        hook.remove()
+        again = evaluate(tmp_path / f"{packing}")
+        assert again["metrics"] == metrics[packing]["test"]
+    assert NAME in acting[True]
+    assert acting[False] == {"sdpa"}
+    for name in ("test", "dev", "retention"):
+        assert metrics[True][name] == pytest.approx(metrics[False][name], abs=1e-2)
 
 
 def test_an_interrupted_run_goes_on_to_the_same_end(place, base, tmp_path):

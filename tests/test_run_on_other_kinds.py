@@ -16,8 +16,10 @@ from tests.small_base import (
 )
 from tunewise.data.config import DataConfig
 from tunewise.data.task import load_task
+from tunewise.engine.decoding import Decoding, Sampling
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.objectives import encode_rows, objective_for
+from tunewise.engine.writing import write
 from tunewise.errors import UserError
 from tunewise.methods.store import check_probe, load_adapter, read_card
 from tunewise.models.heads import TaskHead, head_of
@@ -108,6 +110,19 @@ def test_a_run_learns_proves_itself_and_is_reloaded(case, place, tmp_path):
     fresh = load_base(asked.model, "float32", head=TaskHead(head["kind"], tuple(head["labels"])))
     tuned = load_adapter(fresh.model, tmp_path / "run" / "adapter", tokenizer=fresh.tokenizer)
     assert check_probe(tuned, tmp_path / "run" / "adapter")["tuned"] < 1e-5
+
+
+def test_an_encoder_decoder_draws_its_answers_as_decoders_do(place):
+    """By seed and number of the prompt alone, whatever it is batched with; the coldest is the most probable."""
+    base = load_base(str(place / "encoder_decoder"), "float32")
+    prompts = [base.tokenizer(f"count {'on ' * (i % 3)}{i}")["input_ids"] for i in range(6)]
+
+    def written(sampling, batch_size=6):
+        return write(base, prompts, Decoding(5, sampling=sampling), batch_size=batch_size)
+
+    whole = written(Sampling(2.0, seed=3))
+    assert whole == written(Sampling(2.0, seed=3), batch_size=2) != written(Sampling(2.0, seed=4))
+    assert written(Sampling(top_k=1)) == written(None) != whole
 
 
 def test_the_reload_in_a_fresh_process_finds_the_head(place, tmp_path):

@@ -46,6 +46,19 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_a_typing_error_in_a_path_is_told_before_torch_is_imported() -> None:
+    words = ["train", "--data", "nothing-there.csv"]
+    for verb in (words, ["compare", *words[1:]], ["eval", "--model", "tiny", *words[1:]]):
+        code = (
+            f"import sys; sys.argv = ['tunewise', *{verb}]\nfrom tunewise.cli import main\ntry: main()\n"
+            "finally: print([m for m in ('torch', 'transformers', 'scipy', 'numpy') if m in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "no such file: nothing-there.csv" in done.stderr
+        assert done.stdout == "[]\n"
+
+
 def test_every_verb_has_help() -> None:
     names = [*VERBS, *(f"adapter {name}" for name in ("check", "merge", "show", "combine", "diff"))]
     assert len(names) >= 8
@@ -115,6 +128,18 @@ def test_eval_of_a_bare_base_and_of_an_adapter(run: Path, base: Path, reviews: P
     assert json.loads(bare.out)["metrics"].keys() == json.loads(tuned.out)["metrics"].keys()
 
 
+def test_eval_takes_the_fields_of_a_recipe_that_it_reads(base: Path, pairs: Path) -> None:
+    words = ("eval", "--model", base, "--data", pairs, "dtype=float32")
+    drawn = tunewise(*words, "generation.do_sample=true", "generation.top_k=4", "--seed", "3", "--json")
+    assert drawn.code == 0, drawn.err
+    found = json.loads(drawn.out)
+    assert found["generation"] == {"do_sample": True, "temperature": 1.0, "top_k": 4, "top_p": 1.0}
+    assert found["seed"] == 3
+    refused = tunewise(*words, "generation.top_k=4")
+    assert refused.code == 2
+    assert "top_k=4 has no effect without do_sample=true" in refused.err
+
+
 def test_adapter_check_show_and_merge(run: Path, tmp_path: Path) -> None:
     found = tunewise("adapter", "check", run, run / "adapter", "--json")
     assert found.code == 0, found.err
@@ -139,6 +164,17 @@ def test_compare_and_report(base: Path, reviews: Path, tmp_path: Path) -> None:
     found = tunewise("report", out, "--out", tmp_path / "page.html", "--title", "Two ways")
     assert found.code == 0, found.err
     assert "<h1>Two ways</h1>" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_compare_tells_which_runs_diverged(base: Path, reviews: Path, tmp_path: Path) -> None:
+    words = ("--methods", "frozen,lora", "--seeds", "0", "--out", tmp_path, *QUICK, "train.learning_rate=1e38")
+    found = tunewise("compare", "--model", base, "--data", reviews, *words)
+    assert found.code == 3
+    assert "Take frozen" in found.out
+    assert "lora (1 of 1 lost)" in found.out
+    assert "lora: 1 of 1 seeds diverged; the first: the loss is not finite at step 2 of 3" in found.out
+    assert "lora seed 0" in found.err
+    assert "diverged: " in found.err
 
 
 def test_the_demo_from_end_to_end(base: Path, tmp_path: Path) -> None:

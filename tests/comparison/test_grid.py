@@ -195,7 +195,7 @@ def test_one_seed_has_a_mean_and_no_interval(tmp_path):
         "proofs": {"has_an_effect": {"passed": False}, "base_unchanged": {"passed": True}},
     }  # fmt: skip
     (tmp_path / "metrics.json").write_text(json.dumps(content))
-    (row,) = rows_of({"lora": [tmp_path / "metrics.json"]})
+    (row,) = rows_of({"lora": [tmp_path]})
     assert row["test"]["accuracy"] == {"mean": 80.0, "half_width": None, "n": 1}
     assert row["forgetting"]["mean"] == 0.25
     assert row["failed_proofs"] == ["has_an_effect"]
@@ -214,6 +214,55 @@ def test_workers_side_by_side_find_what_one_process_finds(compared, tmp_path):
     assert [row["test"] for row in again["rows"]] == [row["test"] for row in found["rows"][:2]]
     assert sorted(watcher.told[::2]) == ["2-shot seed 0", "2-shot seed 1", "lora seed 0", "lora seed 1"]
     assert [row["failed_proofs"] for row in again["rows"]] == [[], []]
+    lanes = {path: json.loads(path.read_text())["lanes"] for path in tmp_path.rglob("metrics.json")}
+    assert set(lanes.values()) == {1}, "each of the two workers has a run of the two"
+
+
+@pytest.mark.usefixtures("without_a_fresh_process")
+def test_a_worker_takes_runs_that_share_a_batch(compared, tmp_path):
+    """Two groups of three, of each of which one diverges."""
+    root, found, _, _ = compared
+    recipe = read_yaml(next(root.rglob("lora-*/seed0/recipe.yaml")))
+    slow, hot = ({"method": "lora", "train": {"learning_rate": rate, "steps": 3}} for rate in (1e-4, 1e38))
+    again = compare(
+        recipe["data"], model=recipe["model"], methods={"hot": hot, "lora": {"method": "lora"}, "lora, slow": slow},
+        seeds=(0, 1), out=tmp_path, workers=2,
+        overrides={"train.batch_size": 8, "dtype": "float32"},
+    )  # fmt: skip
+    lanes = [json.loads(path.read_text())["lanes"] for path in tmp_path.rglob("metrics.json")]
+    assert lanes == [3, 3, 3, 3]
+    assert [[each["seed"] for each in arm["failed"]] for arm in again["arms"]] == [[0, 1], [], []]
+    assert [row["test"] for row in again["rows"]] == [{}, *(row["test"] for row in found["rows"][1:])]
+    assert [row["failed_proofs"] for row in again["rows"]] == [[], [], []]
+
+
+@pytest.mark.usefixtures("without_a_fresh_process")
+@pytest.mark.parametrize("how", [{}, {"train.lanes": False}], ids=["lanes", "one by one"])
+def test_runs_that_diverge_are_named_and_the_others_go_on(how, compared, tmp_path):
+    root, found, _, _ = compared
+    recipe = read_yaml(next(root.rglob("lora-*/seed0/recipe.yaml")))
+    watcher, hot = Followed(), {"method": "lora", "train": {"learning_rate": 1e38, "steps": 4}}
+    arms = {"hot": hot, "lora": {"method": "lora"}}
+    quick = {"train.batch_size": 8, "dtype": "float32", "retention": None}
+    again = compare(
+        recipe["data"], model=recipe["model"], methods=arms, seeds=(0, 1), out=tmp_path, overrides=quick | how,
+        progress=watcher,
+    )  # fmt: skip
+    lost, lora = again["arms"]
+    assert (lost["seeds"], lora["seeds"], lora["failed"]) == ([], [0, 1], [])
+    assert [each["seed"] for each in lost["failed"]] == [0, 1]
+    assert all("is not finite at step 2 of 4" in each["reason"] for each in lost["failed"])
+    assert again["rows"][0]["test"] == {}
+    assert again["rows"][1]["test"] == found["rows"][1]["test"]
+    assert again["rows"][1]["failed_proofs"] == []
+    told = dict(zip(watcher.told[::2], watcher.told[1::2], strict=True))
+    assert told["hot seed 1"].startswith("diverged: ")
+    assert told["lora seed 1"].startswith("accuracy ")
+    assert json.loads((tmp_path / "comparison.json").read_text()) == again
+    with pytest.raises(UserError, match="every run diverged; hot seed 0: the "):
+        compare(
+            recipe["data"], model=recipe["model"], methods={"hot": hot}, seeds=(0,), out=tmp_path / "x", overrides=quick
+        )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

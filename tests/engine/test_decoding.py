@@ -6,12 +6,12 @@ from collections import Counter
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from tests.bases import DECODERS, VOCABULARY, build
 from tests.rows import random_rows
 from tests.tuned import moved
-from tunewise.engine.decoding import Sampling, greedy, sampled
+from tunewise.engine.decoding import Decoding, Sampling, decode, greedy
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.packed_reading import why_not_read
 from tunewise.errors import UserError
@@ -120,16 +120,34 @@ def test_sampling_follows_the_probabilities_inside_the_nucleus():
         assert [share == 0 for share in drawn.tolist()] == [share == 0 for share in expected]
 
 
+@pytest.mark.parametrize("cut", [{}, {"top_k": 5}, {"top_p": 0.7}, {"top_k": 5, "top_p": 0.7}])
+def test_what_may_be_drawn_is_cut_as_transformers_cuts_it(cut):
+    logits = torch.randn(1, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    drawn = Sampling(temperature=1.5, seed=4, **cut).chooser()(logits.expand(20000, -1), range(20000))
+    expected = TemperatureLogitsWarper(1.5)(None, logits)
+    if "top_k" in cut:
+        expected = TopKLogitsWarper(cut["top_k"])(None, expected)
+    if "top_p" in cut:
+        expected = TopPLogitsWarper(cut["top_p"])(None, expected)
+    shares = drawn.bincount(minlength=12) / 20000
+    torch.testing.assert_close(shares.double(), expected.softmax(-1)[0], atol=0.012, rtol=0)
+    assert torch.equal(shares > 0, expected[0].isfinite())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_sample_does_not_depend_on_its_batch(tokenizer, dtype):
-    model, sampling = build("llama", dtype), Sampling(temperature=2.0, seed=5)
-    whole = sampled(model, tokenizer, PROMPTS, 8, sampling, batch_size=7)
-    assert whole == sampled(model, tokenizer, PROMPTS, 8, sampling, batch_size=2)
-    assert whole != sampled(model, tokenizer, PROMPTS, 8, Sampling(temperature=2.0, seed=6), batch_size=7)
-    assert sampled(model, tokenizer, PROMPTS, 8, Sampling(temperature=1e-4)) == greedy(model, tokenizer, PROMPTS, 8)
+    model = build("llama", dtype)
+    how, other, cold = (
+        Decoding(8, sampling=Sampling(temperature, seed=seed)) for temperature, seed in ((2.0, 5), (2.0, 6), (1e-4, 0))
+    )
+    whole = decode(model, tokenizer, PROMPTS, how, batch_size=7)
+    assert whole == decode(model, tokenizer, PROMPTS, how, batch_size=2)
+    assert whole == decode(model, tokenizer, PROMPTS, how, batch_size=2, packing=False)
+    assert whole != decode(model, tokenizer, PROMPTS, other, batch_size=7)
+    assert decode(model, tokenizer, PROMPTS, cold) == greedy(model, tokenizer, PROMPTS, 8)
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": 0}])
 def test_sampling_refuses_what_is_no_distribution(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         Sampling(**wrong)

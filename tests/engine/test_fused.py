@@ -62,7 +62,7 @@ def test_losses_and_gradients_are_those_of_the_model_as_it_is(family, method, mo
     def losses_and_gradients():
         torch.manual_seed(3)
         with packing.packed_attention(tuned.model):
-            losses = packing.label_losses(tuned.model, batch)
+            losses = packing.packed_losses(tuned.model, batch)
             losses.sum().backward()
         found = [losses.detach(), *(tensor.grad.clone() for tensor in tuned.trainable.values())]
         for tensor in tuned.trainable.values():

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from tests import bases
-from tests.engine.test_packed_classifier import Padding
 from tunewise.data.encode import Encoded
 from tunewise.engine.objectives import Writing
 from tunewise.methods import parse_method
@@ -27,7 +26,7 @@ ROWS = [
 def test_the_loss_of_writing_is_transformers_own(family, dtype, method):
     tuned = attach(bases.build(family, dtype), parse_method(method), seed=1)
     model = tuned.model.train()
-    base = Base(model, Padding(), read_anatomy(model), family, "", dtype)
+    base = Base(model, bases.Padding(), read_anatomy(model), family, "", dtype)
     objective = Writing(base)
     batch = objective.collate(ROWS)
 

@@ -40,12 +40,6 @@ DECODERS = ["llama", "llama_tied", "gpt2", "gemma2", "gpt_neox", "opt"]
 CLASSIFIERS = ["bert_classes", "roberta_classes", "distilbert_classes", "deberta-v2_classes", "llama_classes"]
 
 
-class Padding:
-    """All that an objective asks of a tokenizer."""
-
-    pad_token_id = 0
-
-
 def tuned_model(family, method, dtype=torch.float64, moved=True):
     model = bases.build(family, dtype)
     for module in model.modules():  # gpt2's and opt's defaults drop
@@ -60,7 +54,7 @@ def tuned_model(family, method, dtype=torch.float64, moved=True):
 
 def base_of(tuned, kind="classes"):
     head = TaskHead(kind, ("a", "b", "c"))
-    return Base(tuned.model, Padding(), tuned.anatomy, "", "", tuned.model.dtype, head)
+    return Base(tuned.model, bases.Padding(), tuned.anatomy, "", "", tuned.model.dtype, head)
 
 
 def classified(n=9, tags=False, pairs=False):

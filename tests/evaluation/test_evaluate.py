@@ -8,16 +8,22 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.bytes_tokenizer import VOCABULARY, bytes_tokenizer
-from tunewise.data.encode import encode_answer, encode_prompt
+from tests.tuned import moved
+from tunewise.data.encode import encode_all, encode_answer, encode_prompt
 from tunewise.data.examples import Example, Ledger, Part
 from tunewise.data.task import Task
 from tunewise.data.template import Template
+from tunewise.engine.from_trunk import route_for
 from tunewise.engine.native.build import library, why_not
+from tunewise.engine.objectives import objective_for
 from tunewise.engine.packed_reading import why_not_read
 from tunewise.errors import UserError
-from tunewise.evaluation.evaluate import evaluate_task
+from tunewise.evaluation.evaluate import answer as answered
+from tunewise.evaluation.evaluate import evaluate_task, prepare
 from tunewise.evaluation.questions import ask, stop_text
 from tunewise.evaluation.retention import retention_loss
+from tunewise.methods import parse_method
+from tunewise.methods.attach import attach
 from tunewise.models.anatomy import read_anatomy
 from tunewise.models.load import Base
 
@@ -201,6 +207,44 @@ def test_documents_are_scored_in_nats_per_token():
     assert found.metrics["loss"] == total == pytest.approx(mean, abs=1e-6)
     shortened, _ = retention_loss(as_base(model), texts, longest=3)
     assert shortened == retention_loss(as_base(base(context=3)), texts)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("method", ["head", {"name": "top_layers", "layers": 1}], ids=["head", "top_layers"])
+@pytest.mark.parametrize("labels", [("good", "bad"), ("positive", "kitchen water")], ids=["one token", "several"])
+def test_options_and_documents_are_the_same_from_the_trunk_and_run_through_it_once(labels, method, dtype):
+    """With and without, padded in float64 and packed in float32; the frozen layer is not called a second time."""
+    model, asked = base().to(dtype), task(labels=labels, metrics=("accuracy", "loss"))
+    whole = as_base(model)
+    tuned = moved(attach(model, parse_method(method), seed=1))
+    rows = encode_all(asked.train, TOKENIZER, 96)[0]
+    trunk = route_for(tuned, objective_for(whole, packing=True), rows).trunk
+    assert trunk is not None
+    tuned.model.eval()
+    questions = prepare(whole, asked, asked.test)
+    texts = ["the soup was good", "t", "", "the kitchen water was cold and the boat was bad"]
+    close = {"rel": 0, "abs": 1e-9 if dtype == torch.float64 else 1e-4}
+    plain, (_, losses) = answered(whole, questions), retention_loss(whole, texts)
+    below = []
+    model.model.layers[0].mlp.register_forward_hook(lambda *_: below.append(1))
+    objective_for(whole, packing=True)
+    n_trial = len(below)  # of whether rows can be packed, each time anew
+    for is_again in (False, True):
+        below.clear()
+        found, (_, told) = answered(whole, questions, trunk=trunk), retention_loss(whole, texts, trunk=trunk)
+        for row, other in zip(found.predictions, plain.predictions, strict=True):
+            assert row["scores"] == pytest.approx(other["scores"], **close)
+        assert found.metrics == pytest.approx(plain.metrics, **close)
+        assert told == pytest.approx(losses, **close)
+        if trunk.live == "head":
+            assert (len(below) == 2 * n_trial) == is_again
+    below.clear()
+    retention_loss(whole, texts, trunk=trunk)
+    assert len(below) == n_trial
+    with tuned.disabled():
+        expected = retention_loss(as_base(base().to(dtype)), texts)[1]
+        assert retention_loss(whole, texts, trunk=trunk)[1] == pytest.approx(expected, **close)
+    assert told != pytest.approx(expected, **close)
 
 
 def test_nothing_to_ask_or_to_show_is_refused():

@@ -1,13 +1,20 @@
 """What every method promises on every kind of model: the protocol of `methods/`, method by family."""
 
-import copy
-
 import pytest
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from tests import bases
+from tests.methods.promises import (
+    IDS,
+    assert_acts_in_bfloat16,
+    assert_checkpointing_changes_no_gradient,
+    assert_detached_is_the_base,
+    assert_generates_as_by_hand,
+    assert_no_other_gradients,
+    assert_off_is_the_base,
+    logits,
+    randomise,
+)
 from tunewise.errors import UserError
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import Tuned, attach, count
@@ -77,7 +84,6 @@ CASES += [(family, "prefix_tuning", {"virtual_tokens": 2, "placement": "decoder"
 REFUSED = [(family, name) for family in bases.CONFIGS for name in VARIANTS if why_not(family, name)]
 BORN_AS_ANOTHER = ("prompt_tuning", "p_tuning", "multitask_prompt", "prefix_tuning", "mam")
 TRAINED_CASES = [case for case in CASES if case[1] != "frozen"]
-IDS = torch.tensor([[5, 9, 33, 20, 7, 41, 3], [8, 8, 60, 12, 50, 6, 11]])
 
 
 def identify(case: tuple[str, str, dict]) -> str:
@@ -97,16 +103,6 @@ def attached(case: tuple[str, str, dict], dtype: torch.dtype = torch.float64) ->
     return attach(bases.build(case[0], dtype), method_of(case))
 
 
-def logits(model: PreTrainedModel, prefix: tuple[int, ...] = ()) -> Tensor:
-    """What the model says of IDS, with virtual tokens before them where there are any."""
-    with torch.no_grad():
-        return bases.logits(model, IDS, prefix)
-
-
-def with_prefix(prefix: tuple[int, ...]) -> Tensor:
-    return torch.cat([torch.tensor([list(prefix)] * len(IDS), dtype=torch.long), IDS], dim=1)
-
-
 def foldable(tuned: Tuned) -> bool:
     """Whether the method changes weights alone, as its deltas' own `fold` tells, and no tied matrix."""
     folds = [type(delta).fold is not Delta.fold for delta in tuned.deltas.values()]
@@ -118,14 +114,6 @@ def _adds_a_bias(tuned: Tuned) -> bool:
     """Whether a bias stands where the base has none to fold it into."""
     added = [name for name, delta in tuned.deltas.items() if isinstance(delta, AddedBias)]
     return any(not tuned.site(name).has_bias for name in added)
-
-
-def randomise(tuned: Tuned) -> None:
-    """Move every trained tensor, so that the method has an effect."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in tuned.trainable.values():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
 
 
 def test_every_method_of_the_registry_has_cases_here():
@@ -166,15 +154,7 @@ def test_born_as_the_base_and_off_is_the_base_bit_for_bit(case):
         # what begins as a part of the weight and is taken off again leaves rounding
         tolerance = 1e-10 if case[2].get("init") == "pissa" else 0.0
         torch.testing.assert_close(logits(tuned.model), base, rtol=0, atol=tolerance)
-    randomise(tuned)
-    changed = logits(tuned.model, tuned.prefix_ids)
-    if case[1] != "frozen":
-        assert (changed - base).abs().max() > 1e-6
-    tuned.off()
-    assert tuned.prefix_ids == ()
-    assert torch.equal(logits(tuned.model), base)
-    tuned.on()
-    assert torch.equal(logits(tuned.model, tuned.prefix_ids), changed)
+    assert_off_is_the_base(tuned, base, least_effect=1e-6)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "virtual_tokens" not in case[2]], ids=identify)
@@ -203,13 +183,9 @@ def test_exactly_the_declared_tensors_get_gradients(case):
         assert not loss.requires_grad
         return
     loss.backward()
-    declared = set(map(id, tuned.trainable.values()))
     for name, parameter in tuned.trainable.items():
         assert parameter.grad is not None or name.endswith("mask_token"), name  # it stands for what pretraining hides
-    for name, parameter in tuned.model.named_parameters():
-        if id(parameter) not in declared:
-            assert parameter.grad is None, name
-            assert not parameter.requires_grad, name
+    assert_no_other_gradients(tuned)
 
 
 @over_cases
@@ -279,19 +255,7 @@ def test_folded_in_place_acts_without_hooks_and_is_unfolded_bit_for_bit(case):
 
 @over_cases
 def test_detached_is_the_base_bit_for_bit(case):
-    model = bases.build(case[0])
-    reference = copy.deepcopy(model)
-    tuned = attach(model, method_of(case))
-    randomise(tuned)
-    as_tuned = logits(model, tuned.prefix_ids)
-    assert tuned.detach() is model
-    for name, value in reference.state_dict().items():
-        assert torch.equal(model.state_dict()[name], value), name
-    assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in reference.parameters()]
-    assert torch.equal(logits(model), logits(reference))
-    tuned.reattach()
-    assert torch.equal(logits(model, tuned.prefix_ids), as_tuned)
-    tuned.detach()
+    assert_detached_is_the_base(bases.build(case[0]), method_of(case))
 
 
 @over_cases
@@ -312,18 +276,7 @@ def test_a_first_method_leaves_nothing_behind_for_a_second(case):
 
 @over_trained_cases
 def test_gradient_checkpointing_changes_no_gradient(case):
-    gradients = []
-    for checkpointing in (False, True):
-        tuned = attached(case)
-        randomise(tuned)
-        if checkpointing:
-            tuned.model.gradient_checkpointing_enable({"use_reentrant": False})
-        tuned.model.train()
-        torch.manual_seed(0)
-        bases.logits(tuned.model, IDS, tuned.prefix_ids).square().mean().backward()
-        gradients.append({name: p.grad for name, p in tuned.trainable.items() if p.grad is not None})
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-9, atol=1e-12)
+    assert_checkpointing_changes_no_gradient(lambda: attached(case), rtol=1e-9, atol=1e-12)
 
 
 @over_trained_cases
@@ -355,29 +308,12 @@ def test_learns_eight_examples_by_heart(case):
 
 @pytest.mark.parametrize("case", [case for case in CASES if ANATOMIES[case[0]].head], ids=identify)
 def test_generate_runs_and_equals_greedy_by_hand(case):
-    tuned = attached(case, torch.float32)
-    randomise(tuned)
-    start = with_prefix(tuned.prefix_ids)[:1]
-    generated = tuned.model.generate(
-        start, attention_mask=torch.ones_like(start), max_new_tokens=4, do_sample=False, eos_token_id=None
-    )
-    writes_anew = tuned.model.config.is_encoder_decoder
-    by_hand = torch.tensor([[tuned.model.generation_config.decoder_start_token_id]]) if writes_anew else start
-    for _ in range(4):
-        entered = {"input_ids": start, "decoder_input_ids": by_hand} if writes_anew else {"input_ids": by_hand}
-        with torch.no_grad():
-            step = tuned.model(**entered, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)
-        by_hand = torch.cat([by_hand, step], dim=1)
-    assert torch.equal(generated, by_hand)
+    assert_generates_as_by_hand(attached(case, torch.float32))
 
 
 @pytest.mark.parametrize("name", [n for n in VARIANTS if n != "frozen"])
 def test_a_delta_acts_in_bfloat16_with_float32_parameters(name):
-    tuned = attached(("llama", name, VARIANTS[name][0]), torch.bfloat16)
-    randomise(tuned)
-    assert tuned.model(with_prefix(tuned.prefix_ids), use_cache=False).logits.dtype == torch.bfloat16
-    for key, parameter in tuned.trainable.items():
-        assert parameter.dtype == (torch.bfloat16 if key.startswith("base.") else torch.float32)
+    assert_acts_in_bfloat16(attached(("llama", name, VARIANTS[name][0]), torch.bfloat16))
 
 
 @pytest.mark.parametrize("family", bases.DECODERS)

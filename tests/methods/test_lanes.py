@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests import bases
-from tests.methods.test_contract import randomise
+from tests.methods.promises import randomise
 from tests.training.test_loop import same
 from tunewise.errors import UserError
 from tunewise.methods import parse_method

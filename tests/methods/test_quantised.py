@@ -4,14 +4,24 @@ does on a dense base with the dequantised weights.
 Of int8 on a CPU that holds while training; in evaluation it quantises what enters each layer as well.
 """
 
-import copy
-
 import pytest
 import torch
 from torch import Tensor
 
 from tests import bases
-from tests.methods.test_contract import IDS, VARIANTS, logits, randomise, with_prefix
+from tests.methods.promises import (
+    IDS,
+    assert_acts_in_bfloat16,
+    assert_checkpointing_changes_no_gradient,
+    assert_detached_is_the_base,
+    assert_generates_as_by_hand,
+    assert_no_other_gradients,
+    assert_off_is_the_base,
+    assert_same,
+    logits,
+    randomise,
+)
+from tests.methods.test_contract import VARIANTS
 from tunewise.errors import UserError
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import Tuned, attach, count
@@ -54,12 +64,6 @@ def stored(tuned: Tuned) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in tuned.model.state_dict().items()}
 
 
-def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    assert found.keys() == wanted.keys()
-    for name, value in wanted.items():
-        assert torch.equal(found[name], value), name
-
-
 def test_the_base_is_quantised_where_it_should_be():
     for form in ("nf4", "int8"):
         names = packed_weights(bases.quantised(form))
@@ -97,14 +101,7 @@ def test_born_as_the_base_and_off_is_the_base_bit_for_bit(case):
         # what begins as a part of the weight and is taken off again leaves rounding
         tolerance = 1e-4 if case[2].get("init") == "pissa" else 0.0
         torch.testing.assert_close(logits(tuned.model), base, rtol=0, atol=tolerance)
-    randomise(tuned)
-    changed = logits(tuned.model, tuned.prefix_ids)
-    if case[1] != "frozen":
-        assert (changed - base).abs().max() > 1e-3
-    tuned.off()
-    assert torch.equal(logits(tuned.model), base)
-    tuned.on()
-    assert torch.equal(logits(tuned.model, tuned.prefix_ids), changed)
+    assert_off_is_the_base(tuned, base, least_effect=1e-3)
 
 
 @over_cases
@@ -141,14 +138,10 @@ def test_exactly_the_declared_tensors_get_gradients_behind_an_evaluation_too(cas
         assert not loss.requires_grad
         return
     loss.backward()
-    declared = set(map(id, tuned.trainable.values()))
     for name, parameter in tuned.trainable.items():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0 or "gate" in name, name
-    for name, parameter in tuned.model.named_parameters():
-        if id(parameter) not in declared:
-            assert parameter.grad is None, name
-            assert not parameter.requires_grad, name
+    assert_no_other_gradients(tuned)
 
 
 @over_cases
@@ -191,34 +184,12 @@ def test_folding_into_packed_weights_is_refused_and_what_lies_beside_them_folds(
 
 @over_cases
 def test_detached_is_the_base_bit_for_bit(case):
-    model = bases.quantised(case[0])
-    reference = copy.deepcopy(model)
-    tuned = attach(model, method_of(case))
-    randomise(tuned)
-    as_tuned = logits(model, tuned.prefix_ids)
-    assert tuned.detach() is model
-    assert_same(dict(model.state_dict()), dict(reference.state_dict()))
-    assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in reference.parameters()]
-    assert torch.equal(logits(model), logits(reference))
-    tuned.reattach()
-    assert torch.equal(logits(model, tuned.prefix_ids), as_tuned)
-    tuned.detach()
+    assert_detached_is_the_base(bases.quantised(case[0]), method_of(case))
 
 
 @over_trained_cases
 def test_gradient_checkpointing_changes_no_gradient(case):
-    gradients = []
-    for checkpointing in (False, True):
-        tuned = attached(case)
-        randomise(tuned)
-        if checkpointing:
-            tuned.model.gradient_checkpointing_enable({"use_reentrant": False})
-        tuned.model.train()
-        torch.manual_seed(0)
-        bases.logits(tuned.model, IDS, tuned.prefix_ids).square().mean().backward()
-        gradients.append({name: p.grad for name, p in tuned.trainable.items() if p.grad is not None})
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+    assert_checkpointing_changes_no_gradient(lambda: attached(case), rtol=1e-4, atol=1e-6)
 
 
 @over_trained_cases
@@ -241,23 +212,9 @@ def test_learns_eight_examples_by_heart_and_the_base_does_not_move(case):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case[0] == "nf4"], ids=identify)
 def test_generate_runs_and_equals_greedy_by_hand(case):
-    tuned = attached(case)
-    randomise(tuned)
-    by_hand = start = with_prefix(tuned.prefix_ids)[:1]
-    generated = tuned.model.generate(
-        start, attention_mask=torch.ones_like(start), max_new_tokens=4, do_sample=False, eos_token_id=None
-    )
-    for _ in range(4):
-        with torch.no_grad():
-            step = tuned.model(by_hand, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)
-        by_hand = torch.cat([by_hand, step], dim=1)
-    assert torch.equal(generated, by_hand)
+    assert_generates_as_by_hand(attached(case))
 
 
 @over_trained_cases
 def test_a_delta_acts_in_bfloat16_with_float32_parameters(case):
-    tuned = attached(case, torch.bfloat16)
-    randomise(tuned)
-    assert tuned.model(with_prefix(tuned.prefix_ids), use_cache=False).logits.dtype == torch.bfloat16
-    for key, parameter in tuned.trainable.items():
-        assert parameter.dtype == (torch.bfloat16 if key.startswith("base.") else torch.float32)
+    assert_acts_in_bfloat16(attached(case, torch.bfloat16))

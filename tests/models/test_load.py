@@ -1,13 +1,18 @@
 """Loading a base, and the error for every folder or name that is none."""
 
+import shutil
+import socket
+from threading import Thread
+
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import PreTrainedTokenizerFast
 
 from tests import bases
 from tunewise.errors import UserError
 from tunewise.models import fingerprint
-from tunewise.models.load import load_base
+from tunewise.models.load import _hub_answers, load_base
 from tunewise.models.precision import choose_dtype
 
 CPU = torch.device("cpu")
@@ -65,13 +70,59 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(folder):
     [
         ("./base", "no model folder", ""),
         ("tine", "cannot load 'tine'", "did you mean tiny?"),
-        ("somebody/some-model", "the hub did not give it", "local-dir"),
+        ("somebody/some-model", "HF_HUB_OFFLINE is set", "local-dir"),
     ],
 )
 def test_what_is_no_model_is_named(name, message, hint):
     with pytest.raises(UserError, match=message) as caught:
         load_base(name)
     assert hint in caught.value.hint
+
+
+def test_the_softmax_of_gemma2_in_float64_is_warned_of(tmp_path, folder, caplog):
+    """Two facts of transformers behind the warning: when this fails, it may go."""
+    padding = {"input_ids": torch.tensor([[0, 0, 5, 6]]), "attention_mask": torch.tensor([[0, 0, 1, 1]])}
+    for dtype, is_lost in ((torch.float64, True), (torch.float32, False)):
+        model = bases.build("gemma2", dtype)
+        assert model.config._attn_implementation == "eager"
+        assert model(**padding).logits[0, -1].isnan().any() == is_lost
+    model.save_pretrained(tmp_path / "gemma2")
+    shutil.copy(folder / "tokenizer.json", tmp_path / "gemma2")
+    shutil.copy(folder / "tokenizer_config.json", tmp_path / "gemma2")
+    for dtype, n_told in (("float32", 0), ("float64", 1)):
+        load_base(str(tmp_path / "gemma2"), dtype)
+        assert sum("padded rows come out as NaN" in message for message in caplog.messages) == n_told
+
+
+def test_a_hub_that_does_not_answer_is_tried_once(monkeypatch):
+    """A server that hangs up: one connection, whatever is asked for, and no second try."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        _hub_answers.cache_clear()
+        connections = []
+
+        def hang_up():
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                connections.append(connection.recv(4))
+                connection.close()
+
+        Thread(target=hang_up, daemon=True).start()
+        try:
+            for name in ("somebody/some-model", "somebody/other-model"):
+                with pytest.raises(UserError, match=f"{address} does not answer"):
+                    load_base(name)
+        finally:
+            _hub_answers.cache_clear()
+            server.shutdown(socket.SHUT_RDWR)
+    assert connections == [b"HEAD"]
 
 
 def test_a_mistyped_folder_gets_the_nearest(folder):

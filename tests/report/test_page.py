@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tests.report.runs import ARMS, write_runs
 from tunewise.errors import UserError
-from tunewise.report.arms import gather_arms, read_arms, smoothed_losses
+from tunewise.report.arms import diverged_of, gather_arms, read_arms, smoothed_losses
 from tunewise.report.decision import decide
 from tunewise.report.folders import read_runs
 from tunewise.report.page import render, write_page
@@ -159,6 +159,37 @@ def test_a_comparison_shows_its_own_runs_under_its_own_names(tmp_path: Path) -> 
     page = write_page(root, tmp_path / "page.html").read_text("utf-8")
     assert page.index("</i>everything") < page.index("</i>low rank")
     assert "bitfit" not in page
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_seeds_that_diverged_are_shown_and_their_arm_is_not_taken(tmp_path: Path) -> None:
+    root = write_runs(tmp_path)
+    lost = [
+        {"seed": seed, "reason": f"the loss is not finite at step {seed + 3} of 9", "hint": ""} for seed in range(3)
+    ]
+    chosen = [
+        {"label": "everything", "folder": "tiny-sentiment/full-6b", "seeds": [2], "failed": lost[:2]},
+        {"label": "low rank", "folder": "tiny-sentiment/lora-1c", "seeds": [0, 1, 2], "failed": []},
+        {"label": "too hot", "folder": "tiny-sentiment/none", "seeds": [], "failed": lost},
+    ]
+    (root / "comparison.json").write_text(json.dumps({"arms": chosen}))
+    arms, diverged = read_arms(root), diverged_of(root)
+    assert [(arm.label, arm.n_diverged) for arm in arms] == [("everything", 2), ("low rank", 0)]
+    assert max(arms, key=lambda arm: arm.quality.mean).label == "everything"
+    found = decide(arms)
+    assert (found.pick.label, found.best.label) == ("low rank", "low rank")
+    console = Console(width=110, record=True, file=open("/dev/null", "w"), color_system=None)  # noqa: SIM115
+    print_comparison(console, arms, diverged)
+    text = console.export_text()
+    page = write_page(root, tmp_path / "page.html").read_text("utf-8")
+    for told in (
+        "everything: 2 of 3 seeds diverged; the first: the loss is not finite at step 3 of 9",
+        "too hot: 3 of 3 seeds diverged; the first: the loss is not finite at step 3 of 9",
+    ):
+        assert told in text
+        assert told in page
+    assert "everything (2 of 3 lost)" in text
+    assert "too hot (3 of 3 lost)" in text
 
 
 def test_loss_curves_are_averaged_over_seeds_and_windows(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 
@@ -23,7 +24,7 @@ from tunewise.methods.lanes import CannotShare
 from tunewise.models.heads import TaskHead
 from tunewise.training.config import TrainConfig
 from tunewise.training.interrupt import Interrupted
-from tunewise.training.lane import Training
+from tunewise.training.lane import Diverged, Training
 from tunewise.training.loop import CHECKPOINTS, LOG, fit
 from tunewise.training.together import fit_together
 from tunewise.training.trial import why_not_together
@@ -272,27 +273,45 @@ def test_an_interrupt_leaves_every_lane_with_a_checkpoint(resumed, tmp_path):
         assert distance(lane, expected) < 1e-10
 
 
-def test_a_lane_that_is_lost_stops_alone_and_says_why(tmp_path):
-    """Its rows hold a token whose embedding is no number; its neighbour leaves a checkpoint and was not touched."""
+def test_a_lane_that_diverges_leaves_the_batch_and_says_why(tmp_path):
+    """Its rows hold a token whose embedding is no number; its neighbour goes on to where it ends alone."""
+
+    def runs(folder):
+        model = bases.build("llama")
+        with torch.no_grad():
+            model.get_input_embeddings().weight[63] = float("nan")
+        rows = [row for row in random_rows(40) if 63 not in row.ids][:8]
+        bad = type(rows[0])("the bad row", (1, *[9] * 20, 63, 5, 2), (-100,) * 22 + (5, 2), 22, False)
+        lora, fields = {"name": "lora", "rank": 2}, {"steps": 20, "batch_size": 2}
+        good = training(model, lora, 1, folder / "good", rows, **fields)
+        return good, training(model, lora, 2, folder / "lost", [*rows, bad], **fields)
+
+    good, lost = runs(tmp_path)
+    result, error = fit_together([good, lost])
+    assert isinstance(error, Diverged)
+    assert re.search(r"the loss is not finite at step \d of 20; rows: the bad row", error.message)
+    n_steps = len((tmp_path / "lost" / LOG).read_text().splitlines())
+    assert 0 < n_steps < result.steps == 20
+    expected = alone(runs(tmp_path / "solo")[0])
+    assert distance((result, good.tuned.state()), expected) < 1e-5
+
+
+def test_an_error_in_one_lane_stops_all_with_checkpoints(tmp_path):
+    def full_disk():
+        raise UserError("cannot write", "make room")
+
     model = bases.build("llama")
-    with torch.no_grad():
-        model.get_input_embeddings().weight[63] = float("nan")
-    rows = [row for row in random_rows(40) if 63 not in row.ids][:8]
-    bad = type(rows[0])("the bad row", (1, *[9] * 20, 63, 5, 2), (-100,) * 22 + (5, 2), 22, False)
     runs = [
-        training(model, {"name": "lora", "rank": 2}, 1, tmp_path / "good", rows, steps=20, batch_size=2),
-        training(model, {"name": "lora", "rank": 2}, 2, tmp_path / "lost", [*rows, bad], steps=20, batch_size=2),
+        training(model, LORA, 1, tmp_path / "good"),
+        training(model, BITFIT, 2, tmp_path / "bad", dev_score=full_disk, evaluate_every=1.0),
     ]
-    with pytest.raises(UserError, match=r"the loss is not finite at step \d of 20; rows: the bad row"):
+    with pytest.raises(UserError, match="cannot write"):
         fit_together(runs)
     (left,) = (tmp_path / "good" / CHECKPOINTS).iterdir()
     n_steps = int(left.name.removeprefix("step-"))
     assert n_steps == sum("loss" in line for line in (tmp_path / "good" / LOG).read_text().splitlines()) > 0
-    solo = alone(
-        training(bases.build("llama"), {"name": "lora", "rank": 2}, 1, tmp_path / "solo", rows, steps=20, batch_size=2)
-    )
-    resumed = alone(runs[0])
-    assert resumed[0].losses == pytest.approx(solo[0].losses, abs=1e-5)
+    result, _ = alone(runs[0])
+    assert (result.resumed_from, result.steps) == (n_steps, 5)
 
 
 @pytest.mark.parametrize("packing", [False, True])

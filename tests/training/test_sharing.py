@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from tests import bases
+from tunewise.engine.trunk import read_trunk
 from tunewise.methods import parse_method
-from tunewise.training.sharing import FILLS_CPU, LARGEST, Demand, demand, share
+from tunewise.methods.attach import attach
+from tunewise.training.sharing import FILLS_CPU, LARGEST, Demand, demand, share, threads_of
 
 
 @pytest.fixture
@@ -38,6 +40,27 @@ def test_how_deep_the_backward_goes(model, method, lowest, own_share):
     assert 0 <= found.own_share <= 1
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert_classes"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "lora",
+        {"name": "lora", "layers": [-1]},
+        {"name": "top_layers", "layers": 1},
+        "head",
+        {"name": "bottleneck", "bottleneck": 4, "layers": [-1]},
+        {"name": "prompt_tuning", "virtual_tokens": 3},
+    ],
+)
+def test_the_lowest_layer_is_where_the_trunk_ends(family, method):
+    """What the plan tells from names alone, against what a forward of the attached model shows."""
+    model = bases.build(family, torch.float32)
+    found = demand(model, parse_method(method), 100.0)
+    tuned = attach(model, parse_method(method))
+    trunk, reason = read_trunk(tuned, lambda: model(input_ids=torch.tensor([[5, 6, 7]])))
+    assert found.lowest == (trunk.n_layers if trunk else 0), reason
+
+
 def test_runs_that_fill_the_machine_go_one_by_one(model):
     fills = model.tokens_that_fill
     found = share([Demand(fills, 0, 0.0)] * 3, model)
@@ -53,6 +76,15 @@ def test_small_runs_of_one_depth_share(model):
     assert found.reasons[0].startswith(f"3 runs in one batch of {1.2 * fills:.0f} tokens")
     assert found.reasons[5].startswith("one by one: no other run reaches down to layer 2")
     assert found.reasons[6].startswith("one by one: 90% of the base's weights are its own")
+
+
+def test_several_workers_have_a_group_each(model):
+    fills = 1.01 * model.tokens_that_fill * threads_of(2) / torch.get_num_threads()
+    small = [Demand(0.1 * fills, 0, 0.0)] * 6
+    assert [len(group) for group in share(small, model).groups] == [6]
+    assert [len(group) for group in share(small, model, workers=2).groups] == [3, 3]
+    assert share(small[:2], model, workers=2).groups == ()
+    assert share([Demand(fills, 0, 0.0)] * 4, model, workers=2).groups == ()
 
 
 def test_a_group_is_no_larger_than_pays_and_groups_are_alike(model):

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunewise.cli.console import AsJson, Data, Model, Out, print_json, progress_lines, results, this_command
+from tunewise.cli.console import DIVERGED, AsJson, Data, Model, Out, print_json, progress_lines, results, this_command
 from tunewise.cli.train import Words
 from tunewise.errors import UserError
 
@@ -24,7 +24,10 @@ def compare(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train every method with every seed on the same data, say which to take, and write a report page."""
+    """Train every method with every seed on the same data, say which to take, and write a report page.
+
+    Exits with 3 where some runs diverged: the table says which, and the others are compared.
+    """
     from tunewise.cli.recipes import gather
 
     fields = gather(words or [], {"model": model, "data": data})
@@ -33,7 +36,7 @@ def compare(
 
     from tunewise.cli.progress import RunsProgress
     from tunewise.comparison import compare as carry_out
-    from tunewise.report.arms import read_arms
+    from tunewise.report.arms import diverged_of, read_arms
     from tunewise.report.page import write_page
     from tunewise.report.table import print_comparison
 
@@ -52,8 +55,10 @@ def compare(
     if as_json:
         print_json({**found, "page": str(page)})
     else:
-        print_comparison(results(), read_arms(root))
+        print_comparison(results(), read_arms(root), diverged_of(root))
         results().print(f"\nreport: {page}", soft_wrap=True)
+    if any(arm["failed"] for arm in found["arms"]):
+        raise typer.Exit(DIVERGED)
 
 
 def arms_of(text: str, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from tunewise.errors import UserError
 from tunewise.training.interrupt import Interrupted
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, DIVERGED, INTERRUPTED = 2, 3, 130
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewise.config import override, read_yaml
+from tunewise.data.task import find
 from tunewise.errors import UserError
 
 DEFAULTS = {"model": "tiny", "method": {"name": "lora"}, "seed": 0}
@@ -26,6 +27,11 @@ def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
                 "after the recipe come overrides such as train.learning_rate=2e-4 method.rank=4",
             )
     return recipe, overrides
+
+
+def assigned(assignments: Sequence[str]) -> dict[str, Any]:
+    """Dotted field -> value, of words such as train.learning_rate=2e-4."""
+    return {word.partition("=")[0]: override({}, ["value=" + word.partition("=")[2]])["value"] for word in assignments}
 
 
 def method_of(word: str) -> tuple[str, dict[str, Any]]:
@@ -61,4 +67,6 @@ def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:
         raise UserError(
             "no data given", "add --data FILE (csv, tsv, json, jsonl), or --data tiny:sentiment to try it out"
         )
+    if isinstance(recipe["data"], dict) and isinstance(path := recipe["data"].get("path"), str):
+        find(path)  # a typing error is told before torch is imported
     return recipe

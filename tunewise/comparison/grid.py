@@ -6,18 +6,20 @@ every arm has been seen once.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from tunewise import files
+from tunewise.comparison.outcome import Outcome, failures, in_words, run_group
 from tunewise.comparison.tables import rows_of, verdict_of
 from tunewise.comparison.workers import run_side_by_side
 from tunewise.errors import UserError
 from tunewise.methods.base import Method
 from tunewise.models.load import Base
-from tunewise.run import Recipe, add_reload_proof, base_of, build_recipe, plan, run, run_folder, run_together
+from tunewise.run import Recipe, add_reload_proof, base_of, build_recipe, plan, run_folder
 from tunewise.run.record import DONE
+from tunewise.training.lane import Diverged
 from tunewise.training.progress import Watcher
 
 logger = logging.getLogger(__name__)
@@ -53,8 +55,9 @@ def compare(
     `methods` is a list of names or of mappings (name and fields), or a mapping from an arm's label to the recipe
     fields of its own: {"lora r=4": {"method": {"name": "lora", "rank": 4}, "train": {"learning_rate": 2e-3}}}.
     `overrides` are dotted fields for all arms; `workers` processes run side by side. Runs that are done are not carried
-    out again. Returns the content of comparison.json: one row an arm, with means and 95 % intervals,
-    and the verdict over them with a test of each pair.
+    out again. Returns the content of comparison.json: one row an arm, with means and 95 % intervals over the seeds that
+    were trained to their end, and the verdict over them with a test of each pair. Runs that diverged stand under
+    `failed` of their arm, with the reason, and begin anew with the same call. UserError where all of them did.
     """
     if not seeds:
         raise UserError("no seeds given", "give at least one, better three: --seeds 0,1,2")
@@ -69,20 +72,25 @@ def compare(
         raise UserError(f"the arms stand on {len(bases)} bases: {told}", "compare what stands on one base")
     root = Path(out)
     folders = {label: [run_folder(recipe, root) for recipe in of_arm] for label, of_arm in recipes.items()}
-    carry_out(recipes, folders, workers, progress)
-    arms = [
-        {"label": label, "folder": of_arm[0].parent.relative_to(root).as_posix(), "seeds": list(seeds)}
-        for label, of_arm in folders.items()
-    ]
+    outcomes = carry_out(recipes, folders, workers, progress)
+    arms: list[dict[str, Any]] = []
+    for label, of_arm in folders.items():
+        failed = failures(seeds, outcomes[label])
+        finished = [seed for seed in seeds if seed not in [each["seed"] for each in failed]]
+        arm = {"label": label, "folder": of_arm[0].parent.relative_to(root).as_posix()}
+        arms.append({**arm, "seeds": finished, "failed": failed})
     first = next(iter(recipes.values()))[0]
     content = {
         "model": first.model,
         "data": first.data.model_dump(mode="json"),
         "arms": arms,
-        "verdict": verdict_of(folders),
-        "rows": rows_of({label: [folder / "metrics.json" for folder in of_arm] for label, of_arm in folders.items()}),
+        "verdict": verdict_of(_places(_reliable(arms), root)),
+        "rows": rows_of(_places(arms, root)),
     }
     files.write_json(root / COMPARISON, content)
+    if not any(arm["seeds"] for arm in arms):
+        lost = arms[0]["failed"][0]
+        raise UserError(f"every run diverged; {arms[0]['label']} seed {lost['seed']}: {lost['reason']}", lost["hint"])
     return content
 
 
@@ -103,61 +111,79 @@ def arms_of(methods: Arms) -> dict[str, Mapping[str, Any]]:
     return arms
 
 
+def _reliable(arms: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Those of which no seed diverged, or, where there is none, those with any result."""
+    return [arm for arm in arms if not arm["failed"]] or [arm for arm in arms if arm["seeds"]]
+
+
+def _places(arms: Sequence[Mapping[str, Any]], root: Path) -> dict[str, list[Path]]:
+    """Label -> the folders of its finished runs."""
+    return {arm["label"]: [root / arm["folder"] / f"seed{seed}" for seed in arm["seeds"]] for arm in arms}
+
+
 def carry_out(
     recipes: Mapping[str, Sequence[Recipe]],
     folders: Mapping[str, Sequence[Path]],
     workers: int = 1,
     progress: GridWatcher | None = None,
-) -> None:
+) -> dict[str, list[Outcome]]:
     """Every run, all arms of one seed before the next seed, but for those that share batches with a later one; then
-    the reloads of all adapters in one fresh process."""
+    the reloads of all adapters in one fresh process. What came of the runs of each arm."""
     n_seeds = max(map(len, recipes.values()))
     jobs = [(label, number) for number in range(n_seeds) for label in recipes]
-    labels = [f"{label} seed {recipes[label][number].seed}" for label, number in jobs]
     in_order = [recipes[label][number] for label, number in jobs]
     places = [folders[label][number] for label, number in jobs]
-    if workers > 1:
-        for number, metrics in run_side_by_side(in_order, places, workers):
-            if progress is not None:
-                progress.begins(labels[number])
-                progress.ends(_in_words(metrics))
+    names = [f"{label} seed {recipe.seed}" for (label, _), recipe in zip(jobs, in_order, strict=True)]
     bases: dict[str, Base] = {}
-    if workers == 1:
-        for group in _groups(in_order, places, bases):
+    groups = _groups(in_order, places, bases, workers)
+    found: dict[int, Outcome] = {}
+    for group, outcomes in _carried_out(groups, names, in_order, places, bases, workers, progress):
+        for number, outcome in zip(group, outcomes, strict=True):
+            found[number] = outcome
             if progress is not None:
-                progress.begins(labels[group[0]])
-            recipes_of, places_of = [in_order[number] for number in group], [places[number] for number in group]
-            base = base_of(recipes_of[0], bases)
-            if len(group) > 1:
-                found = run_together(recipes_of, places_of, base, progress)
-            else:
-                found = [run(recipes_of[0], places_of[0], base=base, progress=progress, prove=False)]
-            for number, metrics in zip(group, found, strict=True):
-                if progress is not None:
-                    if number != group[0]:
-                        progress.begins(labels[number])
-                    progress.ends(_in_words(metrics))
-    add_reload_proof(places, base_of(in_order[0], bases))
+                if workers > 1 or number != group[0]:
+                    progress.begins(names[number])
+                progress.ends(in_words(outcome))
+    done = [places[number] for number in range(len(jobs)) if not isinstance(found[number], Diverged)]
+    add_reload_proof(done, base_of(in_order[0], bases))
+    return {label: [found[jobs.index((label, number))] for number in range(n_seeds)] for label in recipes}
 
 
-def _groups(recipes: Sequence[Recipe], places: Sequence[Path], bases: dict[str, Base]) -> list[tuple[int, ...]]:
+def _carried_out(
+    groups: Sequence[tuple[int, ...]],
+    names: Sequence[str],
+    recipes: Sequence[Recipe],
+    places: Sequence[Path],
+    bases: dict[str, Base],
+    workers: int,
+    progress: GridWatcher | None,
+) -> Iterator[tuple[tuple[int, ...], list[Outcome]]]:
+    """Each group of runs, and what came of them, in the order in which they end."""
+    work = [([recipes[number] for number in group], [places[number] for number in group]) for group in groups]
+    if workers > 1:
+        for number, outcomes in run_side_by_side(work, workers):
+            yield groups[number], outcomes
+        return
+    for group, (of_group, places_of) in zip(groups, work, strict=True):
+        if progress is not None:
+            progress.begins(names[group[0]])
+        yield group, run_group(of_group, places_of, base_of(of_group[0], bases), progress)
+
+
+def _groups(
+    recipes: Sequence[Recipe], places: Sequence[Path], bases: dict[str, Base], workers: int
+) -> list[tuple[int, ...]]:
     """The numbers of all runs, in their order; those that are to be carried out side by side stand together."""
     left = [number for number, place in enumerate(places) if not (place / DONE).is_file()]
     together: dict[int, tuple[int, ...]] = {}
     for head in dict.fromkeys(recipes[number].head for number in left):
         of_head = [number for number in left if recipes[number].head == head]
-        found = plan([recipes[number] for number in of_head], base_of(recipes[of_head[0]], bases))
+        found = plan([recipes[number] for number in of_head], base_of(recipes[of_head[0]], bases), workers)
         groups = [tuple(of_head[index] for index in group) for group in found.groups]
         together |= {number: group for group in groups for number in group}
         for reason in dict.fromkeys(found.reasons.values()):
             logger.info("%d runs: %s", list(found.reasons.values()).count(reason), reason)
     return list(dict.fromkeys(together.get(number, (number,)) for number in range(len(recipes))))
-
-
-def _in_words(metrics: Mapping[str, Any]) -> str:
-    """The first test metric and the time of a run, as in "accuracy 90.3  12.1 s"."""
-    name, value = next(iter(metrics["test"].items()))
-    return f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.1f}  {metrics['seconds']:.1f} s"
 
 
 def _label(fields: Mapping[str, Any]) -> str:

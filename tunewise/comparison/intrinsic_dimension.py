@@ -119,6 +119,8 @@ class _Grid:
     def _dev(self, arms: Mapping[str, Fields], seeds: Sequence[int]) -> float:
         """The main metric on dev of the one arm, by mean over the seeds."""
         (arm,) = compare(self.data, model=self.model, methods=arms, seeds=seeds, out=self.out)["arms"]
+        for lost in arm["failed"]:
+            raise UserError(f"{arm['label']}, seed {lost['seed']}: {lost['reason']}", lost["hint"])
         values = []
         for seed in seeds:
             metrics = files.read_json(self.out / arm["folder"] / f"seed{seed}" / "metrics.json")

@@ -15,20 +15,22 @@ COSTS = ("n_trainable", "adapter_bytes", "seconds", "train_seconds", "peak_bytes
 
 
 def rows_of(arms: Mapping[str, Sequence[Path]]) -> list[dict[str, Any]]:
-    """One row for each arm (label -> its metrics.json files): quality and forgetting as intervals, costs as means.
+    """One row for each arm (label -> its run folders): quality and forgetting as intervals, costs as means.
 
     peak_bytes is the largest of the seeds. An interval is {"mean", "half_width", "n"}; the half width of a single
-    value is None, as nothing is known of it.
+    value is None, as nothing is known of it. Of an arm without runs nothing is known but its label.
     """
-    return [_row(label, [_read(path) for path in paths]) for label, paths in arms.items()]
+    return [_row(label, [_read(folder / METRICS) for folder in folders]) for label, folders in arms.items()]
 
 
-def verdict_of(arms: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
-    """The verdict over these arms (label -> its run folders) by the main metric, the first that the task names.
+def verdict_of(arms: Mapping[str, Sequence[Path]]) -> dict[str, Any] | None:
+    """The verdict over these arms (label -> its run folders) by the task's first metric; None for no arm.
 
     `pairs` has Welch's test of each two arms over seeds and, where answers are right or wrong, `items` (see
     `items.beside`); `pareto` the arms that no other beats in quality and in one cost. A bound that is infinite is None.
     """
+    if not arms:
+        return None
     runs = {label: [_read(folder / METRICS) for folder in folders] for label, folders in arms.items()}
     metric = next(iter(next(iter(runs.values()))[0]["test"]))
     lower = metric in LOWER_IS_BETTER
@@ -69,6 +71,15 @@ def _pair(pair: Pair) -> dict[str, Any]:
 
 
 def _row(label: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if not runs:
+        return {
+            "arm": label,
+            "method": None,
+            "test": {},
+            "forgetting": None,
+            **dict.fromkeys(COSTS),
+            "failed_proofs": [],
+        }
     changes = [run["retention"]["change"] for run in runs if run.get("retention")]
     costs = {name: sum(run[name] for run in runs) / len(runs) for name in COSTS}
     costs["peak_bytes"] = max(run["peak_bytes"] for run in runs)

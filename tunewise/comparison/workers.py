@@ -15,27 +15,30 @@ from logging.handlers import QueueHandler, QueueListener
 from multiprocessing import Queue, get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from tunewise.comparison.outcome import Outcome, run_group
 from tunewise.models.load import Base
-from tunewise.run import Recipe, base_of, run
+from tunewise.run import Recipe, base_of
+from tunewise.training.sharing import threads_of
 
 SECONDS_TO_SAVE = 60.0  # what a run has to leave a checkpoint when the process that started it is gone
 
 _BASES: dict[str, Base] = {}  # in a worker: the base that its runs share, by the head it was asked for
 
 
-def run_side_by_side(
-    recipes: Sequence[Recipe], folders: Sequence[Path], n_workers: int
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Carry every recipe out into its folder; (number of the run, its metrics) in the order in which they finish.
+Job = tuple[Sequence[Recipe], Sequence[Path]]
+"""Runs that one process carries out, and their folders; several share their batches."""
+
+
+def run_side_by_side(jobs: Sequence[Job], n_workers: int) -> Iterator[tuple[int, list[Outcome]]]:
+    """Carry every job out; (its number, what came of each of its runs) in the order in which they finish.
 
     The recipes share one base. The first error ends it, after the runs under way have stopped as they do on Ctrl-C:
     with a checkpoint left behind.
     """
-    n_threads = max(1, (os.cpu_count() or 1) // n_workers)
+    n_threads = threads_of(n_workers)
     context = get_context("spawn")
     told: Queue[logging.LogRecord] = context.Queue()
     listener = QueueListener(told, _Relay())
@@ -43,10 +46,7 @@ def run_side_by_side(
     pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_start, initargs=start)
     listener.start()
     try:
-        numbers = {
-            pool.submit(_carry_out, recipe, folder): number
-            for number, (recipe, folder) in enumerate(zip(recipes, folders, strict=True))
-        }
+        numbers = {pool.submit(_carry_out, *job): number for number, job in enumerate(jobs)}
         for future in as_completed(numbers):
             yield numbers[future], future.result()
     except BaseException:
@@ -85,5 +85,5 @@ def _leave_with_the_parent() -> None:
     os._exit(1)
 
 
-def _carry_out(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    return run(recipe, folder, base=base_of(recipe, _BASES), prove=False)
+def _carry_out(recipes: Sequence[Recipe], folders: Sequence[Path]) -> list[Outcome]:
+    return run_group(recipes, folders, base_of(recipes[0], _BASES))

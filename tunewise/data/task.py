@@ -88,22 +88,28 @@ def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase 
     UserError for whatever is wrong with the data; what was recognised is told in `task.ledger.detected`.
     """
     config = spec if isinstance(spec, DataConfig) else DataConfig(path=str(spec))
-    known = sorted(folder.parent.name for folder in EMBEDDED.glob("*/task.yaml"))
-    if config.path.startswith("tiny:"):
-        name = config.path.removeprefix("tiny:")
-        if name not in known:
-            raise unknown("embedded task", name, known)
-        return _limited(_from_task_folder(EMBEDDED / name, config), config)
-    path = Path(config.path)
-    if not path.exists():
-        if config.path in known:
-            raise UserError(f"no such file: {path}", f"did you mean the embedded task tiny:{config.path}?")
-        raise missing(path)
+    path = find(config.path)
     if (path / "task.yaml").is_file():
         return _limited(_from_task_folder(path, config), config)
     if path.is_dir() and is_image_folder(path):
         return _limited(_from_images(path, config), config)
     return _limited(_from_rows(path, config, tokenizer), config)
+
+
+def find(spec: str) -> Path:
+    """Where a task's file or folder lies; UserError where there is none. Nothing of it is read."""
+    known = sorted(folder.parent.name for folder in EMBEDDED.glob("*/task.yaml"))
+    if spec.startswith("tiny:"):
+        name = spec.removeprefix("tiny:")
+        if name not in known:
+            raise unknown("embedded task", name, known)
+        return EMBEDDED / name
+    path = Path(spec)
+    if not path.exists():
+        if spec in known:
+            raise UserError(f"no such file: {path}", f"did you mean the embedded task tiny:{spec}?")
+        raise missing(path)
+    return path
 
 
 def _from_task_folder(folder: Path, config: DataConfig) -> Task:

@@ -27,21 +27,25 @@ REFILL = 4
 
 @dataclass(frozen=True)
 class Sampling:
-    """Tokens drawn from softmax(logits / temperature), cut to the most probable ones that together hold `top_p`.
+    """Tokens drawn from softmax(logits / temperature), cut to the `top_k` most probable ones, and of those to the most
+    probable ones that together hold `top_p` of them.
 
-    Holtzman et al. 2020, arXiv:1904.09751, section 3.1. Each prompt draws from a generator of its own, made of the seed
+    Holtzman et al. 2020, arXiv:1904.09751, section 3. Each prompt draws from a generator of its own, made of the seed
     and its number, so that its answer does not depend on what it is batched with.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise UserError(f"temperature is {self.temperature}", "set it above 0, or decode greedily")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}", "set it above 0 and to 1 at most")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top_k is {self.top_k}", "set it to 1 at least, or leave it out")
 
     def chooser(self) -> Choose:
         """What draws the tokens of one round of prompts."""
@@ -50,6 +54,9 @@ class Sampling:
         def choose(logits: Tensor, prompts: Sequence[int]) -> Tensor:
             drawn = [generators.setdefault(i, random.Random(f"sample {self.seed} {i}")).random() for i in prompts]
             probabilities, ids = (wide(logits) / self.temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+            if self.top_k is not None:
+                probabilities = probabilities[:, : self.top_k]
+                probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
             within = probabilities.cumsum(dim=-1) - probabilities < self.top_p
             upto = torch.where(within, probabilities, 0.0).cumsum(dim=-1)
             points = torch.tensor(drawn, dtype=upto.dtype, device=upto.device)[:, None] * upto[:, -1:]
@@ -63,6 +70,20 @@ def _most_probable(logits: Tensor, prompts: Sequence[int]) -> Tensor:
     return logits.argmax(dim=-1)
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How long an answer is, and how its tokens are chosen.
+
+    It ends before the first end-of-sequence token, before the first `stop` text (where one is given), or after
+    `max_new_tokens`.
+    """
+
+    max_new_tokens: int
+    stop: str = ""
+    sampling: Sampling | None = None
+    """None takes the most probable token."""
+
+
 def greedy(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -73,29 +94,41 @@ def greedy(
     stop: str = "",
     batch_size: int = 16,
 ) -> list[str]:
-    """The most probable continuation of each prompt (token ids), as text, in the order given.
-
-    An answer ends before the first end-of-sequence token, before the first `stop` text (where one is given), or
-    after `max_new_tokens`. `batch_size` answers are written at a time.
-    """
-    answers = _Answers(tokenizer, _end_ids(model, tokenizer), stop, max_new_tokens)
-    return _decode(model, prompts, answers, _most_probable, prefix_ids, batch_size)
+    """The most probable continuation of each prompt, as `decode` writes it."""
+    how = Decoding(max_new_tokens, stop)
+    return decode(model, tokenizer, prompts, how, prefix_ids=prefix_ids, batch_size=batch_size)
 
 
-def sampled(
+@torch.no_grad()
+def decode(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    sampling: Sampling,
+    how: Decoding,
     *,
     prefix_ids: Sequence[int] = (),
-    stop: str = "",
     batch_size: int = 16,
+    packing: bool = True,
 ) -> list[str]:
-    """The same with tokens drawn at random."""
-    answers = _Answers(tokenizer, _end_ids(model, tokenizer), stop, max_new_tokens)
-    return _decode(model, prompts, answers, sampling.chooser(), prefix_ids, batch_size)
+    """A continuation of each prompt (token ids), as text, in the order given; `batch_size` are written at a time.
+
+    Without `packing` prompts are padded, whatever the model.
+    """
+    if not prompts or how.max_new_tokens < 1:
+        return [""] * len(prompts)
+    choose = _most_probable if how.sampling is None else how.sampling.chooser()
+    answers = _Answers(tokenizer, _end_ids(model, tokenizer), how.stop, how.max_new_tokens)
+    if not packing or why_not_read(model, prefix_ids):
+        pad_id = tokenizer.pad_token_id
+        for read in prefill(model, prompts, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size):
+            _continue(model, read, answers, choose)
+    else:
+        shared, rests = split_off(prompts, prefix_ids)
+        lanes = _Lanes(rests, batch_size, how.max_new_tokens)
+        with reading(model, shared, n_slots=lanes.n_slots) as reader:
+            while lanes.is_busy:
+                lanes.step(reader, answers, choose)
+    return [answers.text(i) for i in range(len(prompts))]
 
 
 @dataclass
@@ -126,30 +159,6 @@ class _Answers:
         text = self.tokenizer.decode(self.tokens.get(prompt, []), skip_special_tokens=True)
         assert isinstance(text, str)
         return text
-
-
-@torch.no_grad()
-def _decode(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    answers: _Answers,
-    choose: Choose,
-    prefix_ids: Sequence[int],
-    batch_size: int,
-) -> list[str]:
-    if not prompts or answers.max_new_tokens < 1:
-        return [""] * len(prompts)
-    if why_not_read(model, prefix_ids):
-        pad_id = answers.tokenizer.pad_token_id
-        for read in prefill(model, prompts, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size):
-            _continue(model, read, answers, choose)
-    else:
-        shared, rests = split_off(prompts, prefix_ids)
-        lanes = _Lanes(rests, batch_size, answers.max_new_tokens)
-        with reading(model, shared, n_slots=lanes.n_slots) as reader:
-            while lanes.is_busy:
-                lanes.step(reader, answers, choose)
-    return [answers.text(i) for i in range(len(prompts))]
 
 
 class _Lanes:

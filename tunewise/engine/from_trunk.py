@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 How = Literal["auto", "cached", "live"]
 Inner = NextToken | PackedNextToken | Writing | Labels
+AnyInner = TypeVar("AnyInner", bound=Inner)
 EXACT = {torch.float64: 1e-9, **SAME}
 """How far a loss from what is kept may lie from the one of the whole model, relatively."""
 
@@ -225,6 +226,7 @@ class FromTrunk:
         if row not in self._keys:
             told = [self.inner.prefix_ids, row.ids, row.segments]
             if self._sees_labels_alone:
+                told[1] = row.ids[:-1]  # nothing is predicted from the last: rows that differ in it share their states
                 told.append([place for place, label in enumerate(row.labels) if label != IGNORED])
             content = b"".join(array("q", [len(one), *one]).tobytes() for one in told)
             image = files.sha256(row.image) if row.image else ""
@@ -309,7 +311,9 @@ def route_for(
     return Route(FromTrunk(objective, trunk, rows, group_size), trunk, "")
 
 
-def from_trunk(objective: Labels, trunk: Trunk | None, rows: Sequence[Encoded], group_size: int) -> Labels | FromTrunk:
+def from_trunk(
+    objective: AnyInner, trunk: Trunk | None, rows: Sequence[Encoded], group_size: int
+) -> AnyInner | FromTrunk:
     """The same logits and losses of `rows` from the trunk, where there is one and this objective runs from it."""
     if trunk is None or not rows or _why_not(trunk, objective, rows):
         return objective

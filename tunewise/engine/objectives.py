@@ -27,7 +27,7 @@ from tunewise.engine.batches import IGNORED, Batch, LabelledBatch, collate
 from tunewise.engine.fused import fused
 from tunewise.engine.packed_classifier import PackedTexts, first_position, gathered, pack_texts
 from tunewise.engine.packed_writing import PackedPairs, Place, logits, pack_pairs, packed_pairs, places, why_not_pairs
-from tunewise.engine.packing import PackedBatch, label_losses, pack, packed_attention, why_not_packed
+from tunewise.engine.packing import PackedBatch, pack, packed_attention, packed_losses, why_not_packed
 from tunewise.models.families import ENCODER, ENCODER_DECODER
 from tunewise.models.load import Base
 
@@ -170,11 +170,11 @@ class PackedNextToken:
         return NextToken(self.pad_id).probe(row)
 
     def row_losses(self, model: PreTrainedModel, batch: PackedBatch) -> Tensor:
-        losses = label_losses(model, batch)
+        losses = packed_losses(model, batch)
         return losses.new_zeros(len(batch.ids)).index_add(0, batch.rows, losses)
 
     def loss(self, model: PreTrainedModel, batch: PackedBatch) -> Tensor:
-        return label_losses(model, batch).sum()
+        return packed_losses(model, batch).sum()
 
 
 @dataclass(frozen=True)

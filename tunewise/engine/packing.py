@@ -89,7 +89,7 @@ def pack(rows: Sequence[Encoded], pad_id: int, prefix_ids: Sequence[int] = ()) -
     )
 
 
-def label_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+def packed_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """The cross-entropy in nats of each label, (K,), at least float32; inside `packed_attention` only."""
     logits = model(
         input_ids=batch.input_ids,
@@ -176,7 +176,7 @@ def why_not_packed(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> st
     model.eval()
     try:
         with packed_attention(model):
-            packed = label_losses(model, pack(rows, 0, prefix_ids).to(model.device))[-1]
+            packed = packed_losses(model, pack(rows, 0, prefix_ids).to(model.device))[-1]
     except (TypeError, ValueError, RuntimeError) as error:
         return f"{type(model).__name__} does not run packed: {error}"
     finally:

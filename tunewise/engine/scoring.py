@@ -5,10 +5,14 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
+from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED, by_length, collate, plain
+from tunewise.engine.from_trunk import from_trunk
 from tunewise.engine.loss import cross_entropies, row_losses, wide
+from tunewise.engine.objectives import NextToken, PackedNextToken
 from tunewise.engine.packed_reading import Reader, Row, reading, rows_of, split_off, why_not_read
 from tunewise.engine.prefill import Prefilled, prefill
+from tunewise.engine.trunk import Trunk
 
 COPIES = 4
 """At most so many times `batch_size` rows go on behind copied caches at once."""
@@ -23,15 +27,16 @@ def option_log_probabilities(
     pad_id: int,
     prefix_ids: Sequence[int] = (),
     batch_size: int = 32,
+    packing: bool = True,
 ) -> list[list[float]]:
     """For each prompt, the log-probability (nats, summed over tokens) of each of its options' token ids after it.
 
-    The prompt is read once for all its options, and what all prompts begin with once for all: packed, where this
-    decoder runs so (`why_not_read`), and else padded, `batch_size` prompts at a time.
+    The prompt is read once for all its options, and what all prompts begin with once for all: packed, where that is
+    wanted and this decoder runs so (`why_not_read`), and else padded, `batch_size` prompts at a time.
     """
     if not prompts:
         return []
-    if why_not_read(model, prefix_ids):
+    if not packing or why_not_read(model, prefix_ids):
         return padded_log_probabilities(
             model, prompts, options, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size
         )
@@ -137,9 +142,10 @@ def sequence_losses(
     pad_id: int,
     prefix_ids: Sequence[int] = (),
     batch_size: int = 16,
+    packing: bool = True,
 ) -> list[tuple[float, int]]:
     """For each document, the loss in nats summed over every token but its first, and the number of those tokens."""
-    if why_not_read(model, prefix_ids):
+    if not packing or why_not_read(model, prefix_ids):
         rows = [plain("", ids, max(0, len(ids) - 1)) for ids in documents]
         losses = _losses(model, rows, pad_id, prefix_ids, batch_size)
     else:
@@ -150,6 +156,25 @@ def sequence_losses(
         for i, (value,) in zip(told, found, strict=True):
             losses[i] = -value
     return [(loss, max(0, len(ids) - 1)) for loss, ids in zip(losses, documents, strict=True)]
+
+
+@torch.no_grad()
+def losses_from_trunk(
+    objective: NextToken | PackedNextToken, trunk: Trunk, rows: Sequence[Encoded], batch_size: int
+) -> list[float]:
+    """The loss of each row in nats, summed over its labels, in the order given; the trunk is run once for each row."""
+    model, losses = trunk.model, [0.0] * len(rows)
+    told = [i for i, row in enumerate(rows) if any(label != IGNORED for label in row.labels[1:])]
+    cached = from_trunk(objective, trunk, [rows[i] for i in told], batch_size)
+    n_tokens = [len(rows[i].ids) for i in told]
+    n_labels = [sum(label != IGNORED for label in rows[i].labels[1:]) for i in told]
+    for numbers in rows_of(n_tokens, n_labels, model.config.get_text_config().vocab_size):
+        indices = [told[number] for number in numbers]
+        with cached.ready(model):
+            found = cached.row_losses(model, cached.collate([rows[i] for i in indices]).to(model.device))
+        for i, loss in zip(indices, found.tolist(), strict=True):
+            losses[i] = loss
+    return losses
 
 
 def _losses(model, rows, pad_id, prefix_ids, batch_size) -> list[float]:

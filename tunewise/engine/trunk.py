@@ -173,8 +173,7 @@ def _at_a_glance(tuned: Tuned, acting: set[str]) -> str:
         return f"{tuned.method.name} acts from the first layer on"
     if not acting:
         return "nothing is trained"
-    first = tuned.anatomy.layers[0]
-    if any(f"{path}.".startswith(f"{first}.") for path in acting):
+    if any(tuned.anatomy.layer_of(path) == 0 for path in acting):
         return "something is trained or attached in the first layer"
     return ""
 
@@ -182,7 +181,8 @@ def _at_a_glance(tuned: Tuned, acting: set[str]) -> str:
 def _below_the_first(tuned: Tuned, order: list[str], n_before: int) -> tuple[Trunk | None, int]:
     """The trunk below the first acting module, or the layer that it is in; and how many calls are below that."""
     model, layers, first = tuned.model, tuned.anatomy.layers, order[n_before]
-    inside = next((layer for layer in layers if f"{first}.".startswith(f"{layer}.")), None)
+    number = tuned.anatomy.layer_of(first)
+    inside = None if number is None else layers[number]
     if inside is not None:
         n_before = order.index(inside)
     below = [layer for layer in layers if layer in order[:n_before]]

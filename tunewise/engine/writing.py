@@ -1,13 +1,15 @@
-"""What an encoder-decoder writes: greedy decoding, and log-probabilities of given answers, each prompt encoded once."""
+"""What an encoder-decoder writes: decoding, and log-probabilities of given answers, each prompt encoded once."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED, by_length
+from tunewise.engine.decoding import Choose, Decoding
 from tunewise.engine.loss import cross_entropies
 from tunewise.engine.objectives import padded, rectangle
 from tunewise.models.load import Base
@@ -17,23 +19,33 @@ from tunewise.models.load import Base
 def write(
     base: Base,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
+    how: Decoding,
     *,
     prefix_ids: Sequence[int] = (),
-    stop: str = "",
     batch_size: int = 32,
 ) -> list[str]:
-    """The most probable answer to each prompt (token ids), token by token, as text, in the order given.
-
-    An answer ends before the end token, before the first `stop` text (where one is given), or after `max_new_tokens`.
-    """
+    """An answer to each prompt (token ids), token by token, as text, in the order given."""
     answers = [""] * len(prompts)
     assert base.tokenizer is not None
     for indices, inputs in _read(base, prompts, prefix_ids, batch_size):
-        found = base.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+        told = {"max_new_tokens": how.max_new_tokens, "do_sample": False, "num_beams": 1}
+        if how.sampling is not None:
+            told["logits_processor"] = LogitsProcessorList([_Drawn(how.sampling.chooser(), indices)])
+        found = base.model.generate(**inputs, **told)
         for i, text in zip(indices, base.tokenizer.batch_decode(found, skip_special_tokens=True), strict=True):
-            answers[i] = text.split(stop)[0] if stop else text
+            answers[i] = text.split(how.stop)[0] if how.stop else text
     return answers
+
+
+class _Drawn(LogitsProcessor):
+    """Leaves of each row's logits the one token that is drawn, as decoders draw theirs."""
+
+    def __init__(self, choose: Choose, prompts: Sequence[int]) -> None:
+        self._choose, self._prompts = choose, prompts
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        chosen = self._choose(scores, self._prompts)
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
 Classification: the label whose answer has the highest log-probability (summed over its tokens) after the prompt, or
 the one that a classifier on top tells; regression and tagging: what that head says.
-Generation: greedy, up to the end token, the task's separator or max_new_tokens; white space at the ends is cut off.
+Generation: greedy or drawn, up to the end token, the task's separator or max_new_tokens; white space at its ends is
+cut off.
 Language modelling: nats per token, every token of a document but its first.
 """
 
@@ -19,9 +20,9 @@ from tunewise.data.task import Task
 from tunewise.data.written import SeparateIds
 from tunewise.engine.backend import chosen
 from tunewise.engine.batches import plain
-from tunewise.engine.decoding import greedy
+from tunewise.engine.decoding import Decoding, Sampling, decode
 from tunewise.engine.objectives import encode_rows, objective_for
-from tunewise.engine.scoring import option_log_probabilities, sequence_losses
+from tunewise.engine.scoring import losses_from_trunk, option_log_probabilities, sequence_losses
 from tunewise.engine.trunk import Trunk
 from tunewise.engine.writing import write, written_log_probabilities
 from tunewise.errors import UserError
@@ -33,6 +34,16 @@ from tunewise.models.load import Base
 
 LONGEST = 512
 """Tokens of a text for a classifier whose base names no limit."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How questions are asked."""
+
+    packing: bool = True
+    """Prompts behind one another without padding, where the base runs so; the answers are the same but for rounding."""
+    sampling: Sampling | None = None
+    """How the tokens of generated answers are drawn; None takes the most probable one."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,7 @@ def evaluate_task(
     shots: int = 0,
     seed: int = 0,
     batch_size: int = 32,
+    asking: Asking = Asking(),
 ) -> Evaluation:
     """Ask `base`, with whatever is attached to it, every example, after `shots` demonstrations from the train part.
 
@@ -73,7 +85,7 @@ def evaluate_task(
     if shots and not task.train:
         raise UserError(f"{task.name} has no training examples to show", "evaluate it with --shots 0")
     questions = prepare(base, task, examples, n_prefix=len(prefix_ids), shots=shots, seed=seed)
-    return answer(base, questions, prefix_ids=prefix_ids, batch_size=batch_size)
+    return answer(base, questions, prefix_ids=prefix_ids, batch_size=batch_size, asking=asking)
 
 
 def prepare(
@@ -106,23 +118,41 @@ def answer(
     *,
     prefix_ids: Sequence[int] = (),
     batch_size: int = 32,
+    asking: Asking = Asking(),
     trunk: Trunk | None = None,
 ) -> Evaluation:
     """What `base`, which must be in evaluation mode, makes of questions from `prepare`.
 
-    `trunk` is what is frozen of it: a classifier's rows run through it once, however often they are asked.
+    `trunk` is what is frozen of it: a classifier's rows, and options where nothing but the head is live, run through it
+    once, however often they are asked.
     """
     with chosen(base.model.device):
         if isinstance(questions, LabelledRows):
             rows, loss = answers_by_head(base, questions, prefix_ids, batch_size, trunk)
             return _evaluation(questions.task, rows, loss, n_truncated=sum(row.truncated for row in questions.rows))
+        if questions.task.kind == "classification" and trunk is not None and trunk.live == "head":
+            return _classified(questions, _from_trunk(base, questions, trunk, batch_size, asking.packing))
         carry_out = {"classification": _classify, "generation": _generate, "language_modelling": _model_language}
-        return carry_out[questions.task.kind](base, questions, prefix_ids, batch_size)
+        return carry_out[questions.task.kind](base, questions, prefix_ids, batch_size, asking)
 
 
-def _classify(base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int) -> Evaluation:
+def _classify(
+    base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking
+) -> Evaluation:
+    found = _log_probabilities(base, questions.prompts, questions.options, prefix_ids, batch_size, asking.packing)
+    return _classified(questions, found)
+
+
+def _from_trunk(base: Base, questions: Questions, trunk: Trunk, batch_size: int, packing: bool) -> list[list[float]]:
+    """For each prompt, the log-probability of each of its options, from what leaves the trunk."""
+    asked = list(zip(questions.prompts, questions.options, strict=True))
+    rows = [plain("", [*prompt, *option], len(option)) for prompt, options in asked for option in options]
+    losses = iter(losses_from_trunk(objective_for(base, packing=packing), trunk, rows, batch_size))
+    return [[-next(losses) for _ in options] for options in questions.options]
+
+
+def _classified(questions: Questions, scores: list[list[float]]) -> Evaluation:
     labels = questions.task.labels
-    scores = _log_probabilities(base, questions.prompts, questions.options, prefix_ids, batch_size)
     rows = []
     for example, values in zip(questions.examples, scores, strict=True):
         chosen = labels[max(range(len(labels)), key=values.__getitem__)]
@@ -133,13 +163,18 @@ def _classify(base: Base, questions: Questions, prefix_ids: Sequence[int], batch
     return _asked(questions, rows, losses)
 
 
-def _generate(base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int) -> Evaluation:
-    task, limit = questions.task, questions.task.max_new_tokens
-    how = {"prefix_ids": prefix_ids, "stop": stop_text(task), "batch_size": batch_size}
+def _generate(
+    base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking
+) -> Evaluation:
+    task = questions.task
+    how = Decoding(task.max_new_tokens, stop_text(task), asking.sampling)
     if base.anatomy.kind == ENCODER_DECODER:
-        texts = write(base, questions.prompts, limit, **how)
+        texts = write(base, questions.prompts, how, prefix_ids=prefix_ids, batch_size=batch_size)
     else:
-        texts = greedy(base.model, base.tokenizer, questions.prompts, limit, **how)
+        texts = decode(
+            base.model, base.tokenizer, questions.prompts, how, prefix_ids=prefix_ids, batch_size=batch_size,
+            packing=asking.packing,
+        )  # fmt: skip
     rows = []
     for example, text in zip(questions.examples, texts, strict=True):
         expected, predicted = example.answer.strip(), text.strip()
@@ -147,7 +182,8 @@ def _generate(base: Base, questions: Questions, prefix_ids: Sequence[int], batch
     losses: list[float] = []
     if "loss" in task.metrics:
         options = [[ids] for ids in questions.answers]
-        losses = [-value for (value,) in _log_probabilities(base, questions.prompts, options, prefix_ids, batch_size)]
+        found = _log_probabilities(base, questions.prompts, options, prefix_ids, batch_size, asking.packing)
+        losses = [-value for (value,) in found]
     return _asked(questions, rows, losses)
 
 
@@ -157,17 +193,20 @@ def _log_probabilities(
     options: Sequence[Sequence[Sequence[int]]],
     prefix_ids: Sequence[int],
     batch_size: int,
+    packing: bool,
 ) -> list[list[float]]:
     """For each prompt, the log-probability of each of its options, summed over tokens."""
     if base.anatomy.kind == ENCODER_DECODER:
         return written_log_probabilities(base, prompts, options, prefix_ids=prefix_ids, batch_size=batch_size)
     pad_id = base.tokenizer.pad_token_id
     return option_log_probabilities(
-        base.model, prompts, options, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size
+        base.model, prompts, options, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size, packing=packing
     )
 
 
-def _model_language(base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int) -> Evaluation:
+def _model_language(
+    base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking
+) -> Evaluation:
     if base.anatomy.kind == ENCODER_DECODER:
         raise UserError(
             f"{base.name} is an encoder-decoder, which has no loss of a plain text", "give it prompts and completions"
@@ -176,8 +215,9 @@ def _model_language(base: Base, questions: Questions, prefix_ids: Sequence[int],
     room = None if context is None else context - len(prefix_ids)
     documents = [encode_prompt(example.text, base.tokenizer)[:room] for example in questions.examples]
     losses = sequence_losses(
-        base.model, documents, pad_id=base.tokenizer.pad_token_id, prefix_ids=prefix_ids, batch_size=min(16, batch_size)
-    )
+        base.model, documents, pad_id=base.tokenizer.pad_token_id, prefix_ids=prefix_ids,
+        batch_size=min(16, batch_size), packing=asking.packing,
+    )  # fmt: skip
     rows = [
         {"id": example.id, "loss": loss / max(1, n_tokens), "n_tokens": n_tokens}
         for example, (loss, n_tokens) in zip(questions.examples, losses, strict=True)

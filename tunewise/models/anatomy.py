@@ -133,6 +133,10 @@ class Anatomy:
             if site.role in wanted and (chosen is None or site.layer is None or site.layer in chosen)
         )
 
+    def layer_of(self, path: str) -> int | None:
+        """The layer that a module or a parameter is in, or is; None where it is in none."""
+        return next((number for number, layer in enumerate(self.layers) if f"{path}.".startswith(f"{layer}.")), None)
+
     def layer_index(self, layer: int) -> int:
         """`layer` counted from 0, or from the end when negative; raises UserError when there is no such layer."""
         if not -self.n_layers <= layer < self.n_layers:

@@ -5,11 +5,16 @@ the embedded `tiny`.
 import logging
 import os
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from ssl import SSLError
 from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import torch
 import transformers
+from huggingface_hub import constants
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -32,6 +37,7 @@ from tunewise.models.tiny import FOLDER as TINY
 logger = logging.getLogger(__name__)
 
 EMBEDDED = {"tiny": TINY}
+SECONDS_TO_ANSWER = 5.0
 UNLIMITED = 10**9
 """Tokenizers that know no limit say 1e30."""
 UNSAFE_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt")
@@ -100,6 +106,12 @@ def load_base(
     options = {"config": config, "dtype": chosen, "ignore_mismatched_sizes": head.kind != "lm" and not same_size}
     model, absent = _read_model(name, auto_class, {**options, **storage})
     keep_layout(model)
+    if model.dtype == torch.float64 and model.config._attn_implementation == "eager":
+        logger.warning(
+            "%s in float64: padded rows come out as NaN, as transformers takes the softmax of attention in float32, "
+            "where a float64 mask is infinite; dtype=float32 has no such trouble",
+            name,
+        )
     (model if storage else model.to(where)).eval()
     anatomy = read_anatomy(model)
     new_parameters = tuple(name for name in anatomy.task_head if name in absent or not same_labels)
@@ -138,7 +150,11 @@ def _read_model(name: str, auto_class: Any, options: dict[str, Any]) -> tuple[Pr
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model, loaded = auto_class.from_pretrained(
-                EMBEDDED.get(name, name), use_safetensors=True, output_loading_info=True, **options
+                EMBEDDED.get(name, name),
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+                **_from_the_hub(name),
             )
     except (OSError, ValueError) as error:
         raise _cannot_load(name, error) from error
@@ -149,7 +165,7 @@ def load_tokenizer(name: str, head: TaskHead | None = None) -> PreTrainedTokeniz
     """The tokenizer of the base `name`, with a padding token; for a tagger, one that knows where words begin."""
     words = {"add_prefix_space": True} if head is not None and head.kind == "tags" else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(EMBEDDED.get(name, name), **words)
+        tokenizer = AutoTokenizer.from_pretrained(EMBEDDED.get(name, name), **words, **_from_the_hub(name))
     except (OSError, ValueError) as error:
         raise _cannot_load(name, error) from error
     if tokenizer is None:
@@ -161,7 +177,7 @@ def load_tokenizer(name: str, head: TaskHead | None = None) -> PreTrainedTokeniz
 
 def _load_image_processor(name: str) -> ImageProcessingMixin:
     try:
-        return AutoImageProcessor.from_pretrained(name)
+        return AutoImageProcessor.from_pretrained(name, **_from_the_hub(name))
     except ImportError as error:
         raise UserError(f"{name} reads images, which needs pillow", hint="pip install 'tunewise[vision]'") from error
     except (OSError, ValueError) as error:
@@ -207,9 +223,31 @@ def load_config(name: str) -> PreTrainedConfig:
             hint="give a folder written by save_pretrained(), a hub name such as HuggingFaceTB/SmolLM2-135M, or tiny",
         )
     try:
-        return AutoConfig.from_pretrained(folder if folder.exists() else name)
+        return AutoConfig.from_pretrained(folder if folder.exists() else name, **_from_the_hub(name))
     except (OSError, ValueError) as error:
         raise _cannot_load(name, error) from error
+
+
+def _from_the_hub(name: str) -> dict[str, bool]:
+    """What is said to transformers of a hub name: where the hub does not answer, take what was downloaded before."""
+    return {} if Path(EMBEDDED.get(name, name)).exists() or _hub_answers() else {"local_files_only": True}
+
+
+@cache
+def _hub_answers() -> bool:
+    """Whether the hub is to be asked and answers within seconds, tried once: transformers tries each file for long."""
+    if constants.is_offline_mode():
+        return False
+    try:
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=SECONDS_TO_ANSWER).close()
+    except HTTPError:
+        return True
+    except OSError as error:
+        if isinstance(error, URLError) and isinstance(error.reason, SSLError):
+            return True  # whose certificates the hub's own client may know better
+        logger.info("%s does not answer (%s): only what was downloaded before is there", constants.ENDPOINT, error)
+        return False
+    return True
 
 
 def _check_weights(folder: Path) -> None:
@@ -244,8 +282,12 @@ def _cannot_load(name: str, error: Exception) -> UserError:
         reason = str(error).strip().splitlines()[0]
         return UserError(f"cannot load {name}: {reason}", hint="the folder must hold a model that transformers knows")
     close = nearest(name, EMBEDDED)
+    if constants.is_offline_mode():
+        told = "HF_HUB_OFFLINE is set, and it was not downloaded before"
+    else:
+        told = "the hub did not give it" if _hub_answers() else f"{constants.ENDPOINT} does not answer"
     return UserError(
-        f"cannot load {name!r}: there is no such folder, and the hub did not give it",
+        f"cannot load {name!r}: there is no such folder, and {told}",
         hint=f"did you mean {close}?"
         if close
         else "check the name and the network, or give a folder: huggingface-cli download NAME --local-dir FOLDER",

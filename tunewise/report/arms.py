@@ -1,7 +1,7 @@
 """Runs -> arms: the seeds of one method under one configuration, with means and intervals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +22,8 @@ class Arm:
     quality: Interval
     forgetting: Interval | None
     """Change of the retention loss in nats per token; above zero the tuned model has forgotten."""
+    n_diverged: int = 0
+    """Seeds that are not among the runs."""
 
     @property
     def n_trainable(self) -> int:
@@ -58,6 +60,21 @@ class Arm:
         return sum(values) / len(values)
 
 
+@dataclass(frozen=True)
+class Diverged:
+    """An arm of a comparison of which some seeds, or all, have no result."""
+
+    label: str
+    n_diverged: int
+    n_seeds: int
+    reason: str
+    """Why, of the first of them."""
+
+    @property
+    def told(self) -> str:
+        return f"{self.n_diverged} of {self.n_seeds} seeds diverged"
+
+
 def main_metric(runs: Sequence[Run]) -> str:
     """The first metric that every run reports on test: a task names its most telling one first."""
     first = runs[0].metrics.get("test", {})
@@ -65,7 +82,9 @@ def main_metric(runs: Sequence[Run]) -> str:
     return shared[0] if shared else ""
 
 
-def gather_arms(runs: Sequence[Run], labels: Mapping[str, str] | None = None) -> list[Arm]:
+def gather_arms(
+    runs: Sequence[Run], labels: Mapping[str, str] | None = None, diverged: Sequence[Diverged] = ()
+) -> list[Arm]:
     """The arms of `runs` in the order in which they first appear, or in that of `labels` (arm folder -> label)."""
     metric = main_metric(runs)
     groups: dict[str, list[Run]] = {}
@@ -74,7 +93,8 @@ def gather_arms(runs: Sequence[Run], labels: Mapping[str, str] | None = None) ->
     names = {**label_by_difference(groups), **(labels or {})}
     order = [key for key in (labels or {}) if key in groups]
     order += [key for key in groups if key not in order]
-    return [_arm(names[key], groups[key], metric) for key in order]
+    n_diverged = {each.label: each.n_diverged for each in diverged}
+    return [replace(_arm(names[key], groups[key], metric), n_diverged=n_diverged.get(names[key], 0)) for key in order]
 
 
 def comparison_of(root: Path) -> list[dict[str, Any]]:
@@ -95,9 +115,18 @@ def labels_of(root: Path) -> dict[str, str]:
     return {Path(arm["folder"]).name: arm["label"] for arm in comparison_of(root)}
 
 
+def diverged_of(root: Path) -> list[Diverged]:
+    """The arms of the comparison in `root` that have no result for some seeds."""
+    return [
+        Diverged(arm["label"], len(failed), len(failed) + len(arm["seeds"]), failed[0]["reason"])
+        for arm in comparison_of(root)
+        if (failed := arm.get("failed"))
+    ]
+
+
 def read_arms(root: Path) -> list[Arm]:
     """The arms of the runs of `root`; UserError when there is none."""
-    return gather_arms(runs_of(root), labels_of(root))
+    return gather_arms(runs_of(root), labels_of(root), diverged_of(root))
 
 
 def label_by_difference(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:

@@ -27,7 +27,11 @@ class Decision:
 
 
 def decide(arms: Sequence[Arm], rule: Rule | None = None) -> Decision:
-    """The verdict of `judge` over these arms; the rule's direction is the metric's."""
+    """The verdict of `judge` over these arms; the rule's direction is the metric's.
+
+    Arms of which seeds diverged are left out, where there are others.
+    """
+    arms = [arm for arm in arms if not arm.n_diverged] or arms
     metric = arms[0].metric
     rule = rule or Rule(lower_is_better=metric in LOWER_IS_BETTER)
     verdict = judge([contender(arm.label, metric, [run.metrics for run in arm.runs]) for arm in arms], rule)

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tunewise import files
 from tunewise.report import figure, words
-from tunewise.report.arms import Arm, gather_arms, labels_of, runs_of
+from tunewise.report.arms import Arm, Diverged, diverged_of, gather_arms, labels_of, runs_of
 from tunewise.report.decision import decide
 from tunewise.report.folders import Run, majority_score
 from tunewise.report.samples import Sample, samples_from_predictions, samples_of
@@ -25,7 +25,8 @@ def write_page(root: Path, page: Path, *, commands: Sequence[str] = (), title: s
     the runs. UserError when there is no finished run.
     """
     labels = labels_of(root)
-    text = render(runs_of(root), labels=labels, commands=commands, title=title, samples=samples_of(root))
+    told = {"samples": samples_of(root), "diverged": diverged_of(root)}
+    text = render(runs_of(root), labels=labels, commands=commands, title=title, **told)
     files.write_text(page, text)
     return page
 
@@ -37,9 +38,10 @@ def render(
     commands: Sequence[str] = (),
     title: str = "",
     samples: Sequence[Sample] = (),
+    diverged: Sequence[Diverged] = (),
 ) -> str:
     """The page as text."""
-    arms = gather_arms(runs, labels)
+    arms = gather_arms(runs, labels, diverged)
     first = runs[0]
     environment = Environment(
         loader=PackageLoader("tunewise.report"),
@@ -63,6 +65,7 @@ def render(
         rows=_rows(arms),
         metric=words.metric_name(arms[0].metric) + words.unit(arms[0].metric).rstrip(),
         decision=decide(arms),
+        diverged=diverged,
         tiles=_tiles(arms),
         figures=_figures(arms),
         has_figures=figure.available(),

@@ -9,14 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from tunewise.report import words
-from tunewise.report.arms import Arm
+from tunewise.report.arms import Arm, Diverged
 from tunewise.report.decision import decide
 from tunewise.report.folders import majority_score, read_run
 from tunewise.report.samples import Sample
 
 
-def comparison_table(arms: Sequence[Arm]) -> Table:
-    """One row an arm; the row to take is bold."""
+def comparison_table(arms: Sequence[Arm], diverged: Sequence[Diverged] = ()) -> Table:
+    """One row an arm; the row to take is bold, and those without a result stand last."""
     metric = arms[0].metric
     unit = words.unit(metric).strip()
     found = decide(arms)
@@ -28,7 +28,7 @@ def comparison_table(arms: Sequence[Arm]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for arm in arms:
         table.add_row(
-            arm.label,
+            next((_with_lost(each) for each in diverged if each.label == arm.label), arm.label),
             words.quality(metric, arm.quality),
             words.signed(arm.forgetting),
             words.count(arm.n_trainable) if arm.n_trainable else "–",
@@ -37,14 +37,23 @@ def comparison_table(arms: Sequence[Arm]) -> Table:
             words.size(arm.peak_bytes),
             style="bold green" if found.takes and arm is found.pick else "",
         )
+    for each in diverged:
+        if each.n_diverged == each.n_seeds:
+            table.add_row(_with_lost(each), *["–"] * 6, style="red")
     return table
 
 
-def print_comparison(console: Console, arms: Sequence[Arm]) -> None:
+def _with_lost(arm: Diverged) -> str:
+    return f"{arm.label} ({arm.n_diverged} of {arm.n_seeds} lost)"
+
+
+def print_comparison(console: Console, arms: Sequence[Arm], diverged: Sequence[Diverged] = ()) -> None:
     """The table, and below it which way to take and why."""
     found = decide(arms)
-    console.print(comparison_table(arms))
+    console.print(comparison_table(arms, diverged))
     console.print()
+    for each in diverged:
+        console.print(Text(f"{each.label}: {each.told}; the first: {each.reason}", style="red"))
     console.print(Text(found.headline, style="bold"))
     console.print(Text(found.reason))
 

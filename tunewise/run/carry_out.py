@@ -24,7 +24,7 @@ from tunewise.data.task import Task, load_task
 from tunewise.engine.from_trunk import Route, route_for
 from tunewise.engine.objectives import encode_rows, objective_for
 from tunewise.errors import UserError
-from tunewise.evaluation.evaluate import Evaluation, answer, prepare, probes_of
+from tunewise.evaluation.evaluate import Asking, Evaluation, answer, prepare, probes_of
 from tunewise.evaluation.questions import LabelledRows, Questions
 from tunewise.evaluation.retention import retention_loss
 from tunewise.methods.attach import Tuned, attach
@@ -285,7 +285,8 @@ class Run:
         return self._answer(self.dev)
 
     def _answer(self, questions: Questions | LabelledRows) -> Evaluation:
-        return answer(self.base, questions, prefix_ids=self.tuned.prefix_ids, trunk=self.route.trunk)
+        asking = Asking(self.recipe.train.packing, self.recipe.generation.sampling(self.recipe.seed))
+        return answer(self.base, questions, prefix_ids=self.tuned.prefix_ids, asking=asking, trunk=self.route.trunk)
 
     def _retention(self) -> dict[str, float] | None:
         spec = self.recipe.retention_task
@@ -299,14 +300,20 @@ class Run:
         documents = [example.text for example in load_task(spec).test]
         context = self.tuned.anatomy.context_length
         longest = None if context is None else context - len(self.tuned.prefix_ids)
-        key = (self.base.fingerprint, self.base.dtype, str(self.model.device), longest, tuple(documents))
+        packing, trunk = self.recipe.train.packing, self.route.trunk
+        if trunk is not None and 2 * trunk.n_layers < self.base.anatomy.n_layers:
+            trunk = None  # filling it for one look would cost more than the look
+        key = (self.base.fingerprint, self.base.dtype, str(self.model.device), longest, packing, tuple(documents))
         if key not in _BASE_RETENTION:
             with self.tuned.disabled():
-                _BASE_RETENTION[key] = retention_loss(self.base, documents, longest=longest)[0]
+                _BASE_RETENTION[key] = retention_loss(
+                    self.base, documents, longest=longest, packing=packing, trunk=trunk
+                )[0]
         base = tuned = _BASE_RETENTION[key]
         if self.tuned.n_trainable:
-            prefix_ids = self.tuned.prefix_ids
-            tuned, _ = retention_loss(self.base, documents, prefix_ids=prefix_ids, longest=longest)
+            tuned, _ = retention_loss(
+                self.base, documents, prefix_ids=self.tuned.prefix_ids, longest=longest, packing=packing, trunk=trunk
+            )
         return {"base": base, "tuned": tuned, "change": tuned - base}
 
     def _max_length(self, n_prefix: int | None = None) -> int:

@@ -8,15 +8,16 @@ from typing import Any
 
 from tunewise import files
 from tunewise.config import parse, read_yaml
-from tunewise.data.config import DataConfig
 from tunewise.errors import UserError, missing, no_adapter_yet, unknown
-from tunewise.evaluation.evaluate import evaluate_task
+from tunewise.evaluation.evaluate import Asking, evaluate_task
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter, read_card
-from tunewise.models.heads import HeadChoice
 from tunewise.run.prepare import load_for
 from tunewise.run.recipe import Recipe, build_recipe
 from tunewise.run.record import ADAPTER, PREDICTIONS, RECIPE
+
+READ = ("data", "dtype", "generation", "head", "quantise", "seed", "train.packing")
+"""Fields of a recipe that an evaluation reads, beside its model."""
 
 
 def evaluate(
@@ -26,17 +27,19 @@ def evaluate(
     data: str | Mapping[str, Any] | None = None,
     split: str = "test",
     shots: int = 0,
-    seed: int = 0,
     limit: int | None = None,
     out: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """`tunewise eval`: a run folder, an adapter folder, or with `model` alone a base, on one split of a task.
 
-    A run is measured as it measured itself (its data, demonstrations and seed) unless told otherwise. With `out`,
-    predictions.jsonl and evaluation.json are written there.
+    A run is measured as it measured itself (its data, demonstrations and seed) unless told otherwise. `overrides` are
+    dotted fields of a recipe that an evaluation reads: {"seed": 1, "generation.do_sample": True, "quantise": "nf4"}.
+    With `out`, predictions.jsonl and evaluation.json are written there.
     """
-    asked = _asked(None if target is None else Path(target), model, data)
-    base, task = load_for(asked.data, asked.model, asked.dtype, asked.head, asked.quantise)
+    asked = _asked(None if target is None else Path(target), model, data, overrides or {})
+    recipe = asked.recipe
+    base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise)
     splits = {"train": task.train, "dev": task.dev, "test": task.test}
     if split not in splits:
         raise unknown("split", split, splits)
@@ -45,16 +48,18 @@ def evaluate(
         tuned = load_adapter(base.model, asked.adapter, tokenizer=base.tokenizer)
         tuned.model.eval()
         prefix_ids = tuned.prefix_ids
-    shots, seed = (shots, seed) if shots else (asked.shots, asked.seed)
+    shots = shots or recipe.shots
     examples = splits[split][:limit]
-    found = evaluate_task(base, task, examples, prefix_ids=prefix_ids, shots=shots, seed=seed)
+    asking = Asking(recipe.train.packing, recipe.generation.sampling(recipe.seed))
+    found = evaluate_task(base, task, examples, prefix_ids=prefix_ids, shots=shots, seed=recipe.seed, asking=asking)
     summary = {
         "task": task.name,
-        "model": asked.model,
+        "model": recipe.model,
         "adapter": None if asked.adapter is None else str(asked.adapter),
         "split": split,
         "shots": shots,
-        "seed": seed,
+        "seed": recipe.seed,
+        "generation": recipe.generation.model_dump(mode="json"),
         "n_examples": len(examples),
         "n_dropped_demonstrations": found.n_dropped,
         "n_truncated_prompts": found.n_truncated,
@@ -71,41 +76,38 @@ def evaluate(
 class _Asked:
     """What is to be evaluated on what."""
 
-    model: str
-    dtype: str
-    data: DataConfig
+    recipe: Recipe
     adapter: Path | None
-    head: HeadChoice = "auto"
-    shots: int = 0
-    seed: int = 0
-    quantise: str = ""
 
 
-def _asked(target: Path | None, model: str | None, data: str | Mapping[str, Any] | None) -> _Asked:
+def _asked(
+    target: Path | None, model: str | None, data: str | Mapping[str, Any] | None, overrides: Mapping[str, Any]
+) -> _Asked:
     """A run folder, an adapter folder, or a bare base, as one thing; UserError where something is missing."""
-    given = None if data is None else build_recipe({"data": data, "method": "frozen"}).data
+    for field in overrides:
+        if not f"{field}.".startswith(tuple(f"{read}." for read in READ)):
+            raise UserError(f"{field} changes nothing in an evaluation", f"what it reads is {', '.join(READ)}")
+    given = {name: value for name, value in (("model", model), ("data", data)) if value is not None}
     if target is not None and (target / RECIPE).is_file():
         recipe = parse(Recipe, read_yaml(target / RECIPE), where=str(target / RECIPE))
         adapter = target / ADAPTER if (target / ADAPTER).is_dir() else None
         if adapter is None and not isinstance(recipe.method, Frozen):
             raise no_adapter_yet(target)
-        name, data_config, seed = model or recipe.model, given or recipe.data, recipe.seed
-        return _Asked(
-            name, recipe.dtype, data_config, adapter, recipe.head, recipe.shots, seed, quantise=recipe.quantise
-        )
+        return _Asked(build_recipe({**recipe.model_dump(mode="json"), **given}, overrides), adapter)
     if target is None:
-        if model is None or given is None:
+        if model is None or data is None:
             raise UserError(
                 "nothing to evaluate", "give a run or adapter folder, or --model tiny --data tiny:sentiment"
             )
-        return _Asked(model, "auto", given, None)
+        return _Asked(build_recipe({"method": "frozen", **given}, overrides), None)
     if not target.is_dir():
         raise missing(target)
     card = read_card(target) if (target / "tunewise.json").is_file() else {"base": {}, "notes": {}}
-    name = model or card["base"].get("name")
-    noted = card["notes"].get("data")
-    if not name or not (given or noted):
-        wanted = "--model NAME_OR_FOLDER" if not name else "--data FILE"
-        raise UserError(f"{target} does not say which {'base' if not name else 'data'} it belongs to", f"add {wanted}")
-    head, quantise = card["notes"].get("head", "auto"), card["base"].get("quantise", "")
-    return _Asked(name, card.get("dtype", "auto"), given or parse(DataConfig, noted), target, head, quantise=quantise)
+    noted = {"model": card["base"].get("name"), "data": card["notes"].get("data")}
+    fields = {**{name: value for name, value in noted.items() if value}, **given}
+    for name, of_what, wanted in (("model", "base", "--model NAME_OR_FOLDER"), ("data", "data", "--data FILE")):
+        if name not in fields:
+            raise UserError(f"{target} does not say which {of_what} it belongs to", f"add {wanted}")
+    fields |= {"dtype": card.get("dtype", "auto"), "head": card["notes"].get("head", "auto")}
+    fields |= {"quantise": card["base"].get("quantise", ""), "method": "frozen"}
+    return _Asked(build_recipe(fields, overrides), target)

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, Field, field_serializer, field_validator, model_validator
 
 from tunewise.config import Strict, field_named, override, parse
 from tunewise.data.config import DataConfig
 from tunewise.errors import UserError
+from tunewise.evaluation.config import GenerationConfig
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.base import Method
 from tunewise.methods.selective.frozen import Frozen
@@ -35,7 +36,8 @@ class Recipe(Strict):
     """A method's name, or its name and fields."""
     train: TrainConfig = Field(default_factory=TrainConfig)
     seed: int = 0
-    """Initialisation, data order, few-shot sample, demonstrations."""
+    """Initialisation, data order, few-shot sample, demonstrations, tokens that are drawn."""
+    generation: GenerationConfig = Field(default_factory=GenerationConfig)
     retention: str | None = "auto"
     """A task whose test texts show what is forgotten; auto takes the embedded one for tiny and none elsewhere."""
 
@@ -46,8 +48,11 @@ class Recipe(Strict):
         if isinstance(data, Mapping):
             chosen = data.get("method")
             name = chosen.get("name") if isinstance(chosen, Mapping) else chosen
-            sections = {"method": METHODS.get(name) if isinstance(name, str) else None, "train": TrainConfig}
-            sections["data"] = DataConfig
+            sections: dict[str, type[BaseModel] | None] = {
+                "method": METHODS.get(name) if isinstance(name, str) else None,
+                "train": TrainConfig,
+            }
+            sections["data"], sections["generation"] = DataConfig, GenerationConfig
             lost = [
                 (key, f"{section}.{field}={value}")
                 for key, value in data.items()

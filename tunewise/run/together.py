@@ -18,7 +18,7 @@ from tunewise.run import record
 from tunewise.run.carry_out import Run, done
 from tunewise.run.prepare import load_for
 from tunewise.run.recipe import Recipe
-from tunewise.training.lane import FitResult
+from tunewise.training.lane import Diverged, FitResult
 from tunewise.training.loop import fit
 from tunewise.training.memory import Peak
 from tunewise.training.progress import AsOne, Watcher
@@ -28,8 +28,11 @@ from tunewise.training.together import fit_together
 logger = logging.getLogger(__name__)
 
 
-def plan(recipes: Sequence[Recipe], base: Base) -> Sharing:
-    """Which of these recipes share batches over `base`, by number, and why; nothing is trained or written."""
+def plan(recipes: Sequence[Recipe], base: Base, workers: int = 1) -> Sharing:
+    """Which of these recipes share batches over `base`, by number, and why; nothing is trained or written.
+
+    With several `workers`, each takes a group, or a run, at a time.
+    """
     demands: dict[int, Demand] = {}
     reasons: dict[int, str] = {}
     lengths: dict[tuple[str, int], list[int]] = {}
@@ -51,7 +54,7 @@ def plan(recipes: Sequence[Recipe], base: Base) -> Sharing:
         else:
             demands[number] = found
     numbers = list(demands)
-    shared = share(list(demands.values()), base.model)
+    shared = share(list(demands.values()), base.model, workers)
     groups = tuple(tuple(numbers[index] for index in group) for group in shared.groups)
     return Sharing(groups, reasons | {numbers[index]: reason for index, reason in shared.reasons.items()})
 
@@ -82,12 +85,13 @@ def _lengths(recipe: Recipe, base: Base) -> list[int]:
 
 def run_together(
     recipes: Sequence[Recipe], folders: Sequence[Path], base: Base, progress: Watcher | None = None
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any] | Diverged]:
     """Carry recipes of one base out into their folders, as lanes of one batch; the content of each metrics.json.
 
     Reloads are left to `add_reload_proof`. Where a trial finds that they cannot share a batch, they are trained one
     after another, and `logging` tells why. What the joint training took is told as each run's share by tokens; the
-    memory is that of all. Raises as `run` does; on Ctrl-C every run leaves a checkpoint.
+    memory is that of all. A run that diverges is not done: its error stands in the place of its metrics, and the others
+    go on. Raises as `run` does for everything else; on Ctrl-C every run leaves a checkpoint.
     """
     peak, seconds, runs = Peak(base.model.device), [0.0] * len(recipes), []
     for number, (recipe, folder) in enumerate(zip(recipes, folders, strict=True)):
@@ -97,17 +101,23 @@ def run_together(
     start = time.perf_counter()
     watcher = None if progress is None else AsOne(progress, len(runs))
     try:
-        results: Sequence[FitResult | None] = fit_together([run.training(watcher) for run in runs])
+        results: Sequence[FitResult | Diverged | None] = fit_together([run.training(watcher) for run in runs])
     except CannotShare as reason:
         logger.info("one by one: %s", reason.message)
         results = [None] * len(runs)
     taken = time.perf_counter() - start
-    n_tokens = sum(result.tokens for result in results if result is not None)
-    found = []
+    n_tokens = sum(result.tokens for result in results if isinstance(result, FitResult))
+    found: list[dict[str, Any] | Diverged] = []
     for run, result, own in zip(runs, results, seconds, strict=True):
         start = time.perf_counter()
+        try:
+            if isinstance(result, Diverged):
+                raise result
+            metrics = _finished(run, result, peak, progress)
+        except Diverged as error:
+            found.append(error)
+            continue
         share_of_training = 0.0 if result is None else taken * result.tokens / max(1, n_tokens)
-        metrics = _finished(run, result, peak, progress)
         metrics["seconds"] = round(own + share_of_training + time.perf_counter() - start, 3)
         done(run.out, metrics)
         found.append(metrics)

@@ -35,10 +35,10 @@ class TrainConfig(Strict):
     patience: int | None = Field(None, gt=0)
     """Evaluations without a better dev score after which training stops; None never stops early."""
     packing: bool = True
-    """Rows behind one another without padding, where the base runs so; batches and losses are the same."""
+    """Rows, and the prompts of evaluations, behind one another without padding, where the base runs so; batches and
+    losses are the same."""
     lanes: bool = True
     """In one batch with other runs of a comparison, where that is faster; each ends as it does alone."""
-    """Rows behind one another without padding, where the base runs so; the losses are the same."""
     trunk: Literal["auto", "cached", "live"] = "auto"
     """Layers below everything that is trained or attached: auto runs them once for each row and keeps what leaves them,
     where that changes nothing but rounding; cached does so too where dropout acts in them, which is then off; live runs

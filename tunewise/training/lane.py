@@ -91,6 +91,10 @@ class Answer:
 Steps = Generator[Asked, Answer, str]
 
 
+class Diverged(UserError):
+    """The loss or its gradient was no longer finite; the step that found it changed no weight."""
+
+
 class Lane:
     """A run that is under way. `alone` puts its method, and no other, on the base inside the block."""
 
@@ -237,7 +241,7 @@ class Lane:
         patience = self._config.patience
         return patience is not None and self._state.position.n_without_gain >= patience
 
-    def _not_finite(self, loss: float, batches: list[Any]) -> UserError:
+    def _not_finite(self, loss: float, batches: list[Any]) -> Diverged:
         """The error for a loss or gradient that is NaN or infinite, naming the rows that make it so."""
         self._optimiser.zero_grad()
         self._tuned.model.eval()
@@ -250,7 +254,7 @@ class Lane:
         what = "the gradient" if math.isfinite(loss) else "the loss"
         named = culprits or [row_id for batch in batches for row_id in batch.ids]
         rows = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
-        return UserError(
+        return Diverged(
             f"{what} is not finite at step {self._state.position.step + 1} of {self.n_steps}; rows: {rows}",
             f"no weight was changed by this step; lower train.learning_rate (now {self._peak_rate:g}), "
             "or look at those rows",

@@ -37,8 +37,8 @@ def fit(
     """Train `tuned` on `rows` and leave its best state in it; log.jsonl and checkpoints are written into `folder`.
 
     A checkpoint found in `folder` is resumed, bit for bit. `dev_score` is called with the model in evaluation mode;
-    higher is better, and of equal scores the earlier state is kept. Raises UserError when the loss or the gradient is
-    no longer finite (before any weight is touched) and Interrupted after Ctrl-C or SIGTERM.
+    higher is better, and of equal scores the earlier state is kept. Raises Diverged when the loss or the gradient is no
+    longer finite (before any weight is touched) and Interrupted after Ctrl-C or SIGTERM.
     """
     training = Training(tuned, rows, config, seed, folder, objective, dev_score, progress)
     device = tuned.model.device

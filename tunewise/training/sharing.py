@@ -4,6 +4,7 @@ A step costs what its products cost, and something for each operation however sm
 they pay where one run does not fill the machine; and the backward of a batch goes as deep as that of its deepest lane.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -61,9 +62,9 @@ def demand(model: PreTrainedModel, method: Method, tokens: float) -> Demand:
 
 def _of_parameter(anatomy: Anatomy, name: str) -> int:
     """The layer that holds it; 0 for what stands before the layers, their number for what stands behind them."""
-    for number, path in enumerate(anatomy.layers):
-        if name.startswith(f"{path}."):
-            return number
+    inside = anatomy.layer_of(name)
+    if inside is not None:
+        return inside
     last = max(i for i, each in enumerate(anatomy.parameters) if each.startswith(f"{anatomy.layers[-1]}."))
     return anatomy.n_layers if anatomy.parameters.index(name) > last else 0
 
@@ -74,9 +75,12 @@ def _of_site(anatomy: Anatomy, name: str) -> int:
     return next((site.layer for site in (*anatomy.sites, *anatomy.keys) if site.name == name and site.layer), 0)
 
 
-def share(demands: Sequence[Demand], model: PreTrainedModel) -> Sharing:
-    """Who shares with whom on the device of `model`: those of like depth, as many as fill it a few times over."""
-    fills = _fills(model)
+def share(demands: Sequence[Demand], model: PreTrainedModel, workers: int = 1) -> Sharing:
+    """Who shares with whom on the device of `model`: those of like depth, as many as fill it a few times over.
+
+    Several `workers`, each with its share of the cores, have a group each at least.
+    """
+    fills = _fills(model, workers)
     groups: list[tuple[int, ...]] = []
     reasons: dict[int, str] = {}
     by_depth: dict[int, list[int]] = {}
@@ -88,7 +92,7 @@ def share(demands: Sequence[Demand], model: PreTrainedModel) -> Sharing:
         else:
             by_depth.setdefault(each.lowest, []).append(number)
     for lowest, numbers in by_depth.items():
-        for group in _filled(numbers, demands, LARGEST * fills):
+        for group in _filled(numbers, demands, LARGEST * fills, workers):
             if len(group) < 2:
                 reasons[group[0]] = f"one by one: no other run reaches down to layer {lowest}, or they fill a batch"
                 continue
@@ -99,18 +103,24 @@ def share(demands: Sequence[Demand], model: PreTrainedModel) -> Sharing:
     return Sharing(tuple(groups), reasons)
 
 
-def _fills(model: PreTrainedModel) -> float:
+def threads_of(workers: int) -> int:
+    """Threads for each of several processes side by side, or for this one."""
+    return torch.get_num_threads() if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
+
+
+def _fills(model: PreTrainedModel, workers: int) -> float:
     """The tokens of a batch with which one run fills the device."""
     if model.device.type != "cpu":
         return FILLS_GPU_TOKENS
     embedding = model.get_input_embeddings()
     n_embedding = embedding.weight.numel() if isinstance(embedding, torch.nn.Embedding) else 0
     n_body = max(1, sum(parameter.numel() for parameter in model.parameters()) - n_embedding)
-    return FILLS_CPU / n_body * torch.get_num_threads() / 2
+    return FILLS_CPU / n_body * threads_of(workers) / 2
 
 
-def _filled(numbers: Sequence[int], demands: Sequence[Demand], largest: float) -> list[list[int]]:
-    """Groups of these runs, in their order, of at most `largest` tokens and of about the same size."""
-    n_groups = max(1, -(-sum(demands[number].tokens for number in numbers) // largest))
+def _filled(numbers: Sequence[int], demands: Sequence[Demand], largest: float, n_least: int) -> list[list[int]]:
+    """Groups of these runs, in their order, of at most `largest` tokens and of about the same size, `n_least` or more
+    of them where there are as many runs."""
+    n_groups = max(n_least, -(-sum(demands[number].tokens for number in numbers) // largest))
     size = -(-len(numbers) // int(n_groups))
     return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]

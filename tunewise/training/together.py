@@ -10,17 +10,18 @@ from tunewise.engine.joining import joint_losses
 from tunewise.errors import UserError
 from tunewise.methods.lanes import CannotShare, Draws, Lanes
 from tunewise.training.interrupt import Interrupted, Interrupts
-from tunewise.training.lane import Answer, Asked, FitResult, Lane, Training
+from tunewise.training.lane import Answer, Asked, Diverged, FitResult, Lane, Training
 from tunewise.training.trial import why_not_together
 
 
-def fit_together(trainings: Sequence[Training]) -> list[FitResult]:
+def fit_together(trainings: Sequence[Training]) -> list[FitResult | Diverged]:
     """Train all of them over their one base, and leave its best state in each; the results in the same order.
 
     Every `tuned` is detached, before and behind it. Each run has its own learning rate, clipping, schedule, order of
-    rows, dropout and loss, and writes its own log and checkpoints; one that ends leaves the batch. An error in one of
-    them, or Ctrl-C, stops all, each with a checkpoint from which `fit` or this goes on. Raises CannotShare where
-    `why_not_together` has a reason, and as `fit` does.
+    rows, dropout and loss, and writes its own log and checkpoints; one that ends leaves the batch, and so does one that
+    diverges: its error stands in the place of its result. Any other error in one of them, or Ctrl-C, stops all, each
+    with a checkpoint from which `fit` or this goes on. Raises CannotShare where `why_not_together` has a reason, and
+    as `fit` does.
     """
     reason = why_not_together(trainings)
     if reason:
@@ -33,7 +34,7 @@ def fit_together(trainings: Sequence[Training]) -> list[FitResult]:
         with chosen(model.device), Interrupts() as interrupts, lanes:
             turns = [_Turn(number, training, lanes, interrupts) for number, training in enumerate(trainings)]
             _take_turns(turns, lanes, interrupts)
-            return [turn.lane.result(turn.stopped_by) for turn in turns]
+            return [turn.diverged or turn.lane.result(turn.stopped_by) for turn in turns]
     finally:
         model.eval()
         for training in trainings:
@@ -51,6 +52,7 @@ class _Turn:
         self._steps = self.lane.steps(interrupts)
         self.asked: Asked | None = None
         self.error: UserError | None = None
+        self.diverged: Diverged | None = None
         self.stopped_by = ""
 
     def take(self, answer: Answer | None) -> None:
@@ -61,6 +63,8 @@ class _Turn:
                 self.asked = next(self._steps) if answer is None else self._steps.send(answer)
             except StopIteration as end:
                 self.stopped_by = end.value
+            except Diverged as error:
+                self.diverged = error
             except UserError as error:
                 self.error = error
 
@@ -84,7 +88,7 @@ def _take_turns(turns: Sequence[_Turn], lanes: Lanes, interrupts: Interrupts) ->
     errors = [turn.error for turn in turns if turn.error is not None]
     if errors:
         for turn in turns:
-            if turn.error is None:
+            if turn.error is None and turn.diverged is None:
                 turn.save()
         others = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
         stopped = Interrupted(errors[0].message + others, errors[0].hint)

@@ -1,0 +1,69 @@
+"""Runs side by side where they cannot share a batch after all, or one of them is lost: the others end as alone."""
+
+import json
+import logging
+
+import pytest
+
+from tests.small_base import QUICK, write_base, write_reviews
+from tunewise.engine.native.build import library, why_not
+from tunewise.models.load import load_base
+from tunewise.run import build_recipe, run, run_together
+from tunewise.training.lane import Diverged
+
+HOT = {"train.learning_rate": 1e38}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("place")
+    write_base(folder / "base")
+    write_reviews(folder / "reviews.csv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(place):
+    return load_base(str(place / "base"), "float32")
+
+
+def recipe(place, seed, **overrides):
+    given = {"model": str(place / "base"), "data": str(place / "reviews.csv"), "dtype": "float32", "method": "lora"}
+    return build_recipe(given | {"seed": seed}, QUICK | overrides)
+
+
+@pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
+def test_runs_whose_trial_refuses_are_trained_one_by_one(place, base, tmp_path, caplog):
+    """One is padded and two are packed; one of these diverges, in the middle; each of the others is as it is alone."""
+    asked = [recipe(place, 0), recipe(place, 1, **HOT), recipe(place, 2, **{"train.packing": False})]
+    folders = [tmp_path / name for name in ("packed", "lost", "padded")]
+    with caplog.at_level(logging.INFO, "tunewise"):
+        packed, lost, padded = run_together(asked, folders, base)
+    assert "one by one: their batches are packed and padded" in caplog.messages
+    assert isinstance(lost, Diverged)
+    assert "is not finite at step 2 of 6" in lost.message
+    assert [(folder / "DONE").exists() for folder in folders] == [True, False, True]
+    for metrics, of, folder in ((packed, asked[0], folders[0]), (padded, asked[2], folders[2])):
+        alone = run(of, tmp_path / f"{folder.name} alone", base=base, prove=False)
+        same = ("test", "dev", "loss_first", "loss_last", "lanes", "layout", "tokens", "best_step", "proofs")
+        assert {name: metrics[name] for name in same} == {name: alone[name] for name in same}
+        assert json.loads((folder / "metrics.json").read_text()) == metrics
+        adapters = [
+            (each / "adapter" / "adapter_model.safetensors").read_bytes() for each in (folder, alone_of(folder))
+        ]
+        assert adapters[0] == adapters[1]
+
+
+def alone_of(folder):
+    return folder.with_name(f"{folder.name} alone")
+
+
+def test_a_lane_that_is_lost_keeps_no_other_from_its_end(place, base, tmp_path):
+    asked = [recipe(place, 0, **HOT), recipe(place, 1)]
+    lost, metrics = run_together(asked, [tmp_path / "lost", tmp_path / "kept"], base)
+    assert isinstance(lost, Diverged)
+    assert not (tmp_path / "lost" / "metrics.json").exists()
+    assert metrics["lanes"] == 2
+    alone = run(asked[1], tmp_path / "alone", base=base, prove=False)
+    assert metrics["test"] == alone["test"]
+    assert metrics["loss_last"] == pytest.approx(alone["loss_last"], abs=1e-5)

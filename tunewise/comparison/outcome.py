@@ -1,0 +1,42 @@
+"""What comes of the runs of a comparison: their metrics, or why one has none."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tunewise.models.load import Base
+from tunewise.run import Recipe, run, run_together
+from tunewise.training.lane import Diverged
+from tunewise.training.progress import Watcher
+
+Outcome = dict[str, Any] | Diverged
+"""The content of a run's metrics.json, or the error of a run whose loss was no longer finite."""
+
+
+def run_group(
+    recipes: Sequence[Recipe], folders: Sequence[Path], base: Base, progress: Watcher | None = None
+) -> list[Outcome]:
+    """One run, or several as lanes of one batch, in this process; one that diverges keeps no other from its end."""
+    if len(recipes) > 1:
+        return run_together(recipes, folders, base, progress)
+    try:
+        return [run(recipes[0], folders[0], base=base, progress=progress, prove=False)]
+    except Diverged as error:
+        return [error]
+
+
+def in_words(outcome: Outcome) -> str:
+    """The first test metric and the time of a run, as in "accuracy 90.3  12.1 s", or why there is none."""
+    if isinstance(outcome, Diverged):
+        return f"diverged: {outcome.message}"
+    name, value = next(iter(outcome["test"].items()))
+    return f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.1f}  {outcome['seconds']:.1f} s"
+
+
+def failures(seeds: Sequence[int], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Of the runs of one arm those that diverged: seed, reason and hint of each."""
+    return [
+        {"seed": seed, "reason": outcome.message, "hint": outcome.hint}
+        for seed, outcome in zip(seeds, outcomes, strict=True)
+        if isinstance(outcome, Diverged)
+    ]
