@@ -65,6 +65,20 @@ def test_outputs_and_gradients_are_those_of_plain_attention(name, heads, groups,
         torch.testing.assert_close(one.grad.double(), other.grad, rtol=0, atol=3e-5)
 
 
+@pytest.mark.parametrize("name", PATTERNS)
+def test_segments_of_several_blocks(name):
+    # longer than the queries whose gradients are added up at once, and rows of 256 scores, which are set further apart
+    q, k, v, dout, starts = inputs(2, 1, 16, torch.float32, lengths=(270, 133, 256))
+    exact = [tensor.double().requires_grad_() for tensor in (q, k, v)]
+    ours = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
+    expected, found = plain(*exact, starts, PATTERNS[name]), attend(*ours, starts, PATTERNS[name])
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-6)
+    expected.backward(dout.double())
+    found.backward(dout)
+    for one, other in zip(ours, exact, strict=True):
+        torch.testing.assert_close(one.grad.double(), other.grad, rtol=0, atol=3e-5)
+
+
 @pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize(("heads", "groups", "scale"), [(4, 4, 1.0), (4, 2, 0.2)])
 def test_a_bias_by_distance_and_its_gradient(heads, groups, scale, is_causal):
@@ -139,8 +153,25 @@ def test_what_the_kernel_would_read_past_the_end_is_refused():
         attend(q, k, v, starts, Pattern(0.2, window=3), bias=torch.zeros(2, 39))
 
 
-def test_bfloat16_is_float32_rounded_at_the_ends():
-    q, k, v, dout, starts = inputs(4, 2, 64, torch.bfloat16)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_any_number_of_threads_gives_the_same_bits(threads):
+    q, k, v, dout, starts = inputs(6, 2, 64, torch.float32)
+    before, found = torch.get_num_threads(), []
+    try:
+        for n in (2, threads):
+            torch.set_num_threads(n)
+            leaves = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
+            out = attend(*leaves, starts, Pattern(0.2))
+            out.backward(dout)
+            found.append([out, *(leaf.grad for leaf in leaves)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("width", [64, 40, 10, 7])
+def test_bfloat16_is_float32_rounded_at_the_ends(width):
+    q, k, v, dout, starts = inputs(4, 2, width, torch.bfloat16)
     wide = [tensor.float().requires_grad_() for tensor in (q, k, v)]
     narrow = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
     expected, found = attend(*wide, starts, Pattern(0.125)), attend(*narrow, starts, Pattern(0.125))

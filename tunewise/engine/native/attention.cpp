@@ -17,7 +17,7 @@
 
 #include "products.h"
 
-constexpr int BLOCK = 22 * TALL;
+constexpr int BLOCK = 22 * TALL;  // queries, as many as are usual in a segment
 
 // 1 / (1 - p) where a weight is kept and 0 where it is dropped: a function of (seed, head, query, key), so that the
 // backward finds what the forward drew. The mixing is Wellons' lowbias32.
@@ -94,8 +94,8 @@ static std::vector<int> largest_first(const int* starts, const Shape& shape) {
     return order;
 }
 
-// Of a row of scores in vectors: the logarithm of what their exponentials, which take their place, sum up to, and 1 over
-// the sum of those.
+// A row of scores becomes exponentials, all less the largest; lse is the logarithm of what the scores' own sum up to,
+// inverse 1 over the sum of what stands in the row.
 struct Softmax {
     float lse, inverse;
     static Softmax of(float* row, int n) {
@@ -148,6 +148,7 @@ static void forward(const Number* q, const Number* k, const Number* v, Number* o
             const int segment = order[task] / G, g = order[task] % G, start = starts[segment];
             const int n_queries = starts[segment + 1] - start, key_start = shape.key_starts[segment];
             const int n = shape.key_starts[segment + 1] - key_start, ld = leading(n);
+            // what this thread will probably take next
             const int coming = order[std::min(task + omp_get_num_threads(), (int)order.size() - 1)];
             float *values = scratch.of((size_t)n * d + (size_t)terms * ld + (size_t)TALL * (ld + d + terms)),
                   *keys = values + (long)n * d, *s = keys + (long)terms * ld, *o = s + (long)TALL * ld,
@@ -159,11 +160,9 @@ static void forward(const Number* q, const Number* k, const Number* v, Number* o
                     const int m = std::min(TALL, n_queries - i0), begin = shape.begin(i0), last = shape.last(i0 + m - 1, n);
                     Number* to = out + ((long)(start + i0) * H + h) * D;
                     prefetch<1>(to, (long)H * D, m, D);
-                    if (h + 1 < (g + 1) * (H / G))
-                        ask(q, 0, order[task], h + 1, i0);
-                    else
-                        ask(q, 0, coming, coming % G * (H / G), i0), ask(k, 2, coming, coming % G, i0),
-                            ask(v, 4, coming, coming % G, i0);
+                    const bool is_last = h + 1 == (g + 1) * (H / G);
+                    ask(q, 0, is_last ? coming : order[task], is_last ? coming % G * (H / G) : h + 1, i0);
+                    if (is_last) ask(k, 2, coming, coming % G, i0), ask(v, 4, coming, coming % G, i0);
                     gather<Kind>(q + (start + i0) * strides[0] + h * strides[1], strides[0], m, D, queries);
                     scores<Kind>(shape, h, i0, m, n, queries, keys, s, ld);
                     float inverse[TALL];
@@ -209,11 +208,13 @@ static void backward(const Number* q, const Number* k, const Number* v, const Nu
             const int segment = order[task] / G, g = order[task] % G, start = starts[segment];
             const int n_queries = starts[segment + 1] - start, key_start = shape.key_starts[segment];
             const int n = shape.key_starts[segment + 1] - key_start, ld = leading(n);
+            // what this thread will probably take next
             const int coming = order[std::min(task + omp_get_num_threads(), (int)order.size() - 1)];
             // blocks of one size, as near to BLOCK as whole tiles and this segment allow
             const int n_blocks = std::max(1, (n_queries + BLOCK - 1) / BLOCK),
                       size = (n_queries + n_blocks * TALL - 1) / (n_blocks * TALL) * TALL;
-            const long rows = (long)n * d, columns = (long)terms * ld, block = (long)size * d, weights = (long)size * ld;
+            const long rows = (long)n * d, columns = (long)terms * ld;
+            const long block = (long)size * d, weights = (long)size * ld;
             float *keys = scratch.of(3 * rows + 2 * columns + 2 * block + 2 * weights + ld + TALL * (d + 2 * terms)),
                   *to_keys = keys + rows, *to_values = to_keys + rows, *keys_t = to_values + rows,
                   *values_t = keys_t + columns, *queries = values_t + columns, *outer = queries + block,
@@ -238,18 +239,19 @@ static void backward(const Number* q, const Number* k, const Number* v, const Nu
                         const int last = shape.last(i0 + m - 1, n), row = i0 - b0;
                         float *s = p + (long)row * ld, *ds = dp + (long)row * ld;
                         Number* to = dq + ((long)(start + i0) * H + h) * D;
-                        if (is_last)
-                            ask(q, 0, coming, coming % G * (H / G), i0), ask(dout, 6, coming, coming % G * (H / G), i0);
-                        else
-                            ask(q, 0, order[task], h + 1, i0), ask(dout, 6, order[task], h + 1, i0);
+                        const int next = is_last ? coming : order[task];
+                        const int next_h = is_last ? coming % G * (H / G) : h + 1;
+                        ask(q, 0, next, next_h, i0), ask(dout, 6, next, next_h, i0);
                         const float *left = queries + (long)row * d, *outer_left = outer + (long)row * d;
                         if (!std::is_same_v<Kind, Singles>) {
                             left = gather<Kind>(q_rows + row * strides[0], strides[0], m, D, pairs);
-                            outer_left = gather<Kind>(dout_rows + row * strides[6], strides[6], m, D, pairs + TALL * terms);
+                            outer_left =
+                                gather<Kind>(dout_rows + row * strides[6], strides[6], m, D, pairs + TALL * terms);
                         }
                         scores<Kind>(shape, h, i0, m, n, left, keys_t, s, ld);
                         if (is_last) ask(k, 2, coming, coming % G, i0), ask(v, 4, coming, coming % G, i0);
-                        product<Kind>(m, end - begin, depth, outer_left, terms, 1, values_t + begin, ld, ds + begin, ld, false);
+                        product<Kind>(m, end - begin, depth, outer_left, terms, 1, values_t + begin, ld, ds + begin, ld,
+                                      false);
                         prefetch<1>(to, (long)H * D, m, D);
                         if (is_last) {
                             prefetch<1>(dk_rows + (long)i0 * G * D, (long)G * D, m, D);
@@ -261,7 +263,8 @@ static void backward(const Number* q, const Number* k, const Number* v, const Nu
                                 for (int j = begin; j < end; j += WIDTH) at(of + j) *= shape.dropout.factors(drawn, j);
                             };
                             if (shape.dropout.p > 0) drop(ds);
-                            through(shape, lse[(long)(start + i0 + i) * H + h], s + begin, ds + begin, slopes, end - begin);
+                            const float of_row = lse[(long)(start + i0 + i) * H + h];
+                            through(shape, of_row, s + begin, ds + begin, slopes, end - begin);
                             if (to_bias)
                                 for (int j = begin; j < end; j += WIDTH) at(to_bias - (i0 + i) + j) += at(ds + j);
                             if (shape.dropout.p > 0) drop(s);

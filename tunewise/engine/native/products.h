@@ -16,7 +16,7 @@
 
 #include "vector.h"
 
-constexpr int TALL = 6;  // rows of a tile: with its BROAD vectors each, and what is multiplied, they fill the registers
+constexpr int TALL = 6;  // rows of a tile: with BROAD vectors each, and what is multiplied, they fill the registers
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int BROAD = 4;  // of 32 registers
 #else
