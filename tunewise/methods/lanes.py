@@ -8,7 +8,7 @@ gradients that it has alone.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 from tunewise.errors import UserError
 from tunewise.methods.acting import Acting, occupy, vacate
 from tunewise.methods.attach import Tuned
+
+Where = Literal["everywhere", "last layer", "head"]
 
 
 class CannotShare(UserError):
@@ -36,6 +38,11 @@ class Part:
     padding: int = 0
     """Columns of padding before its own, which it has not when it is alone."""
     head_padding: int = 0
+    read_size: int = 0
+    """Of packed rows, the tokens of which the last layer makes something."""
+
+    def size_where(self, where: Where) -> int:
+        return {"everywhere": self.size, "last layer": self.read_size, "head": self.head_size}[where]
 
 
 @dataclass(frozen=True)
@@ -179,8 +186,8 @@ class Lanes:
     def _stacked(self, module: nn.Module, acts: dict[int, list[Acting]], x: Tensor, y: Tensor) -> Tensor | None:
         """All lanes at once by batched products, where their deltas are alike and their parts of one size."""
         assert self._parts is not None
-        dim, is_head = self._place(module, y)
-        sizes = {part.head_size if is_head else part.size for part in self._parts.parts}
+        dim, where = self._place(module, y)
+        sizes = {part.size_where(where) for part in self._parts.parts}
         found = [acts.get(part.lane, []) for part in self._parts.parts]
         if len(sizes) > 1 or len(found) < 2 or any(len(of_lane) != 1 or not of_lane[0].is_whole for of_lane in found):
             return None
@@ -198,7 +205,7 @@ class Lanes:
         self, module: nn.Module, lanes: dict[int, Any], change: Callable[..., Tensor], *tensors: Tensor
     ) -> Tensor:
         """The first of `tensors` with the parts of `lanes` changed: `change(lane, part of each tensor)`."""
-        dim, is_head = self._place(module, tensors[0])
+        dim, where = self._place(module, tensors[0])
         parts, pieces = self._split(module, lanes, *tensors)
         if not any(part is not None for part in parts):
             return tensors[0]
@@ -207,7 +214,7 @@ class Lanes:
             if part is None:
                 made.append(piece[0])
                 continue
-            padding = part.head_padding if is_head else part.padding
+            padding = part.head_padding if where == "head" else part.padding
             if not (self.has_dropout[part.lane] and module.training):
                 made.append(change(part.lane, *piece))
                 continue
@@ -222,11 +229,11 @@ class Lanes:
     ) -> tuple[list[Part | None], list[tuple[Tensor, ...]]]:
         """Each part of a lane in `lanes`, or None for what lies between, with the pieces of all tensors there."""
         assert self._parts is not None
-        dim, is_head = self._place(module, tensors[0])
+        dim, where = self._place(module, tensors[0])
         found: list[Part | None] = []
         sizes: list[int] = []
         for part in self._parts.parts:
-            size = part.head_size if is_head else part.size
+            size = part.size_where(where)
             if part.lane in lanes or not found or found[-1] is not None:
                 found.append(part if part.lane in lanes else None)
                 sizes.append(size)
@@ -271,12 +278,16 @@ class Lanes:
 
         return separately
 
-    def _place(self, module: nn.Module, tensor: Tensor) -> tuple[int, bool]:
-        """The dimension along which the parts lie in what passes this module, and whether as they enter the head."""
+    def _place(self, module: nn.Module, tensor: Tensor) -> tuple[int, Where]:
+        """The dimension along which the parts lie in what passes this module, and where in the model that is."""
         assert self._parts is not None
-        if self._parts.dim == 1 and len(tensor) > 1:  # of packed rows, what was gathered from each for a classifier
-            return 0, True
-        return self._parts.dim, module is self._head
+        dim = self._parts.dim
+        if dim == 1 and len(tensor) > 1:  # of packed rows, what was gathered from each for a classifier
+            return 0, "head"
+        if module is self._head:
+            return dim, "head"
+        is_less = dim == 1 and tensor.shape[1] < sum(part.size for part in self._parts.parts)
+        return dim, "last layer" if is_less else "everywhere"
 
 
 def why_not_a_lane(tuned: Tuned) -> str:
