@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tunewise.engine.batches import IGNORED, Batch, LabelledBatch
+from tunewise.engine.last_layer import read_places
 from tunewise.engine.objectives import Objective
 from tunewise.engine.packed_classifier import PackedTexts
 from tunewise.engine.packed_writing import PackedPairs
@@ -52,6 +53,8 @@ def _packed(
     first_rows = [0, *accumulate(len(batch.ids) for batch in cut)]
     padding = -firsts[-1] % ROUND
     starts = [batch.starts[:-1] + first for batch, first in zip(cut, firsts)]
+    read = torch.cat([batch.read + first for batch, first in zip(cut, firsts)]).tolist()
+    more = sorted(set(read_places(read, firsts[-1] + padding, ROUND)).difference(read))
     ends = [firsts[-1], *([firsts[-1] + padding] if padding else [])]
     joined = PackedBatch(
         functional.pad(torch.cat([batch.input_ids for batch in cut], dim=1), (0, padding), value=pad_id),
@@ -63,15 +66,25 @@ def _packed(
         sum(batch.n_labels for batch in cut),
         sum(batch.n_tokens for batch in cut),
         [row_id for batch in cut for row_id in batch.ids],
+        torch.tensor(read + more, dtype=torch.long),
     )
-    parts = [Part(lane, size, len(batch.labels)) for lane, size, batch in zip(lanes, sizes, cut, strict=True)]
+    parts = [
+        Part(lane, size, len(batch.labels), read_size=len(batch.read))
+        for lane, size, batch in zip(lanes, sizes, cut, strict=True)
+    ]
     return joined, Parts(1, tuple(parts))
 
 
 def _without_padding(batch: PackedBatch) -> PackedBatch:
     n = batch.n_tokens
     starts = batch.starts[: len(batch.ids) + 1]
-    return replace(batch, input_ids=batch.input_ids[:, :n], position_ids=batch.position_ids[:, :n], starts=starts)
+    return replace(
+        batch,
+        input_ids=batch.input_ids[:, :n],
+        position_ids=batch.position_ids[:, :n],
+        starts=starts,
+        read=batch.predicting,
+    )
 
 
 def _packed_texts(batches: Sequence[PackedTexts], lanes: Sequence[int]) -> tuple[PackedTexts, Parts]:
@@ -88,8 +101,12 @@ def _packed_texts(batches: Sequence[PackedTexts], lanes: Sequence[int]) -> tuple
         sum(batch.n_tokens for batch in batches),
         [row_id for batch in batches for row_id in batch.ids],
         torch.cat([batch.firsts + first for batch, first in zip(batches, firsts)]),
+        torch.cat([batch.read + first for batch, first in zip(batches, firsts)]),
     )
-    parts = [Part(lane, size, len(batch.ids)) for lane, size, batch in zip(lanes, sizes, batches, strict=True)]
+    parts = [
+        Part(lane, size, len(batch.ids), read_size=len(batch.read))
+        for lane, size, batch in zip(lanes, sizes, batches, strict=True)
+    ]
     return joined, Parts(1, tuple(parts))
 
 

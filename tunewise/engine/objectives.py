@@ -297,7 +297,7 @@ class PackedLabels(Labels):
 
     def logits(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
         assert isinstance(batch, PackedTexts)
-        with gathered(model, self.base.anatomy, batch.firsts):
+        with gathered(model, self.base.anatomy, batch):
             return loss.wide(model(**batch.inputs).logits)
 
 

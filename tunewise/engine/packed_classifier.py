@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from tunewise.data.encode import Encoded
 from tunewise.engine.attention import why_no_attention
 from tunewise.engine.batches import LabelledBatch
+from tunewise.engine.last_layer import read_at, read_places
 from tunewise.engine.packing import ROUND, SAME, packed_attention
 from tunewise.models.anatomy import Anatomy
 
@@ -26,12 +27,15 @@ class PackedTexts(LabelledBatch):
 
     firsts: Tensor
     """(B,) the first token of each text."""
+    read: Tensor
+    """(R,) where the last layer is needed: the first ones, and others up to a multiple of ROUND."""
 
     def to(self, device: torch.device) -> Self:
         """The same batch with its tensors on `device`, but for the starts, which stay on the CPU."""
         moved = super().to(device)
         inputs = {**moved.inputs, "segment_starts": self.inputs["segment_starts"]}
-        return replace(moved, inputs=inputs, firsts=self.firsts.to(device, non_blocking=True))
+        firsts, read = (tensor.to(device, non_blocking=True) for tensor in (self.firsts, self.read))
+        return replace(moved, inputs=inputs, firsts=firsts, read=read)
 
 
 def pack_texts(rows: Sequence[Encoded], pad_id: int, prefix_ids: Sequence[int], first_position: int) -> PackedTexts:
@@ -52,21 +56,23 @@ def pack_texts(rows: Sequence[Encoded], pad_id: int, prefix_ids: Sequence[int], 
         inputs["token_type_ids"] = torch.tensor([kinds + [0] * padding])
     labels = torch.tensor([row.labels[0] for row in rows])
     firsts = torch.tensor(starts[: len(rows)])
-    return PackedTexts(inputs, labels, len(rows), sum(lengths), [row.id for row in rows], firsts)
+    read = torch.tensor(read_places(starts[: len(rows)], len(ids), ROUND))
+    return PackedTexts(inputs, labels, len(rows), sum(lengths), [row.id for row in rows], firsts, read)
 
 
 @contextmanager
-def gathered(model: PreTrainedModel, anatomy: Anatomy, firsts: Tensor) -> Iterator[None]:
+def gathered(model: PreTrainedModel, anatomy: Anatomy, batch: PackedTexts) -> Iterator[None]:
     """Inside the block the layers hand (B, 1, d) on to whatever reads the first position: those of each text."""
     stack = model.get_submodule(anatomy.layers[0].rpartition(".")[0].rpartition(".")[0])
 
     def gather(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        output.last_hidden_state = output.last_hidden_state[0, firsts].unsqueeze(1)
+        output.last_hidden_state = output.last_hidden_state[0, batch.firsts].unsqueeze(1)
         return output
 
     handle = stack.register_forward_hook(gather)
     try:
-        yield
+        with read_at(model, batch.read):
+            yield
     finally:
         handle.remove()
 
@@ -91,7 +97,7 @@ def first_position(model: PreTrainedModel, anatomy: Anatomy, prefix_ids: Sequenc
             alone = torch.cat([model(input_ids=ids).logits for ids in whole])
             for first in dict.fromkeys((0, pad_id + 1)):
                 batch = pack_texts(rows, pad_id, prefix_ids, first).to(model.device)
-                with packed_attention(model), gathered(model, anatomy, batch.firsts):
+                with packed_attention(model), gathered(model, anatomy, batch):
                     packed = model(**batch.inputs).logits
                 distance = float((packed - alone).abs().max() / alone.abs().max().clamp(min=1e-6))
                 if distance < SAME[model.dtype]:

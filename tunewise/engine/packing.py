@@ -1,7 +1,7 @@
 """Rows behind one another in one row of tokens, without padding; attention keeps them apart.
 
-Legend: T tokens of all rows with their prefixes, K tokens that carry a label, S segments: the rows, and at the end,
-where T would be no multiple of ROUND, one of padding.
+Legend: T tokens of all rows with their prefixes, K tokens that carry a label, R tokens that the last layer makes
+something of, S segments: the rows, and at the end, where T would be no multiple of ROUND, one of padding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,6 +19,7 @@ from tunewise.engine import loss
 from tunewise.engine.attention import attend, why_no_attention
 from tunewise.engine.batches import IGNORED, collate
 from tunewise.engine.fused import fused
+from tunewise.engine.last_layer import read_at, read_places
 from tunewise.engine.native.attention import Pattern
 
 NAME = "tunewise_packed"
@@ -48,10 +49,12 @@ class PackedBatch:
     n_tokens: int
     """Tokens that are no padding, prefixes included."""
     ids: list[str]
+    read: Tensor
+    """(R,) where the last layer is needed: those predicting, and others up to a multiple of ROUND."""
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch with its tensors on `device`."""
-        names = ("input_ids", "position_ids", "predicting", "labels", "rows")
+        names = ("input_ids", "position_ids", "predicting", "labels", "rows", "read")
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
@@ -86,19 +89,21 @@ def pack(rows: Sequence[Encoded], pad_id: int, prefix_ids: Sequence[int] = ()) -
         len(labels),
         sum(lengths),
         [row.id for row in rows],
+        torch.tensor(read_places(predicting, len(ids), ROUND), dtype=torch.long),
     )
 
 
 def packed_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """The cross-entropy in nats of each label, (K,), at least float32; inside `packed_attention` only."""
-    logits = model(
-        input_ids=batch.input_ids,
-        position_ids=batch.position_ids,
-        use_cache=False,
-        logits_to_keep=batch.predicting,
-        segment_starts=batch.starts,
-    ).logits
-    return loss.label_losses(logits[0], batch.labels)
+    with read_at(model, batch.read):
+        logits = model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            logits_to_keep=batch.predicting,
+            segment_starts=batch.starts,
+        ).logits
+    return loss.label_losses(logits.squeeze(0), batch.labels)
 
 
 @contextmanager
@@ -133,7 +138,7 @@ def _attend(
     starts, reader = told.get("segment_starts"), told.get("reader")
     if starts is None and reader is None:
         raise TypeError("its attention is not told the segments")
-    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     dropout, is_causal = told.get("dropout") or 0.0, told.get("is_causal")
     pattern = Pattern(
         scale=told.get("scaling") or query.shape[-1] ** -0.5,

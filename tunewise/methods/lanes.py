@@ -8,7 +8,7 @@ gradients that it has alone.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 from tunewise.errors import UserError
 from tunewise.methods.acting import Acting, occupy, vacate
 from tunewise.methods.attach import Tuned
+
+Where = Literal["everywhere", "last layer", "answers", "head"]
 
 
 class CannotShare(UserError):
@@ -38,6 +40,12 @@ class Part:
     head_padding: int = 0
     written_size: int = 0
     """Tokens of the row of answers that a decoder over an encoder is given."""
+    read_size: int = 0
+    """Of packed rows, the tokens of which the last layer makes something."""
+
+    def size_where(self, where: Where) -> int:
+        sizes = {"everywhere": self.size, "last layer": self.read_size, "answers": self.written_size}
+        return self.head_size if where == "head" else sizes[where]
 
 
 @dataclass(frozen=True)
@@ -183,8 +191,8 @@ class Lanes:
     def _stacked(self, module: nn.Module, acts: dict[int, list[Acting]], x: Tensor, y: Tensor) -> Tensor | None:
         """All lanes at once by batched products, where their deltas are alike and their parts of one size."""
         assert self._parts is not None
-        dim, of_parts, _ = self._place(module, y)
-        sizes = set(of_parts)
+        dim, where = self._place(module, y)
+        sizes = {part.size_where(where) for part in self._parts.parts}
         found = [acts.get(part.lane, []) for part in self._parts.parts]
         if len(sizes) > 1 or len(found) < 2 or any(len(of_lane) != 1 or not of_lane[0].is_whole for of_lane in found):
             return None
@@ -202,9 +210,7 @@ class Lanes:
         self, module: nn.Module, lanes: dict[int, Any], change: Callable[..., Tensor], *tensors: Tensor
     ) -> Tensor:
         """The first of `tensors` with the parts of `lanes` changed: `change(lane, part of each tensor)`."""
-        assert self._parts is not None
-        dim, _, of_parts = self._place(module, tensors[0])
-        paddings = dict(zip(self._parts.parts, of_parts, strict=True))
+        dim, where = self._place(module, tensors[0])
         parts, pieces = self._split(module, lanes, *tensors)
         if not any(part is not None for part in parts):
             return tensors[0]
@@ -213,7 +219,7 @@ class Lanes:
             if part is None:
                 made.append(piece[0])
                 continue
-            padding = paddings[part]
+            padding = {"everywhere": part.padding, "head": part.head_padding}.get(where, 0)
             if not (self.has_dropout[part.lane] and module.training):
                 made.append(change(part.lane, *piece))
                 continue
@@ -228,10 +234,11 @@ class Lanes:
     ) -> tuple[list[Part | None], list[tuple[Tensor, ...]]]:
         """Each part of a lane in `lanes`, or None for what lies between, with the pieces of all tensors there."""
         assert self._parts is not None
-        dim, of_parts, _ = self._place(module, tensors[0])
+        dim, where = self._place(module, tensors[0])
         found: list[Part | None] = []
         sizes: list[int] = []
-        for part, size in zip(self._parts.parts, of_parts, strict=True):
+        for part in self._parts.parts:
+            size = part.size_where(where)
             if part.lane in lanes or not found or found[-1] is not None:
                 found.append(part if part.lane in lanes else None)
                 sizes.append(size)
@@ -276,18 +283,20 @@ class Lanes:
 
         return separately
 
-    def _place(self, module: nn.Module, tensor: Tensor) -> tuple[int, list[int], list[int]]:
-        """The dimension along which the parts lie in what passes this module, their sizes there, and their paddings."""
+    def _place(self, module: nn.Module, tensor: Tensor) -> tuple[int, Where]:
+        """The dimension along which the parts lie in what passes this module, and where in the model that is."""
         assert self._parts is not None
-        dim, parts, n_written = self._parts.dim, self._parts.parts, self._parts.n_written
-        gathered = dim == 1 and len(tensor) > 1  # of packed rows, for a classifier or the head
-        if gathered and n_written and module is not self._head:
-            raise CannotShare(f"a {type(module).__name__} is given what is no token of a row")
-        if gathered or module is self._head:
-            return 0 if gathered else dim, [part.head_size for part in parts], [part.head_padding for part in parts]
-        if n_written and tensor.shape[1] == n_written:
-            return dim, [part.written_size for part in parts], [0] * len(parts)
-        return dim, [part.size for part in parts], [part.padding for part in parts]
+        dim, n_written = self._parts.dim, self._parts.n_written
+        if dim == 1 and len(tensor) > 1:  # of packed rows, what was gathered from each for a classifier or the head
+            if n_written and module is not self._head:
+                raise CannotShare(f"a {type(module).__name__} is given what is no token of a row")
+            return 0, "head"
+        if module is self._head:
+            return dim, "head"
+        if n_written:
+            return dim, "answers" if tensor.shape[1] == n_written else "everywhere"
+        is_less = dim == 1 and tensor.shape[1] < sum(part.size for part in self._parts.parts)
+        return dim, "last layer" if is_less else "everywhere"
 
 
 def why_not_a_lane(tuned: Tuned) -> str:
