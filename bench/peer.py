@@ -2,10 +2,12 @@
 
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import peft
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
@@ -28,16 +30,35 @@ def adapted(model: PreTrainedModel, tuned: Tuned) -> PreTrainedModel | peft.Peft
         return model
     with tempfile.TemporaryDirectory() as folder:
         save_adapter(tuned, folder)
+        return trainable(model, folder)
+
+
+def trainable(model: PreTrainedModel, folder: str) -> peft.PeftModel:
+    """`model` with the adapter in `folder`, to be trained on; peft's own `from_pretrained` refuses that for prompts."""
+    config = peft.PeftConfig.from_pretrained(folder)
+    if not config.is_prompt_learning:
         return peft.PeftModel.from_pretrained(model, folder, is_trainable=True)
+    config.inference_mode = False
+    adapted = peft.get_peft_model(model, config)
+    peft.set_peft_model_state_dict(adapted, load_file(Path(folder) / "adapter_model.safetensors"))
+    return adapted
 
 
 def train(model: PreTrainedModel | peft.PeftModel, rows: Sequence[Encoded], config: TrainConfig) -> list[float]:
     """Train with `transformers.Trainer` over `rows` in the order given; the loss of every step."""
+    return trained(model, rows, config)[1]
+
+
+def trained(
+    model: PreTrainedModel | peft.PeftModel, rows: Sequence[Encoded], config: TrainConfig
+) -> tuple[transformers.Trainer, list[float]]:
+    """The same, and the trainer, which can predict."""
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
             per_device_train_batch_size=config.batch_size,
+            per_device_eval_batch_size=config.batch_size,
             gradient_accumulation_steps=config.accumulation,
             max_steps=config.steps,
             learning_rate=config.learning_rate,
@@ -61,7 +82,7 @@ def train(model: PreTrainedModel | peft.PeftModel, rows: Sequence[Encoded], conf
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
-    return losses
+    return trainer, losses
 
 
 class _InOrder(transformers.Trainer):
