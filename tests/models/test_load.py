@@ -84,3 +84,15 @@ def test_a_folder_that_is_no_model(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(UserError, match=r"it has no config\.json"):
         load_base(str(tmp_path))
+
+
+def test_a_tokenizer_that_grows_has_another_fingerprint(folder):
+    ours, again = load_base(str(folder)).tokenizer, load_base(str(folder)).tokenizer
+    before = fingerprint.of_tokenizer(ours)
+    assert fingerprint.of_tokenizer(ours) == before == fingerprint.of_tokenizer(again)
+    ours.add_tokens(["fjord"])
+    after = fingerprint.of_tokenizer(ours)
+    again.add_tokens(["fjord"])
+    assert before != after == fingerprint.of_tokenizer(again)
+    ours.pad_token = "fjord"
+    assert fingerprint.of_tokenizer(ours) not in (before, after)
