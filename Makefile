@@ -41,6 +41,7 @@ bench: $(STAMP)
 	$(BIN)/python -m bench.trunk
 	$(BIN)/python -m bench.in_context
 	$(BIN)/python -m bench.lanes
+	$(BIN)/python -m bench.compare
 	$(BIN)/python -m bench.performance
 
 clean:

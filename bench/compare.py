@@ -8,7 +8,7 @@ learning rates from the same weights, keep the last state, and answer the same d
 proves each run (the longest batch fits, a save succeeds, what is off is the base, what is folded is the same, what is
 reloaded in a fresh process is the same), saves it, and on (a) measures what it forgot of 16 texts; the time without
 these is told as well, as the runs' records have it. The sides take turns, round by round; the figure is the median of
-the rounds' ratios, of wall time, or with --processor of processor time, subprocesses included.
+the rounds' ratios of wall time.
 
 Every loss of every step must agree with the peer's, and every log-probability of a label for a test row at the end, or
 the benchmark fails: all methods take the same start, which the peer reads from what ours saves.
@@ -16,11 +16,10 @@ the benchmark fails: all methods take the same start, which the peer reads from 
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,8 +69,7 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 ROWS = {"c": 128, "a": 64}
-PARTS = ("evaluation", "retention", "proofs", "reload")
-BEYOND = PARTS[1:]  # the peer does nothing of the kind
+BEYOND = ("retention", "proofs", "reload", "page")  # what the peer does nothing of
 Runs = dict[tuple[str, int], Found]
 
 
@@ -133,8 +131,8 @@ def task_of(work: Work) -> Task:
     return task
 
 
-def ours(work: Work, dtype: str, out: Path) -> dict[str, Any]:
-    """The comparison by `tunewise.compare`, and its page."""
+def ours(work: Work, dtype: str, out: Path) -> dict[str, list[Path]]:
+    """The comparison by `tunewise.compare`: the run folders of each arm, below out/runs."""
     arms = {
         arm: {"method": method, "train": work.config(arm).model_dump(mode="json")}
         for arm, method in work.methods.items()
@@ -145,7 +143,6 @@ def ours(work: Work, dtype: str, out: Path) -> dict[str, Any]:
         str(work.place / "task"), model=str(work.place / "base"), methods=arms, seeds=seeds, out=folder,
         overrides=overrides,
     )  # fmt: skip
-    write_page(folder, folder / "report.html")
     return {arm["label"]: [folder / arm["folder"] / f"seed{seed}" for seed in seeds] for arm in found["arms"]}
 
 
@@ -187,11 +184,11 @@ def differences(ours: Runs, theirs: Runs) -> tuple[float, float, int]:
     return max(losses), max(scores), n_other
 
 
-def measure(work: Work, dtypes: Sequence[str], n_rounds: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
+def measure(work: Work, dtypes: Sequence[str], n_rounds: int) -> list[dict[str, Any]]:
     """One result a dtype of ours."""
-    starts = prepared(work)
+    starts, clock = prepared(work), time.perf_counter
     rounds: dict[str, list[dict[str, Any]]] = {dtype: [] for dtype in dtypes}
-    for number in range(n_rounds):
+    while len(rounds[dtypes[-1]]) < n_rounds:
         start = clock()
         peer_runs = theirs(work, starts)
         peer_seconds = clock() - start
@@ -199,7 +196,9 @@ def measure(work: Work, dtypes: Sequence[str], n_rounds: int, clock: Callable[[]
             with tempfile.TemporaryDirectory() as out:
                 start = clock()
                 folders = ours(work, dtype, Path(out))
-                seconds = clock() - start
+                compared = clock()
+                write_page(Path(out) / "runs", Path(out) / "report.html")
+                seconds, page_seconds = clock() - start, clock() - compared
                 runs, records = read_runs(folders)
             loss, score, n_other = differences(runs, peer_runs)
             assert loss < SAME[dtype][0], f"{work.shape}, {dtype}: losses differ by {loss}"
@@ -209,15 +208,14 @@ def measure(work: Work, dtypes: Sequence[str], n_rounds: int, clock: Callable[[]
                 "ours": seconds,
                 "peer_training": sum(run.seconds for run in peer_runs.values()),
             }
-            told |= parts_of(records)
+            told |= parts_of(records) | {"page": page_seconds}
             rounds[dtype].append(told | {"loss": loss, "score": score, "other": n_other})
-            print(f"{work.shape}, {dtype}, round {number}: {json.dumps(rounds[dtype][-1])}", flush=True)
     return [summary(work, dtype, found) for dtype, found in rounds.items()]
 
 
 def parts_of(records: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Where our wall time went, as the runs' records have it; what is left is files, reading and loading."""
-    spent = {part: sum(run["spent"].get(part, 0.0) for run in records) for part in PARTS}
+    spent = {part: sum(run["spent"].get(part, 0.0) for run in records) for part in ("evaluation", *BEYOND[:-1])}
     return {"training": sum(run["train_seconds"] for run in records), **spent}
 
 
@@ -228,20 +226,18 @@ def summary(work: Work, dtype: str, rounds: Sequence[dict[str, Any]]) -> dict[st
         return round(statistics.median(one[name] for one in rounds), 2)
 
     ratios = [one["peer"] / one["ours"] for one in rounds]
+    alike = [one["peer"] / (one["ours"] - sum(one[part] for part in BEYOND)) for one in rounds]
     return {
         "shape": work.shape, "dtype": dtype, "methods": list(work.methods), "seeds": work.n_seeds, "rows": work.n_rows,
-        "epochs": work.epochs, "ratio": round(statistics.median(ratios), 2), "ratios": [round(r, 2) for r in ratios],
+        "epochs": work.epochs, "steps": work.config(next(iter(work.methods))).steps,
+        "ratio": round(statistics.median(ratios), 2), "ratios": [round(ratio, 2) for ratio in ratios],
+        "ratio_without_what_is_beyond": round(statistics.median(alike), 2),
         "seconds": {name: middle(name) for name in rounds[0] if name not in ("loss", "score", "other")},
         "largest_loss_difference": max(one["loss"] for one in rounds),
         "largest_score_difference": max(one["score"] for one in rounds),
         "answered_otherwise": max(one["other"] for one in rounds),
         "answers": work.n_rows * len(work.methods) * work.n_seeds,
     }  # fmt: skip
-
-
-def processor_seconds() -> float:
-    """Processor time of this process and of those it has waited for."""
-    return sum(os.times()[:4])
 
 
 def main() -> None:
@@ -252,7 +248,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--processor", action="store_true", help="compare processor time instead of wall time")
     parser.add_argument("--dry", action="store_true", help="print and do not keep")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
@@ -262,12 +257,13 @@ def main() -> None:
     dtypes = [dtype for dtype in options.dtypes if dtype != "bfloat16" or native]
     if dtypes != options.dtypes:
         print("bfloat16: left out, this machine multiplies it slower than float32")
-    clock = processor_seconds if options.processor else time.perf_counter
     found = read("compare")["results"]
     for shape in options.shapes:
         with tempfile.TemporaryDirectory() as place:
             work = Work(shape, Path(place), options.rows or ROWS[shape], options.seeds, options.epochs)
-            new = measure(work, dtypes, options.rounds, clock)
+            new = measure(work, dtypes, options.rounds)
+        for one in new:
+            print(json.dumps(one), flush=True)
         found = [old for old in found if (old["shape"], old["dtype"]) not in {(shape, dtype) for dtype in dtypes}] + new
         if not options.dry:
             keep("compare", found)
