@@ -68,7 +68,7 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
         "8 demonstrations": {"name": "frozen", "shots": 8},
     },
 }
-ROWS = {"c": 128, "a": 64}
+ROWS = {"c": 64, "a": 64}
 BEYOND = ("retention", "proofs", "reload", "page")  # what the peer does nothing of
 Runs = dict[tuple[str, int], Found]
 
