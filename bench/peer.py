@@ -3,11 +3,13 @@
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import peft
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
@@ -30,7 +32,18 @@ def adapted(model: PreTrainedModel, tuned: Tuned) -> PreTrainedModel | peft.Peft
         return model
     with tempfile.TemporaryDirectory() as folder:
         save_adapter(tuned, folder)
+        return trainable(model, folder)
+
+
+def trainable(model: PreTrainedModel, folder: str) -> peft.PeftModel:
+    """`model` with the adapter in `folder`, to be trained on; peft's own `from_pretrained` refuses that for prompts."""
+    config = peft.PeftConfig.from_pretrained(folder)
+    if not config.is_prompt_learning:
         return peft.PeftModel.from_pretrained(model, folder, is_trainable=True)
+    config.inference_mode = False
+    adapted = peft.get_peft_model(model, config)
+    peft.set_peft_model_state_dict(adapted, load_file(Path(folder) / "adapter_model.safetensors"))
+    return adapted
 
 
 def arguments(config: TrainConfig, folder: str) -> dict[str, Any]:
@@ -38,6 +51,7 @@ def arguments(config: TrainConfig, folder: str) -> dict[str, Any]:
     return {
         "output_dir": folder,
         "per_device_train_batch_size": config.batch_size,
+        "per_device_eval_batch_size": config.batch_size,
         "gradient_accumulation_steps": config.accumulation,
         "max_steps": config.steps,
         "learning_rate": config.learning_rate,
@@ -62,6 +76,17 @@ def train(
 
     `more` are further arguments of Trainer's; `ends` takes up when each step had ended.
     """
+    return trained(model, rows, config, more, ends)[1]
+
+
+def trained(
+    model: PreTrainedModel | peft.PeftModel,
+    rows: Sequence[Encoded],
+    config: TrainConfig,
+    more: Mapping[str, Any] | None = None,
+    ends: list[float] | None = None,
+) -> tuple[transformers.Trainer, list[float]]:
+    """The same, and the trainer, which can predict."""
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         told = {
@@ -80,7 +105,7 @@ def train(
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
-    return losses
+    return trainer, losses
 
 
 class _InOrder(transformers.Trainer):

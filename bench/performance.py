@@ -13,6 +13,7 @@ TARGETS = {  # (shape, method) -> float32, bfloat16: what was set out for, from 
     ("a", "lora"): (4, 6), ("b12", "lora"): (6, 11), ("b", "lora"): (5, 9), ("c", "lora"): (7, 12),
     ("d", "lora"): (3, 5), ("a", "full"): (3.5, 5), ("c", "full"): (6, 8),
 }  # fmt: skip
+WHOLE_TARGETS = {"c": (8, 12), "a": (5, 7)}  # shape -> float32, bfloat16: of a whole comparison
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -86,6 +87,20 @@ def lanes(found: Sequence[dict[str, Any]]) -> str:
     return table(head, ((", ".join(dict.fromkeys(one["methods"])), *(one[key] for key in keys)) for one in found))
 
 
+def compare(found: Sequence[dict[str, Any]]) -> str:
+    """One row a shape and precision."""
+    beyond = ("proofs", "reload", "retention", "page")
+    head = ("shape", "ours in", "runs", "steps a run", "× peer", "target", "× peer, alike", "seconds", *beyond)
+    rows = []
+    for one in found:
+        target = WHOLE_TARGETS[one["shape"]][PRECISIONS.index(one["dtype"])]
+        cells = (one["ratio"], target, one["ratio_without_what_is_beyond"], one["seconds"]["ours"])
+        n_runs = len(one["methods"]) * one["seeds"]
+        spent = (one["seconds"][part] for part in beyond)
+        rows.append((one["shape"], one["dtype"], n_runs, one["steps"], *cells, *spent))
+    return table(head, rows)
+
+
 def gpu(found: Sequence[dict[str, Any]]) -> str:
     """One row a work and system; a system that was not measured says why."""
     head = ("shape, method", "system", "tokens/s", "tunewise ×", "share of peak", "peak GiB")
@@ -104,7 +119,8 @@ def main() -> None:
     found = kept.read("training")
     plot(found["results"])
     page.put(PAGE, "training", machine(found["environment"]) + "\n" + training(found["results"]))
-    for name, write in (("trunk", trunk), ("in_context", in_context), ("lanes", lanes), ("gpu", gpu)):
+    parts = {"trunk": trunk, "in_context": in_context, "lanes": lanes, "compare": compare, "gpu": gpu}
+    for name, write in parts.items():
         results = kept.read(name)["results"]
         if results:
             page.put(PAGE, name, write(results))

@@ -19,7 +19,7 @@ from tunewise.files import verify
 from tunewise.methods import METHODS
 from tunewise.methods.store import check_probe, load_adapter, read_card
 from tunewise.models.load import load_base
-from tunewise.run import Recipe, build_recipe, evaluate, prove_adapter, run, run_folder, train
+from tunewise.run import Recipe, build_recipe, carry_out, evaluate, prove_adapter, run, run_folder, train
 from tunewise.training.interrupt import Interrupted
 from tunewise.training.progress import Silent
 from tunewise.training.proofs import check_longest_batch, check_rows, check_tuned, checksums, probe_logits
@@ -349,6 +349,29 @@ def load_rows(base):
     from tunewise.data.task import load_task
 
     return encode_all(load_task("tiny:sentiment").train[:4], base.tokenizer, 96)[0]
+
+
+def test_the_longest_batch_is_tried_once_for_all_seeds(place, base, tmp_path, monkeypatch):
+    tried = []
+
+    def counted(*words):
+        tried.append(words[2].batch_size)
+        return check_longest_batch(*words)
+
+    monkeypatch.setattr(carry_out, "check_longest_batch", counted)
+    asked = recipe(place, {"name": "lora", "rank": 3})
+    found = [
+        run(asked.model_copy(update={"seed": seed}), tmp_path / str(seed), base=base, prove=False) for seed in (0, 1)
+    ]
+    proofs = [metrics["proofs"]["longest_batch_fits"] for metrics in found]
+    assert tried == [asked.train.batch_size]
+    assert proofs[0] == proofs[1]
+    assert proofs[0]["passed"]
+    smaller = asked.train.model_copy(update={"batch_size": 5})
+    other = run(asked.model_copy(update={"train": smaller}), tmp_path / "smaller", base=base, prove=False)
+    run(recipe(place, {"name": "lora", "rank": 5}), tmp_path / "rank", base=base, prove=False)
+    assert tried == [asked.train.batch_size, 5, asked.train.batch_size]
+    assert other["proofs"]["longest_batch_fits"]["value"] < proofs[0]["value"]
 
 
 def test_a_batch_that_does_not_fit_says_what_to_change(base):

@@ -57,6 +57,8 @@ def test_another_base_is_refused_and_left_alone(folder):
     with pytest.raises(UserError, match="was made for base a-base") as caught:
         load_adapter(other, folder)
     assert "--model a-base" in caught.value.hint
+    with pytest.raises(UserError, match="this one is 01234567"):
+        load_adapter(other, folder, base_fingerprint="0123456789abcdef")
     attach(other, parse_method("frozen"))
 
 

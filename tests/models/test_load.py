@@ -143,3 +143,15 @@ def test_a_device_that_is_not_there_is_named(name, message, monkeypatch):
     with pytest.raises(UserError, match=message):
         load_base("tiny")
     assert load_base("tiny", device="cpu").model.device.type == "cpu"
+
+
+def test_a_tokenizer_that_grows_has_another_fingerprint(folder):
+    ours, again = load_base(str(folder)).tokenizer, load_base(str(folder)).tokenizer
+    before = fingerprint.of_tokenizer(ours)
+    assert fingerprint.of_tokenizer(ours) == before == fingerprint.of_tokenizer(again)
+    ours.add_tokens(["fjord"])
+    after = fingerprint.of_tokenizer(ours)
+    again.add_tokens(["fjord"])
+    assert before != after == fingerprint.of_tokenizer(again)
+    ours.pad_token = "fjord"
+    assert fingerprint.of_tokenizer(ours) not in (before, after)

@@ -23,9 +23,13 @@ def answers_by_head(
     prefix_ids: Sequence[int] = (),
     batch_size: int = 32,
     trunk: Trunk | None = None,
+    packing: bool = True,
 ) -> tuple[list[dict[str, Any]], float]:
-    """For each row what was expected and predicted; and the loss, in nats a label (the squared error of values)."""
-    objective = objective_for(base, prefix_ids)
+    """For each row what was expected and predicted; and the loss, in nats a label (the squared error of values).
+
+    Texts stand behind one another without padding where this base runs so, unless `packing` is off.
+    """
+    objective = objective_for(base, prefix_ids, packing=packing)
     assert isinstance(objective, Labels), base.head
     objective = from_trunk(objective, trunk, asked.rows, batch_size)
     rows: list[dict[str, Any]] = [{} for _ in asked.rows]

@@ -128,7 +128,7 @@ def answer(
     """
     with chosen(base.model.device):
         if isinstance(questions, LabelledRows):
-            rows, loss = answers_by_head(base, questions, prefix_ids, batch_size, trunk)
+            rows, loss = answers_by_head(base, questions, prefix_ids, batch_size, trunk, asking.packing)
             return _evaluation(questions.task, rows, loss, n_truncated=sum(row.truncated for row in questions.rows))
         if questions.task.kind == "classification" and trunk is not None and trunk.live == "head":
             return _classified(questions, _from_trunk(base, questions, trunk, batch_size, asking.packing))

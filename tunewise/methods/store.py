@@ -94,15 +94,20 @@ def save_adapter(
 
 
 def load_adapter(
-    model: PreTrainedModel, folder: str | Path, *, tokenizer: PreTrainedTokenizerBase | None = None
+    model: PreTrainedModel,
+    folder: str | Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    base_fingerprint: str = "",
 ) -> Tuned:
     """Attach the adapter in `folder`, ours or one that peft or AdapterHub's library wrote, to `model`.
 
-    Raises UserError when a file is damaged, the adapter belongs to another base or tokenizer, or it does not fit.
+    `base_fingerprint` spares reading the base again where it is known, as in `Base.fingerprint`. Raises UserError when
+    a file is damaged, the adapter belongs to another base or tokenizer, or it does not fit.
     """
     folder = Path(folder)
     if (folder / CARD).is_file():
-        method, state = _read_own(model, folder, tokenizer)
+        method, state = _read_own(model, folder, tokenizer, base_fingerprint)
     elif (folder / PEFT_CONFIG).is_file():
         config = files.read_json(folder / PEFT_CONFIG)
         if not isinstance(config, dict):
@@ -177,12 +182,12 @@ def last_logits(model: PreTrainedModel, inputs: Probe, prefix_ids: Sequence[int]
 
 
 def _read_own(
-    model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerBase | None
+    model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerBase | None, base_fingerprint: str
 ) -> tuple[Method, dict[str, Tensor]]:
     card = read_card(folder)
     files.verify(folder)
     base = card["base"]
-    here = fingerprint.of_model(model)
+    here = base_fingerprint or fingerprint.of_model(model)
     if base["fingerprint"] != here:
         name, stored = base["name"] or "THE_BASE_IT_WAS_TRAINED_ON", base.get("quantise")
         raise UserError(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -11,6 +12,7 @@ from tunewise.models.quantise import scales
 SAMPLES_PER_TENSOR = 1 << 20
 
 Checksums = dict[str, int]
+_TOKENIZERS: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, str]] = WeakKeyDictionary()
 
 
 def of_model(model: PreTrainedModel) -> str:
@@ -41,8 +43,14 @@ def checksums(model: PreTrainedModel) -> Checksums:
 def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """A digest of the vocabulary with its ids, the special tokens, and how a probe text is cut."""
     probe = "Naïve café: 42 tests_of\n\ttokenising, “quotes” & emoji 🙂"
-    content = [sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map, tokenizer.encode(probe)]
-    return _digest(json.dumps(content, ensure_ascii=False, default=str))
+    told = [tokenizer.special_tokens_map, tokenizer.encode(probe)]
+    size = len(tokenizer)  # a vocabulary is slow to read, and can but grow
+    known, digest = _TOKENIZERS.get(tokenizer, (None, ""))
+    if known != (size, told):
+        content = [sorted(tokenizer.get_vocab().items()), *told]
+        digest = _digest(json.dumps(content, ensure_ascii=False, default=str))
+        _TOKENIZERS[tokenizer] = (size, told), digest
+    return digest
 
 
 def of_chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -57,6 +57,7 @@ logger = logging.getLogger(__name__)
 RELOADS = "reloads_to_the_same_logits"
 N_PROBES = 2
 _BASE_RETENTION: dict[tuple[object, ...], float] = {}  # what the bases of this process score, measured once each
+_FITTED: dict[tuple[object, ...], dict[str, Proof]] = {}  # that a longest batch fits, seen once for all seeds
 
 
 def run(
@@ -133,9 +134,12 @@ def add_reload_proof(folders: list[Path], base: Base) -> list[dict[str, Any]]:
         if (folder / record.ADAPTER).is_dir() and RELOADS not in found[number]["proofs"]
     ]
     adapters = [folders[number] / record.ADAPTER for number in wanted]
+    start = time.perf_counter()
     proofs = prove_in_fresh_process(adapters, base.name, base.dtype, str(base.model.device), base.quantise)
+    share = round((time.perf_counter() - start) / max(1, len(wanted)), 3)
     for number, proof in zip(wanted, proofs, strict=True):
         found[number]["proofs"][RELOADS] = proof
+        found[number]["spent"]["reload"] = share
         files.write_json(folders[number] / record.METRICS, found[number])
     return found
 
@@ -151,8 +155,10 @@ class Run:
             )
         self.recipe, self.out, self.base, self.task = recipe, out, base, task
         self.model, self.tokenizer = base.model, base.tokenizer
+        self.spent = record.Spent()
         self.probes = probes_of(base, prepare(base, task, task.test[:N_PROBES]))
-        self.base_logits, self.base_sums = probe_logits(self.model, self.probes), checksums(self.model)
+        with self.spent.on("proofs"):
+            self.base_logits, self.base_sums = probe_logits(self.model, self.probes), checksums(self.model)
         self.tuned: Tuned = attach(
             self.model, recipe.method, tokenizer=self.tokenizer, losses=self._losses, seed=recipe.seed
         )
@@ -199,8 +205,8 @@ class Run:
         files.write_json(self.out / record.LEDGER, {"data": asdict(self.task.ledger), "train": asdict(ledger)})
         if self.rows:
             self.route = Route(self.objective, None, "it shares its batches") if beside_others else self._route()
-            self.proofs |= check_longest_batch(self.tuned, self.rows, self.recipe.train, self.route.objective)
-            self.proofs |= self._a_save_succeeds()
+            with self.spent.on("proofs"):
+                self.proofs |= self._longest_batch_fits() | self._a_save_succeeds()
 
     def finish(self, result: FitResult | None, peak: Peak) -> dict[str, Any]:
         """The adapter, the evaluations, and the in-process proofs: the content of metrics.json, but for the time."""
@@ -211,12 +217,14 @@ class Run:
         before_training = peak.bytes() if result is None else max(peak.bytes(), result.peak_bytes)
         test = self._answer(self._prepared(self.task.test))
         dev = self._dev_evaluation(result)
-        retention = self._retention()
+        with self.spent.on("retention"):
+            retention = self._retention()
         others = self.route.kept_for_others(self.model) if self.model.device.type == "cpu" else 0
         peak_bytes = max(before_training, peak.bytes()) - others
         left_out: dict[str, str] = {}
         if rows:
-            after, left_out = check_tuned(self.tuned, self.probes, self.base_logits, self.base_sums)
+            with self.spent.on("proofs"):
+                after, left_out = check_tuned(self.tuned, self.probes, self.base_logits, self.base_sums)
             proofs |= after
         else:
             proofs["base_unchanged"] = at_most(int(checksums(self.model) != self.base_sums), 0)
@@ -236,6 +244,7 @@ class Run:
             "peak_bytes": peak_bytes,
             "peak_measure": peak.measure,
             **record.costs(result, others),
+            "spent": self.spent.told(),
             "layout": self.objective.layout,
             "why_padded": self.objective.why_padded,
             "trunk": self.route.told(),
@@ -286,7 +295,8 @@ class Run:
 
     def _answer(self, questions: Questions | LabelledRows) -> Evaluation:
         asking = Asking(self.recipe.train.packing, self.recipe.generation.sampling(self.recipe.seed))
-        return answer(self.base, questions, prefix_ids=self.tuned.prefix_ids, asking=asking, trunk=self.route.trunk)
+        with self.spent.on("evaluation"):
+            return answer(self.base, questions, prefix_ids=self.tuned.prefix_ids, asking=asking, trunk=self.route.trunk)
 
     def _retention(self) -> dict[str, float] | None:
         spec = self.recipe.retention_task
@@ -326,16 +336,26 @@ class Run:
         n_leaks = sum("of test" in note.reason for note in self.task.ledger.leaks)
         return {"no_test_row_in_train": at_most(n_leaks, 0)}
 
+    def _longest_batch_fits(self) -> dict[str, Proof]:
+        """Tried once in this process for all runs whose longest batch takes the same memory: those of other seeds."""
+        config, objective = self.recipe.train, self.route.objective
+        lengths = sorted((len(row.ids), len(row.labels)) for row in self.rows)[-config.batch_size :]
+        on = (self.base.fingerprint, self.base.dtype, str(self.model.device), str(self.recipe.method.configuration()))
+        key = (*on, config.checkpointing, type(objective), objective.layout, *lengths)
+        if key not in _FITTED:
+            _FITTED[key] = check_longest_batch(self.tuned, self.rows, config, objective)
+        return _FITTED[key]
+
     def _a_save_succeeds(self) -> dict[str, Proof]:
         """A trial save beside the real place, so that a full disk is told now and not after the training."""
         trial = self.out / ".trial"
         try:
-            self._save(trial)
+            self._save(trial, probe=False)
             return {"a_save_succeeds": {"passed": True, "value": record.folder_bytes(trial), "tolerance": None}}
         finally:
             shutil.rmtree(trial, ignore_errors=True)
 
-    def _save(self, folder: Path) -> None:
+    def _save(self, folder: Path, *, probe: bool = True) -> None:
         save_adapter(
             self.tuned,
             folder,
@@ -343,7 +363,7 @@ class Run:
             base_name=self.base.name,
             base_fingerprint=self.base.fingerprint,
             notes=self._notes(),
-            probe=self.probes,
+            probe=self.probes if probe else (),
         )
 
     def _notes(self) -> dict[str, object]:

@@ -3,6 +3,10 @@
 import hashlib
 import os
 import platform
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,26 @@ from tunewise.training.loop import FitResult
 
 RECIPE, ENVIRONMENT, LEDGER = "recipe.yaml", "env.json", "ledger.json"
 ADAPTER, PREDICTIONS, METRICS, DONE = "adapter", "predictions.jsonl", "metrics.json", "DONE"
+
+
+class Spent:
+    """Seconds of a run beside its training, by what they went into."""
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        """The time inside the block goes into `what`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[what] += time.perf_counter() - start
+
+    def told(self) -> dict[str, float]:
+        """For metrics.json."""
+        return {what: round(seconds, 3) for what, seconds in self._seconds.items()}
 
 
 def finished(recipe: Recipe, out: Path, digest: str) -> dict[str, Any] | None:

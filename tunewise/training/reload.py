@@ -61,7 +61,7 @@ def _check(base_name: str, dtype: str, device: str, quantise: str, folders: Sequ
         head = head_noted(folder)
         base = bases.setdefault(head, bases.get(head) or load_base(base_name, dtype, device, head, quantise))
         try:
-            tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer)
+            tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer, base_fingerprint=base.fingerprint)
         except UserError as error:
             found.append({"error": error.message})
             continue
