@@ -279,7 +279,10 @@ def test_every_recipe_of_the_project_is_complete(monkeypatch: pytest.MonkeyPatch
         assert load_task(recipe.data).test, path
 
 
-def test_flags_win_over_the_recipe_and_overrides_over_flags(tmp_path: Path) -> None:
+def test_flags_win_over_the_recipe_and_overrides_over_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("c.csv", "d.csv"):
+        (tmp_path / name).touch()  # that it is there is all that is asked here
     path = tmp_path / "recipe.yaml"
     path.write_text("model: a\ndata: {path: b.csv, train: 5}\nmethod: {name: lora, rank: 2}\nseed: 1\n")
     flags = {"model": None, "data": "c.csv", "method": "bitfit", "seed": 2}

@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests import bases
-from tests.engine.test_packed_classifier import Padding
+from tests.bases import Padding
 from tests.engine.test_packed_classifier import rows as texts
 from tests.engine.test_packing import METHODS
 from tests.rows import random_rows

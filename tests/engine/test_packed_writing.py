@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests import bases
-from tests.engine.test_packed_classifier import Padding
+from tests.bases import Padding
 from tests.tuned import losses_and_gradients, moved
 from tunewise.data.encode import Encoded
 from tunewise.engine.native.build import library, why_not

@@ -123,5 +123,5 @@ def test_the_starts_of_a_batch_stay_where_lengths_are_read():
     batch = pack(random_rows(3), pad_id=0).to(torch.device("meta"))
     tensors = {name: value.device.type for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
     assert tensors.pop("starts") == "cpu"
-    assert len(tensors) == 5
+    assert len(tensors) == 6
     assert set(tensors.values()) == {"meta"}

@@ -19,17 +19,13 @@ from tunewise.models.load import Base
 LABELS = ("a", "b", "c")
 
 
-class Padding:
-    pad_token_id = 0
-
-
 @pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("family", ["bert_classes", "roberta_classes", "distilbert_classes"])
 def test_texts_are_answered_as_each_alone(family, packing):
     exact = bases.build(family)
     model = copy.deepcopy(exact).float()
-    base = Base(model, Padding(), read_anatomy(model), family, "", model.dtype, TaskHead("classes", LABELS))
+    base = Base(model, bases.Padding(), read_anatomy(model), family, "", model.dtype, TaskHead("classes", LABELS))
     rows = [
         Encoded(row.id, row.ids, (number % 3,), len(row.ids), False)
         for number, row in enumerate(random_rows(9, seed=2))
