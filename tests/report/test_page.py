@@ -131,6 +131,11 @@ def test_the_decision_takes_the_cheapest_of_the_equally_good(root: Path) -> None
     assert "prompt_tuning" in found.verdict.open
     for group, opening in ((found.verdict.open, "Not settled"), (found.verdict.worse, "Reliably worse than full: ")):
         assert all(f"{label} by " in found.reason.split(opening)[1].split("). ")[0] for label in group)
+    assert not found.takes
+    assert found.headline.startswith("Not settled by 3 seeds; so far take lora: accuracy ")
+    settled = decide([arm for arm in arms if arm.label not in found.verdict.open])
+    assert settled.takes
+    assert settled.headline.startswith("Take lora: accuracy ")
     assert "As good, within 2 points of the best mean: full and bottleneck." in found.reason
     assert "Beside full it costs less: adapter " in found.reason
     assert "(Welch's t, Holm over 28 pairs; 80 % power)" in found.reason
@@ -216,7 +221,7 @@ def test_terminal_tables(root: Path) -> None:
     print_samples(console, [Sample("a prompt", "yes", (("base", " on and on", False), ("LoRA", "yes", True)))])
     text = console.export_text()
     assert "90.2 ± 1.5" in text
-    assert "Take lora" in text
+    assert "so far take lora" in text
     assert "passed" in text
     assert "on and on" in text
     assert max(map(len, text.splitlines())) <= 110

@@ -22,8 +22,8 @@ class Decision:
 
     @property
     def takes(self) -> bool:
-        """Whether `pick` is advised; not where nothing is told apart and something is open."""
-        return not _is_open(self.verdict, len(self.pick.runs))
+        """Whether `pick` is advised; until all is settled it is the one to take so far."""
+        return self.verdict.settled
 
 
 def decide(arms: Sequence[Arm], rule: Rule | None = None) -> Decision:
@@ -40,15 +40,11 @@ def decide(arms: Sequence[Arm], rule: Rule | None = None) -> Decision:
     return Decision(_headline(pick, verdict), " ".join(_reasons(by_label, verdict, rule)), pick, best, verdict)
 
 
-def _is_open(verdict: Verdict, n_seeds: int) -> bool:
-    return bool(verdict.open) and not verdict.worse and n_seeds > 1
-
-
 def _headline(pick: Arm, verdict: Verdict) -> str:
     score = f"{words.metric_name(pick.metric)} {words.quality(pick.metric, pick.quality)}{words.unit(pick.metric)}"
     trained = f"{words.count(pick.n_trainable)} trained parameters" if pick.n_trainable else "nothing trained"
-    if _is_open(verdict, len(pick.runs)):
-        return f"Not settled: the best mean is that of {verdict.best}, but nothing is reliably worse."
+    if not verdict.settled and verdict.n_seeds > 1:
+        return f"Not settled by {verdict.n_seeds} seeds; so far take {pick.label}: {score} with {trained}."
     return f"Take {pick.label}: {score} with {trained}."
 
 

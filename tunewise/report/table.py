@@ -35,7 +35,7 @@ def comparison_table(arms: Sequence[Arm], diverged: Sequence[Diverged] = ()) -> 
             words.size(arm.adapter_bytes),
             words.duration(arm.seconds),
             words.size(arm.peak_bytes),
-            style="bold green" if found.takes and arm is found.pick else "",
+            style="" if arm is not found.pick else "bold green" if found.takes else "bold",
         )
     for each in diverged:
         if each.n_diverged == each.n_seeds:
