@@ -41,7 +41,7 @@ def plot(found: Sequence[dict[str, Any]]) -> None:
     from matplotlib import pyplot
 
     names = list(dict.fromkeys(f"{one['shape']}, {one['method']}" for one in found))
-    figure, axes = pyplot.subplots(figsize=(8, 0.32 * len(names) + 1.2), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 0.36 * len(names) + 1.3), layout="constrained")
     for offset, (dtype, colour) in enumerate(zip(PRECISIONS, ("#4477aa", "#ee6677"), strict=True)):
         ratios = {f"{one['shape']}, {one['method']}": one["ratio"] for one in found if one["dtype"] == dtype}
         heights = [names.index(name) + 0.36 * offset for name in ratios]
@@ -51,7 +51,7 @@ def plot(found: Sequence[dict[str, Any]]) -> None:
     axes.invert_yaxis()
     axes.axvline(1, color="grey", linewidth=0.8)
     axes.set_xlabel("speed, peft + Trainer at its defaults = 1")
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside upper center", ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(PLOT, metadata={"Date": None})
     pyplot.close(figure)
@@ -117,8 +117,9 @@ def gpu(found: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     found = kept.read("training")
-    plot(found["results"])
-    page.put(PAGE, "training", machine(found["environment"]) + "\n" + training(found["results"]))
+    results = sorted(found["results"], key=lambda one: (one["shape"], one["method"], one["dtype"] != PRECISIONS[0]))
+    plot(results)
+    page.put(PAGE, "training", machine(found["environment"]) + "\n" + training(results))
     parts = {"trunk": trunk, "in_context": in_context, "lanes": lanes, "compare": compare, "gpu": gpu}
     for name, write in parts.items():
         results = kept.read(name)["results"]
