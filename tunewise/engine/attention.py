@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 
 from tunewise.engine.native import attention as native
 from tunewise.engine.native.attention import DTYPES, Pattern
-from tunewise.engine.native.build import library, why_not
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +31,9 @@ _PLACED = WeakTensorKeyDictionary()  # the starts of a batch -> the same on its 
 
 def why_no_attention(model: PreTrainedModel) -> str:
     """Why packed segments cannot be attended to where `model` is, in its precision; "" where they can."""
-    device = model.device.type
-    if device not in ("cpu", "cuda") or model.dtype not in DTYPES:
-        return f"there is no kernel for {model.dtype} on {device}"
-    return why_not() if device == "cpu" and library() is None else ""
+    if model.device.type == "cuda" and model.dtype in DTYPES:
+        return ""
+    return native.why_no_kernel(model.device, model.dtype)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, pattern: Pattern) -> Tensor:

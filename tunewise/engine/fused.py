@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from tunewise.engine.native.attention import DTYPES
-from tunewise.engine.native.build import library
+from tunewise.engine.native.attention import DTYPES, why_no_kernel
 from tunewise.engine.native.rows import gated, rms_norm, rotated
 from tunewise.models.anatomy import Anatomy, read_anatomy
 
@@ -47,7 +46,7 @@ def fused(model: PreTrainedModel) -> Iterator[None]:
 
     A module whose forward somebody has replaced already is left alone.
     """
-    if library() is None or model.device.type != "cpu" or model.dtype not in DTYPES:
+    if why_no_kernel(model.device, model.dtype):
         yield
         return
     if model not in _PLANS:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tunewise.engine.native.attention import DTYPES, Pattern, attend
-from tunewise.engine.native.build import library, why_not
+from tunewise.engine.native.attention import Pattern, attend, why_no_kernel
+from tunewise.engine.native.build import library
 from tunewise.engine.native.prefix_attention import Prefix, attend_behind
 from tunewise.engine.packing import ROUND, packed_attention
 
@@ -171,10 +171,8 @@ def why_not_read(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> str:
 @torch.no_grad()
 def _try(model: PreTrainedModel, prefix_ids: Sequence[int]) -> str:
     """Two prompts with a common beginning and a continuation of one have to come out as they do alone."""
-    if model.device.type != "cpu" or model.dtype not in DTYPES:
-        return f"there is no kernel for {model.dtype} on {model.device.type}"
-    if library() is None:
-        return why_not()
+    if reason := why_no_kernel(model.device, model.dtype):
+        return reason
     if _turns_by_length(model):
         return "how far it rotates a position depends on the length of the whole row"
     generator = torch.Generator().manual_seed(0)

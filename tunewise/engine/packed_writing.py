@@ -17,8 +17,7 @@ from transformers import PreTrainedModel
 
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED, LabelledBatch
-from tunewise.engine.native.attention import DTYPES, Pattern, attend
-from tunewise.engine.native.build import library, why_not
+from tunewise.engine.native.attention import Pattern, attend, why_no_kernel
 from tunewise.engine.packing import ROUND, SAME, packed_attention
 from tunewise.models.anatomy import Anatomy
 
@@ -175,10 +174,8 @@ def why_not_pairs(model: PreTrainedModel, anatomy: Anatomy, prefix_ids: Sequence
 
     Tried and not guessed: two pairs are run in one row, and both have to come out as they do alone.
     """
-    if model.device.type != "cpu" or model.dtype not in DTYPES:
-        return f"there is no kernel for {model.dtype} on {model.device.type}"
-    if library() is None:
-        return why_not()
+    if reason := why_no_kernel(model.device, model.dtype):
+        return reason
     generator = torch.Generator().manual_seed(0)
     n = min(64, model.get_input_embeddings().weight.shape[0])
     drawn = [torch.randint(n, (length,), generator=generator).tolist() for length in (5, 3, 9, 4)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tunewise.engine.native.build import library
+from tunewise.engine.native.build import library, why_not
 
 DTYPES = (torch.float32, torch.bfloat16)
 LANES = 16
@@ -32,6 +32,13 @@ class Pattern:
     """The share of the weights behind the softmax that is dropped."""
     seed: int = 0
     """What is dropped."""
+
+
+def why_no_kernel(device: torch.device, dtype: torch.dtype) -> str:
+    """Why the kernels do not run there in that precision; "" where they do."""
+    if device.type != "cpu" or dtype not in DTYPES:
+        return f"there is no kernel for {dtype} on {device.type}"
+    return why_not()
 
 
 def attend(
