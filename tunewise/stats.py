@@ -53,7 +53,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     One value says nothing of the spread: its interval is everything (half_width is infinite). Equal values give a
     half_width of exactly 0. Raises ValueError for no values or a value that is not finite.
     """
-    mean, variance = _moments(values)
+    mean, variance = moments(values)
     n = len(values)
     if n == 1:
         return Interval(mean, -math.inf, math.inf, math.inf, 1)
@@ -68,7 +68,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Welch:
     all, equal means give t = 0, p = 1 and unlike ones t = ±inf, p = 0, with n_a + n_b - 2 degrees of freedom.
     Raises ValueError for no values or a value that is not finite.
     """
-    (mean_a, variance_a), (mean_b, variance_b) = _moments(a), _moments(b)
+    (mean_a, variance_a), (mean_b, variance_b) = moments(a), moments(b)
     if len(a) == 1 or len(b) == 1:
         return Welch(0.0, 0.0, 1.0)
     share_a, share_b = variance_a / len(a), variance_b / len(b)
@@ -89,7 +89,7 @@ def difference_interval(a: Sequence[float], b: Sequence[float], confidence: floa
 
     It holds 0 just where `welch` has p above 1 − confidence. With a single value on either side it is everything.
     """
-    (mean_a, variance_a), (mean_b, variance_b) = _moments(a), _moments(b)
+    (mean_a, variance_a), (mean_b, variance_b) = moments(a), moments(b)
     gap, n = mean_a - mean_b, min(len(a), len(b))
     if n == 1:
         return Interval(gap, -math.inf, math.inf, math.inf, 1)
@@ -117,7 +117,7 @@ def hedges_g(a: Sequence[float], b: Sequence[float]) -> float | None:
     s is pooled, and J(m) = Γ(m/2) / (√(m/2) Γ((m − 1)/2)) corrects for few values.  Hedges 1981. None where nothing
     scatters, or nothing is known of it.
     """
-    (mean_a, variance_a), (mean_b, variance_b) = _moments(a), _moments(b)
+    (mean_a, variance_a), (mean_b, variance_b) = moments(a), moments(b)
     freedom = len(a) + len(b) - 2
     if min(len(a), len(b)) < 2 or variance_a + variance_b == 0:
         return None
@@ -217,7 +217,7 @@ def seeds_to_see(
     return high
 
 
-def _moments(values: Sequence[float]) -> tuple[float, float]:
+def moments(values: Sequence[float]) -> tuple[float, float]:
     """Mean and unbiased variance (0 for one value), exact for equal values."""
     if not values or not all(math.isfinite(value) for value in values):
         raise ValueError(f"needs one or more finite numbers, not {list(values)}")

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from tunewise.errors import UserError
@@ -28,7 +28,7 @@ from tunewise.stats import (
     difference_interval,
     hedges_g,
     holm,
-    mean_interval,
+    moments,
     seeds_to_see,
     welch,
 )
@@ -48,18 +48,23 @@ class Contender:
 
     @property
     def mean(self) -> float:
-        return mean_interval(self.scores).mean
+        return moments(self.scores)[0]
+
+    @property
+    def variance(self) -> float:
+        """Unbiased; 0 of one score."""
+        return moments(self.scores)[1]
 
 
 def contender(label: str, metric: str, runs: Sequence[Mapping[str, Any]]) -> Contender:
     """An arm from what metrics.json says of each of its seeds: costs are means, memory is the largest."""
     changes = [run["retention"]["change"] for run in runs if (run.get("retention") or {}).get("change") is not None]
     costs = {
-        "bytes": _mean([run.get("adapter_bytes") or 0 for run in runs]),
-        "seconds": _mean([run.get("seconds") or 0 for run in runs]),
+        "bytes": fmean([run.get("adapter_bytes") or 0 for run in runs]),
+        "seconds": fmean([run.get("seconds") or 0 for run in runs]),
         "memory": max(run.get("peak_bytes") or 0 for run in runs),
-        "forgetting": _mean(changes) if changes else 0.0,
-        "serving_tokens": _mean([run.get("serving_tokens") or 0 for run in runs]),
+        "forgetting": fmean(changes) if changes else 0.0,
+        "serving_tokens": fmean([run.get("serving_tokens") or 0 for run in runs]),
     }
     return Contender(label, tuple(float(run["test"][metric]) for run in runs), costs)
 
@@ -75,6 +80,11 @@ class Rule:
     """How often one comparison of arms that are alike may find a difference."""
     weights: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(COSTS, 1.0))
     """What a cost counts; each is measured in shares of the largest among the arms in question."""
+
+    @classmethod
+    def of(cls, metric: str) -> "Rule":
+        """The rule as it is, in the direction of this metric."""
+        return cls(lower_is_better=metric in LOWER_IS_BETTER)
 
     def __post_init__(self) -> None:
         if unknown := set(self.weights) - set(COSTS):
@@ -170,7 +180,7 @@ def judge(contenders: Sequence[Contender], rule: Rule | None = None) -> Verdict:
         worse=tuple(arm.label for arm in worse),
         pairs=pairs,
         n_seeds=min(len(arm.scores) for arm in contenders),
-        deviation=math.sqrt(median(map(_variance, contenders))),
+        deviation=math.sqrt(median(arm.variance for arm in contenders)),
         level=rule.alpha / max(1, len(pairs)),
     )
 
@@ -196,10 +206,6 @@ def pareto(contenders: Sequence[Contender], cost: str, *, lower_is_better: bool 
     return tuple(arm.label for arm in front)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _cost(arm: Contender, name: str) -> float:
     return max(0.0, arm.costs.get(name, 0.0))  # who forgets less than nothing has that cost no more
 
@@ -212,11 +218,7 @@ def _pairs(contenders: Sequence[Contender]) -> tuple[Pair, ...]:
         Pair(
             a.label, b.label, difference_interval(a.scores, b.scores),
             test.t, test.df, test.p, p_holm, hedges_g(a.scores, b.scores),
-            math.sqrt((_variance(a) + _variance(b)) / 2),
+            math.sqrt((a.variance + b.variance) / 2),
         )
         for (a, b), test, p_holm in zip(both, tests, corrected, strict=True)
     )  # fmt: skip
-
-
-def _variance(arm: Contender) -> float:
-    return sum((score - arm.mean) ** 2 for score in arm.scores) / max(1, len(arm.scores) - 1)

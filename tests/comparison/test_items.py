@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tunewise.comparison.items import beside
+from tunewise.comparison.items import beside, right_answers
 
 
 def written(folder, name, *seeds):
@@ -14,7 +14,7 @@ def written(folder, name, *seeds):
         paths[-1].write_text(
             "".join(json.dumps({"id": f"i{n}", "correct": right}) + "\n" for n, right in enumerate(rows))
         )
-    return paths
+    return right_answers(paths)
 
 
 def test_items_are_paired_by_id_and_averaged_over_seeds(tmp_path):
@@ -35,5 +35,5 @@ def test_items_are_paired_by_id_and_averaged_over_seeds(tmp_path):
 def test_what_is_neither_right_nor_wrong_is_not_paired(tmp_path):
     scores = tmp_path / "scores.jsonl"
     scores.write_text('{"id": "i0", "predicted": 0.5}\n')
-    assert beside([scores], [scores]) is None
+    assert beside(right_answers([scores]), right_answers([scores])) is None
     assert beside(written(tmp_path, "a", [True]), written(tmp_path, "b", [True, False])) is None

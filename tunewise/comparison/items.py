@@ -10,14 +10,13 @@ from tunewise.stats import mcnemar, paired_bootstrap
 N_RESAMPLES = 2_000
 
 
-def beside(first: Sequence[Path], second: Sequence[Path]) -> dict[str, Any] | None:
-    """The share of right answers of two arms (predictions.jsonl of each seed) in points, item by item.
+def beside(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, Any] | None:
+    """The share of right answers of two arms, as `right_answers` reads them, in points, item by item.
 
     `gap` with the 95 % interval of a paired bootstrap over items, an item being worth the share of seeds that have it
     right; `only_first`, `only_second` and `p` of McNemar's test on the items that most seeds have right. None where
     answers are not right or wrong, or the items are not the same.
     """
-    one, other = _right(first), _right(second)
     if not one or one.keys() != other.keys():
         return None
     pairs = [(one[item], other[item]) for item in one]
@@ -32,8 +31,8 @@ def beside(first: Sequence[Path], second: Sequence[Path]) -> dict[str, Any] | No
     }
 
 
-def _right(seeds: Sequence[Path]) -> Mapping[str, float]:
-    """Item -> the share of seeds that have it right; {} where there is no such thing."""
+def right_answers(seeds: Sequence[Path]) -> Mapping[str, float]:
+    """Item -> the share of seeds (a predictions.jsonl each) that have it right; {} where there is no such thing."""
     found: dict[str, list[bool]] = {}
     for path in seeds:
         for row in read_jsonl(path):

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunewise.comparison.items import beside
+from tunewise.comparison.items import beside, right_answers
 from tunewise.files import read_json
 from tunewise.run.record import METRICS, PREDICTIONS
 from tunewise.stats import Interval, mean_interval
-from tunewise.verdict import LOWER_IS_BETTER, Pair, Rule, contender, judge, pareto
+from tunewise.verdict import Pair, Rule, contender, judge, pareto
 
 COSTS = ("n_trainable", "adapter_bytes", "seconds", "train_seconds", "peak_bytes", "tokens_per_second")
 
@@ -33,11 +33,10 @@ def verdict_of(arms: Mapping[str, Sequence[Path]]) -> dict[str, Any] | None:
         return None
     runs = {label: [_read(folder / METRICS) for folder in folders] for label, folders in arms.items()}
     metric = next(iter(next(iter(runs.values()))[0]["test"]))
-    lower = metric in LOWER_IS_BETTER
-    rule = Rule(lower_is_better=lower)
+    rule = Rule.of(metric)
     contenders = [contender(label, metric, of_arm) for label, of_arm in runs.items()]
     found = judge(contenders, rule)
-    predictions = {label: [folder / PREDICTIONS for folder in folders] for label, folders in arms.items()}
+    right = {label: right_answers([folder / PREDICTIONS for folder in folders]) for label, folders in arms.items()}
     return {
         "metric": metric,
         "margin": rule.margin,
@@ -50,10 +49,8 @@ def verdict_of(arms: Mapping[str, Sequence[Path]]) -> dict[str, Any] | None:
         "worse": list(found.worse),
         "detectable": _known(found.detectable),
         "seeds_needed": found.seeds_needed,
-        "pairs": [
-            _pair(pair) | {"items": beside(predictions[pair.first], predictions[pair.second])} for pair in found.pairs
-        ],
-        "pareto": {cost: list(pareto(contenders, cost, lower_is_better=lower)) for cost in rule.weights},
+        "pairs": [_pair(pair) | {"items": beside(right[pair.first], right[pair.second])} for pair in found.pairs],
+        "pareto": {cost: list(pareto(contenders, cost, lower_is_better=rule.lower_is_better)) for cost in rule.weights},
     }
 
 

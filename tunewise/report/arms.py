@@ -61,7 +61,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Diverged:
+class DivergedArm:
     """An arm of a comparison of which some seeds, or all, have no result."""
 
     label: str
@@ -83,7 +83,7 @@ def main_metric(runs: Sequence[Run]) -> str:
 
 
 def gather_arms(
-    runs: Sequence[Run], labels: Mapping[str, str] | None = None, diverged: Sequence[Diverged] = ()
+    runs: Sequence[Run], labels: Mapping[str, str] | None = None, diverged: Sequence[DivergedArm] = ()
 ) -> list[Arm]:
     """The arms of `runs` in the order in which they first appear, or in that of `labels` (arm folder -> label)."""
     metric = main_metric(runs)
@@ -115,10 +115,10 @@ def labels_of(root: Path) -> dict[str, str]:
     return {Path(arm["folder"]).name: arm["label"] for arm in comparison_of(root)}
 
 
-def diverged_of(root: Path) -> list[Diverged]:
+def diverged_of(root: Path) -> list[DivergedArm]:
     """The arms of the comparison in `root` that have no result for some seeds."""
     return [
-        Diverged(arm["label"], len(failed), len(failed) + len(arm["seeds"]), failed[0]["reason"])
+        DivergedArm(arm["label"], len(failed), len(failed) + len(arm["seeds"]), failed[0]["reason"])
         for arm in comparison_of(root)
         if (failed := arm.get("failed"))
     ]

@@ -33,11 +33,17 @@ def decide(arms: Sequence[Arm], rule: Rule | None = None) -> Decision:
     """
     arms = [arm for arm in arms if not arm.n_diverged] or arms
     metric = arms[0].metric
-    rule = rule or Rule(lower_is_better=metric in LOWER_IS_BETTER)
+    rule = rule or Rule.of(metric)
     verdict = judge([contender(arm.label, metric, [run.metrics for run in arm.runs]) for arm in arms], rule)
     by_label = {arm.label: arm for arm in arms}
     pick, best = by_label[verdict.pick], by_label[verdict.best]
     return Decision(_headline(pick, verdict), " ".join(_reasons(by_label, verdict, rule)), pick, best, verdict)
+
+
+def best_of(arms: Sequence[Arm]) -> Arm:
+    """The arm with the best mean."""
+    sign = -1 if arms[0].metric in LOWER_IS_BETTER else 1
+    return max(arms, key=lambda arm: sign * arm.quality.mean)
 
 
 def _headline(pick: Arm, verdict: Verdict) -> str:
@@ -50,8 +56,7 @@ def _headline(pick: Arm, verdict: Verdict) -> str:
 
 def _reasons(arms: dict[str, Arm], verdict: Verdict, rule: Rule) -> list[str]:
     best, pick = arms[verdict.best], arms[verdict.pick]
-    n_seeds = min(len(arm.runs) for arm in arms.values())
-    if n_seeds < 2:
+    if verdict.n_seeds < 2:
         return ["One seed a method: the order may be chance. Run three or more seeds before you rely on it."]
     near = f"{rule.margin:g} %" if rule.lower_is_better else f"{rule.margin:g} points"
     sentences = []
@@ -70,8 +75,9 @@ def _reasons(arms: dict[str, Arm], verdict: Verdict, rule: Rule) -> list[str]:
     if n_pairs:
         scale = "" if rule.lower_is_better else " points"
         corrected = f", Holm over {n_pairs} pairs" if n_pairs > 1 else ""
+        smallest = _number(verdict.detectable, best.metric)
         sentences.append(
-            f"{n_seeds} seeds could only have seen gaps of {_number(verdict.detectable, best.metric)}{scale} or more "
+            f"{verdict.n_seeds} seeds could only have seen gaps of {smallest}{scale} or more "
             f"between arms that scatter as most do here (Welch's t{corrected}; 80 % power)."
         )
     return sentences
@@ -81,13 +87,13 @@ def _bargain(pick: Arm, best: Arm) -> list[str]:
     """What the arm to take has over the best mean, where they are two."""
     if pick is best:
         return []
-    kinds = (("adapter", "smaller", "adapter_bytes"), ("time", "less", "seconds"))
-    found = []
-    for what, how, name in kinds:
-        mine, other = (float(getattr(arm, name)) for arm in (pick, best))
-        if other and not mine:
-            found.append(f"no {what}" if what == "adapter" else f"no {what} at all")
-        elif mine and other / mine >= WORTH_SAYING:
+    found = ["no adapter"] if best.adapter_bytes and not pick.adapter_bytes else []
+    ratios = (
+        ("adapter", "smaller", pick.adapter_bytes, best.adapter_bytes),
+        ("time", "less", pick.seconds, best.seconds),
+    )
+    for what, how, mine, other in ratios:
+        if mine and other / mine >= WORTH_SAYING:
             found.append(f"{what} {words.times(other / mine)} {how}")
     if pick.forgetting and best.forgetting and best.forgetting.mean - pick.forgetting.mean >= 5e-4:
         found.append(f"{best.forgetting.mean - pick.forgetting.mean:.3f} nats per token less forgotten")

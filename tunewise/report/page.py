@@ -9,8 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tunewise import files
 from tunewise.report import figure, words
-from tunewise.report.arms import Arm, Diverged, diverged_of, gather_arms, labels_of, runs_of
-from tunewise.report.decision import decide
+from tunewise.report.arms import Arm, DivergedArm, diverged_of, gather_arms, labels_of, runs_of
+from tunewise.report.decision import Decision, best_of, decide
 from tunewise.report.folders import Run, majority_score
 from tunewise.report.samples import Sample, samples_from_predictions, samples_of
 from tunewise.verdict import LOWER_IS_BETTER
@@ -38,11 +38,11 @@ def render(
     commands: Sequence[str] = (),
     title: str = "",
     samples: Sequence[Sample] = (),
-    diverged: Sequence[Diverged] = (),
+    diverged: Sequence[DivergedArm] = (),
 ) -> str:
     """The page as text."""
     arms = gather_arms(runs, labels, diverged)
-    first = runs[0]
+    first, decision = runs[0], decide(arms)
     environment = Environment(
         loader=PackageLoader("tunewise.report"),
         autoescape=True,
@@ -64,13 +64,13 @@ def render(
         arms=arms,
         rows=_rows(arms),
         metric=words.metric_name(arms[0].metric) + words.unit(arms[0].metric).rstrip(),
-        decision=decide(arms),
+        decision=decision,
         diverged=diverged,
-        tiles=_tiles(arms),
+        tiles=_tiles(arms, decision),
         figures=_figures(arms),
         has_figures=figure.available(),
         glyphs=GLYPHS,
-        samples=samples or samples_from_predictions(_telling(arms)),
+        samples=samples or samples_from_predictions(_telling(arms, decision)),
         proofs=_proofs(arms),
         commands=commands or [_command(run) for run in (arm.runs[0] for arm in arms)],
         environment=_environment(runs),
@@ -94,23 +94,21 @@ def _rows(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     ]
 
 
-def _telling(arms: Sequence[Arm]) -> list[Arm]:
+def _telling(arms: Sequence[Arm], decision: Decision) -> list[Arm]:
     """The arms whose answers are worth a column: the first that trains nothing, the one to take, and the best."""
-    found = decide(arms)
     untrained = [arm for arm in arms if arm.n_trainable == 0][:1]
-    return list({id(arm): arm for arm in (*untrained, found.pick, found.best)}.values())
+    return list({id(arm): arm for arm in (*untrained, decision.pick, decision.best)}.values())
 
 
-def _tiles(arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
+def _tiles(arms: Sequence[Arm], decision: Decision) -> list[tuple[str, str, str]]:
     """(figure, what it is, of which arm): the numbers to see first."""
-    found = decide(arms)
-    pick = found.pick
+    pick = decision.pick
     tiles = [
         (words.quality(pick.metric, pick.quality) + words.unit(pick.metric), words.metric_name(pick.metric), pick.label)
     ]
     untrained = [arm for arm in arms if arm.n_trainable == 0 and arm is not pick]
     if untrained and pick.n_trainable:
-        rival = decide(untrained).best
+        rival = best_of(untrained)
         gain = pick.quality.mean - rival.quality.mean
         tiles.append((f"{gain:+.1f}".replace("-", "−"), "points over the best without training", rival.label))
     if pick.adapter_bytes:

@@ -9,17 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from tunewise.report import words
-from tunewise.report.arms import Arm, Diverged
-from tunewise.report.decision import decide
+from tunewise.report.arms import Arm, DivergedArm
+from tunewise.report.decision import Decision, decide
 from tunewise.report.folders import majority_score, read_run
 from tunewise.report.samples import Sample
 
 
-def comparison_table(arms: Sequence[Arm], diverged: Sequence[Diverged] = ()) -> Table:
+def comparison_table(arms: Sequence[Arm], found: Decision, diverged: Sequence[DivergedArm] = ()) -> Table:
     """One row an arm; the row to take is bold, and those without a result stand last."""
     metric = arms[0].metric
     unit = words.unit(metric).strip()
-    found = decide(arms)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("way")
     for heading in (
@@ -43,14 +42,14 @@ def comparison_table(arms: Sequence[Arm], diverged: Sequence[Diverged] = ()) -> 
     return table
 
 
-def _with_lost(arm: Diverged) -> str:
+def _with_lost(arm: DivergedArm) -> str:
     return f"{arm.label} ({arm.n_diverged} of {arm.n_seeds} lost)"
 
 
-def print_comparison(console: Console, arms: Sequence[Arm], diverged: Sequence[Diverged] = ()) -> None:
+def print_comparison(console: Console, arms: Sequence[Arm], diverged: Sequence[DivergedArm] = ()) -> None:
     """The table, and below it which way to take and why."""
     found = decide(arms)
-    console.print(comparison_table(arms, diverged))
+    console.print(comparison_table(arms, found, diverged))
     console.print()
     for each in diverged:
         console.print(Text(f"{each.label}: {each.told}; the first: {each.reason}", style="red"))
