@@ -27,14 +27,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from bench import gpu_systems
 from bench.gpu_systems import Job, Taken
 from bench.kept import keep, read, version_of
+from bench.training import products
 from tunewise.data.encode import Encoded
 from tunewise.engine import attention
 from tunewise.engine.batches import IGNORED
 from tunewise.engine.gpu import SIZE, Speeds, measure
 from tunewise.engine.native.attention import Pattern
 from tunewise.methods import parse_method
-from tunewise.methods.attach import count
-from tunewise.models.anatomy import read_anatomy
+from tunewise.methods.attach import attach
 from tunewise.training.config import TrainConfig
 
 TOLERANCE = {"every": 0.05, "first": 0.05, "mean": 0.2}
@@ -145,21 +145,10 @@ def rows(shape: Shape, n: int) -> list[Encoded]:
 
 
 def operations(work: Work, shape: Shape, data: list[Encoded]) -> float:
-    """Floating-point operations of the products that these rows need, those of attention left out.
-
-    A token costs 2 a weight forward and 2 backward, and 2 more where the weight itself is trained; the head is needed
-    where labels are.
-    """
-    model, method = build(shape, torch.device("meta")), parse_method(METHODS[work.method])
-    anatomy = read_anatomy(model)
-    assert anatomy.head is not None
-    n_tokens = sum(len(row.ids) for row in data)
-    n_labels = sum(label != IGNORED for row in data for label in row.labels)
-    body = sum(site.d_in * site.d_out for site in anatomy.sites if not site.is_slice)
-    head = anatomy.head.d_in * anatomy.head.d_out
-    if work.method == "full":
-        return 6.0 * (n_tokens * body + n_labels * head)
-    return n_tokens * (4.0 * body + 6.0 * count(model, method)) + 4.0 * n_labels * head
+    """Floating-point operations of the products that these rows need."""
+    tuned = attach(build(shape, torch.device("meta")), parse_method(METHODS[work.method]))
+    is_full = work.method == "full"
+    return products(tuned, data, is_full=is_full, is_low_rank=not is_full)
 
 
 def check_attention(device: torch.device, sizes: tuple[int, int, int]) -> dict[str, dict[str, Any]]:

@@ -149,7 +149,7 @@ def trainer(job: Job, *, best: bool = False, more: Mapping[str, Any] | None = No
         data = [data[i] for i in order]
     is_cuda, ends = model.device.type == "cuda", []
     told = {"bf16": True, "use_cpu": not is_cuda, "dataloader_pin_memory": is_cuda, **(more or {})}
-    losses = peer.train(adapted(job, model), data, job.config, told, ends)
+    _, losses = peer.trained(adapted(job, model), data, job.config, told, ends)
     return Taken(rate(ends, tokens_of(data, job.config.batch_size)), losses, peak.bytes(), _layout(model, "padded"))
 
 
@@ -223,7 +223,7 @@ def unsloth(job: Job) -> Taken:
         use_gradient_checkpointing=False,
     )  # fmt: skip
     peak, data, ends = Peak(model.device), job.in_order, []
-    losses = peer.train(model, data, job.config, {"bf16": True, "dataloader_pin_memory": True}, ends)
+    _, losses = peer.trained(model, data, job.config, {"bf16": True, "dataloader_pin_memory": True}, ends)
     return Taken(rate(ends, tokens_of(data, job.config.batch_size)), losses, peak.bytes(), "padded")
 
 

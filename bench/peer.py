@@ -65,20 +65,6 @@ def arguments(config: TrainConfig, folder: str) -> dict[str, Any]:
     }
 
 
-def train(
-    model: PreTrainedModel | peft.PeftModel,
-    rows: Sequence[Encoded],
-    config: TrainConfig,
-    more: Mapping[str, Any] | None = None,
-    ends: list[float] | None = None,
-) -> list[float]:
-    """Train with `transformers.Trainer` over `rows` in the order given; the loss of every step.
-
-    `more` are further arguments of Trainer's; `ends` takes up when each step had ended.
-    """
-    return trained(model, rows, config, more, ends)[1]
-
-
 def trained(
     model: PreTrainedModel | peft.PeftModel,
     rows: Sequence[Encoded],
@@ -86,7 +72,10 @@ def trained(
     more: Mapping[str, Any] | None = None,
     ends: list[float] | None = None,
 ) -> tuple[transformers.Trainer, list[float]]:
-    """The same, and the trainer, which can predict."""
+    """Train with `transformers.Trainer` over `rows` in the order given; the trainer, and the loss of every step.
+
+    `more` are further arguments of Trainer's; `ends` takes up when each step had ended.
+    """
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         told = {

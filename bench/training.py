@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -103,26 +103,30 @@ def theirs(work: Work, n_steps: int, *, best: bool = False) -> tuple[float, list
         order = [i for batch in epoch_batches(len(data), config.batch_size, 0, 0) for i in batch]
     dtype = getattr(torch, work.dtype) if best else torch.float32
     model = peer.adapted(build(work.shape, dtype), tuned_for(work, torch.float32))
-    return timed(lambda: peer.train(model, [data[i] for i in order], config))
+    return timed(lambda: peer.trained(model, [data[i] for i in order], config)[1])
 
 
 def operations(work: Work, n_steps: int) -> float:
-    """Floating-point operations of matrix products that these rows need.
+    """Floating-point operations of matrix products that the rows of so many steps need."""
+    tuned = tuned_for(work, torch.float32)
+    return products(tuned, task_of(work, n_steps)[1], is_full=work.method == "full", is_low_rank="lora" in work.method)
+
+
+def products(tuned: Tuned, data: Sequence[Encoded], *, is_full: bool, is_low_rank: bool) -> float:
+    """Floating-point operations of the products that these rows need, those of attention left out.
 
     A token costs 2 a weight forward and 2 backward, and 2 more where the weight itself is trained; the head is needed
     where labels are. A decoder over an encoder makes its queries of the answers, and keys and values of the prompts.
     """
-    _, data = task_of(work, n_steps)
-    tuned = tuned_for(work, torch.float32)
     n_read = sum(len(tuned.prefix_ids) + len(row.ids) for row in data)
     n_labels = sum(label != IGNORED for row in data for label in row.labels)
-    anatomy, is_full = tuned.anatomy, work.method == "full"
+    anatomy = tuned.anatomy
     head = anatomy.head.d_in * anatomy.head.d_out if anatomy.head else 0
     total = (6.0 if is_full else 4.0) * n_labels * head
     for site in (site for site in anatomy.sites if not site.is_slice):
         reads = site.layer in anatomy.stacks[0] or (site.is_cross and site.role in ("k", "v"))
         added = 0
-        if "lora" in work.method:
+        if is_low_rank:
             own = (tensor for name, tensor in tuned.trainable.items() if name.startswith(f"delta.{site.name}."))
             added = sum(tensor.numel() for tensor in own)
         total += (n_read if reads else n_labels) * ((6.0 if is_full else 4.0) * site.d_in * site.d_out + 6.0 * added)

@@ -66,7 +66,7 @@ def measure(work: Work, epochs: int, batches: int, rounds: int) -> dict[str, Any
     def theirs() -> tuple[float, list[float]]:
         plain = build(work.shape, torch.float32)
         model = peer.adapted(plain, attach(build(work.shape, torch.float32), method))
-        return timed(lambda: peer.train(model, in_order, config))
+        return timed(lambda: peer.trained(model, in_order, config)[1])
 
     ratios, of_live, gaps = [], [], []
     for _ in range(rounds):
