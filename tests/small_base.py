@@ -45,6 +45,13 @@ def write_reviews(path: Path, n: int = 60) -> Path:
     return path
 
 
+def write_place(folder: Path) -> Path:
+    """A base and reviews to train it on: folder/base and folder/reviews.csv."""
+    write_base(folder / "base")
+    write_reviews(folder / "reviews.csv")
+    return folder
+
+
 def write_encoder(folder: Path) -> Path:
     """A two-layer BERT that no classifier has been put on, with a tokenizer that knows pairs."""
     tokenizer = bytes_tokenizer(begin=False)

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.cli.command import tunewise
-from tests.small_base import QUICK, write_base, write_reviews
+from tests.small_base import QUICK, write_place
 from tunewise.comparison import compare
 from tunewise.errors import UserError
 from tunewise.methods.base import CannotFold
@@ -21,10 +21,7 @@ IDS = torch.tensor([[5, 9, 33, 20, 7, 41, 3]])
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("place")
-    write_base(folder / "base")
-    write_reviews(folder / "reviews.csv")
-    return folder
+    return write_place(tmp_path_factory.mktemp("place"))
 
 
 def recipe(place, form="nf4", **fields):

@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 
-from tests.small_base import QUICK, write_base, write_reviews
+from tests.small_base import QUICK, write_base, write_place
 from tunewise.config import parse, read_yaml
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.objectives import NextToken
@@ -28,9 +28,7 @@ from tunewise.training.proofs import check_longest_batch, check_rows, check_tune
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a base, data and held-out texts."""
-    folder = tmp_path_factory.mktemp("place")
-    write_base(folder / "base")
-    write_reviews(folder / "reviews.csv")
+    folder = write_place(tmp_path_factory.mktemp("place"))
     texts = "".join(json.dumps({"text": f"the kitchen water number {i} was cold"}) + "\n" for i in range(30))
     (folder / "texts.jsonl").write_text(texts)
     return folder

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from tests.small_base import QUICK, write_base, write_reviews
+from tests.small_base import QUICK, write_place
 from tunewise.engine.native.build import library, why_not
 from tunewise.models.load import load_base
 from tunewise.run import build_recipe, run, run_together
@@ -16,10 +16,7 @@ HOT = {"train.learning_rate": 1e38}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("place")
-    write_base(folder / "base")
-    write_reviews(folder / "reviews.csv")
-    return folder
+    return write_place(tmp_path_factory.mktemp("place"))
 
 
 @pytest.fixture(scope="module")
