@@ -1,13 +1,20 @@
 """`tunewise methods`: the registry as a table, or one method with the source of every default."""
 
+import ast
+import inspect
 import json
+import textwrap
+from itertools import pairwise
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
 from tunewise.cli.console import AsJson, print_json, results
 from tunewise.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from tunewise.methods.base import Method
 
 DEFAULT = "Default: "  # what the sentence on a field's source begins with
 
@@ -89,13 +96,36 @@ def registry() -> list[dict[str, Any]]:
             "learning_rate": method.learning_rate,
             "learning_rate_source": method.learning_rate_source,
             "start": method.start,
-            "fields": {
-                field: {"type": type_name(about.annotation), "default": about.default, **_told(about.description or "")}
-                for field, about in method.model_fields.items()
-            },
+            "fields": _fields(method),
         }
         for name, method in METHODS.items()
     ]
+
+
+def _fields(method: "type[Method]") -> dict[str, dict[str, Any]]:
+    told = descriptions(method)
+    return {
+        name: {"type": type_name(about.annotation), "default": about.default, **_told(told.get(name, ""))}
+        for name, about in method.model_fields.items()
+    }
+
+
+def descriptions(config: type) -> dict[str, str]:
+    """What stands below each field in the source of a class and of those it inherits from, the nearest first.
+
+    Read when it is asked for: pydantic's `use_attribute_docstrings` would read every source at import.
+    """
+    found: dict[str, str] = {}
+    for each in config.__mro__:
+        if not each.__module__.startswith("tunewise."):
+            continue
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, below in pairwise(tree.body):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found.setdefault(name, text)
+    return found
 
 
 def _told(description: str) -> dict[str, str]:

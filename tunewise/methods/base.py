@@ -10,7 +10,6 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
@@ -128,8 +127,6 @@ class Method(Strict):
 
     What stands below a field is its description; the last sentence, "Default: ...", names the source of its value.
     """
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: ClassVar[str]
     family: ClassVar[str]  # baseline | full | selective | reparametrising | additive
