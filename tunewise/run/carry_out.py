@@ -7,7 +7,6 @@ DONE is written last. A finished run is not carried out again; an unfinished one
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -20,22 +19,21 @@ from tunewise import files
 from tunewise.config import dump_yaml
 from tunewise.data.encode import Encoded
 from tunewise.data.examples import Example, Ledger
-from tunewise.data.task import Task, load_task
+from tunewise.data.task import Task
 from tunewise.engine.from_trunk import Route, route_for
 from tunewise.engine.objectives import encode_rows, objective_for
 from tunewise.errors import UserError
 from tunewise.evaluation.evaluate import Asking, Evaluation, answer, prepare, probes_of
 from tunewise.evaluation.questions import LabelledRows, Questions
-from tunewise.evaluation.retention import retention_loss
 from tunewise.methods.attach import Tuned, attach
-from tunewise.methods.store import read_card, save_adapter
-from tunewise.models.families import DECODER
 from tunewise.models.fingerprint import checksums
 from tunewise.models.heads import draw_head
 from tunewise.models.load import Base
 from tunewise.run import record
+from tunewise.run.forgetting import forgotten
 from tunewise.run.prepare import load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
+from tunewise.run.saving import Saving
 from tunewise.training import checkpoint
 from tunewise.training.lane import FitResult, Training
 from tunewise.training.loop import CHECKPOINTS, fit
@@ -56,7 +54,6 @@ logger = logging.getLogger(__name__)
 
 RELOADS = "reloads_to_the_same_logits"
 N_PROBES = 2
-_BASE_RETENTION: dict[tuple[object, ...], float] = {}  # what the bases of this process score, measured once each
 _FITTED: dict[tuple[object, ...], dict[str, Proof]] = {}  # that a longest batch fits, seen once for all seeds
 
 
@@ -169,6 +166,7 @@ class Run:
         self.dev_evaluations: list[Evaluation] = []
         self.rows: list[Encoded] = []
         self.proofs: dict[str, Proof] = {}
+        self.saving = Saving(recipe, base, task, self.tuned, self.probes, out)
 
     def _begin_the_head(self) -> None:
         """Draw a classifier that no training has seen from this run's seed; every method but frozen trains it."""
@@ -206,19 +204,18 @@ class Run:
         if self.rows:
             self.route = Route(self.objective, None, "it shares its batches") if beside_others else self._route()
             with self.spent.on("proofs"):
-                self.proofs |= self._longest_batch_fits() | self._a_save_succeeds()
+                self.proofs |= self._longest_batch_fits() | self.saving.succeeds()
 
     def finish(self, result: FitResult | None, peak: Peak) -> dict[str, Any]:
         """The adapter, the evaluations, and the in-process proofs: the content of metrics.json, but for the time."""
         proofs, rows = self.proofs, self.rows
         if rows:
-            self._save(self.out / record.ADAPTER)
-            proofs |= self._template_is_saved()
+            proofs |= self.saving.save()
         before_training = peak.bytes() if result is None else max(peak.bytes(), result.peak_bytes)
         test = self._answer(self._prepared(self.task.test))
         dev = self._dev_evaluation(result)
         with self.spent.on("retention"):
-            retention = self._retention()
+            retention = forgotten(self.recipe, self.base, self.tuned, self.route.trunk)
         others = self.route.kept_for_others(self.model) if self.model.device.type == "cpu" else 0
         peak_bytes = max(before_training, peak.bytes()) - others
         left_out: dict[str, str] = {}
@@ -298,34 +295,6 @@ class Run:
         with self.spent.on("evaluation"):
             return answer(self.base, questions, prefix_ids=self.tuned.prefix_ids, asking=asking, trunk=self.route.trunk)
 
-    def _retention(self) -> dict[str, float] | None:
-        spec = self.recipe.retention_task
-        if spec is None:
-            return None
-        if self.base.head.kind != "lm" or self.base.anatomy.kind != DECODER:
-            raise UserError(
-                f"retention={spec} is a loss on text, and {self.base.name} with this head has none",
-                "leave retention out",
-            )
-        documents = [example.text for example in load_task(spec).test]
-        context = self.tuned.anatomy.context_length
-        longest = None if context is None else context - len(self.tuned.prefix_ids)
-        packing, trunk = self.recipe.train.packing, self.route.trunk
-        if trunk is not None and 2 * trunk.n_layers < self.base.anatomy.n_layers:
-            trunk = None  # filling it for one look would cost more than the look
-        key = (self.base.fingerprint, self.base.dtype, str(self.model.device), longest, packing, tuple(documents))
-        if key not in _BASE_RETENTION:
-            with self.tuned.disabled():
-                _BASE_RETENTION[key] = retention_loss(
-                    self.base, documents, longest=longest, packing=packing, trunk=trunk
-                )[0]
-        base = tuned = _BASE_RETENTION[key]
-        if self.tuned.n_trainable:
-            tuned, _ = retention_loss(
-                self.base, documents, prefix_ids=self.tuned.prefix_ids, longest=longest, packing=packing, trunk=trunk
-            )
-        return {"base": base, "tuned": tuned, "change": tuned - base}
-
     def _max_length(self, n_prefix: int | None = None) -> int:
         n_prefix = len(self.tuned.prefix_ids) if n_prefix is None else n_prefix
         context = self.base.anatomy.context_length if self.base.head.kind == "lm" else self.base.longest
@@ -345,42 +314,6 @@ class Run:
         if key not in _FITTED:
             _FITTED[key] = check_longest_batch(self.tuned, self.rows, config, objective)
         return _FITTED[key]
-
-    def _a_save_succeeds(self) -> dict[str, Proof]:
-        """A trial save beside the real place, so that a full disk is told now and not after the training."""
-        trial = self.out / ".trial"
-        try:
-            self._save(trial, probe=False)
-            return {"a_save_succeeds": {"passed": True, "value": record.folder_bytes(trial), "tolerance": None}}
-        finally:
-            shutil.rmtree(trial, ignore_errors=True)
-
-    def _save(self, folder: Path, *, probe: bool = True) -> None:
-        save_adapter(
-            self.tuned,
-            folder,
-            tokenizer=self.tokenizer,
-            base_name=self.base.name,
-            base_fingerprint=self.base.fingerprint,
-            notes=self._notes(),
-            probe=self.probes if probe else (),
-        )
-
-    def _notes(self) -> dict[str, object]:
-        """What serving has to know: how the prompts were written that this adapter was trained on."""
-        return {
-            "task": self.task.name,
-            "kind": self.task.kind,
-            "template": asdict(self.task.template),
-            "labels": list(self.task.labels),
-            "separator": self.task.separator,
-            "head": self.recipe.head,
-            "data": self.recipe.data.model_dump(mode="json"),
-        }
-
-    def _template_is_saved(self) -> dict[str, Proof]:
-        saved = read_card(self.out / record.ADAPTER)["notes"]
-        return {"the_template_is_saved": at_most(int(saved != json.loads(json.dumps(self._notes()))), 0)}
 
 
 def _tell(ledger: Ledger) -> None:

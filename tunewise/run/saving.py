@@ -1,0 +1,64 @@
+"""The adapter of a run: its folder, what it tells those who serve it, and the proofs that both are there."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from tunewise.data.task import Task
+from tunewise.methods.attach import Tuned
+from tunewise.methods.store import read_card, save_adapter
+from tunewise.models.load import Base
+from tunewise.run import record
+from tunewise.run.recipe import Recipe
+from tunewise.training.proofs import Proof, at_most
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where and how a run saves what it trained; `probes` are the inputs by which a reload is proved."""
+
+    recipe: Recipe
+    base: Base
+    task: Task
+    tuned: Tuned
+    probes: Sequence[dict[str, Tensor]]
+    out: Path
+
+    def succeeds(self) -> dict[str, Proof]:
+        """A trial save beside the real place, so that a full disk is told now and not after the training."""
+        trial = self.out / ".trial"
+        try:
+            self._write(trial, ())
+            return {"a_save_succeeds": {"passed": True, "value": record.folder_bytes(trial), "tolerance": None}}
+        finally:
+            shutil.rmtree(trial, ignore_errors=True)
+
+    def save(self) -> dict[str, Proof]:
+        """Write the adapter; the proof that it says how its prompts were written."""
+        folder = self.out / record.ADAPTER
+        self._write(folder, self.probes)
+        saved = read_card(folder)["notes"]
+        return {"the_template_is_saved": at_most(int(saved != json.loads(json.dumps(self._notes()))), 0)}
+
+    def _write(self, folder: Path, probes: Sequence[dict[str, Tensor]]) -> None:
+        base = self.base
+        save_adapter(
+            self.tuned, folder, tokenizer=base.tokenizer, base_name=base.name, base_fingerprint=base.fingerprint,
+            notes=self._notes(), probe=probes,
+        )  # fmt: skip
+
+    def _notes(self) -> dict[str, object]:
+        """What serving has to know: how the prompts were written that this adapter was trained on."""
+        return {
+            "task": self.task.name,
+            "kind": self.task.kind,
+            "template": asdict(self.task.template),
+            "labels": list(self.task.labels),
+            "separator": self.task.separator,
+            "head": self.recipe.head,
+            "data": self.recipe.data.model_dump(mode="json"),
+        }
