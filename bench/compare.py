@@ -7,8 +7,8 @@ weights and one of rows, and the page of its report: everything from loading the
 learning rates from the same weights, keep the last state, and answer the same dev and test rows. Ours does more: it
 proves each run (the longest batch fits, a save succeeds, what is off is the base, what is folded is the same, what is
 reloaded in a fresh process is the same), saves it, and on (a) measures what it forgot of 16 texts; the time without
-these is told as well, as the runs' records have it. The sides take turns, round by round; the figure is the median of
-the rounds' ratios of wall time.
+these is told as well, as the runs' records have it. The sides take turns, round by round, the peer in a process of its
+own; the figure is the median of the rounds' ratios of wall time.
 
 Every loss of every step must agree with the peer's, and every log-probability of a label for a test row at the end, or
 the benchmark fails: all methods take the same start, which the peer reads from what ours saves.
@@ -29,6 +29,7 @@ import transformers
 
 import tunewise
 from bench import peer_script
+from bench.beside import SERVE, Side, serve
 from bench.kept import keep, read
 from bench.on_disk import write_base, write_documents, write_rows
 from bench.peer_script import Found, Start, prompt, start_of
@@ -104,14 +105,18 @@ class Work:
         return [json.loads(line) for line in (self.place / "task" / f"{name}.jsonl").read_text().splitlines()]
 
 
-def prepared(work: Work) -> dict[tuple[str, int], Start]:
-    """Write the base and the rows, and how each run begins."""
-    base_folder = write_base(work.shape, work.place / "base")
+def prepare(work: Work) -> None:
+    """Write the base and the rows."""
+    write_base(work.shape, work.place / "base")
     write_rows(work.shape, work.place / "task", (work.n_rows, work.n_rows // 4, work.n_rows))
     if not work.is_classifier:
         write_documents(work.shape, work.place / "documents", N_DOCUMENTS)
-    base = load_base(str(base_folder), "float32", head=TaskHead("classes", CLASSES) if work.is_classifier else None)
-    task = task_of(work)
+
+
+def starts_of(work: Work) -> dict[tuple[str, int], Start]:
+    """How each run begins."""
+    head = TaskHead("classes", CLASSES) if work.is_classifier else None
+    base, task = load_base(str(work.place / "base"), "float32", head=head), task_of(work)
     starts = {}
     for seed in range(work.n_seeds):
         for arm, method in work.methods.items():
@@ -154,6 +159,15 @@ def theirs(work: Work, starts: dict[tuple[str, int], Start]) -> Runs:
     )  # fmt: skip
 
 
+def answer(question: dict[str, Any]) -> list[Any]:
+    """What the peer's process is asked: the seconds of the whole comparison, and (arm, seed, found) of each run."""
+    work = Work(**{**question, "place": Path(question["place"])})
+    starts = starts_of(work)
+    start = time.perf_counter()
+    runs = theirs(work, starts)
+    return [time.perf_counter() - start, [[*run, vars(found)] for run, found in runs.items()]]
+
+
 def read_runs(folders: dict[str, list[Path]]) -> tuple[Runs, list[dict[str, Any]]]:
     """What our runs gave, and their records."""
     runs, records = {}, []
@@ -186,12 +200,13 @@ def differences(ours: Runs, theirs: Runs) -> tuple[float, float, int]:
 
 def measure(work: Work, dtypes: Sequence[str], n_rounds: int) -> list[dict[str, Any]]:
     """One result a dtype of ours."""
-    starts, clock = prepared(work), time.perf_counter
+    prepare(work)
+    clock = time.perf_counter
     rounds: dict[str, list[dict[str, Any]]] = {dtype: [] for dtype in dtypes}
-    while len(rounds[dtypes[-1]]) < n_rounds:
-        start = clock()
-        peer_runs = theirs(work, starts)
-        peer_seconds = clock() - start
+    for _ in range(n_rounds):
+        with Side("bench.compare") as them:
+            peer_seconds, told_runs = them.ask({**vars(work), "place": str(work.place)})
+        peer_runs = {(arm, seed): Found(**found) for arm, seed, found in told_runs}
         for dtype in dtypes:
             with tempfile.TemporaryDirectory() as out:
                 start = clock()
@@ -249,9 +264,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--dry", action="store_true", help="print and do not keep")
+    parser.add_argument(SERVE, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    if options.serve:
+        serve(answer)
+        return
     backend()  # the machine is measured, and kernels are built, before anything is timed
     native = choose_dtype("auto", torch.device("cpu")) is torch.bfloat16
     dtypes = [dtype for dtype in options.dtypes if dtype != "bfloat16" or native]

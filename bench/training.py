@@ -1,10 +1,10 @@
 """Training beside peft + Trainer: `python -m bench.training`, results in bench/results/training.json.
 
-Both systems take the same steps on the same rows in the same batches from the same weights, in turn, round by round;
-the figure is the median of the rounds' ratios of time. The peer runs at its defaults (float32, rows drawn at random and
-padded), and once more at its best: batches of like length, in the precision that is ours. Losses must agree at every
-step, or the benchmark fails. Peak memory is that of a process that does this alone, Python and torch included. The C
-library is asked to keep freed pages by our first round and cannot forget it: the peer has that too in later ones.
+Both systems take the same steps on the same rows in the same batches from the same weights, in turn, round by round,
+each in a process of its own; the figure is the median of the rounds' ratios of time. The peer runs at its defaults
+(float32, rows drawn at random and padded), and once more at its best: batches of like length, in the precision that is
+ours. Losses must agree at every step, or the benchmark fails. Peak memory is that of a process that does this alone,
+Python and torch included.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import transformers
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from bench import peer
+from bench.beside import SERVE, Side, serve
 from bench.kept import keep, read
 from bench.shapes import SHAPES, as_base, build, rows
 from tunewise.data.encode import Encoded
@@ -137,13 +138,13 @@ def measure(work: Work, n_steps: int, n_rounds: int) -> dict[str, object]:
     """Ratios of time and memory, and the largest difference of a step's losses."""
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     gaps = []
-    for _ in range(n_rounds):
-        our_seconds, our_losses = ours(work, n_steps)
-        their_seconds, their_losses = theirs(work, n_steps)
-        best_seconds, _ = theirs(work, n_steps, best=True)
-        for side, found in zip(SIDES, (our_seconds, their_seconds, best_seconds), strict=True):
-            seconds[side].append(found)
-        gaps.append(max(abs(a - b) for a, b in zip(our_losses, their_losses, strict=True)))
+    with Side("bench.training") as us, Side("bench.training") as them:
+        for _ in range(n_rounds):
+            losses = {}
+            for side in SIDES:
+                found, losses[side] = (us if side == "ours" else them).ask([asdict(work), side, n_steps])
+                seconds[side].append(found)
+            gaps.append(max(abs(a - b) for a, b in zip(losses["ours"], losses["peer"], strict=True)))
     assert max(gaps) < TOLERANCE[work.dtype], f"{work}: losses differ by {max(gaps)}"
     needed, speed = operations(work, n_steps), backend().gflops
     fastest = speed["bfloat16"] if work.dtype == "bfloat16" else max(v for k, v in speed.items() if "float32" in k)
@@ -169,11 +170,17 @@ def _peak(work: Work, side: str, n_steps: int) -> int:
     return int(found.stdout.split()[-1])
 
 
+def answer(question: tuple[dict[str, str], str, int]) -> tuple[float, list[float]]:
+    """Seconds and losses of one side."""
+    told, side, n_steps = question
+    work = Work(**told)
+    return ours(work, n_steps) if side == "ours" else theirs(work, n_steps, best=side != "peer")
+
+
 def alone(told: str) -> None:
     """Do the work of one side and print the peak of this process."""
-    work, side, n_steps = json.loads(told)
     peak = Peak(torch.device("cpu"))
-    (ours if side == "ours" else theirs)(Work(**work), n_steps)
+    answer(json.loads(told))
     print(peak.bytes() >> 20)
 
 
@@ -191,8 +198,12 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES))
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--alone", help=argparse.SUPPRESS)
+    parser.add_argument(SERVE, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
+    if options.serve:
+        serve(answer)
+        return
     if options.alone:
         alone(options.alone)
         return
