@@ -13,9 +13,9 @@ import torch
 from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from bench import peer
+from bench import peer, peer_trl
 from tunewise.data.encode import Encoded
-from tunewise.engine.batches import IGNORED, epoch_batches
+from tunewise.engine.batches import epoch_batches
 from tunewise.engine.objectives import NextToken, PackedNextToken
 from tunewise.engine.packing import why_not_packed
 from tunewise.methods import parse_method
@@ -155,16 +155,10 @@ def trainer(job: Job, *, best: bool = False, more: Mapping[str, Any] | None = No
 
 def trl(job: Job) -> Taken:
     """trl's SFTTrainer with packing and the loss that it takes by default, in batches of as many tokens."""
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
     model = job.build(job.quantise)
     model = model.float() if job.is_full else model
     _take_flash(model)
     peak, data, is_cuda = Peak(model.device), job.in_order, model.device.type == "cuda"
-    batch_size = max(1, round(sum(len(row.ids) for row in data) / job.config.steps / job.longest))
-    masks = [[int(label != IGNORED) for label in row.labels] for row in data]
-    columns = {"input_ids": [list(row.ids) for row in data], "completion_mask": masks}
     counted: list[int] = []
     ends: list[float] = []
     losses: list[float] = []
@@ -175,18 +169,10 @@ def trl(job: Job) -> Taken:
             if logs and "loss" in logs:
                 counted.append(int(logs["num_tokens"]))
 
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = SFTConfig(
-            **{**peer.arguments(job.config, folder), "per_device_train_batch_size": batch_size},
-            bf16=True, use_cpu=not is_cuda, packing=True, max_length=job.longest, completion_only_loss=True,
-            gradient_checkpointing=False,
-        )  # fmt: skip
-        watch, tokenizer = Watch(losses, ends), load_tokenizer("tiny")
-        dataset = Dataset.from_dict(columns)
-        tuned = adapted(job, model)
-        SFTTrainer(tuned, arguments, train_dataset=dataset, processing_class=tokenizer, callbacks=[watch]).train()
+    told = {"bf16": True, "use_cpu": not is_cuda}
+    loss = peer_trl.trained(adapted(job, model), data, job.config, job.longest, told, Watch(losses, ends))
     steps = [counted[0], *(b - a for a, b in pairwise(counted))]
-    return Taken(rate(ends, steps), losses, peak.bytes(), _layout(model, f"packed, {arguments.loss_type}"))
+    return Taken(rate(ends, steps), losses, peak.bytes(), _layout(model, f"packed, {loss}"))
 
 
 def _take_flash(model: PreTrainedModel) -> None:
@@ -231,7 +217,7 @@ SYSTEMS = {
     "tunewise": System(ours, (), "every"),
     "peft + Trainer": System(trainer, ("peft", "accelerate"), "every"),
     "peft + Trainer at its best": System(lambda job: trainer(job, best=True), ("peft", "accelerate"), "mean"),
-    "trl, packing": System(trl, ("trl", "datasets"), "mean"),
+    "trl, packing": System(trl, peer_trl.PACKAGES, "mean"),
     "Liger + Trainer": System(liger, ("liger_kernel", "peft", "accelerate"), "every"),
     "Unsloth": System(unsloth, ("unsloth",), "first", trains_all=False),
 }

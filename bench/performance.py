@@ -25,12 +25,22 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def training(found: Sequence[dict[str, Any]]) -> str:
     """One row a shape, method and precision."""
-    head = ("shape, method", "ours in", "× peer", "target", "× peer at its best", "memory", "share of products")
+    head = (
+        "shape, method",
+        "ours in",
+        "× peer",
+        "target",
+        "× peer at its best",
+        "× trl, packed",
+        "memory",
+        "share of products",
+    )
     rows = []
     for one in found:
         targets = TARGETS.get((one["shape"], one["method"]))
         target = targets[PRECISIONS.index(one["dtype"])] if targets else None
-        cells = (one["ratio"], target, one["ratio_to_best"], one["memory_ratio"], one["share_of_products"])
+        names = ("ratio_to_best", "ratio_to_trl", "memory_ratio", "share_of_products")
+        cells = (one["ratio"], target, *(one.get(name) for name in names))
         rows.append((f"{one['shape']}, {one['method']}", one["dtype"], *cells))
     return table(head, rows)
 

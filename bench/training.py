@@ -3,11 +3,13 @@
 Both systems take the same steps on the same rows in the same batches from the same weights, in turn, round by round,
 each in a process of its own; the figure is the median of the rounds' ratios of time. The peer runs at its defaults
 (float32, rows drawn at random and padded), and once more at its best: batches of like length, in the precision that is
-ours. Losses must agree at every step, or the benchmark fails. Peak memory is that of a process that does this alone,
+ours. Where trl is installed, its SFTTrainer runs over the same rows as well, packed, in our precision. Losses must
+agree with the peer's at every step, or the benchmark fails. Peak memory is that of a process that does this alone,
 Python and torch included.
 """
 
 import argparse
+import importlib.util
 import json
 import statistics
 import subprocess
@@ -22,7 +24,7 @@ import torch
 import transformers
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from bench import peer
+from bench import peer, peer_trl
 from bench.beside import SERVE, Side, serve
 from bench.kept import keep, read
 from bench.shapes import SHAPES, as_base, build, rows
@@ -40,6 +42,7 @@ from tunewise.training.memory import Peak
 FULL_RATE, RATE = 1e-4, 1e-3
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 SIDES = ("ours", "peer", "peer at its best")
+PACKED_BY_TRL = 512  # tokens of a sequence; no row is longer
 METHODS: dict[str, dict[str, object]] = {
     "lora": {"name": "lora", "rank": 8},
     "lora, all linear": {"name": "lora", "rank": 8, "roles": ["all"]},
@@ -107,6 +110,20 @@ def theirs(work: Work, n_steps: int, *, best: bool = False) -> tuple[float, list
     return timed(lambda: peer.trained(model, [data[i] for i in order], config)[1])
 
 
+def theirs_by_trl(work: Work, n_steps: int) -> tuple[float, list[float]]:
+    """Seconds and losses of trl; its batches are others, so that its losses are not compared."""
+    config, data = task_of(work, n_steps)
+    model = peer.adapted(build(work.shape, getattr(torch, work.dtype)), tuned_for(work, torch.float32))
+
+    def train() -> list[float]:
+        losses: list[float] = []
+        more = {"bf16": work.dtype == "bfloat16", "use_cpu": True}
+        peer_trl.trained(model, data, config, PACKED_BY_TRL, more, peer.Losses(losses))
+        return losses
+
+    return timed(train)
+
+
 def operations(work: Work, n_steps: int) -> float:
     """Floating-point operations of matrix products that the rows of so many steps need."""
     tuned = tuned_for(work, torch.float32)
@@ -134,14 +151,20 @@ def products(tuned: Tuned, data: Sequence[Encoded], *, is_full: bool, is_low_ran
     return total
 
 
+def sides_of(work: Work) -> tuple[str, ...]:
+    """Those that can do this work here."""
+    has_trl = all(importlib.util.find_spec(name) is not None for name in peer_trl.PACKAGES)
+    return (*SIDES, "trl") if has_trl and SHAPES[work.shape].kind == "decoder" else SIDES
+
+
 def measure(work: Work, n_steps: int, n_rounds: int) -> dict[str, object]:
     """Ratios of time and memory, and the largest difference of a step's losses."""
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    seconds: dict[str, list[float]] = {side: [] for side in sides_of(work)}
     gaps = []
     with Side("bench.training") as us, Side("bench.training") as them:
         for _ in range(n_rounds):
             losses = {}
-            for side in SIDES:
+            for side in sides_of(work):
                 found, losses[side] = (us if side == "ours" else them).ask([asdict(work), side, n_steps])
                 seconds[side].append(found)
             gaps.append(max(abs(a - b) for a, b in zip(losses["ours"], losses["peer"], strict=True)))
@@ -156,6 +179,7 @@ def measure(work: Work, n_steps: int, n_rounds: int) -> dict[str, object]:
 
     return {
         **asdict(work), "ratio": ratio("peer"), "ratio_to_best": ratio("peer at its best"),
+        "ratio_to_trl": ratio("trl") if "trl" in seconds else None,
         "share_of_products": round(share, 2),
         "memory_ratio": round(memory["ours"] / memory["peer"], 2), "peak_mib": memory,
         "largest_loss_difference": max(gaps), "steps": n_steps, "rounds": n_rounds,
@@ -174,7 +198,9 @@ def answer(question: tuple[dict[str, str], str, int]) -> tuple[float, list[float
     """Seconds and losses of one side."""
     told, side, n_steps = question
     work = Work(**told)
-    return ours(work, n_steps) if side == "ours" else theirs(work, n_steps, best=side != "peer")
+    if side in ("ours", "trl"):
+        return ours(work, n_steps) if side == "ours" else theirs_by_trl(work, n_steps)
+    return theirs(work, n_steps, best=side != "peer")
 
 
 def alone(told: str) -> None:
