@@ -57,7 +57,7 @@ def break_even_of(arms: Mapping[str, Sequence[Path]]) -> list[dict[str, Any]]:
     """For comparison.json: every tuned arm (label -> its run folders) beside every one that shows demonstrations."""
     runs = {label: [mapping(folder / METRICS) for folder in folders] for label, folders in arms.items() if folders}
     return [
-        asdict(between(label, of_arm, shown, of_shown))
+        _written(between(label, of_arm, shown, of_shown))
         for label, of_arm in runs.items()
         for shown, of_shown in runs.items()
         if can_break_even(of_arm, of_shown)
@@ -69,6 +69,11 @@ def can_break_even(tuned: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[s
     known = all("seconds_a_query" in run for run in (*tuned, *shown))
     is_shown = all(not run["n_trainable"] and run.get("serving_tokens") for run in shown)
     return known and is_shown and all(run["n_trainable"] for run in tuned)
+
+
+def _written(found: BreakEven) -> dict[str, Any]:
+    """As json has it: lists, no tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(found).items()}
 
 
 def _queries(price: float, mine: float, theirs: float) -> int | None:
