@@ -28,7 +28,7 @@ class Frozen(Method):
     shots: int = Field(0, ge=0)
     """Demonstrations drawn from the training split, by seed. Default: none, zero-shot; Brown et al. 2020, section 2."""
     balanced: bool = True
-    """As many demonstrations of each class, one more at most; else as the classes come in the training split.
+    """As many demonstrations of each class, one more at most; else in the shares of the training split.
     Default: Zhao et al. 2021, arXiv:2102.09690, section 4, where answers lean to the commoner class."""
     calibration: Calibration = "none"
     """What a label's log-probability is lessened by: its own behind questions without content (contextual), or behind
