@@ -17,7 +17,11 @@ def compare(
     model: Model = None,
     data: Data = None,
     methods: Annotated[
-        str, typer.Option(help="Methods with commas; fields after colons, as in frozen:shots=8,lora:rank=4:alpha=8.")
+        str,
+        typer.Option(
+            help="Methods with commas; fields after colons, as in frozen:shots=8,lora:rank=4:alpha=8. Dotted ones are "
+            "of the recipe: frozen:shots=8:data.pattern=question."
+        ),
     ] = "frozen,lora,bitfit:add=true,full",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "0,1,2",
     workers: Workers = 1,
@@ -63,15 +67,15 @@ def compare(
 
 def arms_of(text: str, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Label -> recipe fields: each method of `text` under what the recipe says about training."""
-    from tunewise.cli.recipes import method_of
+    from tunewise.cli.recipes import arm_of
 
     shared = {name: value for name, value in recipe.items() if name not in ("model", "data", "method", "seed")}
     arms: dict[str, dict[str, Any]] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
-        label, method = method_of(word)
+        label, own = arm_of(word)
         if label in arms:
             raise UserError(f"the method {word} is there twice", "leave one out, or change a field of it")
-        arms[label] = {**shared, "method": method}
+        arms[label] = {**shared, **own}
     return arms
 
 

@@ -40,6 +40,15 @@ def method_of(word: str) -> tuple[str, dict[str, Any]]:
     return " ".join([name, *assignments]), override({"name": name}, assignments)
 
 
+def arm_of(word: str) -> tuple[str, dict[str, Any]]:
+    """Label and recipe fields of an arm in one word: a method, its fields, and dotted ones of the recipe after them,
+    as in frozen:shots=8:data.pattern=question."""
+    name, *assignments = word.strip().split(":")
+    dotted = [assignment for assignment in assignments if "." in assignment.partition("=")[0]]
+    _, method = method_of(":".join([name, *(each for each in assignments if each not in dotted)]))
+    return " ".join([name, *assignments]), {"method": method, **assigned(dotted)}
+
+
 def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:
     """The recipe as plain data. `flags` are the options of the verb: model, data, method, seed; None where not given.
 

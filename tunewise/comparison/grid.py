@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tunewise import files
+from tunewise.comparison.arm_recipes import recipe_of, refuse_other_items
+from tunewise.comparison.break_even import break_even_of
 from tunewise.comparison.outcome import Outcome, failures, in_words, run_group
 from tunewise.comparison.tables import rows_of, verdict_of
 from tunewise.comparison.workers import run_side_by_side
 from tunewise.errors import UserError
 from tunewise.methods.base import Method
 from tunewise.models.load import Base
-from tunewise.run import Recipe, add_reload_proof, base_of, build_recipe, plan, run_folder
+from tunewise.run import Recipe, add_reload_proof, base_of, plan, run_folder
 from tunewise.run.record import DONE
 from tunewise.training.lane import Diverged
 from tunewise.training.progress import Watcher
@@ -53,7 +55,8 @@ def compare(
     """`tunewise compare`: every method with every seed, into out/<task>/<method>-<hash>/seed<k>, and comparison.json.
 
     `methods` is a list of names or of mappings (name and fields), or a mapping from an arm's label to the recipe
-    fields of its own: {"lora r=4": {"method": {"name": "lora", "rank": 4}, "train": {"learning_rate": 2e-3}}}.
+    fields of its own, in sections or dotted: {"lora r=4": {"method": {"name": "lora", "rank": 4}, "train":
+    {"learning_rate": 2e-3}}, "asked": {"method": "frozen", "data.pattern": "question"}}.
     `overrides` are dotted fields for all arms; `workers` processes run side by side. Runs that are done are not carried
     out again. Returns the content of comparison.json: one row an arm, with means and 95 % intervals over the seeds that
     were trained to their end, and the verdict over them with a test of each pair. Runs that diverged stand under
@@ -63,13 +66,14 @@ def compare(
         raise UserError("no seeds given", "give at least one, better three: --seeds 0,1,2")
     common = {"model": model, "data": data}
     recipes = {
-        label: [build_recipe({**common, **fields, "seed": seed}, overrides) for seed in seeds]
+        label: [recipe_of(common, fields, seed, overrides) for seed in seeds]
         for label, fields in arms_of(methods).items()
     }
     bases = {(recipe.model, recipe.dtype, recipe.quantise) for of_arm in recipes.values() for recipe in of_arm}
     if len(bases) > 1:
         told = "; ".join(" ".join(filter(None, base)) for base in sorted(bases))
         raise UserError(f"the arms stand on {len(bases)} bases: {told}", "compare what stands on one base")
+    refuse_other_items(recipes)
     root = Path(out)
     folders = {label: [run_folder(recipe, root) for recipe in of_arm] for label, of_arm in recipes.items()}
     outcomes = carry_out(recipes, folders, workers, progress)
@@ -86,6 +90,7 @@ def compare(
         "arms": arms,
         "verdict": verdict_of(_places(_reliable(arms), root)),
         "rows": rows_of(_places(arms, root)),
+        "break_even": break_even_of(_places(arms, root)),
     }
     files.write_json(root / COMPARISON, content)
     if not any(arm["seeds"] for arm in arms):

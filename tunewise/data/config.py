@@ -1,10 +1,13 @@
 """What a recipe says about its data."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from tunewise.config import Strict
+
+Pattern = Literal["none", "minimal", "question", "verbose"]
 
 
 class DataConfig(Strict):
@@ -26,6 +29,10 @@ class DataConfig(Strict):
     """The column with a list of chat messages."""
     tags: str | None = None
     """The column with a list of tags, one for each word of the list in `text`."""
+    pattern: Pattern = "none"
+    """How a row is asked in words, in place of `prompt` and `answer`; none takes those, or the rows' own template."""
+    words: dict[str, str] = Field(default_factory=dict)
+    """What is written for a label, such as {entailment: yes}; the others are written as they are."""
     kind: Literal["classification", "regression"] | None = None
     """Whether numbers in the label column are classes or values; None tells it from the numbers."""
     train: int | None = Field(default=None, ge=1)
@@ -41,6 +48,24 @@ class DataConfig(Strict):
         if min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
             raise ValueError("should be three shares above 0 with the sum 1, such as [0.8, 0.1, 0.1]")
         return split
+
+    @field_validator("words", mode="before")
+    @classmethod
+    def _read_as_text(cls, words: Any) -> Any:
+        """YAML reads 0 and true as a number and a truth value; of a label there is one way to write those."""
+        if not isinstance(words, Mapping):
+            return words
+        if truths := [word for word in words.values() if isinstance(word, bool)]:
+            raise ValueError(f"{truths[0]} is no text; write it in quotes, such as words: {{entailment: 'True'}}")
+        labels = (str(label).lower() if isinstance(label, bool) else str(label) for label in words)
+        return dict(zip(labels, (str(word) for word in words.values()), strict=True))
+
+    @model_validator(mode="after")
+    def _one_way_to_ask(self) -> Self:
+        if self.pattern != "none" and (self.answer or "{" in (self.prompt or "")):
+            given = "answer" if self.answer else "prompt"
+            raise ValueError(f"pattern={self.pattern} and the template of {given} both say how to ask; keep one")
+        return self
 
     @model_validator(mode="after")
     def _one_shape(self) -> Self:

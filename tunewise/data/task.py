@@ -13,10 +13,11 @@ from tunewise.data.config import DataConfig
 from tunewise.data.examples import Example, Ledger, Note
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.leaks import find_leaks
+from tunewise.data.patterns import asked_by
 from tunewise.data.readers import SUFFIXES, columns, read_rows
 from tunewise.data.shapes import Kind, Shape, detect, sentence, template_of
 from tunewise.data.splits import few_shot, split
-from tunewise.data.template import Template, fill
+from tunewise.data.template import Template
 from tunewise.errors import UserError, missing, unknown
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Task:
 
     def options(self, example: Example) -> tuple[str, ...]:
         """The answer text of each label, in the order of `labels`; () unless the task is a classification."""
-        return tuple(fill(self.template.answer, {"label": label}) for label in self.labels)
+        return tuple(map(self.template.option, self.labels))
 
     @property
     def reads_images(self) -> bool:
@@ -146,7 +147,10 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
     if file.kind in LABELLED:
         labels = labels or labels_of(examples, str(folder))
         check_labels(examples, labels, str(folder))
+    template, parts = asked_by(config, shape, template, labels, parts)
     told = f"{config.path}: {file.kind.replace('_', ' ')} as its task.yaml says"
+    if config.pattern != "none":
+        told += f", asked as {template.prompt!r}"
     return Task(
         name=file.name,
         kind=file.kind,
@@ -177,7 +181,8 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
     examples = [example for part in parts.values() for example in part]
     _some(examples, rejected, config.path)
     labels = labels_of(examples, config.path) if shape.kind in LABELLED else ()
-    parts = _complete(parts, config)
+    # after the split, which goes by the texts of prompts: however rows are asked, they fall into the same parts
+    template, parts = asked_by(config, shape, template, labels, _complete(parts, config))
     return Task(
         name=path.resolve().name if path.is_dir() else path.stem,
         kind=shape.kind,
@@ -196,6 +201,8 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
 
 
 def _from_images(folder: Path, config: DataConfig) -> Task:
+    if config.pattern != "none" or config.words:
+        raise UserError(f"{config.path} holds images, which are not asked in words", "leave out pattern and words")
     parts = read_images(folder)
     labels = labels_of([example for part in parts.values() for example in part], config.path)
     parts = _complete(parts, config)

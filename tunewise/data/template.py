@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tunewise.errors import UserError, nearest
 
@@ -18,6 +18,8 @@ class Template:
 
     prompt: str
     answer: str
+    words: Mapping[str, str] = field(default_factory=dict)
+    """What is written for a label; one that is not among them is written as it is."""
 
     def fields(self) -> tuple[str, ...]:
         """The names in braces, each once, in the order of their first use."""
@@ -27,6 +29,16 @@ class Template:
     def render(self, fields: Mapping[str, str]) -> tuple[str, str]:
         """(prompt, answer) of one row; UserError for a slot that is no field of it, naming the nearest."""
         return fill(self.prompt, fields), fill(self.answer, fields)
+
+    def option(self, label: str) -> str:
+        """The answer that tells this label."""
+        return fill(self.answer, {"label": self.words.get(label, label)})
+
+    @property
+    def end(self) -> str:
+        """What stands behind the last field of the prompt, without the white space it begins with: "Label:"."""
+        slots = [match.end() for match in _SLOT.finditer(self.prompt) if match[1] is not None]
+        return fill(self.prompt[max(slots, default=0) :], {}).lstrip()
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:

@@ -1,15 +1,18 @@
 """A model on a part of a task: metrics, and a row for every question.
 
-Classification: the label whose answer has the highest log-probability (summed over its tokens) after the prompt, or
-the one that a classifier on top tells; regression and tagging: what that head says.
+Classification: the label whose answer has the highest log-probability (summed over its tokens) after the prompt,
+calibrated where that is asked for, or the one that a classifier on top tells; regression and tagging: what that head
+says.
 Generation: greedy or drawn, up to the end token, the task's separator or max_new_tokens; white space at its ends is
 cut off.
 Language modelling: nats per token, every token of a document but its first.
 """
 
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -27,8 +30,10 @@ from tunewise.engine.trunk import Trunk
 from tunewise.engine.writing import write, written_log_probabilities
 from tunewise.errors import UserError
 from tunewise.evaluation.by_head import answers_by_head
+from tunewise.evaluation.label_prior import calibrated, prior, questions_without_content
 from tunewise.evaluation.metrics import METRICS, score
 from tunewise.evaluation.questions import LabelledRows, Questions, ask, stop_text
+from tunewise.methods.selective.frozen import Calibration
 from tunewise.models.families import ENCODER_DECODER
 from tunewise.models.load import Base
 
@@ -44,6 +49,10 @@ class Asking:
     """Prompts behind one another without padding, where the base runs so; the answers are the same but for rounding."""
     sampling: Sampling | None = None
     """How the tokens of generated answers are drawn; None takes the most probable one."""
+    balanced: bool = True
+    """As many demonstrations of each class; otherwise classes keep their shares."""
+    calibration: Calibration = "none"
+    """How the labels' log-probabilities are calibrated."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,12 @@ class Evaluation:
     """Demonstrations left out over all prompts, because they did not fit into the context."""
     n_truncated: int = 0
     """Prompts that lost their own beginning for the same reason."""
+    n_read: int = 0
+    """Tokens of all prompts, what every sequence begins with aside."""
+    n_bare: int = 0
+    """Of these the questions' own."""
+    seconds: float = field(default=0.0, compare=False)
+    """What all answers took."""
 
     @property
     def main(self) -> float:
@@ -84,23 +99,43 @@ def evaluate_task(
         raise UserError(f"{task.name} has no examples in this part", "choose another split: train, dev or test")
     if shots and not task.train:
         raise UserError(f"{task.name} has no training examples to show", "evaluate it with --shots 0")
-    questions = prepare(base, task, examples, n_prefix=len(prefix_ids), shots=shots, seed=seed)
+    questions = prepare(
+        base, task, examples, n_prefix=len(prefix_ids), shots=shots, seed=seed,
+        balanced=asking.balanced, calibration=asking.calibration,
+    )  # fmt: skip
     return answer(base, questions, prefix_ids=prefix_ids, batch_size=batch_size, asking=asking)
 
 
 def prepare(
-    base: Base, task: Task, examples: Sequence[Example], *, n_prefix: int = 0, shots: int = 0, seed: int = 0
+    base: Base,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    n_prefix: int = 0,
+    shots: int = 0,
+    seed: int = 0,
+    balanced: bool = True,
+    calibration: Calibration = "none",
 ) -> Questions | LabelledRows:
     """The questions as ids, cut to the base's context less `n_prefix`; to be asked several times."""
     if base.tokenizer is None or base.head.kind != "lm":
         if shots:
             raise UserError(f"{base.name} answers by a classifier, which reads no demonstrations", "set shots to 0")
+        if calibration != "none":
+            raise UserError(
+                f"{base.name} answers by a classifier; method.calibration={calibration} is of answers in words",
+                "leave method.calibration out, or set head=lm",
+            )
         rows, _ = encode_rows(base, task, examples, (base.longest or LONGEST) - n_prefix)
         return LabelledRows(task, tuple(examples), rows)
     context = base.anatomy.context_length
     room = None if context is None else context - n_prefix
     ids_by = SeparateIds if base.anatomy.kind == ENCODER_DECODER else Ids
-    return ask(task, examples, base.tokenizer, ids_by=ids_by, room=room, shots=shots, seed=seed)
+    encode = partial(
+        ask, task, tokenizer=base.tokenizer, ids_by=ids_by, room=room, shots=shots, seed=seed, balanced=balanced
+    )
+    without_content = questions_without_content(task, calibration)
+    return replace(encode(examples), without_content=encode(without_content) if without_content else None)
 
 
 def probes_of(base: Base, questions: Questions | LabelledRows) -> list[dict[str, Tensor]]:
@@ -126,21 +161,41 @@ def answer(
     `trunk` is what is frozen of it: a classifier's rows, and options where nothing but the head is live, run through it
     once, however often they are asked.
     """
+    start = time.perf_counter()
     with chosen(base.model.device):
         if isinstance(questions, LabelledRows):
             rows, loss = answers_by_head(base, questions, prefix_ids, batch_size, trunk, asking.packing)
-            return _evaluation(questions.task, rows, loss, n_truncated=sum(row.truncated for row in questions.rows))
-        if questions.task.kind == "classification" and trunk is not None and trunk.live == "head":
-            return _classified(questions, _from_trunk(base, questions, trunk, batch_size, asking.packing))
-        carry_out = {"classification": _classify, "generation": _generate, "language_modelling": _model_language}
-        return carry_out[questions.task.kind](base, questions, prefix_ids, batch_size, asking)
+            found = _evaluation(questions.task, rows, loss, n_truncated=sum(row.truncated for row in questions.rows))
+            n_read = n_bare = sum(len(row.ids) for row in questions.rows)
+        else:
+            found = _in_words(base, questions, prefix_ids, batch_size, asking, trunk)
+            n_read, n_bare = sum(map(len, questions.prompts)), sum(questions.n_bare)
+    return replace(found, n_read=n_read, n_bare=n_bare, seconds=time.perf_counter() - start)
+
+
+def _in_words(
+    base: Base,
+    questions: Questions,
+    prefix_ids: Sequence[int],
+    batch_size: int,
+    asking: Asking,
+    trunk: Trunk | None,
+) -> Evaluation:
+    """What a language model answers."""
+    if questions.task.kind == "classification" and trunk is not None and trunk.live == "head":
+        return _classified(questions, _from_trunk(base, questions, trunk, batch_size, asking.packing))
+    carry_out = {"classification": _classify, "generation": _generate, "language_modelling": _model_language}
+    return carry_out[questions.task.kind](base, questions, prefix_ids, batch_size, asking)
 
 
 def _classify(
     base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking
 ) -> Evaluation:
-    found = _log_probabilities(base, questions.prompts, questions.options, prefix_ids, batch_size, asking.packing)
-    return _classified(questions, found)
+    found, of_labels = (
+        _log_probabilities(base, asked.prompts, asked.options, prefix_ids, batch_size, asking.packing) if asked else []
+        for asked in (questions, questions.without_content)
+    )
+    return _classified(questions, found, prior(of_labels))
 
 
 def _from_trunk(base: Base, questions: Questions, trunk: Trunk, batch_size: int, packing: bool) -> list[list[float]]:
@@ -151,10 +206,11 @@ def _from_trunk(base: Base, questions: Questions, trunk: Trunk, batch_size: int,
     return [[-next(losses) for _ in options] for options in questions.options]
 
 
-def _classified(questions: Questions, scores: list[list[float]]) -> Evaluation:
+def _classified(questions: Questions, scores: list[list[float]], of_labels: Sequence[float] = ()) -> Evaluation:
+    """`of_labels` are their log-probabilities without a question, where answers are calibrated; the loss is not."""
     labels = questions.task.labels
     rows = []
-    for example, values in zip(questions.examples, scores, strict=True):
+    for example, values in zip(questions.examples, calibrated(scores, of_labels), strict=True):
         chosen = labels[max(range(len(labels)), key=values.__getitem__)]
         named = {label: round(value, 6) for label, value in zip(labels, values, strict=True)}
         rows.append(_row(example, example.label, chosen, chosen == example.label) | {"scores": named})

@@ -1,6 +1,7 @@
 """Examples -> prompts as token ids: the demonstrations before them, and what fits into the context.
 
-Demonstrations are drawn from train, all classes alike, and ordered, both by seed; every question gets the same ones.
+Demonstrations are drawn from train, all classes alike or by their shares, and ordered, both by seed; every question
+gets the same ones.
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,10 @@ class Questions:
     """Demonstrations left out, the first ones first, so that the prompt fits."""
     truncated: list[bool]
     """Whether the prompt lost its own beginning, demonstrations aside."""
+    n_bare: list[int]
+    """Tokens of the prompt that are its question's own: all but demonstrations and the separators behind them."""
+    without_content: "Questions | None" = None
+    """What is asked to calibrate the labels, behind the same demonstrations; None where they are not."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,16 @@ def ask(
     room: int | None = None,
     shots: int = 0,
     seed: int = 0,
+    balanced: bool = True,
 ) -> Questions:
     """Encode `examples`, with `shots` demonstrations; prompt and answer together take at most `room` tokens.
 
+    `balanced` shows as many of each class; otherwise classes keep their shares.
     `ids_by` is how the base cuts prompts and answers: `SeparateIds` for an encoder-decoder.
     """
-    demonstrations = few_shot(task.train, shots, seed) if shots else ()
+    demonstrations = few_shot(task.train, shots, seed, balanced) if shots else ()
     shown = [demonstration.prompt + demonstration.answer for demonstration in demonstrations]
-    found = Questions(task, tuple(examples), demonstrations, [], [], [], [], [])
+    found = Questions(task, tuple(examples), demonstrations, [], [], [], [], [], [])
     whole = [task.separator.join([*shown, example.prompt]) for example in examples]
     asked = [
         text
@@ -82,6 +89,7 @@ def ask(
         found.options.append(options)
         found.n_dropped.append(n_dropped)
         found.truncated.append(truncated)
+        found.n_bare.append(min(len(ids.prompt(example.prompt)) or 1, len(found.prompts[-1])))
     return found
 
 

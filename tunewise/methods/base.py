@@ -152,6 +152,10 @@ class Method(Strict):
         """Token ids that every sequence begins with: the virtual tokens of a soft prompt."""
         return ()
 
+    def virtual_positions(self, anatomy: Anatomy) -> int:
+        """Places that it takes up before every sequence, as ids or inside the stacks."""
+        return len(self.prefix_ids(anatomy))
+
     def hooks(
         self, model: PreTrainedModel, anatomy: Anatomy, deltas: Mapping[str, Delta], is_on: Callable[[], bool]
     ) -> Iterable[RemovableHandle]:

@@ -131,7 +131,7 @@ def read_arms(root: Path) -> list[Arm]:
 
 def label_by_difference(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
     """Arm folder -> the method's name, followed by the fields in which arms of that name differ."""
-    methods = {key: runs[0].method for key, runs in groups.items()}
+    methods = {key: {**runs[0].method, **_asked(runs[0])} for key, runs in groups.items()}
     labels = {}
     for key, method in methods.items():
         rivals = [other for other in methods.values() if other.get("name") == method.get("name")]
@@ -141,6 +141,12 @@ def label_by_difference(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
         detail = ", ".join(f"{field}={_short(method[field])}" for field in differing)
         labels[key] = f"{method.get('name', key)} ({detail})" if detail else str(method.get("name", key))
     return labels
+
+
+def _asked(run: Run) -> dict[str, Any]:
+    """How its rows are asked, where the recipe says that."""
+    data = run.recipe.get("data")
+    return {"pattern": data["pattern"]} if isinstance(data, dict) and "pattern" in data else {}
 
 
 def _arm(label: str, runs: Sequence[Run], metric: str) -> Arm:

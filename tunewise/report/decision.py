@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tunewise.report import words
 from tunewise.report.arms import Arm
+from tunewise.report.break_even import paid_back
 from tunewise.verdict import LOWER_IS_BETTER, Pair, Rule, Verdict, contender, judge
 
 WORTH_SAYING = 1.2  # a cost that is less by a fifth or more
@@ -37,7 +38,8 @@ def decide(arms: Sequence[Arm], rule: Rule | None = None) -> Decision:
     verdict = judge([contender(arm.label, metric, [run.metrics for run in arm.runs]) for arm in arms], rule)
     by_label = {arm.label: arm for arm in arms}
     pick, best = by_label[verdict.pick], by_label[verdict.best]
-    return Decision(_headline(pick, verdict), " ".join(_reasons(by_label, verdict, rule)), pick, best, verdict)
+    reason = " ".join([*_reasons(by_label, verdict, rule), *paid_back(arms, pick)])
+    return Decision(_headline(pick, verdict), reason, pick, best, verdict)
 
 
 def best_of(arms: Sequence[Arm]) -> Arm:

@@ -25,6 +25,7 @@ from tunewise.engine.objectives import encode_rows, objective_for
 from tunewise.errors import UserError
 from tunewise.evaluation.evaluate import Asking, Evaluation, answer, prepare, probes_of
 from tunewise.evaluation.questions import LabelledRows, Questions
+from tunewise.evaluation.serving import cost_of_a_query
 from tunewise.methods.attach import Tuned, attach
 from tunewise.models.fingerprint import checksums
 from tunewise.models.heads import draw_head
@@ -241,6 +242,7 @@ class Run:
             "peak_bytes": peak_bytes,
             "peak_measure": peak.measure,
             **record.costs(result, others),
+            **cost_of_a_query(test, self.recipe.method.virtual_positions(self.base.anatomy)),
             "spent": self.spent.told(),
             "layout": self.objective.layout,
             "why_padded": self.objective.why_padded,
@@ -270,8 +272,11 @@ class Run:
         return route_for(self.tuned, self.objective, self.rows, config.trunk, group_size=size, passes=passes)
 
     def _prepared(self, examples: Sequence[Example]) -> Questions | LabelledRows:
-        n_prefix, recipe = len(self.tuned.prefix_ids), self.recipe
-        return prepare(self.base, self.task, examples, n_prefix=n_prefix, shots=recipe.shots, seed=recipe.seed)
+        n_prefix, shown = len(self.tuned.prefix_ids), self.recipe.in_context
+        return prepare(
+            self.base, self.task, examples, n_prefix=n_prefix, shots=shown.shots, seed=self.recipe.seed,
+            balanced=shown.balanced, calibration=shown.calibration,
+        )  # fmt: skip
 
     def _dev_score(self) -> float:
         assert self.dev is not None

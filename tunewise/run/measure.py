@@ -10,13 +10,15 @@ from tunewise import files
 from tunewise.config import parse, read_yaml
 from tunewise.errors import UserError, missing, no_adapter_yet, unknown
 from tunewise.evaluation.evaluate import Asking, evaluate_task
+from tunewise.evaluation.serving import cost_of_a_query
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter, read_card
 from tunewise.run.prepare import load_for
 from tunewise.run.recipe import Recipe, build_recipe
 from tunewise.run.record import ADAPTER, PREDICTIONS, RECIPE
 
-READ = ("data", "dtype", "generation", "head", "quantise", "seed", "train.packing")
+IN_CONTEXT = ("method.balanced", "method.calibration")
+READ = ("data", "dtype", "generation", "head", *IN_CONTEXT, "quantise", "seed", "train.packing")
 """Fields of a recipe that an evaluation reads, beside its model."""
 
 
@@ -43,14 +45,16 @@ def evaluate(
     splits = {"train": task.train, "dev": task.dev, "test": task.test}
     if split not in splits:
         raise unknown("split", split, splits)
-    prefix_ids: tuple[int, ...] = ()
+    prefix_ids, n_virtual = (), 0
     if asked.adapter is not None:
         tuned = load_adapter(base.model, asked.adapter, tokenizer=base.tokenizer)
         tuned.model.eval()
-        prefix_ids = tuned.prefix_ids
-    shots = shots or recipe.shots
+        prefix_ids, n_virtual = tuned.prefix_ids, tuned.method.virtual_positions(tuned.anatomy)
+    shown = recipe.in_context
+    shots = shots or shown.shots
     examples = splits[split][:limit]
-    asking = Asking(recipe.train.packing, recipe.generation.sampling(recipe.seed))
+    sampling = recipe.generation.sampling(recipe.seed)
+    asking = Asking(recipe.train.packing, sampling, shown.balanced, shown.calibration)
     found = evaluate_task(base, task, examples, prefix_ids=prefix_ids, shots=shots, seed=recipe.seed, asking=asking)
     summary = {
         "task": task.name,
@@ -58,11 +62,13 @@ def evaluate(
         "adapter": None if asked.adapter is None else str(asked.adapter),
         "split": split,
         "shots": shots,
+        "calibration": shown.calibration,
         "seed": recipe.seed,
         "generation": recipe.generation.model_dump(mode="json"),
         "n_examples": len(examples),
         "n_dropped_demonstrations": found.n_dropped,
         "n_truncated_prompts": found.n_truncated,
+        **cost_of_a_query(found, n_virtual),
         "metrics": found.metrics,
     }
     if out is not None:

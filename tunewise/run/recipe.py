@@ -80,9 +80,9 @@ class Recipe(Strict):
         return method.configuration()
 
     @property
-    def shots(self) -> int:
-        """Demonstrations before every question."""
-        return self.method.shots if isinstance(self.method, Frozen) else 0
+    def in_context(self) -> Frozen:
+        """How questions are asked in context: as a frozen base's method says, and without demonstrations of others."""
+        return self.method if isinstance(self.method, Frozen) else Frozen()
 
     @property
     def retention_task(self) -> str | None:

@@ -47,6 +47,9 @@ class MixAndMatch(Method):
     def prefix_ids(self, anatomy: Anatomy) -> tuple[int, ...]:
         return self.parts[0].prefix_ids(anatomy)
 
+    def virtual_positions(self, anatomy: Anatomy) -> int:
+        return self.parts[0].virtual_positions(anatomy)
+
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
         return {name: delta for part in self.parts for name, delta in part.deltas(anatomy).items()}
 

@@ -75,6 +75,9 @@ class PrefixTuning(PrefixInPeft):
     def prefix_ids(self, anatomy: Anatomy) -> tuple[int, ...]:
         return virtual_ids(anatomy, self.virtual_tokens) if anatomy.kind == DECODER else ()
 
+    def virtual_positions(self, anatomy: Anatomy) -> int:
+        return self.virtual_tokens
+
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
         if anatomy.kind == ENCODER_DECODER and self.placement == "decoder":
             return rows_of_one_table(self.virtual_tokens, anatomy)

@@ -3,9 +3,13 @@
 Brown et al. 2020, "Language Models are Few-Shot Learners", arXiv:2005.14165.
 """
 
+from typing import Literal
+
 from pydantic import Field
 
 from tunewise.methods.base import Method
+
+Calibration = Literal["none", "contextual", "pmi"]
 
 
 class Frozen(Method):
@@ -23,3 +27,9 @@ class Frozen(Method):
 
     shots: int = Field(0, ge=0)
     """Demonstrations drawn from the training split, by seed. Default: none, zero-shot; Brown et al. 2020, section 2."""
+    balanced: bool = True
+    """As many demonstrations of each class, one more at most; else in the shares of the training split.
+    Default: Zhao et al. 2021, arXiv:2102.09690, section 4, where answers lean to the commoner class."""
+    calibration: Calibration = "none"
+    """What a label's log-probability is lessened by: its own behind questions without content (contextual), or behind
+    the end of the prompt alone (pmi), with the same demonstrations. Default: Brown et al. 2020, section 2.4."""
