@@ -149,7 +149,15 @@ def test_loss_and_perplexity_are_of_the_model():
     assert set(LOWER_IS_BETTER) <= set(METRICS)
 
 
-@pytest.mark.parametrize("name", ["ece", "accuracy_norm", "loss"])
+@given(label_pairs)
+def test_f1_is_of_the_positive_label(pairs):
+    got = score(["f1"], *sides(pairs), positive="ham")["f1"]
+    tp = sum(p == r == "ham" for p, r in pairs)
+    fp, fn = sum(p == "ham" != r for p, r in pairs), sum(r == "ham" != p for p, r in pairs)
+    assert got == pytest.approx(200 * tp / (2 * tp + fp + fn) if tp else 0.0)
+
+
+@pytest.mark.parametrize("name", ["ece", "accuracy_norm", "f1", "loss"])
 def test_what_answers_do_not_have_is_told(name):
     with pytest.raises(UserError, match=f"{name} cannot be told of these answers"):
         score([name], ["a"], ["a"])

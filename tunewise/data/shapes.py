@@ -276,8 +276,8 @@ def _chosen(known: list[str], rows: Sequence[Row], config: DataConfig) -> Shape:
     counting = counting_of(rows, columns, answer)
     if counting is None:
         raise UserError(
-            f"{answer or 'no column'} of {config.path} tells which of {', '.join(columns)} is right",
-            "name the column with its letter, number or text: data.label=COLUMN",
+            f"{answer or 'no column'} of {config.path} does not tell which of {', '.join(columns)} is right",
+            "name the column with the letter, number or text of the right one: data.label=COLUMN",
         )
     return Shape(
         "question and choices", asked or tuple(lower[name] for name in found), answer, Choices(columns, counting)

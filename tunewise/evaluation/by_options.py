@@ -11,11 +11,10 @@ from typing import Any
 from tunewise.evaluation.questions import Questions
 
 
-def chosen_rows(questions: Questions, scores: Sequence[Sequence[float]]) -> tuple[list[dict[str, Any]], list[float]]:
-    """A row for every question from the log-probabilities of its options (nats), and the loss of each right one."""
+def chosen_rows(questions: Questions, scores: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """A row for every question, from the log-probabilities of its options (nats)."""
     task = questions.task
     rows: list[dict[str, Any]] = []
-    losses: list[float] = []
     for example, values in zip(questions.examples, scores, strict=True):
         names = task.option_names(example)
         # of a minimal pair that is equally probable the bad one, so that a model without a preference earns nothing
@@ -35,5 +34,12 @@ def chosen_rows(questions: Questions, scores: Sequence[Sequence[float]]) -> tupl
             row["by_length"] = names[max(range(len(names)), key=per_character.__getitem__)]
             row["choices"] = dict(zip(names, texts, strict=True))
         rows.append(row)
-        losses.append(-values[names.index(str(example.label))])
-    return rows, losses
+    return rows
+
+
+def right_losses(questions: Questions, scores: Sequence[Sequence[float]]) -> list[float]:
+    """The loss of the right option of every question (nats, summed over its tokens)."""
+    return [
+        -values[questions.task.option_names(example).index(str(example.label))]
+        for example, values in zip(questions.examples, scores, strict=True)
+    ]

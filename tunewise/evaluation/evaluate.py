@@ -27,7 +27,7 @@ from tunewise.engine.trunk import Trunk
 from tunewise.engine.writing import write, written_log_probabilities
 from tunewise.errors import UserError
 from tunewise.evaluation.by_head import answers_by_head
-from tunewise.evaluation.by_options import chosen_rows
+from tunewise.evaluation.by_options import chosen_rows, right_losses
 from tunewise.evaluation.metrics import Answers, score
 from tunewise.evaluation.questions import LabelledRows, Questions, ask, stop_text
 from tunewise.models.families import ENCODER_DECODER
@@ -132,22 +132,20 @@ def answer(
         if isinstance(questions, LabelledRows):
             rows, loss = answers_by_head(base, questions, prefix_ids, batch_size, trunk, asking.packing)
             return _evaluation(questions.task, rows, loss, n_truncated=sum(row.truncated for row in questions.rows))
-        kind = questions.task.kind
-        if kind == "generation":
-            return _generate(base, questions, prefix_ids, batch_size, asking)
-        if kind in ("language_modelling", "minimal_pairs") and base.anatomy.kind == ENCODER_DECODER:
-            raise UserError(
-                f"{base.name} is an encoder-decoder, which has no loss of a plain text",
-                "give it prompts and completions",
-            )
-        if kind == "language_modelling":
-            return _model_language(base, questions, prefix_ids, batch_size, asking)
-        if trunk is not None and trunk.live == "head":
-            found = _from_trunk(base, questions, trunk, batch_size, asking.packing)
-        else:
-            asked = questions.prompts, questions.options
-            found = _log_probabilities(base, *asked, prefix_ids, batch_size, asking.packing)
-        return _asked(questions, *chosen_rows(questions, found))
+        if any(questions.options) and trunk is not None and trunk.live == "head":
+            return _chosen(questions, _from_trunk(base, questions, trunk, batch_size, asking.packing))
+        carry_out = {"generation": _generate, "language_modelling": _model_language, "minimal_pairs": _prefer}
+        return carry_out.get(questions.task.kind, _choose)(base, questions, prefix_ids, batch_size, asking)
+
+
+def _choose(base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking) -> Evaluation:
+    found = _log_probabilities(base, questions.prompts, questions.options, prefix_ids, batch_size, asking.packing)
+    return _chosen(questions, found)
+
+
+def _prefer(base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking) -> Evaluation:
+    _refuse_plain_text(base)
+    return _choose(base, questions, prefix_ids, batch_size, asking)
 
 
 def _from_trunk(base: Base, questions: Questions, trunk: Trunk, batch_size: int, packing: bool) -> list[list[float]]:
@@ -156,6 +154,10 @@ def _from_trunk(base: Base, questions: Questions, trunk: Trunk, batch_size: int,
     rows = [plain("", [*prompt, *option], len(option)) for prompt, options in asked for option in options]
     losses = iter(losses_from_trunk(objective_for(base, packing=packing), trunk, rows, batch_size))
     return [[-next(losses) for _ in options] for options in questions.options]
+
+
+def _chosen(questions: Questions, scores: list[list[float]]) -> Evaluation:
+    return _asked(questions, chosen_rows(questions, scores), right_losses(questions, scores))
 
 
 def _generate(
@@ -211,6 +213,7 @@ def _log_probabilities(
 def _model_language(
     base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking
 ) -> Evaluation:
+    _refuse_plain_text(base)
     context = base.anatomy.context_length
     room = None if context is None else context - len(prefix_ids)
     documents = [encode_prompt(example.text, base.tokenizer)[:room] for example in questions.examples]
@@ -224,6 +227,13 @@ def _model_language(
     ]
     total = math.fsum(loss for loss, _ in losses) / max(1, sum(n_tokens for _, n_tokens in losses))
     return _evaluation(questions.task, rows, total)
+
+
+def _refuse_plain_text(base: Base) -> None:
+    if base.anatomy.kind == ENCODER_DECODER:
+        raise UserError(
+            f"{base.name} is an encoder-decoder, which has no loss of a plain text", "give it prompts and completions"
+        )
 
 
 def _asked(questions: Questions, rows: list[dict[str, Any]], losses: list[float]) -> Evaluation:

@@ -33,14 +33,17 @@ class Answers:
     """The log-probability of each label or choice, the predicted and the expected one among them."""
     by_length: Texts = ()
     """What would be predicted by the log-probability of a character."""
+    positive: str = ""
+    """The label that f1 counts."""
     loss: float = math.nan
     """Nats per token of the right answers."""
 
     @classmethod
-    def of(cls, rows: Sequence[Mapping[str, Any]], loss: float = math.nan) -> "Answers":
+    def of(cls, rows: Sequence[Mapping[str, Any]], loss: float = math.nan, positive: str = "") -> "Answers":
         """From rows of predictions.jsonl, which are all of one kind."""
         names = ("predicted", "expected", "accepted", "scores", "by_length")
-        return cls(**{name: [row[name] for row in rows] for name in names if rows and name in rows[0]}, loss=loss)
+        columns = {name: [row[name] for row in rows] for name in names if rows and name in rows[0]}
+        return cls(**columns, positive=positive, loss=loss)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Metric:
     """`of` answers, of which it reads what must be there."""
 
     of: Callable[[Answers], float]
-    reads: Literal["predicted", "scores", "by_length", "loss"] = "predicted"
+    reads: Literal["predicted", "scores", "by_length", "positive", "loss"] = "predicted"
 
 
 def score(names: Sequence[str], answers: Answers) -> dict[str, float]:
@@ -60,12 +63,12 @@ def score(names: Sequence[str], answers: Answers) -> dict[str, float]:
         "predicted": answers.predicted,
         "scores": answers.scores,
         "by_length": answers.by_length,
+        "positive": answers.positive,
         "loss": not math.isnan(answers.loss),
     }
     for name in names:
         if not given[METRICS[name].reads]:
-            what = METRICS[name].reads.replace("_", " ")
-            raise UserError(f"{name} cannot be told of these answers, which have no {what}", f"leave {name} out")
+            raise UserError(f"{name} cannot be told of these answers: {_MISSING[METRICS[name].reads]}", "leave it out")
     return {name: METRICS[name].of(answers) for name in names}
 
 
@@ -79,6 +82,14 @@ def check(names: Collection[str]) -> None:
 def accuracy(predictions: Texts, references: Texts) -> float:
     """Share of equal pairs."""
     return 100 * sum(map(str.__eq__, predictions, references)) / len(references)
+
+
+def f1(answers: Answers) -> float:
+    """F1 of the positive label, 2 tp / (2 tp + fp + fn); 0 where it neither occurs nor is predicted."""
+    predicted, actual = (
+        [label == answers.positive for label in side] for side in (answers.predicted, answers.expected)
+    )
+    return 100 * overlap.f1(sum(map(min, predicted, actual)), sum(predicted), sum(actual))
 
 
 def macro_f1(predictions: Texts, references: Texts) -> float:
@@ -184,9 +195,17 @@ def _of_rows(of_row: Callable[[str, str], float]) -> Metric:
     return Metric(partial(best_mean, of_row))
 
 
+_MISSING = {
+    "predicted": "they are no answers to anything",
+    "scores": "they are not chosen by the log-probabilities of labels or choices",
+    "by_length": "they are not chosen among texts of their own",
+    "positive": "no label is named as the positive one",
+    "loss": "their loss was not measured",
+}
 METRICS: dict[str, Metric] = {
     "accuracy": _of_texts(accuracy),
     "accuracy_norm": Metric(lambda answers: accuracy(answers.by_length, answers.expected), "by_length"),
+    "f1": Metric(f1, "positive"),
     "macro_f1": _of_texts(macro_f1),
     "mcc": _of_texts(mcc),
     "ece": Metric(ece, "scores"),
