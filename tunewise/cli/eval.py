@@ -19,7 +19,7 @@ def evaluate(
     ] = None,
     model: Model = None,
     data: Data = None,
-    split: Annotated[str, typer.Option(help="test, dev or train.")] = "test",
+    split: Annotated[str, typer.Option(help="test, dev, train or all.")] = "test",
     shots: Annotated[int, typer.Option(help="Demonstrations in the prompt, drawn from the training split.")] = 0,
     seed: Annotated[
         int | None, typer.Option(help="Which demonstrations and tokens are drawn.", show_default="the run's, or 0")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunewise.config import Strict, parse, read_yaml
-from tunewise.data.build import build, check_labels, labels_of
+from tunewise.config import parse, read_yaml
+from tunewise.data.build import BAD, GOOD, build, check_labels, labels_of
+from tunewise.data.choices import letter
 from tunewise.data.config import DataConfig
+from tunewise.data.described import TaskFile, shape_of
 from tunewise.data.examples import Example, Ledger, Note
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.leaks import find_leaks
 from tunewise.data.patterns import asked_by
 from tunewise.data.readers import SUFFIXES, columns, read_rows
-from tunewise.data.shapes import Kind, Shape, detect, sentence, template_of
+from tunewise.data.shapes import Kind, detect, sentence, template_of
 from tunewise.data.splits import few_shot, split
 from tunewise.data.template import Template
 from tunewise.errors import UserError, missing, unknown
@@ -25,12 +28,15 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).parent / "embedded"
 METRICS: dict[Kind, tuple[str, ...]] = {
-    "classification": ("accuracy", "macro_f1", "mcc"),
+    "classification": ("accuracy", "macro_f1", "mcc", "ece", "brier"),
     "regression": ("pearson", "spearman", "rmse"),
     "tagging": ("span_f1", "token_accuracy"),
     "generation": ("rougeL", "chrf", "exact_match"),
-    "language_modelling": ("loss",),
+    "multiple_choice": ("accuracy", "accuracy_norm", "ece", "brier"),
+    "minimal_pairs": ("accuracy",),
+    "language_modelling": ("loss", "perplexity"),
 }
+RESULT = re.compile(r"####\s*[-$]?[\d,.]+\s*$")
 LABELLED = ("classification", "tagging")
 SPLITS = {"train": ("train",), "dev": ("dev", "valid", "validation", "val"), "test": ("test",)}
 
@@ -57,29 +63,18 @@ class Task:
     source: str
 
     def options(self, example: Example) -> tuple[str, ...]:
-        """The answer text of each label, in the order of `labels`; () unless the task is a classification."""
-        return tuple(map(self.template.option, self.labels))
+        """The answers among which one is chosen: of the labels or choices, in their order; () if none are given."""
+        return example.choices or tuple(map(self.template.option, self.labels))
+
+    def option_names(self, example: Example) -> tuple[str, ...]:
+        """What each of these answers is called: its label, or its letter; good and bad of a minimal pair."""
+        if self.kind == "minimal_pairs":
+            return GOOD, BAD
+        return tuple(letter(number) for number in range(len(example.choices))) or self.labels
 
     @property
     def reads_images(self) -> bool:
         return any(example.image for part in (self.train, self.dev, self.test) for example in part)
-
-
-class TaskFile(Strict):
-    """The task.yaml of a task folder."""
-
-    name: str
-    kind: Kind
-    prompt: str
-    """Template of the prompt."""
-    answer: str
-    """Template of the answer."""
-    labels: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ()
-    separator: str = "\n\n"
-    max_new_tokens: int = 16
-    license: str = ""
-    description: str = ""
 
 
 def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
@@ -114,7 +109,7 @@ def find(spec: str) -> Path:
 
 
 def _from_task_folder(folder: Path, config: DataConfig) -> Task:
-    for name in ("text", "label", "prompt", "completion", "answer", "messages"):
+    for name in ("text", "label", "prompt", "completion", "answer", "messages", "choices", "minimal_pair"):
         if getattr(config, name) is not None:
             raise UserError(
                 f"{folder.name} has a task.yaml, which says what its columns mean; data.{name} cannot change that",
@@ -122,25 +117,14 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
             )
     file = parse(TaskFile, read_yaml(folder / "task.yaml"), where=str(folder / "task.yaml"))
     template = Template(file.prompt, file.answer)
-    answered = next(iter(Template("", file.answer).fields()), "")
-    asked = Template(file.prompt, "").fields()
-    shape = {
-        "classification": Shape("text and label", asked, "label"),
-        "regression": Shape("text and value", asked, "label"),
-        "tagging": Shape("words and tags", asked, answered),
-        "generation": Shape("prompt and completion", asked, answered),
-        "language_modelling": Shape("text", (answered,)),
-    }[file.kind]
-    parts: dict[str, list[Example]] = {"train": [], "dev": [], "test": []}
+    files = {part: folder / f"{part}.jsonl" for part in ("train", "dev", "test")}
+    rows = {part: read_rows(path) for part, path in files.items() if path.is_file()}
+    shape = shape_of(file, rows, str(folder))
+    parts: dict[str, list[Example]] = {part: [] for part in files}
     rejected: list[Note] = []
-    for part in parts:
-        if (folder / f"{part}.jsonl").is_file():
-            rows = read_rows(folder / f"{part}.jsonl")
-            for slot in template.fields():
-                if slot not in columns(rows):
-                    raise unknown(f"column of {folder / part}.jsonl", slot, columns(rows))
-            parts[part], notes = build(rows, shape, template, f"{file.name}-{part}")
-            rejected += notes
+    for part, found in rows.items():
+        parts[part], notes = build(found, shape, template, f"{file.name}-{part}")
+        rejected += notes
     examples = [example for part in parts.values() for example in part]
     _some(examples, rejected, str(folder))
     labels = file.labels
@@ -156,7 +140,7 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
         kind=file.kind,
         template=template,
         labels=labels,
-        metrics=file.metrics or _metrics(file.kind, labels),
+        metrics=config.metrics or file.metrics or _metrics(file.kind, labels, examples),
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
@@ -188,7 +172,7 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
         kind=shape.kind,
         template=template,
         labels=labels,
-        metrics=_metrics(shape.kind, labels),
+        metrics=config.metrics or _metrics(shape.kind, labels, examples),
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
@@ -212,7 +196,7 @@ def _from_images(folder: Path, config: DataConfig) -> Task:
         kind="classification",
         template=Template("", " {label}"),
         labels=labels,
-        metrics=METRICS["classification"],
+        metrics=config.metrics or METRICS["classification"],
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
@@ -223,10 +207,18 @@ def _from_images(folder: Path, config: DataConfig) -> Task:
     )
 
 
-def _metrics(kind: Kind, labels: Sequence[str]) -> tuple[str, ...]:
-    """The kind's own; tags that mark no spans (parts of speech) are counted one by one."""
+def _metrics(kind: Kind, labels: Sequence[str], examples: Sequence[Example]) -> tuple[str, ...]:
+    """The kind's own, but where the answers say more of what is asked of them.
+
+    Tags that mark no spans (parts of speech) are counted one by one, questions with accepted answers by SQuAD's two
+    metrics, and arithmetic with the result behind #### (gsm8k) by that number.
+    """
     if kind == "tagging" and not any(label.startswith("B-") for label in labels):
         return ("token_accuracy",)
+    if kind == "generation" and all(example.accepted for example in examples):
+        return ("token_f1", "normalised_match")
+    if kind == "generation" and all(RESULT.search(example.answer) for example in examples):
+        return ("numeric_match", *METRICS[kind])
     return METRICS[kind]
 
 
