@@ -54,6 +54,16 @@ def test_mcc_is_the_correlation_of_indicator_vectors(pairs):
     assert score(["mcc"], predictions, references)["mcc"] == pytest.approx(expected, abs=1e-8)
 
 
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=30))
+@settings(max_examples=50, deadline=None)
+def test_f1_is_that_of_one_label(pairs):
+    predictions, references = zip(*pairs)
+    n_both = sum(pair == ("b", "b") for pair in pairs)
+    precision, recall = (n_both / side.count("b") if "b" in side else 0.0 for side in (predictions, references))
+    expected = 2 * precision * recall / (precision + recall) if n_both else 0.0
+    assert score(["f1"], predictions, references, "b")["f1"] == pytest.approx(100 * expected)
+
+
 def test_mcc_of_two_classes_is_the_textbook_formula():
     tp, tn, fp, fn = 6, 3, 1, 2
     predictions = ["y"] * tp + ["n"] * tn + ["y"] * fp + ["n"] * fn

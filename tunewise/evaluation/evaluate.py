@@ -244,6 +244,7 @@ def _asked(questions: Questions, rows: list[dict[str, Any]], losses: list[float]
 def _evaluation(
     task: Task, rows: list[dict[str, Any]], loss: float, n_dropped: int = 0, n_truncated: int = 0
 ) -> Evaluation:
-    metrics = score(task.metrics, [row["predicted"] for row in rows], [row["expected"] for row in rows])
+    predicted, expected = [row["predicted"] for row in rows], [row["expected"] for row in rows]
+    metrics = score(task.metrics, predicted, expected, task.positive)
     metrics |= {"loss": loss}
     return Evaluation({name: metrics[name] for name in task.metrics}, rows, n_dropped, n_truncated)

@@ -19,14 +19,17 @@ Texts = Sequence[str]
 
 @dataclass(frozen=True)
 class Metric:
-    """fn(predictions, references) -> score; None for loss, which needs the model and not its texts."""
+    """fn(predictions, references) -> score; None for loss, which needs the model and not its texts, and for f1, which
+    needs to know which label it counts."""
 
     fn: Callable[[Texts, Texts], float] | None
     higher_is_better: bool
 
 
-def score(names: Sequence[str], predictions: Texts, references: Texts) -> dict[str, float]:
+def score(names: Sequence[str], predictions: Texts, references: Texts, positive: str = "") -> dict[str, float]:
     """The named metrics of as many predictions as references, loss left out; UserError for an unknown name.
+
+    `positive` is the label whose f1 is taken.
 
     Raises ValueError where there are none, or not as many of the one as of the other.
     """
@@ -36,7 +39,9 @@ def score(names: Sequence[str], predictions: Texts, references: Texts) -> dict[s
     for name in names:
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
-        if (fn := METRICS[name].fn) is not None:
+        if name == "f1":
+            scores[name] = f1(predictions, references, positive)
+        elif (fn := METRICS[name].fn) is not None:
             scores[name] = fn(predictions, references)
     return scores
 
@@ -44,6 +49,12 @@ def score(names: Sequence[str], predictions: Texts, references: Texts) -> dict[s
 def accuracy(predictions: Texts, references: Texts) -> float:
     """Share of equal pairs."""
     return 100 * sum(map(str.__eq__, predictions, references)) / len(references)
+
+
+def f1(predictions: Texts, references: Texts, positive: str) -> float:
+    """F1 of one label, 2 tp / (2 tp + fp + fn); 0 where it neither occurs nor is predicted."""
+    n_right = sum(one == other == positive for one, other in zip(predictions, references))
+    return 100 * _f1(n_right, sum(map(positive.__eq__, predictions)), sum(map(positive.__eq__, references)))
 
 
 def macro_f1(predictions: Texts, references: Texts) -> float:
@@ -142,6 +153,7 @@ def spans(tags: str) -> set[tuple[str, int, int]]:
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(accuracy, higher_is_better=True),
+    "f1": Metric(None, higher_is_better=True),
     "macro_f1": Metric(macro_f1, higher_is_better=True),
     "mcc": Metric(mcc, higher_is_better=True),
     "exact_match": Metric(exact_match, higher_is_better=True),

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from tunewise.stats import Interval
 from tunewise.verdict import LOWER_IS_BETTER
 
-PERCENT = ("accuracy", "macro_f1", "exact_match", "rouge1", "rouge2", "rougeL")  # scores are 0 to 100 throughout
+PERCENT = ("accuracy", "f1", "macro_f1", "exact_match", "rouge1", "rouge2", "rougeL")  # scores are 0 to 100 throughout
 NAMES = {
+    "f1": "F1",
     "macro_f1": "macro F1",
     "mcc": "MCC",
     "bleu": "BLEU",
