@@ -167,7 +167,8 @@ def _generate(
     base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking
 ) -> Evaluation:
     task = questions.task
-    how = Decoding(task.max_new_tokens, stop_text(task), asking.sampling)
+    stop = stop_text(task)
+    how = Decoding(task.max_new_tokens, (stop,) if stop else (), asking.sampling)
     if base.anatomy.kind == ENCODER_DECODER:
         texts = write(base, questions.prompts, how, prefix_ids=prefix_ids, batch_size=batch_size)
     else:
