@@ -9,6 +9,13 @@ import typer
 from tunewise.cli.console import AsJson, Data, Model, Out, print_json, results
 from tunewise.errors import UserError
 
+Harness = Annotated[
+    str | None, typer.Option(help="Tasks of lm-evaluation-harness instead of --data: mmlu,bbh.", show_default=False)
+]
+HarnessTasks = Annotated[
+    Path | None, typer.Option(help="A folder with task files (yaml) of your own for it.", show_default=False)
+]
+
 
 def evaluate(
     words: Annotated[
@@ -32,13 +39,8 @@ def evaluate(
         int | None, typer.Option(help="Which demonstrations and tokens are drawn.", show_default="the run's, or 0")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many examples.", show_default="all")] = None,
-    harness: Annotated[
-        str | None,
-        typer.Option(help="Tasks of lm-evaluation-harness instead of --data: mmlu,bbh.", show_default=False),
-    ] = None,
-    harness_tasks: Annotated[
-        Path | None, typer.Option(help="A folder with task files (yaml) of your own for it.", show_default=False)
-    ] = None,
+    harness: Harness = None,
+    harness_tasks: HarnessTasks = None,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
