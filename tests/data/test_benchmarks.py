@@ -20,6 +20,9 @@ WSC = {
     "text": "Mark {} told Pete about himself and the boat .", "span1_index": 3, "span1_text": "Pete", "span2_index": 5,
     "span2_text": "himself",
 }  # fmt: skip
+COPA = {
+    "premise": "The boat {} sank.", "choice1": "The rock tore it.", "choice2": "I saw it.", "question": "cause",
+}  # fmt: skip
 FOLLOWS = "a 3\nQuestion: does it follow that b\n"
 # task -> one row without its label, the words of the labels 0, 1, ..., the metrics (table 1 of each paper), and what is
 # asked of row 3
@@ -36,6 +39,7 @@ LAYOUT = {
     "glue:wnli": ({"sentence1": "a {}", "sentence2": "b"}, "no yes", "accuracy", FOLLOWS),
     "super_glue:boolq": ({"question": "q", "passage": "p {}"}, "no yes", "accuracy", "p 3\nQuestion: q, yes or no?\n"),
     "super_glue:cb": ({"premise": "a {}", "hypothesis": "b"}, "true false unclear", "accuracy macro_f1", "a 3\nb\n"),
+    "super_glue:copa": (COPA, "0 1", "accuracy", "The boat 3 sank because"),
     "super_glue:rte": ({"premise": "a {}", "hypothesis": "b"}, "yes no", "accuracy", FOLLOWS),
     "super_glue:wic": (WIC, "no yes", "accuracy", "place: A place 3.\nplace: Her place 3.\n"),
     "super_glue:wsc": (WSC, "no yes", "accuracy", "Mark 3 told Pete about *himself* and the boat .\n"),
@@ -82,17 +86,22 @@ def test_every_task_has_a_layout_here_and_known_metrics():
 def test_rows_become_a_task(name, tmp_path):
     _, words, metrics, beginning = LAYOUT[name]
     task = load_task(written(tmp_path, name))
-    assert (task.name, task.labels, task.metrics) == (name, tuple(words.split()), tuple(metrics.split()))
-    assert task.kind == ("classification" if words else "regression")
+    labels = () if name == "super_glue:copa" else tuple(words.split())
+    assert (task.name, task.labels, task.metrics) == (name, labels, tuple(metrics.split()))
+    assert task.kind == ("classification" if labels else "multiple_choice" if words else "regression")
     assert [len(part) for part in (task.train, task.dev, task.test)] == [21, 3, 9]
     assert task.ledger.rows == task.ledger.trained == 33
+    assert f"{BENCHMARKS[name].test} serves as test" in task.ledger.detected
     third = task.test[3]
     assert third.prompt.startswith(beginning)
+    if name == "super_glue:copa":
+        assert (third.prompt, third.label, third.answer) == (beginning, "B", " I saw it.")
+        assert task.options(third) == (" the rock tore it.", " I saw it.")
+        return
     assert third.prompt.endswith(":")
     assert third.label == (task.labels[3 % len(task.labels)] if words else "2.5")
     assert third.answer == f" {third.label}"
     assert len(third.texts) == (1 if name in ("glue:cola", "glue:sst2") else 2)
-    assert f"{BENCHMARKS[name].test} serves as test" in task.ledger.detected
 
 
 def test_a_classifier_is_told_which_word_is_meant(tmp_path):

@@ -44,7 +44,7 @@ def test_text_and_label(here):
     assert first.answer == f" {first.label}"
     assert task.options(first) == (" ham", " spam")
     assert first.id == f"sms:{first.line}"
-    assert task.metrics == ("accuracy", "macro_f1", "mcc")
+    assert task.metrics == ("accuracy", "macro_f1", "mcc", "ece", "brier")
     assert task.ledger.rows == task.ledger.trained == 40
     assert task.ledger.detected == (
         "sms.jsonl: text and label in columns text and label, asked as '{text}\\nLabel:'; choose others with "

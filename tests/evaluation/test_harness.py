@@ -191,7 +191,7 @@ def test_the_definitions_of_glue_agree_with_the_harness():
     for name, benchmark in BENCHMARKS.items():
         suite, _, task = name.partition(":")
         file = f"{root}/{suite}/{task.removesuffix('_mismatched')}/default.yaml"
-        if task == "stsb":  # the harness has none
+        if task in ("stsb", "copa"):  # the harness has none, and makes its answers of the row
             continue
         with open(file, encoding="utf-8") as stream:
             theirs = yaml.load(stream, Loader)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tunewise.data.choices import Choices
 from tunewise.data.hub import hub_rows, parquet_rows
 from tunewise.data.readers import SUFFIXES, Row, columns, read_rows
 from tunewise.data.shapes import Kind, Shape
@@ -40,6 +41,16 @@ def _pronoun_marked(fields: dict[str, str | list]) -> dict[str, str | list]:
     return {"text": " ".join([*words[:first], f"*{' '.join(words[first:behind])}*", *words[behind:]])}
 
 
+def _joined(fields: dict[str, str | list]) -> dict[str, str | list]:
+    """COPA as one sentence: the premise and what it is asked for, which either choice goes on from."""
+    link = {"cause": "because", "effect": "so"}.get(str(fields["question"]))
+    if link is None:
+        raise UserError(f"question is {fields['question']!r}", "write cause or effect")
+    choices = {name: str(fields[name]) for name in ("choice1", "choice2")}
+    lowered = {name: text if text.startswith("I ") else text[:1].lower() + text[1:] for name, text in choices.items()}
+    return {"premise": f"{str(fields['premise']).strip().removesuffix('.')} {link}", **lowered}
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """One task. The first of `metrics` decides; where `words` is empty, the label is a value."""
@@ -50,7 +61,7 @@ class Benchmark:
     classes: tuple[str, ...] = ()
     """The data set's own names of its classes, in the order of their ids."""
     words: tuple[str, ...] = ()
-    """What stands for each class in a prompt."""
+    """What stands for each class in a prompt; of choices, their numbers."""
     metrics: tuple[str, ...] = ("accuracy",)
     positive: str = ""
     """The word of the class whose F1 counts."""
@@ -61,14 +72,26 @@ class Benchmark:
     needs: tuple[str, ...] = ()
     """Columns that `derive` reads beside those of the prompt."""
     derive: Callable[[dict[str, str | list]], dict[str, str | list]] | None = None
-    """A row's fields -> those of them that are rewritten for a classifier and, as {...}, for the prompt."""
+    """A row's fields -> those of them that are rewritten before anything is made of them."""
+
+    choices: tuple[str, ...] = ()
+    """The columns of the answers among which one is chosen."""
 
     @property
     def kind(self) -> Kind:
+        if self.choices:
+            return "multiple_choice"
         return "classification" if self.words else "regression"
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """What a task of these rows calls its classes."""
+        return () if self.choices else self.words
+
+    @property
     def shape(self) -> Shape:
+        if self.choices:
+            return Shape("question and choices", self.columns, LABEL, Choices(self.choices, "from 0"))
         alone = len(self.columns) == 1
         if self.kind == "regression":
             return Shape("text and value" if alone else "pair and value", self.columns, LABEL)
@@ -76,7 +99,7 @@ class Benchmark:
 
     @property
     def template(self) -> Template:
-        return Template(self.prompt, " {label}")
+        return Template(self.prompt, " {choice}" if self.choices else " {label}")
 
 
 _PAIR, _PREMISE, _QUESTIONS = ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2")
@@ -132,6 +155,10 @@ BENCHMARKS: dict[str, Benchmark] = {
     "super_glue:cb": replace(
         _MNLI, classes=("entailment", "contradiction", "neutral"), words=("true", "false", "unclear"),
         metrics=("accuracy", "macro_f1"), test="validation",
+    ),
+    "super_glue:copa": Benchmark(
+        ("premise",), "{premise}", ("choice1", "choice2"), ("0", "1"), needs=("question",), derive=_joined,
+        choices=("choice1", "choice2"),
     ),
     "super_glue:rte": _follows(_PREMISE),
     "super_glue:wic": Benchmark(
@@ -224,7 +251,8 @@ def _files(folder: Path, spec: str, part: str) -> list[Path]:
 
 def _check_columns(rows: Sequence[Row], benchmark: Benchmark, spec: str, source: str) -> None:
     known = columns(rows)
-    wanted = dict.fromkeys((*Template(benchmark.prompt, "").fields(), *benchmark.columns, *benchmark.needs, LABEL))
+    slots = Template(benchmark.prompt, "").fields()
+    wanted = dict.fromkeys((*slots, *benchmark.columns, *benchmark.needs, *benchmark.choices, LABEL))
     for name in wanted:
         if name not in known:
             raise UserError(
@@ -234,7 +262,7 @@ def _check_columns(rows: Sequence[Row], benchmark: Benchmark, spec: str, source:
 
 
 def _asked(row: Row, benchmark: Benchmark, source: str) -> Row:
-    """The row with its class in a word, and what is derived for a classifier."""
+    """The row with its class in a word, and what is derived from it."""
     fields = dict(row.fields)
     if benchmark.derive is not None:
         fields |= benchmark.derive(fields)
