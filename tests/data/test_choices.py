@@ -223,6 +223,10 @@ def test_bad_choices_are_told(here):
     assert "data.label=COLUMN" in error.hint
     assert refusal(DataConfig(path=path, choices="x,z", label="right")).message == "no column named 'z' in rows.jsonl"
     good = write("good.jsonl", [row | {"right": "AB"[n % 2]} for n, row in enumerate(rows)])
+    bare = write("bare.jsonl", [{"x": f"{n}", "y": "two", "right": "AB"[n % 2]} for n in range(9)])
+    assert refusal(DataConfig(path=bare, choices="x,y")).message == "no column of bare.jsonl is left to be asked"
+    (here / "squad.json").write_text('{"data": [{"paragraphs": [{"qas": []}]}]}')
+    assert refusal("squad.json").message == "the article on line 1 has a paragraph without context or qas"
     error = refusal(DataConfig(path=good, choices="x,y", label="right", answer=" yes"))
     assert error.message == "the answer ' yes' is the same for every choice"
     error = refusal(DataConfig(path=good, choices="x,y", label="right", prompt="{asked} {letter}"))

@@ -28,7 +28,7 @@ def evaluate(
     ] = None,
     model: Model = None,
     data: Data = None,
-    split: Annotated[str, typer.Option(help="test, dev or train.")] = "test",
+    split: Annotated[str, typer.Option(help="test, dev, train or all.")] = "test",
     shots: Annotated[
         int | None,
         typer.Option(

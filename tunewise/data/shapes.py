@@ -279,9 +279,10 @@ def _chosen(known: list[str], rows: Sequence[Row], config: DataConfig) -> Shape:
             f"{answer or 'no column'} of {config.path} does not tell which of {', '.join(columns)} is right",
             "name the column with the letter, number or text of the right one: data.label=COLUMN",
         )
-    return Shape(
-        "question and choices", asked or tuple(lower[name] for name in found), answer, Choices(columns, counting)
-    )
+    asked = asked or tuple(lower[name] for name in found)
+    if not asked and not is_template(config.prompt):
+        raise UserError(f"no column of {config.path} is left to be asked", "name one: data.text=COLUMN")
+    return Shape("question and choices", asked, answer, Choices(columns, counting))
 
 
 def _listed(columns: str | None) -> tuple[str, ...]:

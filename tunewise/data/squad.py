@@ -2,17 +2,25 @@
 
 from collections.abc import Iterable, Iterator
 
+from tunewise.errors import UserError
+
 
 def questions(values: Iterable[tuple[int, object]]) -> Iterator[tuple[int, object]]:
-    """(line, value) as they are, but an article as its questions: {id, title, context, question, answers}.
+    """(line, value) as they are, but an article as its questions: {title, context, id, question, answers}.
 
-    The line is the article's. `answers` are objects with a text, all of them right.
+    The line is the article's. `answers` are objects with a text, all of them right. UserError for an article whose
+    paragraphs have no context, or no questions.
     """
     for line, value in values:
-        if isinstance(value, dict) and isinstance(value.get("paragraphs"), list):
-            for paragraph in value["paragraphs"]:
-                shared = {"title": value.get("title", ""), "context": paragraph["context"]}
-                for asked in paragraph["qas"]:
-                    yield line, shared | {name: asked[name] for name in ("id", "question", "answers") if name in asked}
-        else:
+        if not (isinstance(value, dict) and isinstance(value.get("paragraphs"), list)):
             yield line, value
+            continue
+        for paragraph in value["paragraphs"]:
+            asked = paragraph.get("qas") if isinstance(paragraph, dict) else None
+            if not isinstance(asked, list) or "context" not in paragraph:
+                raise UserError(
+                    f"the article on line {line} has a paragraph without context or qas",
+                    'write each as {"context": "...", "qas": [{"question": "...", "answers": [{"text": "..."}]}]}',
+                )
+            shared = {"title": value.get("title", ""), "context": paragraph["context"]}
+            yield from ((line, shared | one if isinstance(one, dict) else one) for one in asked)

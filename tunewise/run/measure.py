@@ -33,7 +33,7 @@ def evaluate(
     out: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """`tunewise eval`: a run folder, an adapter folder, or with `model` alone a base, on one split of a task.
+    """`tunewise eval`: a run folder, an adapter folder, or with `model` alone a base, on one split of a task, or all.
 
     A run is measured as it measured itself (its data, demonstrations and seed) unless told otherwise. `overrides` are
     dotted fields of a recipe that an evaluation reads: {"seed": 1, "generation.do_sample": True, "quantise": "nf4"}.
@@ -42,9 +42,12 @@ def evaluate(
     asked = _asked(None if target is None else Path(target), model, data, overrides or {})
     recipe = asked.recipe
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise)
-    splits = {"train": task.train, "dev": task.dev, "test": task.test}
+    parts = {"train": task.train, "dev": task.dev, "test": task.test}
+    splits = {**parts, "all": (*task.train, *task.dev, *task.test)}
     if split not in splits:
         raise unknown("split", split, splits)
+    if split == "all" and (shots or recipe.shots):
+        raise UserError("demonstrations are drawn from train, and split=all asks its rows too", "choose another split")
     prefix_ids: tuple[int, ...] = ()
     if asked.adapter is not None:
         tuned = load_adapter(base.model, asked.adapter, tokenizer=base.tokenizer)
