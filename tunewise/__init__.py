@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tunewise.models.heads import TaskHead
     from tunewise.models.load import load_base
     from tunewise.planning import plan
-    from tunewise.run import combine_adapters, compare_adapters, evaluate, train
+    from tunewise.run import combine_adapters, compare_adapters, evaluate, evaluate_with_harness, train
 
 __version__ = "0.1.0"
 
@@ -36,6 +36,7 @@ _HOME = {
     "compare": "tunewise.comparison",
     "compare_adapters": "tunewise.run",
     "evaluate": "tunewise.run",
+    "evaluate_with_harness": "tunewise.run",
     "intrinsic_dimension": "tunewise.comparison",
     "plan": "tunewise.planning",
     "train": "tunewise.run",
@@ -53,6 +54,7 @@ __all__ = [
     "compare_adapters",
     "count",
     "evaluate",
+    "evaluate_with_harness",
     "intrinsic_dimension",
     "load_adapter",
     "load_base",

@@ -14,7 +14,10 @@ class DataConfig(Strict):
     """Where the rows are and which columns mean what; what is left out is detected and told."""
 
     path: str
-    """`tiny:sentiment` (embedded), a folder with task.yaml or with train and test files, or one file."""
+    """`tiny:sentiment` (embedded), `glue:rte` or `super_glue:boolq`, a folder with task.yaml or with train and test
+    files, or one file."""
+    folder: str | None = None
+    """Where the rows of a `glue:` or `super_glue:` task lie; None takes them from the hub."""
     text: str | None = None
     """The column with the text; two columns as `premise,hypothesis`."""
     label: str | None = None

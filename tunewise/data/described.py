@@ -22,6 +22,8 @@ class TaskFile(Strict):
     """Multiple choice: the column with the list of choices, or those with one each; `label` names the right one.
     Minimal pairs: the column of the good sentence, and that of the bad one."""
     metrics: tuple[str, ...] = ()
+    positive: str = ""
+    """The label that the metric f1 counts."""
     separator: str = "\n\n"
     max_new_tokens: int = 16
     license: str = ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunewise.config import parse, read_yaml
+from tunewise.data.benchmarks import DEV_ROWS, benchmark_named, benchmark_rows, is_benchmark
 from tunewise.data.build import BAD, GOOD, build, check_labels, labels_of
 from tunewise.data.choices import letter
 from tunewise.data.config import DataConfig
@@ -61,6 +62,8 @@ class Task:
     separator: str
     max_new_tokens: int
     source: str
+    positive: str = ""
+    """The label whose F1 the metric `f1` counts."""
 
     def options(self, example: Example) -> tuple[str, ...]:
         """The answers among which one is chosen: of the labels or choices, in their order; () if none are given."""
@@ -78,12 +81,16 @@ class Task:
 
 
 def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
-    """The task that `spec` names: "tiny:sentiment" (embedded), a folder, or a csv, tsv, jsonl or json file.
+    """The task that `spec` names: "tiny:sentiment" (embedded), "glue:rte", a folder, or a csv, tsv, jsonl or json file.
 
     The tokenizer is needed only for chat messages, and only if they are to be written in its own chat template.
     UserError for whatever is wrong with the data; what was recognised is told in `task.ledger.detected`.
     """
     config = spec if isinstance(spec, DataConfig) else DataConfig(path=str(spec))
+    if is_benchmark(config.path):
+        return _limited(_from_benchmark(config), config)
+    if config.folder is not None:
+        raise UserError(f"data.folder changes nothing: {config.path} is no glue: or super_glue: task", "leave it out")
     path = find(config.path)
     if (path / "task.yaml").is_file():
         return _limited(_from_task_folder(path, config), config)
@@ -93,7 +100,12 @@ def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase 
 
 
 def find(spec: str) -> Path:
-    """Where a task's file or folder lies; UserError where there is none. Nothing of it is read."""
+    """Where a task's file or folder lies (a benchmark's rows lie elsewhere); UserError where there is none.
+
+    Nothing of it is read.
+    """
+    if is_benchmark(spec):
+        benchmark_named(spec)
     known = sorted(folder.parent.name for folder in EMBEDDED.glob("*/task.yaml"))
     if spec.startswith("tiny:"):
         name = spec.removeprefix("tiny:")
@@ -101,20 +113,55 @@ def find(spec: str) -> Path:
             raise unknown("embedded task", name, known)
         return EMBEDDED / name
     path = Path(spec)
-    if not path.exists():
+    if not path.exists() and not is_benchmark(spec):
         if spec in known:
             raise UserError(f"no such file: {path}", f"did you mean the embedded task tiny:{spec}?")
         raise missing(path)
     return path
 
 
-def _from_task_folder(folder: Path, config: DataConfig) -> Task:
+def _from_benchmark(config: DataConfig) -> Task:
+    benchmark, name = benchmark_named(config.path), config.path
+    _keeps_its_columns(config, f"{name} is a benchmark")
+    parts: dict[str, list[Example]] = {}
+    rejected: list[Note] = []
+    for part, rows in benchmark_rows(name, config.folder).items():
+        parts[part], notes = build(rows, benchmark.shape, benchmark.template, f"{name}-{part}")
+        rejected += [replace(note, reason=f"{part}: {note.reason}") for note in notes]
+        _some(parts[part], notes, f"{name}, {part}")
+    n, (train, dev, _) = len(parts["train"]), config.split
+    dev = min(dev / (train + dev), DEV_ROWS / n)
+    parts = _complete(parts, config.model_copy(update={"split": (1 - dev, dev, 0.0)}))
+    kind = benchmark.kind.replace("_", " ")
+    told = f"{name}: {kind} as the benchmark says; {benchmark.test} serves as test, a part of train as dev"
+    return Task(
+        name=name,
+        kind=benchmark.kind,
+        template=benchmark.template,
+        labels=benchmark.labels,
+        metrics=benchmark.metrics,
+        train=tuple(parts["train"]),
+        dev=tuple(parts["dev"]),
+        test=tuple(parts["test"]),
+        ledger=_ledger(parts, rejected, told),
+        separator="\n\n",
+        max_new_tokens=16,
+        source=name,
+        positive=benchmark.positive,
+    )
+
+
+def _keeps_its_columns(config: DataConfig, why: str) -> None:
     for name in ("text", "label", "prompt", "completion", "answer", "messages", "choices", "minimal_pair"):
         if getattr(config, name) is not None:
             raise UserError(
-                f"{folder.name} has a task.yaml, which says what its columns mean; data.{name} cannot change that",
-                f"leave data.{name} out, or name one of the folder's files instead",
+                f"{why}, which says what its columns mean; data.{name} cannot change that",
+                f"leave data.{name} out, or name a file of rows instead",
             )
+
+
+def _from_task_folder(folder: Path, config: DataConfig) -> Task:
+    _keeps_its_columns(config, f"{folder.name} has a task.yaml")
     file = parse(TaskFile, read_yaml(folder / "task.yaml"), where=str(folder / "task.yaml"))
     template = Template(file.prompt, file.answer)
     files = {part: folder / f"{part}.jsonl" for part in ("train", "dev", "test")}
@@ -132,6 +179,11 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
         labels = labels or labels_of(examples, str(folder))
         check_labels(examples, labels, str(folder))
     template, parts = asked_by(config, shape, template, labels, parts)
+    if "f1" in file.metrics and file.positive not in labels:
+        raise UserError(
+            f"{folder / 'task.yaml'}: the metric f1 counts one label, and positive is {file.positive!r}",
+            f"write positive: {' or '.join(labels)}, or take macro_f1",
+        )
     told = f"{config.path}: {file.kind.replace('_', ' ')} as its task.yaml says"
     if config.pattern != "none":
         told += f", asked as {template.prompt!r}"
@@ -148,6 +200,7 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
         separator=file.separator,
         max_new_tokens=file.max_new_tokens,
         source=config.path,
+        positive=file.positive,
     )
 
 

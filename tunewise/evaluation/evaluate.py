@@ -222,7 +222,8 @@ def _generate(
     base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking
 ) -> Evaluation:
     task = questions.task
-    how = Decoding(task.max_new_tokens, stop_text(task), asking.sampling)
+    stop = stop_text(task)
+    how = Decoding(task.max_new_tokens, (stop,) if stop else (), asking.sampling)
     if base.anatomy.kind == ENCODER_DECODER:
         texts = write(base, questions.prompts, how, prefix_ids=prefix_ids, batch_size=batch_size)
     else:
@@ -302,4 +303,4 @@ def _asked(questions: Questions, rows: list[dict[str, Any]], losses: list[float]
 def _evaluation(
     task: Task, rows: list[dict[str, Any]], loss: float, n_dropped: int = 0, n_truncated: int = 0
 ) -> Evaluation:
-    return Evaluation(score(task.metrics, Answers.of(rows, loss)), rows, n_dropped, n_truncated)
+    return Evaluation(score(task.metrics, Answers.of(rows, loss, task.positive)), rows, n_dropped, n_truncated)

@@ -15,6 +15,7 @@ import torch
 
 from tunewise import files
 from tunewise.config import parse, read_yaml
+from tunewise.data.benchmarks import benchmark_files, is_benchmark
 from tunewise.data.config import DataConfig
 from tunewise.errors import UserError
 from tunewise.models import fingerprint
@@ -69,9 +70,12 @@ def mapping(path: Path) -> dict[str, Any]:
 
 
 def data_digest(data: DataConfig) -> str:
-    """One digest of the data's files, by which a changed file is noticed; "" for embedded tasks and missing paths."""
+    """One digest of the data's files, by which a changed file is noticed; "" where it has none here."""
     path = Path(data.path)
-    found = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+    if is_benchmark(data.path):
+        found = benchmark_files(data.path, data.folder)
+    else:
+        found = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
     sums = [files.sha256(each) for each in found if each.is_file()]
     return hashlib.sha256(" ".join(sums).encode()).hexdigest() if sums else ""
 
