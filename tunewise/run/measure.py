@@ -48,15 +48,15 @@ def evaluate(
     splits = {**parts, "all": (*task.train, *task.dev, *task.test)}
     if split not in splits:
         raise unknown("split", split, splits)
-    if split == "all" and (shots or recipe.shots):
+    shown = recipe.in_context
+    shots = shots or shown.shots
+    if split == "all" and shots:
         raise UserError("demonstrations are drawn from train, and split=all asks its rows too", "choose another split")
     prefix_ids, n_virtual = (), 0
     if asked.adapter is not None:
         tuned = load_adapter(base.model, asked.adapter, tokenizer=base.tokenizer)
         tuned.model.eval()
         prefix_ids, n_virtual = tuned.prefix_ids, tuned.method.virtual_positions(tuned.anatomy)
-    shown = recipe.in_context
-    shots = shots or shown.shots
     examples = splits[split][:limit]
     sampling = recipe.generation.sampling(recipe.seed)
     asking = Asking(recipe.train.packing, sampling, shown.balanced, shown.calibration)
