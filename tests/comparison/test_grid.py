@@ -11,6 +11,7 @@ import pytest
 from tests.small_base import QUICK, write_base, write_reviews
 from tunewise.comparison import compare
 from tunewise.comparison.grid import arms_of
+from tunewise.comparison.outcome import in_words
 from tunewise.comparison.tables import rows_of
 from tunewise.config import read_yaml
 from tunewise.errors import UserError
@@ -21,14 +22,23 @@ from tunewise.training.progress import Silent
 
 
 class Followed(Silent):
+    """Hears of every run when it ends: its label, and what came of it."""
+
     def __init__(self):
-        self.told = []
+        self.told, self.begun = [], []
 
-    def begins(self, label):
-        self.told.append(label)
+    def planned(self, runs, n_workers):
+        self.runs, self.n_workers = runs, n_workers
 
-    def ends(self, told):
-        self.told.append(told)
+    def begins(self, numbers):
+        self.begun.append(tuple(numbers))
+        return self
+
+    def puts_off(self, numbers):
+        pass
+
+    def ends(self, number, outcome):
+        self.told += [self.runs[number].label, in_words(outcome)]
 
 
 @pytest.fixture(scope="module")

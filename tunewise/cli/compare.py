@@ -41,7 +41,7 @@ def compare(
     from tunewise.report.table import print_comparison
 
     root = out or Path("runs")
-    with RunsProgress(len(arms) * len(numbers), progress_lines()) as progress:
+    with RunsProgress(progress_lines()) as progress:
         found = carry_out(
             fields["data"],
             model=fields["model"],
