@@ -106,5 +106,5 @@ def test_storage_without_locks_locks_nothing(tmp_path, monkeypatch):
     with files.held(tmp_path / RUNNING):
         assert files.holder(tmp_path / RUNNING) == ""
     refuse(5)
-    with pytest.raises(UserError, match="cannot write .*: Input/output error"), files.held(tmp_path / RUNNING):
+    with pytest.raises(UserError, match=r"cannot write .*: Input/output error"), files.held(tmp_path / RUNNING):
         pass

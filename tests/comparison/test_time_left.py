@@ -104,8 +104,8 @@ def test_what_a_run_reads_is_counted_in_rows(tmp_path):
     assert n_test > 0
 
     def work(method, trains, **overrides):
-        fields = {"model": base.name, "data": data, "method": method}
-        return work_of(build_recipe(fields, {f"train.{name}": value for name, value in overrides.items()}), task, trains)
+        fields = {"model": base.name, "data": data, "method": method, "train": overrides}
+        return work_of(build_recipe(fields), task, trains)
 
     few_shot = work({"name": "frozen", "shots": 3}, False)
     assert few_shot == {"training": 0.0, "evaluation": 4 * (n_dev + n_test)}

@@ -7,12 +7,13 @@ every arm has been seen once.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tunewise import files
+from tunewise.comparison.cluster import OnCluster, Ray
 from tunewise.comparison.following import GridWatcher, Planned, Unfollowed, work_of
 from tunewise.comparison.outcome import Outcome, failures
 from tunewise.comparison.tables import rows_of, verdict_of
@@ -43,17 +44,18 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     out: str | Path = "runs",
     overrides: Mapping[str, Any] | None = None,
-    workers: int = 1,
+    workers: int | Ray = 1,
     progress: GridWatcher | None = None,
 ) -> dict[str, Any]:
     """`tunewise compare`: every method with every seed, into out/<task>/<method>-<hash>/seed<k>, and comparison.json.
 
     `methods` is a list of names or of mappings (name and fields), or a mapping from an arm's label to the recipe
     fields of its own: {"lora r=4": {"method": {"name": "lora", "rank": 4}, "train": {"learning_rate": 2e-3}}}.
-    `overrides` are dotted fields for all arms; `workers` processes run side by side. Runs that are done are not carried
-    out again. Returns the content of comparison.json: one row an arm, with means and 95 % intervals over the seeds that
-    were trained to their end, and the verdict over them with a test of each pair. Runs that diverged stand under
-    `failed` of their arm, with the reason, and begin anew with the same call. UserError where all of them did.
+    `overrides` are dotted fields for all arms; `workers` processes run side by side, or those of a cluster: Ray().
+    Runs that are done are not carried out again; those that another process is at are waited for. Returns the content
+    of comparison.json: one row an arm, with means and 95 % intervals over the seeds that were trained to their end, and
+    the verdict over them with a test of each pair. Runs that diverged stand under `failed` of their arm, with the
+    reason, and begin anew with the same call. UserError where all of them did.
     """
     if not seeds:
         raise UserError("no seeds given", "give at least one, better three: --seeds 0,1,2")
@@ -68,7 +70,7 @@ def compare(
         raise UserError(f"the arms stand on {len(bases)} bases: {told}", "compare what stands on one base")
     root = Path(out)
     folders = {label: [run_folder(recipe, root) for recipe in of_arm] for label, of_arm in recipes.items()}
-    outcomes = carry_out(recipes, folders, workers, progress)
+    outcomes = carry_out(recipes, folders, root, workers, progress)
     arms: list[dict[str, Any]] = []
     for label, of_arm in folders.items():
         failed = failures(seeds, outcomes[label])
@@ -120,7 +122,8 @@ def _places(arms: Sequence[Mapping[str, Any]], root: Path) -> dict[str, list[Pat
 def carry_out(
     recipes: Mapping[str, Sequence[Recipe]],
     folders: Mapping[str, Sequence[Path]],
-    workers: int = 1,
+    root: Path,
+    workers: int | Ray = 1,
     progress: GridWatcher | None = None,
 ) -> dict[str, list[Outcome]]:
     """Every run, all arms of one seed before the next seed, but for those that share batches with a later one; then
@@ -133,7 +136,7 @@ def carry_out(
         [label for label, _ in jobs],
         Unfollowed() if progress is None else progress,
     )
-    found = grid.carry_out(workers)
+    found = grid.carry_out(lambda: workers_for(workers, grid.bases, root))
     done = [place for number, place in enumerate(grid.places) if not isinstance(found[number], Diverged)]
     add_reload_proof(done, base_of(grid.recipes[0], grid.bases))
     return {label: [found[jobs.index((label, number))] for number in range(n_seeds)] for label in recipes}
@@ -149,11 +152,12 @@ class _Grid:
         self.bases: dict[str, Base] = {}
         self._found: dict[int, Outcome] = {}
 
-    def carry_out(self, workers: int) -> dict[int, Outcome]:
-        """What came of each run. Whoever carries the same comparison out beside us does some of them; we wait for it."""
+    def carry_out(self, workers: Callable[[], Workers]) -> dict[int, Outcome]:
+        """What came of each run. `workers` are asked for where one is left to do; who carries the same comparison out
+        beside us may do some of them, and we wait for it."""
         done = {number for number, place in enumerate(self.places) if (place / DONE).is_file()}
         with ExitStack() as stack:
-            hands = None if len(done) == len(self.places) else stack.enter_context(workers_for(workers, self.bases))
+            hands = None if len(done) == len(self.places) else stack.enter_context(workers())
             n_workers = 1 if hands is None else hands.n_workers
             self._progress.planned(self._planned(done), n_workers)
             while True:
@@ -220,8 +224,10 @@ class _Grid:
         return list(dict.fromkeys(together.get(number, (number,)) for number in numbers))
 
 
-def workers_for(workers: int, bases: dict[str, Base]) -> Workers:
-    """Who carries runs out: this process, or several."""
+def workers_for(workers: int | Ray, bases: dict[str, Base], root: Path) -> Workers:
+    """Who carries runs out into folders below `root`: this process, several of this machine, or those of a cluster."""
+    if isinstance(workers, Ray):
+        return OnCluster(workers, root)
     return OneByOne(bases) if workers == 1 else SideBySide(workers)
 
 

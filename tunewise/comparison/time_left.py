@@ -88,7 +88,7 @@ class TimeLeft:
             waiting = [self._cost(number, speed) * self._runs[number].work for number in self._left - begun]
             running = [self._of_group(group, speed) for group in self._under_way.values()]
             n_at_once = min(self._n_workers, len(waiting) + len(running))
-            return max([*running, (sum(waiting) + sum(running)) / n_at_once])
+            return max([*running, *waiting, (sum(waiting) + sum(running)) / n_at_once])
 
     def _speed(self) -> float | None:
         """Seconds a row, over all that has been seen."""

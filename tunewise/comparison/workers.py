@@ -9,14 +9,16 @@ import os
 import signal
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from multiprocessing import Queue, get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import torch
 
@@ -38,42 +40,31 @@ Job = tuple[Sequence[Recipe], Sequence[Path]]
 """Runs that one process carries out, and their folders; several share their batches."""
 
 
-class Workers(Protocol):
+class Workers(AbstractContextManager["Workers"]):
     """Where the runs of a comparison are carried out, inside a `with` block."""
 
-    n_workers: int
-    """How many jobs at once."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def carry_out(self, jobs: Sequence[Job], begins: Begins) -> Iterator[tuple[int, list[Outcome] | Held]]:
-        """Every job, of recipes of one base: its number and what came of each of its runs, in the order in which they
-        finish; Held where another process is at one of them. `begins` is called when a job does.
-
-        The first error ends it. Runs that were under way have left a checkpoint.
-        """
-        ...
-
-
-class OneByOne:
-    """In this process, in turn, on the base that is loaded here."""
-
     n_workers = 1
-
-    def __init__(self, bases: dict[str, Base]) -> None:
-        self._bases = bases
-
-    def __enter__(self) -> Self:
-        return self
+    """How many jobs at once."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pass
+        """Leave; what is under way stops as on Ctrl-C, with a checkpoint."""
+        return
+
+    @abstractmethod
+    def carry_out(self, jobs: Sequence[Job], begins: Begins) -> Iterator[tuple[int, list[Outcome] | Held]]:
+        """Every job, of recipes of one base: its number and what came of each of its runs, in the order in which they
+        finish; Held where another process is at one of them. `begins` is called when a job does. The first error ends
+        it.
+        """
+
+
+class OneByOne(Workers):
+    """In this process, in turn, on the base that is loaded here."""
+
+    def __init__(self, bases: dict[str, Base]) -> None:
+        self._bases = bases
 
     def carry_out(self, jobs: Sequence[Job], begins: Begins) -> Iterator[tuple[int, list[Outcome] | Held]]:
         """In their order."""
@@ -81,7 +72,7 @@ class OneByOne:
             yield number, run_group(recipes, folders, base_of(recipes[0], self._bases), begins(number))
 
 
-class SideBySide:
+class SideBySide(Workers):
     """In `n_workers` processes of this machine; UserError where one of them is killed."""
 
     def __init__(self, n_workers: int) -> None:
