@@ -8,7 +8,6 @@ each get through twice as many runs.
 import os
 import signal
 import threading
-import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -32,9 +31,11 @@ from tunewise.training.sharing import threads_of
 
 SECONDS_TO_SAVE = 60.0  # what a run has to leave a checkpoint when the process that started it is gone
 
-# in a worker: the base that its runs share, by the head it was asked for, and the queue to who started it
+# in a worker: the base that its runs share, by the head it was asked for, the queue to who started it, and whether it
+# is between two jobs
 _BASES: dict[str, Base] = {}
 _told: Told
+_IDLE = threading.Event()
 
 Job = tuple[Sequence[Recipe], Sequence[Path]]
 """Runs that one process carries out, and their folders; several share their batches."""
@@ -126,10 +127,14 @@ def _leave_with_the_parent() -> None:
     assert parent is not None, "a worker is started by somebody"
     wait([parent.sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(SECONDS_TO_SAVE)
+    _IDLE.wait(SECONDS_TO_SAVE)
     os._exit(1)
 
 
 def _carry_out(number: int, job: Job) -> list[Outcome] | Held:
-    recipes, folders = job
-    return run_group(recipes, folders, base_of(recipes[0], _BASES), Telling(number, _told))
+    _IDLE.clear()
+    try:
+        recipes, folders = job
+        return run_group(recipes, folders, base_of(recipes[0], _BASES), Telling(number, _told))
+    finally:
+        _IDLE.set()
