@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import secrets
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from tunewise.run import base_of
 logger = logging.getLogger(__name__)
 
 N_RESTARTS = 3
+SECONDS_TO_ANSWER = 10.0
 SECONDS_TO_START = 60.0  # after which it is told that the cluster has no room yet
 DEVICE = "TUNEWISE_DEVICE"
 GO_ON = "the same command goes on from the checkpoints"
@@ -217,15 +219,15 @@ def _installed() -> ModuleType:
 
 
 def _connect(ray: ModuleType) -> None:
-    # its runtimes write a page to standard error otherwise
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "include_dashboard": False}
-    address = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition("/")[2].rpartition(":")
     try:
-        ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        where = f"at {address}" if address else "here"
+        if port.isdecimal():  # ray itself would ask for minutes before it gives up
+            socket.create_connection((host, int(port)), SECONDS_TO_ANSWER).close()
+        # what runs on the cluster says what matters through the queue; ray would copy every line of it to here
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"no Ray cluster answers {where}: {reason}",
+            f"no Ray cluster answers{f' at {address}' if address else ''}: {str(error).strip().splitlines()[0]}",
             "ray start --head starts one; without RAY_ADDRESS one of this machine alone is made",
         ) from None
