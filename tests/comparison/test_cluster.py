@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +65,19 @@ def test_without_ray_it_is_told_what_to_install(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="needs ray") as error:
         cluster.OnCluster(Ray(), tmp_path)
     assert error.value.hint == "pip install 'tunewise[ray]'"
+
+
+def test_a_worker_stands_where_the_recipes_were_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # and back again
+    monkeypatch.setenv(cluster.DEVICE, "cpu")
+    (tmp_path / "here").mkdir()
+    worker = cluster.Worker(1, "", str(tmp_path / "here"))
+    assert Path.cwd() == tmp_path / "here"
+    assert os.environ[cluster.DEVICE] == "cpu"
+    assert worker.sees(str(tmp_path / "here")) == (os.uname().nodename, False)
+    cluster.Worker(1, "cuda", str(tmp_path / "of another machine"))
+    assert Path.cwd() == tmp_path / "here"
+    assert os.environ[cluster.DEVICE] == "cuda"
 
 
 @needs_ray

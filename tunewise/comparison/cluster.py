@@ -1,7 +1,7 @@
 """Runs on the workers of a Ray cluster, which write into the same folders on storage that all nodes share.
 
-Each worker is an actor that keeps its base between runs. A worker that dies is started again by Ray, on a node that is
-there, and its runs go on from their checkpoints: beside the folders there is nothing to lose. Needs the extra `ray`.
+Each worker is an actor that keeps its base between runs. When one dies, alone or with its node, the next that is free
+takes its runs up from their checkpoints: beside the folders there is nothing to lose. Needs the extra `ray`.
 
 Moritz et al. 2018, "Ray: A Distributed Framework for Emerging AI Applications", arXiv:1712.05889.
 """
@@ -32,7 +32,7 @@ from tunewise.run import base_of
 
 logger = logging.getLogger(__name__)
 
-N_RESTARTS = 3
+N_LIVES = 4  # workers that a job may cost before it is given up
 SECONDS_TO_ANSWER = 10.0
 SECONDS_TO_START = 60.0  # after which it is told that the cluster has no room yet
 DEVICE = "TUNEWISE_DEVICE"
@@ -77,9 +77,11 @@ def share_of(nodes: Sequence[tuple[int, int]], wanted: int | None, on_gpus: bool
 class Worker:
     """One process of the cluster: it carries out a job at a time, on a base that it loads once."""
 
-    def __init__(self, n_threads: int, device: str) -> None:
+    def __init__(self, n_threads: int, device: str, folder: str) -> None:
         if device:
             os.environ[DEVICE] = device
+        if Path(folder).is_dir():
+            os.chdir(folder)  # from which the paths of the recipes go
         torch.set_num_threads(n_threads)
         self._bases: dict[str, Base] = {}
         self._waits = False
@@ -88,14 +90,18 @@ class Worker:
         """The name of its machine, and whether the file `marker` is there."""
         return os.uname().nodename, Path(marker).is_file()
 
-    def carry_out(self, number: int, job: Job, told: Told, leave: Told) -> tuple[int, list[Outcome] | Held]:
+    def carry_out(self, number: int, job: Job, told: Told, leave: Told) -> list[Outcome] | Held:
         """What came of the runs of job `number`; a word in `leave` ends it with a checkpoint."""
         log_through(told)
         if not self._waits:
             threading.Thread(target=_leave_when_told, args=(leave,), daemon=True).start()
             self._waits = True
         recipes, folders = job
-        return number, run_group(recipes, folders, base_of(recipes[0], self._bases), Telling(number, told))
+        return run_group(recipes, folders, base_of(recipes[0], self._bases), Telling(number, told))
+
+
+class _Lost(UserError):
+    """A worker is gone, and what it was at with it."""
 
 
 def _leave_when_told(leave: Told) -> None:
@@ -130,28 +136,41 @@ class OnCluster(Workers):
         self.n_workers = share.workers
         told = f"{share.workers} workers on {len(nodes)} nodes, each with {share.cpus} CPUs"
         logger.info("Ray: %s%s", told, f" and {share.gpus} GPU" if on_gpus else "")
-        self._told, self._leave = ray.util.queue.Queue(), ray.util.queue.Queue()
+        # beside this process, since they are lost with their node
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        self._told, self._leave = (
+            ray.util.queue.Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here}) for _ in range(2)
+        )
         self._listener = Listener(self._told)
-        options: dict[str, Any] = {"num_cpus": share.cpus, "num_gpus": share.gpus}
-        actor = ray.remote(max_restarts=N_RESTARTS, max_task_retries=N_RESTARTS, **options)(Worker)
         # Ray shows a worker its own GPU alone
-        workers = [actor.remote(share.cpus, "cuda" if on_gpus else device) for _ in range(share.workers)]
+        self._actor = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus)(Worker)
+        self._arguments = share.cpus, "cuda" if on_gpus else device, str(Path.cwd())
         self._marker = self._root / f".cluster-{secrets.token_hex(4)}"
         files.write_text(self._marker, "")
-        self._starting = {worker.sees.remote(str(self._marker)): worker for worker in workers}
+        self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
-        self._busy: dict[Any, Any] = {}
+        self._busy: dict[Any, tuple[Any, int]] = {}
+        for _ in range(share.workers):
+            self._start()
         return self
+
+    def _start(self) -> None:
+        """Ask for a worker; it comes when the cluster has room for one."""
+        worker = self._actor.remote(*self._arguments)
+        self._starting[worker.sees.remote(str(self._marker))] = worker
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         ray = self._ray
-        if self._busy:
-            self._leave.put_nowait_batch([None] * len([*self._busy.values(), *self._idle]))
-            ray.wait(list(self._busy), num_returns=len(self._busy), timeout=SECONDS_TO_SAVE)
+        busy = [worker for worker, _ in self._busy.values()]
+        if busy:
+            self._leave.put_nowait_batch([None] * len([*busy, *self._idle]))
+            ray.wait(list(self._busy), num_returns=len(busy), timeout=SECONDS_TO_SAVE)
         self._listener.stop()
-        for worker in [*self._busy.values(), *self._idle, *self._starting.values()]:
+        for worker in [*busy, *self._idle, *self._starting.values()]:
             ray.kill(worker)
         for queue in (self._told, self._leave):
             queue.shutdown(force=True)
@@ -163,26 +182,39 @@ class OnCluster(Workers):
         """Each worker takes the next job when it has ended one; those that the cluster has no room for yet come in
         when they start."""
         self._listener.follow(begins)
-        left = list(enumerate(_absolute(job) for job in jobs))
+        left, lives = list(range(len(jobs))), [N_LIVES] * len(jobs)
         while left or self._busy:
             while left and self._idle:
-                worker = self._idle.pop()
-                self._busy[worker.carry_out.remote(*left.pop(0), self._told, self._leave)] = worker
-            starting = list(self._starting) if left else []
-            ready, _ = self._ray.wait([*self._busy, *starting], timeout=None if self._busy else SECONDS_TO_START)
+                number, worker = left.pop(0), self._idle.pop()
+                job = worker.carry_out.remote(number, _absolute(jobs[number]), self._told, self._leave)
+                self._busy[job] = worker, number
+            awaited = [*self._busy, *(self._starting if left else ())]
+            ready, _ = self._ray.wait(awaited, timeout=None if self._busy else SECONDS_TO_START)
             if not ready:
                 logger.info("Ray: waiting for room for a worker; ray status shows who has it")
             for reference in ready:
                 if reference in self._starting:
+                    worker = self._starting.pop(reference)
                     self._check_storage(*self._result(reference))
-                    self._idle.append(self._starting.pop(reference))
-                else:
+                    self._idle.append(worker)
+                    continue
+                worker, number = self._busy.pop(reference)
+                try:
                     outcome = self._result(reference)
-                    self._idle.append(self._busy.pop(reference))
-                    yield outcome
+                except _Lost as lost:
+                    lives[number] -= 1
+                    if not lives[number]:
+                        raise
+                    logger.warning("%s; another goes on with its runs", lost.message)
+                    self._ray.kill(worker)  # if it is the network that is gone, the worker is not
+                    left.insert(0, number)
+                    self._start()
+                else:
+                    self._idle.append(worker)
+                    yield number, outcome
 
     def _result(self, reference: Any) -> Any:
-        """UserErrors of a worker as they are."""
+        """What a worker answered; UserErrors as they were raised there, and _Lost where it is gone."""
         errors = self._ray.exceptions
         try:
             return self._ray.get(reference)
@@ -190,9 +222,10 @@ class OnCluster(Workers):
             if isinstance(error.cause, UserError):
                 raise error.cause from None
             raise
-        except errors.ActorDiedError as error:
-            reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason is known")
-            raise UserError(f"a worker of the Ray cluster is lost: {reason.strip()}", GO_ON) from None
+        except (errors.RayActorError, errors.OutOfMemoryError) as error:
+            told = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = told[-1] if told else "no reason is known"
+            raise _Lost(f"a worker of the Ray cluster is lost: {reason}", GO_ON) from None
 
     def _check_storage(self, machine: str, sees: bool) -> None:
         if not sees:
@@ -214,6 +247,7 @@ def _installed() -> ModuleType:
     import ray
     import ray.exceptions
     import ray.util.queue
+    import ray.util.scheduling_strategies
 
     return ray
 
