@@ -3,11 +3,15 @@
 A reader therefore sees the old artefact or the new one, never half of either, whatever kills the process.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import socket
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +21,11 @@ from safetensors import SafetensorError
 from tunewise.errors import UserError, unreadable
 
 MANIFEST = "manifest.json"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class Held(UserError):
+    """Another process works where this one was to."""
 
 
 @contextmanager
@@ -75,6 +84,47 @@ def folder(path: str | Path) -> Generator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         _sync(target.parent)
+
+
+@contextmanager
+def held(path: str | Path) -> Generator[None]:
+    """Hold the lock file `path` inside the block; Held, at once, where another process does. It names its process.
+
+    The lock is the kernel's (flock), which ends with the process however that ends: no lock is ever stale. Storage that
+    knows no locks locks nothing.
+    """
+    with _told(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _locked(Path(path))
+        me = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, json.dumps(me).encode())
+        except OSError:
+            os.close(descriptor)
+            raise
+    try:
+        yield
+    finally:
+        Path(path).unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that its name is gone
+        os.close(descriptor)
+
+
+def holder(path: str | Path) -> str:
+    """Who holds the lock file `path`, as in "process 12 on a-host since 2026-01-31 12:00:00"; "" where nobody does."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _owner(descriptor)
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
+    return ""
 
 
 def verify(folder: str | Path) -> None:
@@ -193,6 +243,34 @@ def _told(path: str | Path) -> Generator[None]:
         if "I/O error: " not in str(error):
             raise
         raise _refused(path, str(error).partition("I/O error: ")[2]) from error
+
+
+def _locked(path: Path) -> int:
+    """The descriptor of the lock file, with the lock on it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            told = _owner(descriptor)
+            os.close(descriptor)
+            raise Held(f"{path.parent} is in use by {told}", "wait for it, or give another --out") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(descriptor)
+                raise
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)  # its last holder removed the file between our two calls: there may be a new one
+
+
+def _owner(descriptor: int) -> str:
+    try:
+        found = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {found['process']} on {found['host']} since {found['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"  # which has not written down yet who it is
 
 
 def _refused(path: str | Path, reason: str) -> UserError:

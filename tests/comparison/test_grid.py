@@ -1,16 +1,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from tests.small_base import QUICK, write_base, write_reviews
 from tunewise.comparison import compare
 from tunewise.comparison.grid import arms_of
+from tunewise.comparison.outcome import in_words
 from tunewise.comparison.tables import rows_of
 from tunewise.config import read_yaml
 from tunewise.errors import UserError
@@ -21,14 +18,23 @@ from tunewise.training.progress import Silent
 
 
 class Followed(Silent):
+    """Hears of every run when it ends: its label, and what came of it."""
+
     def __init__(self):
-        self.told = []
+        self.told, self.begun = [], []
 
-    def begins(self, label):
-        self.told.append(label)
+    def planned(self, runs, n_workers):
+        self.runs, self.n_workers = runs, n_workers
 
-    def ends(self, told):
-        self.told.append(told)
+    def begins(self, numbers):
+        self.begun.append(tuple(numbers))
+        return self
+
+    def puts_off(self, numbers):
+        pass
+
+    def ends(self, number, outcome):
+        self.told += [self.runs[number].label, in_words(outcome)]
 
 
 @pytest.fixture(scope="module")
@@ -263,30 +269,3 @@ def test_runs_that_diverge_are_named_and_the_others_go_on(how, compared, tmp_pat
         compare(
             recipe["data"], model=recipe["model"], methods={"hot": hot}, seeds=(0,), out=tmp_path / "x", overrides=quick
         )
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_workers_leave_when_the_process_that_started_them_is_killed(compared, tmp_path):
-    recipe = read_yaml(next(compared[0].rglob("recipe.yaml")))
-    words = ["compare", "--model", recipe["model"], "--data", recipe["data"]["path"], "--methods", "lora"]
-    command = [sys.executable, "-m", "tunewise", *words, "--seeds", "0,1", "--workers", "2", "--out", str(tmp_path)]
-    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    workers: list[int] = []
-    deadline = time.monotonic() + 90
-    while len(workers) < 2 and time.monotonic() < deadline:
-        time.sleep(0.2)
-        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-        found = children.read_text().split() if children.exists() else []
-        workers = [int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    time.sleep(5)
-    parent.kill()
-    parent.wait()
-    assert len(workers) == 2
-    while any(_runs(pid) for pid in workers) and time.monotonic() < deadline + 90:
-        time.sleep(0.2)
-    assert not any(_runs(pid) for pid in workers)
-
-
-def _runs(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"

@@ -7,9 +7,16 @@ import typer
 
 from tunewise.cli.console import DIVERGED, AsJson, Data, Model, Out, print_json, progress_lines, results, this_command
 from tunewise.cli.train import Words
-from tunewise.errors import UserError
+from tunewise.errors import UserError, unknown
 
-Workers = Annotated[int, typer.Option(min=1, help="Processes that run side by side, each with its own base.")]
+CLUSTERS = ("ray",)
+
+SIDE_BY_SIDE = "Processes that run side by side, each with its own base."
+Workers = Annotated[int, typer.Option(min=1, help=SIDE_BY_SIDE)]
+ClusterWorkers = Annotated[int | None, typer.Option(min=1, help=SIDE_BY_SIDE, show_default="1; in a cluster 1 a node")]
+Cluster = Annotated[
+    str | None, typer.Option(help="ray: on the nodes of a Ray cluster, which all have --out at the same place.")
+]
 
 
 def compare(
@@ -24,7 +31,8 @@ def compare(
         ),
     ] = "frozen,lora,bitfit:add=true,full",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "0,1,2",
-    workers: Workers = 1,
+    workers: ClusterWorkers = None,
+    cluster: Cluster = None,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
@@ -37,22 +45,25 @@ def compare(
     fields = gather(words or [], {"model": model, "data": data})
     arms = arms_of(methods, fields)
     numbers = seeds_of(seeds)
+    if cluster not in (None, *CLUSTERS):
+        raise unknown("cluster", cluster, CLUSTERS)
 
     from tunewise.cli.progress import RunsProgress
+    from tunewise.comparison import Ray
     from tunewise.comparison import compare as carry_out
     from tunewise.report.arms import diverged_of, read_arms
     from tunewise.report.page import write_page
     from tunewise.report.table import print_comparison
 
     root = out or Path("runs")
-    with RunsProgress(len(arms) * len(numbers), progress_lines()) as progress:
+    with RunsProgress(progress_lines()) as progress:
         found = carry_out(
             fields["data"],
             model=fields["model"],
             methods=arms,
             seeds=numbers,
             out=root,
-            workers=workers,
+            workers=Ray(workers) if cluster else workers or 1,
             progress=progress,
         )
     page = write_page(root, root / "report.html", commands=[this_command()])

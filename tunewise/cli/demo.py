@@ -59,7 +59,7 @@ def demo(
 
     console = results()
     overrides = {"train.steps": steps} if steps else {}
-    with RunsProgress(len(ARMS) * len(numbers), progress_lines()) as progress:
+    with RunsProgress(progress_lines()) as progress:
         found = compare(
             {"path": TASK, "train": N_TRAIN},
             model=model,

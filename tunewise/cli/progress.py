@@ -1,35 +1,53 @@
-"""What a person sees of many runs: how many are done and which one is running; one line a run where no one watches."""
+"""What a person sees of many runs: how many are done, which are under way, and how long it will go on."""
 
 import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from tunewise.comparison.following import Planned
+from tunewise.comparison.outcome import Outcome, in_words
+from tunewise.comparison.time_left import TimeLeft
+from tunewise.report.words import duration
+from tunewise.training.lane import Diverged
+from tunewise.training.progress import Silent, Watcher
+
+SECONDS_BETWEEN_LINES = 30.0  # that tell of a run under way, where nobody watches
 
 
 class RunsProgress:
-    """Follows a grid: `begins` and `ends` frame each run, and the training loop reports its steps in between.
+    """Follows a comparison. On a terminal a live bar for all runs, with the time left, and one for each batch under
+    way; elsewhere a line when a run ends, and now and then one on those under way. Use it as a context manager."""
 
-    On a terminal two live bars; elsewhere a line when a run ends. Use it as a context manager.
-    """
-
-    def __init__(self, n_runs: int, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console or Console(file=sys.stderr, highlight=False)
-        self._n_runs, self._n_done, self._label = n_runs, 0, ""
+        self._clock = clock
+        self._runs: Sequence[Planned] = ()
+        self._left = TimeLeft((), 1, clock)
+        self._ended: set[int] = set()
+        self._under_way: dict[tuple[int, ...], _Batch] = {}
+        self._last_line = clock()
+        # other threads tell of runs in other processes. The display has a lock of its own, and asks for the time left
+        # while it holds it: it must never need this one
+        self._lock = threading.RLock()
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]} {task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[told]}", style="dim"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            _LeftColumn(self.time_left),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._all = self._bars.add_task("all runs", total=n_runs, told="")
-        self._one = self._bars.add_task("", total=1, told="", visible=False)
+        self._all: TaskID | None = None
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -40,27 +58,101 @@ class RunsProgress:
     ) -> None:
         self._bars.stop()
 
-    def begins(self, label: str) -> None:
-        """The run `label` starts."""
-        self._label = label
-        self._bars.reset(self._one, total=1, description=label, told="", visible=True)
+    def time_left(self) -> str:
+        """As in "about 3 min left"; "" while nothing is known, and at the end."""
+        seconds = self._left.seconds()
+        return f"about {duration(max(1.0, seconds))} left" if seconds else ""
 
-    def ends(self, told: str) -> None:
-        """The run that started last is done; `told` is its result in a few words."""
-        self._n_done += 1
-        self._bars.update(self._all, completed=self._n_done)
-        width = len(str(self._n_runs))
-        self._console.print(f"{self._n_done:>{width}}/{self._n_runs}  {self._label:<24} {told}")
+    def planned(self, runs: Sequence[Planned], n_workers: int) -> None:
+        """All runs, before the first begins."""
+        with self._lock:
+            self._runs, self._left = runs, TimeLeft(runs, n_workers, self._clock)
+            self._all = self._bars.add_task("all runs", total=len(runs), unit="run", told="", left=True)
+
+    def begins(self, numbers: Sequence[int]) -> Watcher:
+        """These runs begin in one batch; who follows their steps."""
+        with self._lock:
+            if self._ended & set(numbers):  # told late, by another process: they are over
+                return Silent()
+            self._left.begins(numbers)
+            more = f" + {len(numbers) - 1} more" if len(numbers) > 1 else ""
+            label = f"{self._runs[numbers[0]].label}{more}"
+            task = self._bars.add_task(label, total=1, unit="step", told="", left=False)
+            batch = _Batch(self, tuple(numbers), label, task)
+            self._under_way[batch.numbers] = batch
+            return batch
+
+    def puts_off(self, numbers: Sequence[int]) -> None:
+        """These runs did not begin after all."""
+        with self._lock:
+            self._left.puts_off(numbers)
+            self._remove(numbers)
+
+    def ends(self, number: int, outcome: Outcome) -> None:
+        """A run has ended, or was done before."""
+        with self._lock:
+            run = self._runs[number]
+            self._ended.add(number)
+            self._left.ends(number, None if isinstance(outcome, Diverged) else outcome["seconds"])
+            self._remove([number])
+            if self._all is not None:
+                self._bars.update(self._all, completed=len(self._ended))
+            told = f"{in_words(outcome)}{'  (done before)' if run.done else ''}"
+            self._line(f"{self._count()}  {run.label:<24} {told}")
+
+    def _remove(self, numbers: Sequence[int]) -> None:
+        for key in [key for key in self._under_way if set(key) & set(numbers)]:
+            self._bars.remove_task(self._under_way.pop(key).task)
+
+    def _count(self) -> str:
+        return f"{len(self._ended):>{len(str(len(self._runs)))}}/{len(self._runs)}"
+
+    def _line(self, text: str) -> None:
+        """With the time left, where no bar shows it."""
+        left = "" if self._console.is_terminal else self.time_left()
+        self._console.print(f"{text}  {left}".rstrip(), soft_wrap=True)
+        self._last_line = self._clock()
+
+    def trained(self, batch: "_Batch", told: str, *, first: bool = False) -> None:
+        """What the watcher of a batch hears goes here."""
+        with self._lock:
+            if batch.numbers not in self._under_way:
+                return
+            self._left.trained(batch.numbers, batch.step / batch.n_steps, first=first)
+            self._bars.update(batch.task, completed=batch.step, total=batch.n_steps, told=told)
+            if not self._console.is_terminal and self._clock() - self._last_line >= SECONDS_BETWEEN_LINES:
+                self._line(f"{self._count()}  {batch.label:<24} step {batch.step}/{batch.n_steps}  {told}")
+
+
+class _Batch:
+    """The watcher of the runs of one batch, which count as one."""
+
+    def __init__(self, progress: RunsProgress, numbers: tuple[int, ...], label: str, task: TaskID) -> None:
+        self._progress, self.numbers, self.label, self.task = progress, numbers, label, task
+        self.step, self.n_steps = 0, 1
 
     def started(self, name: str, first_step: int, n_steps: int) -> None:
-        self._bars.reset(self._one, total=n_steps, completed=first_step, description=self._label or name, told="")
+        self.step, self.n_steps = first_step, n_steps
+        self._progress.trained(self, "", first=True)
 
     def stepped(self, step: int, loss: float, n_tokens: int) -> None:
-        self._bars.update(self._one, completed=step, told=f"loss {loss:.3f}")
+        self.step = step
+        self._progress.trained(self, f"loss {loss:.3f}")
 
     def evaluated(self, step: int, score: float, is_best: bool) -> None:
-        self._bars.update(self._one, told=f"dev {score:.1f}{' (best)' if is_best else ''}")
+        self._progress.trained(self, f"dev {score:.1f}{' (best)' if is_best else ''}")
 
     def finished(self) -> None:
-        """The training of the current run is over; evaluation and proofs follow."""
-        self._bars.update(self._one, told="evaluation and proofs")
+        """The training is over; evaluation and proofs follow."""
+        self._progress.trained(self, "evaluation and proofs")
+
+
+class _LeftColumn(ProgressColumn):
+    """The time left for all runs, beside their bar alone."""
+
+    def __init__(self, time_left: Callable[[], str]) -> None:
+        super().__init__()
+        self._time_left = time_left
+
+    def render(self, task: Task) -> Text:
+        return Text(self._time_left() if task.fields["left"] else "", style="cyan")

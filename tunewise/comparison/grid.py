@@ -6,39 +6,36 @@ every arm has been seen once.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tunewise import files
 from tunewise.comparison.arm_recipes import recipe_of, refuse_other_items
 from tunewise.comparison.break_even import break_even_of
-from tunewise.comparison.outcome import Outcome, failures, in_words, run_group
+from tunewise.comparison.cluster import OnCluster, Ray
+from tunewise.comparison.following import GridWatcher, Planned, Unfollowed, work_of
+from tunewise.comparison.outcome import Outcome, failures
 from tunewise.comparison.tables import rows_of, verdict_of
-from tunewise.comparison.workers import run_side_by_side
+from tunewise.comparison.workers import OneByOne, SideBySide, Workers
+from tunewise.data.task import Task, load_task
 from tunewise.errors import UserError
+from tunewise.files import Held
+from tunewise.methods.attach import count
 from tunewise.methods.base import Method
 from tunewise.models.load import Base
-from tunewise.run import Recipe, add_reload_proof, base_of, plan, run_folder
-from tunewise.run.record import DONE
+from tunewise.run import Recipe, add_reload_proof, base_of, plan, run, run_folder
+from tunewise.run.record import DONE, in_use_by
 from tunewise.training.lane import Diverged
-from tunewise.training.progress import Watcher
 
 logger = logging.getLogger(__name__)
 
 COMPARISON = "comparison.json"
+SECONDS_BETWEEN_LOOKS = 1.0  # at runs that another process carries out
 METHODS = ("frozen", "lora", "bitfit", "full")
 Arms = Sequence[str | Mapping[str, Any] | Method] | Mapping[str, Mapping[str, Any]]
-
-
-class GridWatcher(Watcher, Protocol):
-    """Whoever wants to follow a comparison, run by run and step by step."""
-
-    def begins(self, label: str) -> None:
-        """The run `label` (arm and seed) starts."""
-
-    def ends(self, told: str) -> None:
-        """The run that started last is done; `told` is its result in a few words."""
 
 
 def compare(
@@ -49,7 +46,7 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     out: str | Path = "runs",
     overrides: Mapping[str, Any] | None = None,
-    workers: int = 1,
+    workers: int | Ray = 1,
     progress: GridWatcher | None = None,
 ) -> dict[str, Any]:
     """`tunewise compare`: every method with every seed, into out/<task>/<method>-<hash>/seed<k>, and comparison.json.
@@ -57,10 +54,11 @@ def compare(
     `methods` is a list of names or of mappings (name and fields), or a mapping from an arm's label to the recipe
     fields of its own, in sections or dotted: {"lora r=4": {"method": {"name": "lora", "rank": 4}, "train":
     {"learning_rate": 2e-3}}, "asked": {"method": "frozen", "data.pattern": "question"}}.
-    `overrides` are dotted fields for all arms; `workers` processes run side by side. Runs that are done are not carried
-    out again. Returns the content of comparison.json: one row an arm, with means and 95 % intervals over the seeds that
-    were trained to their end, and the verdict over them with a test of each pair. Runs that diverged stand under
-    `failed` of their arm, with the reason, and begin anew with the same call. UserError where all of them did.
+    `overrides` are dotted fields for all arms; `workers` processes run side by side, or those of a cluster: Ray().
+    Runs that are done are not carried out again; those that another process is at are waited for. Returns the content
+    of comparison.json: one row an arm, with means and 95 % intervals over the seeds that were trained to their end, and
+    the verdict over them with a test of each pair. Runs that diverged stand under `failed` of their arm, with the
+    reason, and begin anew with the same call. UserError where all of them did.
     """
     if not seeds:
         raise UserError("no seeds given", "give at least one, better three: --seeds 0,1,2")
@@ -76,7 +74,7 @@ def compare(
     refuse_other_items(recipes)
     root = Path(out)
     folders = {label: [run_folder(recipe, root) for recipe in of_arm] for label, of_arm in recipes.items()}
-    outcomes = carry_out(recipes, folders, workers, progress)
+    outcomes = carry_out(recipes, folders, root, workers, progress)
     arms: list[dict[str, Any]] = []
     for label, of_arm in folders.items():
         failed = failures(seeds, outcomes[label])
@@ -129,66 +127,113 @@ def _places(arms: Sequence[Mapping[str, Any]], root: Path) -> dict[str, list[Pat
 def carry_out(
     recipes: Mapping[str, Sequence[Recipe]],
     folders: Mapping[str, Sequence[Path]],
-    workers: int = 1,
+    root: Path,
+    workers: int | Ray = 1,
     progress: GridWatcher | None = None,
 ) -> dict[str, list[Outcome]]:
     """Every run, all arms of one seed before the next seed, but for those that share batches with a later one; then
     the reloads of all adapters in one fresh process. What came of the runs of each arm."""
     n_seeds = max(map(len, recipes.values()))
     jobs = [(label, number) for number in range(n_seeds) for label in recipes]
-    in_order = [recipes[label][number] for label, number in jobs]
-    places = [folders[label][number] for label, number in jobs]
-    names = [f"{label} seed {recipe.seed}" for (label, _), recipe in zip(jobs, in_order, strict=True)]
-    bases: dict[str, Base] = {}
-    groups = _groups(in_order, places, bases, workers)
-    found: dict[int, Outcome] = {}
-    for group, outcomes in _carried_out(groups, names, in_order, places, bases, workers, progress):
-        for number, outcome in zip(group, outcomes, strict=True):
-            found[number] = outcome
-            if progress is not None:
-                if workers > 1 or number != group[0]:
-                    progress.begins(names[number])
-                progress.ends(in_words(outcome))
-    done = [places[number] for number in range(len(jobs)) if not isinstance(found[number], Diverged)]
-    add_reload_proof(done, base_of(in_order[0], bases))
+    grid = _Grid(
+        [recipes[label][number] for label, number in jobs],
+        [folders[label][number] for label, number in jobs],
+        [label for label, _ in jobs],
+        Unfollowed() if progress is None else progress,
+    )
+    found = grid.carry_out(lambda: workers_for(workers, grid.bases, root))
+    done = [place for number, place in enumerate(grid.places) if not isinstance(found[number], Diverged)]
+    add_reload_proof(done, base_of(grid.recipes[0], grid.bases))
     return {label: [found[jobs.index((label, number))] for number in range(n_seeds)] for label in recipes}
 
 
-def _carried_out(
-    groups: Sequence[tuple[int, ...]],
-    names: Sequence[str],
-    recipes: Sequence[Recipe],
-    places: Sequence[Path],
-    bases: dict[str, Base],
-    workers: int,
-    progress: GridWatcher | None,
-) -> Iterator[tuple[tuple[int, ...], list[Outcome]]]:
-    """Each group of runs, and what came of them, in the order in which they end."""
-    work = [([recipes[number] for number in group], [places[number] for number in group]) for group in groups]
-    if workers > 1:
-        for number, outcomes in run_side_by_side(work, workers):
-            yield groups[number], outcomes
-        return
-    for group, (of_group, places_of) in zip(groups, work, strict=True):
-        if progress is not None:
-            progress.begins(names[group[0]])
-        yield group, run_group(of_group, places_of, base_of(of_group[0], bases), progress)
+class _Grid:
+    """The runs of a comparison in their order, and those that have ended. Each is known by its number."""
+
+    def __init__(
+        self, recipes: Sequence[Recipe], places: Sequence[Path], arms: Sequence[str], progress: GridWatcher
+    ) -> None:
+        self.recipes, self.places, self._arms, self._progress = recipes, places, arms, progress
+        self.bases: dict[str, Base] = {}
+        self._found: dict[int, Outcome] = {}
+
+    def carry_out(self, workers: Callable[[], Workers]) -> dict[int, Outcome]:
+        """What came of each run. `workers` are asked for where one is left to do; who carries the same comparison out
+        beside us may do some of them, and we wait for it."""
+        done = {number for number, place in enumerate(self.places) if (place / DONE).is_file()}
+        with ExitStack() as stack:
+            hands = None if len(done) == len(self.places) else stack.enter_context(workers())
+            n_workers = 1 if hands is None else hands.n_workers
+            self._progress.planned(self._planned(done), n_workers)
+            while True:
+                self._read_those_done()
+                left = [number for number in range(len(self.places)) if number not in self._found]
+                if not left or hands is None:
+                    return self._found
+                free = self._not_in_use(left)
+                if free:
+                    self._hand_out(hands, self._groups(free, n_workers))
+                else:
+                    time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _planned(self, done: set[int]) -> list[Planned]:
+        tasks: dict[str, Task] = {}
+        trains: dict[str, bool] = {}
+        planned = []
+        for number, (recipe, arm) in enumerate(zip(self.recipes, self._arms, strict=True)):
+            work: Mapping[str, float] = {}
+            if number not in done:
+                base, data = base_of(recipe, self.bases), recipe.data.model_dump_json()
+                tasks[data] = tasks.get(data) or load_task(recipe.data, base.tokenizer)
+                trains[arm] = trains.get(arm) or count(base.model, recipe.method) > 0
+                work = work_of(recipe, tasks[data], trains[arm])
+            planned.append(Planned(f"{arm} seed {recipe.seed}", arm, number in done, **work))
+        return planned
+
+    def _read_those_done(self) -> None:
+        for number, place in enumerate(self.places):
+            if number not in self._found and (place / DONE).is_file():
+                self._ends(number, run(self.recipes[number], place))
+
+    def _not_in_use(self, numbers: Sequence[int]) -> list[int]:
+        """Those that no other process is at; who is at the others is told."""
+        users = {number: in_use_by(self.places[number]) for number in numbers}
+        for user in sorted(set(filter(None, users.values()))):
+            logger.info("%s carries out some of these runs: they are left to it, and waited for", user)
+        return [number for number in numbers if not users[number]]
+
+    def _hand_out(self, hands: Workers, groups: Sequence[tuple[int, ...]]) -> None:
+        work = [([self.recipes[n] for n in group], [self.places[n] for n in group]) for group in groups]
+        for job, outcomes in hands.carry_out(work, lambda job: self._progress.begins(groups[job])):
+            if isinstance(outcomes, Held):
+                self._progress.puts_off(groups[job])
+                continue
+            for number, outcome in zip(groups[job], outcomes, strict=True):
+                self._ends(number, outcome)
+
+    def _ends(self, number: int, outcome: Outcome) -> None:
+        self._found[number] = outcome
+        self._progress.ends(number, outcome)
+
+    def _groups(self, numbers: Sequence[int], n_workers: int) -> list[tuple[int, ...]]:
+        """These runs in their order; those that are to be carried out side by side stand together."""
+        together: dict[int, tuple[int, ...]] = {}
+        for head in dict.fromkeys(self.recipes[number].head for number in numbers):
+            of_head = [number for number in numbers if self.recipes[number].head == head]
+            wanted = [self.recipes[number] for number in of_head]
+            found = plan(wanted, base_of(wanted[0], self.bases), n_workers)
+            groups = [tuple(of_head[index] for index in group) for group in found.groups]
+            together |= {number: group for group in groups for number in group}
+            for reason in dict.fromkeys(found.reasons.values()):
+                logger.info("%d runs: %s", list(found.reasons.values()).count(reason), reason)
+        return list(dict.fromkeys(together.get(number, (number,)) for number in numbers))
 
 
-def _groups(
-    recipes: Sequence[Recipe], places: Sequence[Path], bases: dict[str, Base], workers: int
-) -> list[tuple[int, ...]]:
-    """The numbers of all runs, in their order; those that are to be carried out side by side stand together."""
-    left = [number for number, place in enumerate(places) if not (place / DONE).is_file()]
-    together: dict[int, tuple[int, ...]] = {}
-    for head in dict.fromkeys(recipes[number].head for number in left):
-        of_head = [number for number in left if recipes[number].head == head]
-        found = plan([recipes[number] for number in of_head], base_of(recipes[of_head[0]], bases), workers)
-        groups = [tuple(of_head[index] for index in group) for group in found.groups]
-        together |= {number: group for group in groups for number in group}
-        for reason in dict.fromkeys(found.reasons.values()):
-            logger.info("%d runs: %s", list(found.reasons.values()).count(reason), reason)
-    return list(dict.fromkeys(together.get(number, (number,)) for number in range(len(recipes))))
+def workers_for(workers: int | Ray, bases: dict[str, Base], root: Path) -> Workers:
+    """Who carries runs out into folders below `root`: this process, several of this machine, or those of a cluster."""
+    if isinstance(workers, Ray):
+        return OnCluster(workers, root)
+    return OneByOne(bases) if workers == 1 else SideBySide(workers)
 
 
 def _label(fields: Mapping[str, Any]) -> str:

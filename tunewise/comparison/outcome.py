@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tunewise.files import Held
 from tunewise.models.load import Base
 from tunewise.run import Recipe, run, run_together
 from tunewise.training.lane import Diverged
@@ -15,14 +16,19 @@ Outcome = dict[str, Any] | Diverged
 
 def run_group(
     recipes: Sequence[Recipe], folders: Sequence[Path], base: Base, progress: Watcher | None = None
-) -> list[Outcome]:
-    """One run, or several as lanes of one batch, in this process; one that diverges keeps no other from its end."""
-    if len(recipes) > 1:
-        return run_together(recipes, folders, base, progress)
+) -> list[Outcome] | Held:
+    """One run, or several as lanes of one batch, in this process; one that diverges keeps no other from its end.
+
+    Held, and nothing done, where another process is at one of them.
+    """
     try:
+        if len(recipes) > 1:
+            return run_together(recipes, folders, base, progress)
         return [run(recipes[0], folders[0], base=base, progress=progress, prove=False)]
     except Diverged as error:
         return [error]
+    except Held as held:
+        return held
 
 
 def in_words(outcome: Outcome) -> str:

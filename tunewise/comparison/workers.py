@@ -1,74 +1,120 @@
-"""Runs side by side on one machine: a few processes, each with its own copy of the base and its share of the cores.
+"""Runs in turn in this process, or side by side on one machine: a few processes, each with its own copy of the base and
+its share of the cores.
 
 Small models do not fill two threads, which then wait for each other at every operation; two processes of one thread
 each get through twice as many runs.
 """
 
-import logging
 import os
 import signal
 import threading
-import time
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from logging.handlers import QueueHandler, QueueListener
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from multiprocessing import Queue, get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import torch
 
 from tunewise.comparison.outcome import Outcome, run_group
+from tunewise.comparison.relay import Begins, Listener, Telling, Told, log_through
+from tunewise.errors import UserError
+from tunewise.files import Held
 from tunewise.models.load import Base
 from tunewise.run import Recipe, base_of
 from tunewise.training.sharing import threads_of
 
 SECONDS_TO_SAVE = 60.0  # what a run has to leave a checkpoint when the process that started it is gone
 
-_BASES: dict[str, Base] = {}  # in a worker: the base that its runs share, by the head it was asked for
-
+# in a worker: the base that its runs share, by the head it was asked for, the queue to who started it, and whether it
+# is between two jobs
+_BASES: dict[str, Base] = {}
+_told: Told
+_IDLE = threading.Event()
 
 Job = tuple[Sequence[Recipe], Sequence[Path]]
 """Runs that one process carries out, and their folders; several share their batches."""
 
 
-def run_side_by_side(jobs: Sequence[Job], n_workers: int) -> Iterator[tuple[int, list[Outcome]]]:
-    """Carry every job out; (its number, what came of each of its runs) in the order in which they finish.
+class Workers(AbstractContextManager["Workers"]):
+    """Where the runs of a comparison are carried out, inside a `with` block."""
 
-    The recipes share one base. The first error ends it, after the runs under way have stopped as they do on Ctrl-C:
-    with a checkpoint left behind.
-    """
-    n_threads = threads_of(n_workers)
-    context = get_context("spawn")
-    told: Queue[logging.LogRecord] = context.Queue()
-    listener = QueueListener(told, _Relay())
-    start = (n_threads, told)
-    pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_start, initargs=start)
-    listener.start()
-    try:
-        numbers = {pool.submit(_carry_out, *job): number for number, job in enumerate(jobs)}
-        for future in as_completed(numbers):
-            yield numbers[future], future.result()
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        listener.stop()
+    n_workers = 1
+    """How many jobs at once."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave; what is under way stops as on Ctrl-C, with a checkpoint."""
+        return
+
+    @abstractmethod
+    def carry_out(self, jobs: Sequence[Job], begins: Begins) -> Iterator[tuple[int, list[Outcome] | Held]]:
+        """Every job, of recipes of one base: its number and what came of each of its runs, in the order in which they
+        finish; Held where another process is at one of them. `begins` is called when a job does. The first error ends
+        it.
+        """
 
 
-class _Relay(logging.Handler):
-    """What a worker tells by `logging` is told here, by whatever handlers this process has."""
+class OneByOne(Workers):
+    """In this process, in turn, on the base that is loaded here."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        logging.getLogger(record.name).handle(record)
+    def __init__(self, bases: dict[str, Base]) -> None:
+        self._bases = bases
+
+    def carry_out(self, jobs: Sequence[Job], begins: Begins) -> Iterator[tuple[int, list[Outcome] | Held]]:
+        """In their order."""
+        for number, (recipes, folders) in enumerate(jobs):
+            yield number, run_group(recipes, folders, base_of(recipes[0], self._bases), begins(number))
 
 
-def _start(n_threads: int, told: "Queue[logging.LogRecord]") -> None:
-    logger = logging.getLogger("tunewise")
-    logger.addHandler(QueueHandler(told))
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+class SideBySide(Workers):
+    """In `n_workers` processes of this machine; UserError where one of them is killed."""
+
+    def __init__(self, n_workers: int) -> None:
+        self.n_workers = n_workers
+
+    def __enter__(self) -> Self:
+        context = get_context("spawn")
+        told: Queue[object] = context.Queue()
+        self._listener = Listener(told)
+        start = (threads_of(self.n_workers), told)
+        self._pool = ProcessPoolExecutor(self.n_workers, mp_context=context, initializer=_start, initargs=start)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._listener.stop()
+
+    def carry_out(self, jobs: Sequence[Job], begins: Begins) -> Iterator[tuple[int, list[Outcome] | Held]]:
+        """Each worker takes the next job when it has ended one."""
+        self._listener.follow(begins)
+        numbers = {self._pool.submit(_carry_out, number, job): number for number, job in enumerate(jobs)}
+        try:
+            for future in as_completed(numbers):
+                yield numbers[future], future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker was killed from outside, as systems do that run out of memory",
+                "the same command goes on from the checkpoints; fewer --workers need less memory",
+            ) from None
+        except BaseException:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start(n_threads: int, told: "Queue[object]") -> None:
+    global _told
+    _told = told
+    told.cancel_join_thread()  # a worker that is killed in the middle of a word blocks the queue, and nobody's exit
+    log_through(told)
     # between runs Ctrl-C is the parent's to answer; during one, the training loop answers it with a checkpoint
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
@@ -81,9 +127,14 @@ def _leave_with_the_parent() -> None:
     assert parent is not None, "a worker is started by somebody"
     wait([parent.sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(SECONDS_TO_SAVE)
+    _IDLE.wait(SECONDS_TO_SAVE)
     os._exit(1)
 
 
-def _carry_out(recipes: Sequence[Recipe], folders: Sequence[Path]) -> list[Outcome]:
-    return run_group(recipes, folders, base_of(recipes[0], _BASES))
+def _carry_out(number: int, job: Job) -> list[Outcome] | Held:
+    _IDLE.clear()
+    try:
+        recipes, folders = job
+        return run_group(recipes, folders, base_of(recipes[0], _BASES), Telling(number, _told))
+    finally:
+        _IDLE.set()

@@ -2,7 +2,8 @@
 
     recipe.yaml env.json ledger.json log.jsonl adapter/ predictions.jsonl metrics.json DONE
 
-DONE is written last. A finished run is not carried out again; an unfinished one goes on from its checkpoint.
+DONE is written last. A finished run is not carried out again; an unfinished one goes on from its checkpoint; one that
+another process is at is left alone.
 """
 
 import json
@@ -70,7 +71,8 @@ def run(
 
     `base` is reused where given, and is as it was afterwards. Without `prove` the reload in a fresh process is left
     to the caller (`add_reload_proof`), who may want one process for many runs. What was recognised in the data is
-    told through `logging`. Raises UserError for bad input, and Interrupted with a checkpoint left behind.
+    told through `logging`. Raises UserError for bad input, Held where another process carries the same run out, and
+    Interrupted with a checkpoint left behind.
     """
     start = time.perf_counter()
     out = Path(out)
@@ -80,17 +82,18 @@ def run(
         return finished
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
     peak = Peak(base.model.device)
-    carried = Run(recipe, out, base, task)
-    try:
-        metrics = carried.carry_out(digest, progress, peak)
-    finally:
-        carried.tuned.detach()
-    metrics["seconds"] = round(time.perf_counter() - start, 3)
-    if prove:
-        files.write_json(out / record.METRICS, metrics)
-        metrics = add_reload_proof([out], base)[0]
+    with record.alone(out):
+        carried = Run(recipe, out, base, task)
+        try:
+            metrics = carried.carry_out(digest, progress, peak)
+        finally:
+            carried.tuned.detach()
         metrics["seconds"] = round(time.perf_counter() - start, 3)
-    done(out, metrics)
+        if prove:
+            files.write_json(out / record.METRICS, metrics)
+            metrics = add_reload_proof([out], base)[0]
+            metrics["seconds"] = round(time.perf_counter() - start, 3)
+        done(out, metrics)
     return metrics
 
 

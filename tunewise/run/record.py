@@ -25,6 +25,7 @@ from tunewise.training.loop import FitResult
 
 RECIPE, ENVIRONMENT, LEDGER = "recipe.yaml", "env.json", "ledger.json"
 ADAPTER, PREDICTIONS, METRICS, DONE = "adapter", "predictions.jsonl", "metrics.json", "DONE"
+RUNNING = "RUNNING"
 
 
 class Spent:
@@ -59,6 +60,20 @@ def finished(recipe: Recipe, out: Path, digest: str) -> dict[str, Any] | None:
             f"{recipe.data.path} has changed since {out} was made", "give another --out, or remove that folder"
         )
     return mapping(out / METRICS)
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Nobody else carries the run in `out` out inside the block; Held where another process does, or just has."""
+    with files.held(out / RUNNING):
+        if (out / DONE).is_file():
+            raise files.Held(f"{out} was finished by another process this moment", "run the same command again")
+        yield
+
+
+def in_use_by(out: Path) -> str:
+    """Who carries the run in `out` out right now: process, host and since when; "" where nobody does."""
+    return files.holder(out / RUNNING)
 
 
 def mapping(path: Path) -> dict[str, Any]:

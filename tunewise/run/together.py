@@ -6,6 +6,7 @@ Each has its own folder, with what is in it when it is carried out alone; its fi
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,15 @@ def run_together(
     memory is that of all. A run that diverges is not done: its error stands in the place of its metrics, and the others
     go on. Raises as `run` does for everything else; on Ctrl-C every run leaves a checkpoint.
     """
+    with ExitStack() as locks:
+        for folder in folders:
+            locks.enter_context(record.alone(folder))
+        return _together(recipes, folders, base, progress)
+
+
+def _together(
+    recipes: Sequence[Recipe], folders: Sequence[Path], base: Base, progress: Watcher | None
+) -> list[dict[str, Any] | Diverged]:
     peak, seconds, runs = Peak(base.model.device), [0.0] * len(recipes), []
     for number, (recipe, folder) in enumerate(zip(recipes, folders, strict=True)):
         start = time.perf_counter()
