@@ -3,15 +3,19 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.small_base import write_place
 from tunewise.comparison import compare
 
 FIELDS = {
-    "data.train": 16, "dtype": "float32", "train.batch_size": 8, "train.steps": 80, "train.learning_rate": 1e-2,
+    "data.train": 16, "dtype": "float32", "train.batch_size": 8, "train.steps": 60, "train.learning_rate": 1e-2,
     "train.checkpoint_every": 5, "train.evaluate_every": 20.0,
 }  # fmt: skip
-SAME = ("test", "dev", "steps", "best_step", "stopped_by", "tokens", "loss_first", "loss_last", "n_trainable")
+OF_ARM = ("test", "forgetting", "n_trainable", "failed_proofs")
+OF_RUN = ("test", "dev", "steps", "best_step", "stopped_by", "tokens", "n_trainable")
 
 
 def place_for(folder: Path) -> Path:
@@ -33,19 +37,28 @@ def words_for(place: Path, out: Path) -> list[str]:
     return [*words, "--seeds", "0,1", "--out", str(out), *fields]
 
 
-def values_of(root: Path) -> dict[str, object]:
-    """What a comparison found: its rows and its runs, without seconds, memory and what hangs on them."""
-    content = json.loads((root / "comparison.json").read_text())
-    rows = [
-        {name: row[name] for name in ("test", "forgetting", "n_trainable", "failed_proofs")} for row in content["rows"]
-    ]
-    runs = {
-        path.parent.relative_to(root).as_posix(): json.loads(path.read_text()) for path in root.rglob("metrics.json")
-    }
+def assert_same(root: Path, whole: Path) -> None:
+    """Two comparisons found the same, but for what it cost, and for the rounding of other batches and threads."""
+    (found, runs), (wanted, others) = _read(root), _read(whole)
+    assert found["arms"] == wanted["arms"]
+    for row, other in zip(found["rows"], wanted["rows"], strict=True):
+        assert {name: row[name] for name in OF_ARM} == {name: other[name] for name in OF_ARM}
+    assert found["verdict"]["best"] == wanted["verdict"]["best"]
+    assert found["verdict"]["pairs"] == wanted["verdict"]["pairs"]
     assert len(runs) == 4
-    figures = {place: {name: run[name] for name in SAME} for place, run in runs.items()}
-    pairs = content["verdict"]["pairs"]
-    return {"arms": content["arms"], "rows": rows, "runs": figures, "best": content["verdict"]["best"], "pairs": pairs}
+    assert runs.keys() == others.keys()
+    for place, run in runs.items():
+        assert {name: run[name] for name in OF_RUN} == {name: others[place][name] for name in OF_RUN}
+        for name in ("loss_first", "loss_last"):
+            assert run[name] == pytest.approx(others[place][name], abs=1e-5)
+        assert run["loss_last"] < run["loss_first"] - 0.01, "it has learnt something that can be lost"
+
+
+def _read(root: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The comparison, and the metrics of each run by its folder."""
+    found = root.rglob("metrics.json")
+    runs = {path.parent.relative_to(root).as_posix(): json.loads(path.read_text()) for path in found}
+    return json.loads((root / "comparison.json").read_text()), runs
 
 
 def resumed(root: Path) -> list[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.comparison.small_comparison import carry_out, place_for, resumed, values_of
+from tests.comparison.small_comparison import assert_same, carry_out, place_for, resumed
 from tests.comparison.test_grid import Followed
 from tests.comparison.test_interrupted import Killing
 from tunewise import files
@@ -86,7 +86,7 @@ def test_a_cluster_finds_what_one_process_finds(place, tmp_path, caplog):
     watcher = Followed()
     with caplog.at_level("INFO", logger="tunewise"):
         carry_out(place, tmp_path, workers=Ray(2), progress=watcher)
-    assert values_of(tmp_path) == values_of(place / "whole")
+    assert_same(tmp_path, place / "whole")
     assert watcher.n_workers == 2
     assert sorted(watcher.told[::2]) == ["ia3 seed 0", "ia3 seed 1", "lora seed 0", "lora seed 1"]
     assert watcher.begun, "who works says when it begins"
@@ -100,7 +100,7 @@ def test_a_cluster_finds_what_one_process_finds(place, tmp_path, caplog):
 def test_the_runs_of_a_worker_that_is_killed_go_on_elsewhere(place, tmp_path):
     carry_out(place, tmp_path, workers=Ray(2), progress=Killing(tmp_path))
     assert max(resumed(tmp_path)) >= 5
-    assert values_of(tmp_path) == values_of(place / "whole")
+    assert_same(tmp_path, place / "whole")
 
 
 @needs_ray
@@ -122,7 +122,7 @@ def test_ctrl_c_leaves_checkpoints_from_which_the_same_command_goes_on(place, tm
     assert n_done < 4
     carry_out(place, tmp_path)
     assert max(resumed(tmp_path)) > 0
-    assert values_of(tmp_path) == values_of(place / "whole")
+    assert_same(tmp_path, place / "whole")
 
 
 @needs_ray

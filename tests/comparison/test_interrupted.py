@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.comparison.small_comparison import carry_out, place_for, resumed, values_of, wait_for_checkpoint, words_for
+from tests.comparison.small_comparison import assert_same, carry_out, place_for, resumed, wait_for_checkpoint, words_for
 from tests.comparison.test_grid import Followed
 from tests.test_locks import HOLD
 from tunewise.errors import UserError
@@ -42,7 +42,7 @@ def test_a_comparison_that_was_killed_ends_as_one_that_was_not(workers, place, t
     assert not (tmp_path / "comparison.json").exists()
     carry_out(place, tmp_path)
     assert max(resumed(tmp_path)) >= 5
-    assert values_of(tmp_path) == values_of(place / "whole")
+    assert_same(tmp_path, place / "whole")
     assert not [path for path in tmp_path.rglob("*") if path.name in (RUNNING, "checkpoints")]
 
 
@@ -77,7 +77,7 @@ def test_a_worker_that_is_killed_is_told_of_and_its_run_goes_on(place, tmp_path)
     assert "goes on from the checkpoints" in told.value.hint
     carry_out(place, tmp_path)
     assert max(resumed(tmp_path)) >= 5
-    assert values_of(tmp_path) == values_of(place / "whole")
+    assert_same(tmp_path, place / "whole")
 
 
 def test_runs_of_another_process_are_left_to_it_and_waited_for(place, tmp_path, caplog):
@@ -104,6 +104,6 @@ def test_runs_of_another_process_are_left_to_it_and_waited_for(place, tmp_path, 
         other.wait()
     assert last.finished.is_set(), "it was waited for"
     assert watcher.told[6] == "lora seed 1"
-    assert values_of(tmp_path) == values_of(place / "whole")
+    assert_same(tmp_path, place / "whole")
     assert f"process {other.pid} on " in caplog.text
     assert "carries out some of these runs" in caplog.text
