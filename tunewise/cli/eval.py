@@ -48,4 +48,4 @@ def evaluate(
         print_json(found)
         return
     for name, value in found["metrics"].items():
-        results().print(f"{name:<14}{value:.4f}")
+        results().print(f"{name:<18}{value:.4f}")
