@@ -42,7 +42,7 @@ class DataConfig(Strict):
     minimal_pair: str | None = None
     """The columns with an acceptable sentence and with one that is not, as `sentence_good,sentence_bad`."""
     metrics: tuple[str, ...] | None = None
-    """What is measured, the first of them deciding; None takes those of the kind of task."""
+    """What is measured, the first of them deciding; None takes those of the kind of task. A list, or `bleu,chrf`."""
     kind: Literal["classification", "regression"] | None = None
     """Whether numbers in the label column are classes or values; None tells it from the numbers."""
     train: int | None = Field(default=None, ge=1)
@@ -76,6 +76,12 @@ class DataConfig(Strict):
             given = "answer" if self.answer else "prompt"
             raise ValueError(f"pattern={self.pattern} and the template of {given} both say how to ask; keep one")
         return self
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _listed(cls, metrics: Any) -> Any:
+        """`bleu,chrf` as columns are listed."""
+        return [name.strip() for name in metrics.split(",")] if isinstance(metrics, str) else metrics
 
     @model_validator(mode="after")
     def _one_shape(self) -> Self:
