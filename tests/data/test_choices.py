@@ -193,6 +193,7 @@ def test_metrics_are_those_named_or_told_by_the_answers(here):
     path = write("sums.jsonl", sums)
     assert load_task(path).metrics == ("numeric_match", "rougeL", "chrf", "exact_match")
     assert load_task(DataConfig(path=path, metrics=("bleu",))).metrics == ("bleu",)
+    assert parse(DataConfig, {"path": path, "metrics": "bleu, chrf"}).metrics == ("bleu", "chrf")
     sums[3]["answer"] = "It is 4."
     assert load_task(write("sums.jsonl", sums)).metrics == ("rougeL", "chrf", "exact_match")
 

@@ -3,6 +3,7 @@
 import math
 import string
 from decimal import Decimal
+from typing import get_args
 
 import pytest
 import sacrebleu
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
+from tunewise.data.shapes import Kind
+from tunewise.data.task import METRICS as OWN
 from tunewise.errors import UserError
 from tunewise.evaluation import metrics
 from tunewise.evaluation.metrics import METRICS, Answers, spans
@@ -100,10 +103,8 @@ def test_exact_match_ignores_white_space_only():
 
 def test_a_perfect_answer_scores_a_hundred_everywhere():
     told = ["the cat sat on the mat 7", "a dog ran to the old harbour 3"]
-    names = [name for name, metric in METRICS.items() if metric.reads == "predicted"]
-    numbers = [name for name in names if name in ("pearson", "spearman", "rmse")]
-    names = [name for name in names if name not in (*numbers, "span_f1")]
-    assert (len(names), len(numbers)) == (14, 3)
+    names = [name for name, metric in METRICS.items() if metric.reads == "predicted" and name != "span_f1"]
+    assert len(names) == 14
     assert score(names, told, told) == pytest.approx(dict.fromkeys(names, 100.0))
 
 
@@ -161,6 +162,26 @@ def test_f1_is_of_the_positive_label(pairs):
 def test_what_answers_do_not_have_is_told(name):
     with pytest.raises(UserError, match=f"{name} cannot be told of these answers"):
         score([name], ["a"], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("ece", "generation"),
+        ("accuracy_norm", "classification"),
+        ("pearson", "classification"),
+        ("accuracy", "language_modelling"),
+        ("brier", "regression"),
+    ],
+)
+def test_what_a_kind_of_task_does_not_have_is_told_before_it_is_asked(name, kind):
+    with pytest.raises(UserError, match=f"{name} cannot be told"):
+        metrics.check([name], kind)
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_every_kind_has_its_own_metrics(kind):
+    metrics.check(OWN[kind], kind)
 
 
 words_of_answers = st.sampled_from([*"The the an A cat, cat U.S. us 1,000 theory - é".split(), ""])

@@ -75,7 +75,7 @@ def evaluate(
         print_json(found)
         return
     for name, value in found["metrics"].items():
-        results().print(f"{name:<14}{value:.4f}")
+        results().print(f"{name:<18}{value:.4f}")
 
 
 def _tasks(harness: str | None, others: Mapping[str, object]) -> list[str]:

@@ -1,6 +1,6 @@
 """What a recipe says about its data."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -35,7 +35,7 @@ class DataConfig(Strict):
     minimal_pair: str | None = None
     """The columns with an acceptable sentence and with one that is not, as `sentence_good,sentence_bad`."""
     metrics: tuple[str, ...] | None = None
-    """What is measured, the first of them deciding; None takes those of the kind of task."""
+    """What is measured, the first of them deciding; None takes those of the kind of task. A list, or `bleu,chrf`."""
     kind: Literal["classification", "regression"] | None = None
     """Whether numbers in the label column are classes or values; None tells it from the numbers."""
     train: int | None = Field(default=None, ge=1)
@@ -51,6 +51,12 @@ class DataConfig(Strict):
         if min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
             raise ValueError("should be three shares above 0 with the sum 1, such as [0.8, 0.1, 0.1]")
         return split
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _listed(cls, metrics: Any) -> Any:
+        """`bleu,chrf` as columns are listed."""
+        return [name.strip() for name in metrics.split(",")] if isinstance(metrics, str) else metrics
 
     @model_validator(mode="after")
     def _one_shape(self) -> Self:

@@ -133,14 +133,14 @@ def answer(
             rows, loss = answers_by_head(base, questions, prefix_ids, batch_size, trunk, asking.packing)
             return _evaluation(questions.task, rows, loss, n_truncated=sum(row.truncated for row in questions.rows))
         if any(questions.options) and trunk is not None and trunk.live == "head":
-            return _chosen(questions, _from_trunk(base, questions, trunk, batch_size, asking.packing))
+            return classified(questions, _from_trunk(base, questions, trunk, batch_size, asking.packing))
         carry_out = {"generation": _generate, "language_modelling": _model_language, "minimal_pairs": _prefer}
         return carry_out.get(questions.task.kind, _choose)(base, questions, prefix_ids, batch_size, asking)
 
 
 def _choose(base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking) -> Evaluation:
     found = _log_probabilities(base, questions.prompts, questions.options, prefix_ids, batch_size, asking.packing)
-    return _chosen(questions, found)
+    return classified(questions, found)
 
 
 def _prefer(base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking) -> Evaluation:
@@ -156,7 +156,8 @@ def _from_trunk(base: Base, questions: Questions, trunk: Trunk, batch_size: int,
     return [[-next(losses) for _ in options] for options in questions.options]
 
 
-def _chosen(questions: Questions, scores: list[list[float]]) -> Evaluation:
+def classified(questions: Questions, scores: Sequence[Sequence[float]]) -> Evaluation:
+    """What was answered, where each question's options have these log-probabilities."""
     return _asked(questions, chosen_rows(questions, scores), right_losses(questions, scores))
 
 

@@ -13,6 +13,7 @@ import sacrebleu
 from scipy import stats
 
 from tunewise.calibration import brier_score, expected_calibration_error, probabilities
+from tunewise.data.shapes import Kind
 from tunewise.errors import UserError, unknown
 from tunewise.evaluation import overlap
 
@@ -46,12 +47,15 @@ class Answers:
         return cls(**columns, positive=positive, loss=loss)
 
 
+Read = Literal["predicted", "values", "scores", "by_length", "positive", "loss"]
+
+
 @dataclass(frozen=True)
 class Metric:
     """`of` answers, of which it reads what must be there."""
 
     of: Callable[[Answers], float]
-    reads: Literal["predicted", "scores", "by_length", "positive", "loss"] = "predicted"
+    reads: Read = "predicted"
 
 
 def score(names: Sequence[str], answers: Answers) -> dict[str, float]:
@@ -61,22 +65,29 @@ def score(names: Sequence[str], answers: Answers) -> dict[str, float]:
         raise ValueError(f"{len(answers.predicted)} predictions for {len(answers.expected)} references")
     given = {
         "predicted": answers.predicted,
+        "values": answers.predicted,
         "scores": answers.scores,
         "by_length": answers.by_length,
         "positive": answers.positive,
         "loss": not math.isnan(answers.loss),
     }
-    for name in names:
-        if not given[METRICS[name].reads]:
-            raise UserError(f"{name} cannot be told of these answers: {_MISSING[METRICS[name].reads]}", "leave it out")
+    _refuse_without({read for read, there in given.items() if there}, names)
     return {name: METRICS[name].of(answers) for name in names}
 
 
-def check(names: Collection[str]) -> None:
-    """UserError for a name that is no metric."""
+def check(names: Collection[str], kind: Kind | None = None) -> None:
+    """UserError for a name that is no metric, and for one that says nothing of a task of this kind."""
     for name in names:
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
+    if kind is not None:
+        _refuse_without(_TOLD_OF[kind], names)
+
+
+def _refuse_without(there: Collection[str], names: Collection[str]) -> None:
+    for name in names:
+        if METRICS[name].reads not in there:
+            raise UserError(f"{name} cannot be told of these answers: {_MISSING[METRICS[name].reads]}", "leave it out")
 
 
 def accuracy(predictions: Texts, references: Texts) -> float:
@@ -187,16 +198,27 @@ def best_mean(of_row: Callable[[str, str], float], answers: Answers) -> float:
     return 100 * math.fsum(max(of_row(one, other) for other in right) for one, right in rows) / len(accepted)
 
 
-def _of_texts(fn: Callable[[Texts, Texts], float]) -> Metric:
-    return Metric(lambda answers: fn(answers.predicted, answers.expected))
+def _of_texts(fn: Callable[[Texts, Texts], float], reads: Read = "predicted") -> Metric:
+    return Metric(lambda answers: fn(answers.predicted, answers.expected), reads)
 
 
 def _of_rows(of_row: Callable[[str, str], float]) -> Metric:
     return Metric(partial(best_mean, of_row))
 
 
-_MISSING = {
+_CHOSEN = ("predicted", "scores", "positive", "loss")
+_TOLD_OF: dict[Kind, tuple[Read, ...]] = {
+    "classification": _CHOSEN,
+    "multiple_choice": (*_CHOSEN, "by_length"),
+    "minimal_pairs": (*_CHOSEN, "by_length"),
+    "regression": ("predicted", "values", "loss"),
+    "tagging": ("predicted", "loss"),
+    "generation": ("predicted", "loss"),
+    "language_modelling": ("loss",),
+}
+_MISSING: dict[Read, str] = {
     "predicted": "they are no answers to anything",
+    "values": "they are no numbers",
     "scores": "they are not chosen by the log-probabilities of labels or choices",
     "by_length": "they are not chosen among texts of their own",
     "positive": "no label is named as the positive one",
@@ -220,9 +242,9 @@ METRICS: dict[str, Metric] = {
     "rouge2": _of_rows(partial(overlap.rouge_n, n=2)),
     "rougeL": _of_rows(overlap.rouge_l),
     "rougeLsum": _of_rows(overlap.rouge_lsum),
-    "pearson": _of_texts(pearson),
-    "spearman": _of_texts(spearman),
-    "rmse": _of_texts(rmse),
+    "pearson": _of_texts(pearson, "values"),
+    "spearman": _of_texts(spearman, "values"),
+    "rmse": _of_texts(rmse, "values"),
     "span_f1": _of_texts(span_f1),
     "token_accuracy": _of_texts(token_accuracy),
     "loss": Metric(lambda answers: answers.loss, "loss"),

@@ -27,7 +27,7 @@ def load_for(
     kind = kind_of(load_config(model)) if base is None else base.anatomy.kind
     tokenizer = base.tokenizer if base is not None else None if kind == VISION else load_tokenizer(model)
     task = load_task(data, tokenizer)
-    check(task.metrics)
+    check(task.metrics, task.kind)
     wanted = head_for(task, kind, model, head)
     if base is None or base.head != wanted:
         base = load_base(model, dtype, "cpu" if base is None else str(base.model.device), wanted, quantise)
