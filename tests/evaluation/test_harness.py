@@ -2,6 +2,7 @@
 
 import builtins
 import random
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -14,6 +15,7 @@ from tunewise.errors import UserError
 from tunewise.evaluation.harness import harness_scores
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
+from tunewise.models.heads import TaskHead
 from tunewise.models.load import load_base
 
 needs_harness = pytest.mark.skipif(not find_spec("lm_eval"), reason="lm_eval, of the extra `eval`, is not installed")
@@ -202,6 +204,11 @@ def test_the_definitions_of_glue_agree_with_the_harness():
             assert ours in same.get(word, (word,)), name
         n_seen += 1
     assert n_seen == 14
+
+
+def test_a_classifier_is_refused(base):
+    with pytest.raises(UserError, match="tiny is no decoder with its language-model head"):
+        harness_scores(replace(base, head=TaskHead("classes", ("no", "yes"))), ["mmlu"])
 
 
 def test_without_the_harness_the_hint_names_the_extra(base, monkeypatch):

@@ -45,17 +45,17 @@ def harness_scores(
     before the tasks' own numbers of demonstrations. UserError where the harness is not installed, for tasks that it
     does not know or whose rows cannot be had, and for models that write no text by themselves.
     """
+    if base.head.kind != "lm" or base.tokenizer is None or base.anatomy.kind != DECODER:
+        raise UserError(
+            f"{base.name} is no decoder with its language-model head, which is what the harness asks",
+            "evaluate it on a task: --data glue:rte",
+        )
     try:
         from lm_eval.evaluator import evaluate as carry_out
 
         from tunewise.evaluation.harness_model import HarnessModel
     except ImportError as error:
         raise UserError(f"the package lm_eval cannot be imported: {error}", INSTALL) from None
-    if base.head.kind != "lm" or base.tokenizer is None or base.anatomy.kind != DECODER:
-        raise UserError(
-            f"{base.name} is no decoder with its language-model head, which is what the harness asks",
-            "evaluate it on a task: --data glue:rte",
-        )
     model, manager = HarnessModel(base, prefix_ids, packing=packing), _manager_for(tasks, include_path)
     try:
         with _apart():
