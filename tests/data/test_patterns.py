@@ -170,8 +170,8 @@ def test_the_end_of_a_prompt_is_what_no_row_changes():
 
 REFUSED = [
     ({"path": "tiny:entailment", "words": {"tru": "a"}}, "no label of tiny:entailment named 'tru'", "mean 'true'?"),
-    ({"path": "tiny:entailment", "words": {"true": "false"}}, "the word 'false' is written for true and false", "own"),
-    ({"path": "tiny:entailment", "words": {"true": " "}}, "the word ' ' is written for true, and tells", "own"),
+    ({"path": "tiny:entailment", "words": {"true": " false"}}, "the word 'false' is written for true and false", "own"),
+    ({"path": "tiny:entailment", "words": {"true": " "}}, "the word '' is written for true, and tells", "own"),
     ({"path": "tiny:entailment", "words": {"true": True}}, "True is no text; write it in quotes", ""),
     ({"path": "tiny:translation", "words": {"a": "b"}}, "data.words are for the labels of a classification", "leave"),
     ({"path": "tiny:retention", "pattern": "minimal"}, "minimal does not fit: tiny:retention holds text", "leave"),

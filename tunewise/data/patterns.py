@@ -38,7 +38,7 @@ def asked_by(
         _refuse_what_no_pattern_fits(config, shape, template)
         answered = Template("", template.answer).fields()[0] if shape.kind == "generation" else answered
         template = pattern_of(config.pattern, shape, answered, words)
-    template = replace(template, words=config.words)
+    template = replace(template, words={label: word.strip() for label, word in config.words.items()})
 
     def again(example: Example) -> Example:
         fields = dict(zip(shape.asked, example.texts, strict=True))
@@ -97,10 +97,10 @@ def _words(config: DataConfig, shape: Shape, labels: Sequence[str]) -> list[str]
     for label in config.words:
         if label not in labels:
             raise unknown(f"label of {config.path}", label, labels)
-    words = [config.words.get(label, label) for label in labels]
+    words = [config.words.get(label, label).strip() for label in labels]
     for number, word in enumerate(words):
-        if not word.strip() or word in words[:number]:
-            which = f"{labels[words.index(word)]} and {labels[number]}" if word.strip() else labels[number]
+        if not word or word in words[:number]:
+            which = f"{labels[words.index(word)]} and {labels[number]}" if word else labels[number]
             raise UserError(
                 f"the word {word!r} is written for {which}, and tells no label", "give each label a word of its own"
             )
