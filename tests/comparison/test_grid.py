@@ -4,6 +4,7 @@ import signal
 
 import pytest
 
+from tests.alike import alike
 from tests.small_base import QUICK, write_base, write_reviews
 from tunewise.comparison import compare
 from tunewise.comparison.grid import arms_of
@@ -97,7 +98,7 @@ def test_runs_that_share_a_batch_end_as_one_by_one(compared, tmp_path):
         recipe["data"], model=recipe["model"], methods=arms, seeds=(0, 1), out=tmp_path,
         overrides={"train.batch_size": 8, "train.lanes": False, "dtype": "float32"},
     )  # fmt: skip
-    assert [row["test"] for row in alone["rows"]] == [row["test"] for row in found["rows"][1:]]
+    assert alike([row["test"] for row in alone["rows"]], [row["test"] for row in found["rows"][1:]])
     for arm, other in zip(alone["arms"], found["arms"][1:], strict=True):
         for seed in ("seed0", "seed1"):
             one, lane = (
@@ -119,7 +120,7 @@ def test_runs_that_share_a_batch_end_as_one_by_one(compared, tmp_path):
                 "layout",
                 "adapter_bytes",
             )
-            assert {name: lane[name] for name in same} == {name: one[name] for name in same}
+            assert alike({name: lane[name] for name in same}, {name: one[name] for name in same})
             assert lane["proofs"].keys() == one["proofs"].keys()
             assert lane["seconds"] > lane["train_seconds"] > 0
 
@@ -146,7 +147,7 @@ def test_runs_that_were_stopped_side_by_side_go_on(compared, tmp_path):
     assert len(list(tmp_path.rglob("checkpoints/step-*"))) == 4
     assert not list(tmp_path.rglob("DONE"))
     rows = again(Followed())["rows"]
-    assert rows[0]["test"] == found["rows"][1]["test"]
+    assert alike(rows[0]["test"], found["rows"][1]["test"])
     metrics = [json.loads(path.read_text()) for path in tmp_path.rglob("metrics.json")]
     assert sorted(run["resumed_from"] for run in metrics) == [2, 2, 3, 3]  # who had asked before it came has its answer
     assert not list(tmp_path.rglob("checkpoints"))
@@ -217,7 +218,7 @@ def test_workers_side_by_side_find_what_one_process_finds(compared, tmp_path):
         recipe["data"], model=recipe["model"], methods=arms, seeds=(0, 1), out=tmp_path,
         overrides=overrides | {"retention": recipe["retention"]}, workers=2, progress=watcher,
     )  # fmt: skip
-    assert [row["test"] for row in again["rows"]] == [row["test"] for row in found["rows"][:2]]
+    assert alike([row["test"] for row in again["rows"]], [row["test"] for row in found["rows"][:2]])
     assert sorted(watcher.told[::2]) == ["2-shot seed 0", "2-shot seed 1", "lora seed 0", "lora seed 1"]
     assert [row["failed_proofs"] for row in again["rows"]] == [[], []]
     lanes = {path: json.loads(path.read_text())["lanes"] for path in tmp_path.rglob("metrics.json")}
@@ -238,7 +239,7 @@ def test_a_worker_takes_runs_that_share_a_batch(compared, tmp_path):
     lanes = [json.loads(path.read_text())["lanes"] for path in tmp_path.rglob("metrics.json")]
     assert lanes == [3, 3, 3, 3]
     assert [[each["seed"] for each in arm["failed"]] for arm in again["arms"]] == [[0, 1], [], []]
-    assert [row["test"] for row in again["rows"]] == [{}, *(row["test"] for row in found["rows"][1:])]
+    assert alike([row["test"] for row in again["rows"]], [{}, *(row["test"] for row in found["rows"][1:])])
     assert [row["failed_proofs"] for row in again["rows"]] == [[], [], []]
 
 
@@ -259,7 +260,7 @@ def test_runs_that_diverge_are_named_and_the_others_go_on(how, compared, tmp_pat
     assert [each["seed"] for each in lost["failed"]] == [0, 1]
     assert all("is not finite at step 2 of 4" in each["reason"] for each in lost["failed"])
     assert again["rows"][0]["test"] == {}
-    assert again["rows"][1]["test"] == found["rows"][1]["test"]
+    assert alike(again["rows"][1]["test"], found["rows"][1]["test"])
     assert again["rows"][1]["failed_proofs"] == []
     told = dict(zip(watcher.told[::2], watcher.told[1::2], strict=True))
     assert told["hot seed 1"].startswith("diverged: ")
