@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.alike import alike
 from tests.small_base import write_place
 from tunewise.comparison import compare
 
@@ -42,13 +43,13 @@ def assert_same(root: Path, whole: Path) -> None:
     (found, runs), (wanted, others) = _read(root), _read(whole)
     assert found["arms"] == wanted["arms"]
     for row, other in zip(found["rows"], wanted["rows"], strict=True):
-        assert {name: row[name] for name in OF_ARM} == {name: other[name] for name in OF_ARM}
+        assert alike({name: row[name] for name in OF_ARM}, {name: other[name] for name in OF_ARM})
     assert found["verdict"]["best"] == wanted["verdict"]["best"]
     assert found["verdict"]["pairs"] == wanted["verdict"]["pairs"]
     assert len(runs) == 4
     assert runs.keys() == others.keys()
     for place, run in runs.items():
-        assert {name: run[name] for name in OF_RUN} == {name: others[place][name] for name in OF_RUN}
+        assert alike({name: run[name] for name in OF_RUN}, {name: others[place][name] for name in OF_RUN})
         for name in ("loss_first", "loss_last"):
             assert run[name] == pytest.approx(others[place][name], abs=1e-5)
         assert run["loss_last"] < run["loss_first"] - 0.01, "it has learnt something that can be lost"
