@@ -36,7 +36,7 @@ from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.saving import Saving
 from tunewise.training import checkpoint
 from tunewise.training.lane import FitResult, Training
-from tunewise.training.loop import CHECKPOINTS, fit
+from tunewise.training.loop import CHECKPOINTS, fit_alone
 from tunewise.training.memory import Peak
 from tunewise.training.progress import Watcher
 from tunewise.training.proofs import (
@@ -186,7 +186,7 @@ class Run:
     def carry_out(self, digest: str, progress: Watcher | None, peak: Peak) -> dict[str, Any]:
         """Everything from the first file to the in-process proofs."""
         self.begin(digest)
-        return self.finish(fit(**vars(self.training(progress))) if self.rows else None, peak)
+        return self.finish(fit_alone(self.training(progress)) if self.rows else None, peak)
 
     def begin(self, digest: str, *, beside_others: bool = False) -> None:
         """The first files, and the proofs before training, which is alone or `beside_others` in one batch."""
@@ -258,7 +258,7 @@ class Run:
 
     def training(self, progress: Watcher | None) -> Training:
         """What is to be trained."""
-        dev_score = self._dev_score if self.dev is not None else None
+        dev_score = self.dev_score if self.dev is not None else None
         config, seed, objective = self.recipe.train, self.recipe.seed, self.route.objective
         return Training(self.tuned, self.rows, config, seed, self.out, objective, dev_score, progress)
 
@@ -273,7 +273,8 @@ class Run:
         n_prefix, recipe = len(self.tuned.prefix_ids), self.recipe
         return prepare(self.base, self.task, examples, n_prefix=n_prefix, shots=recipe.shots, seed=recipe.seed)
 
-    def _dev_score(self) -> float:
+    def dev_score(self) -> float:
+        """How good the present state is on dev, higher being better."""
         assert self.dev is not None
         found = self._answer(self.dev)
         self.dev_evaluations.append(found)
