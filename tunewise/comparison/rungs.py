@@ -28,11 +28,13 @@ def sizes(n_trials: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def better_half(scores: Sequence[float]) -> list[int]:
-    """The numbers of the better half (of three: two), in their order; of equals the earlier; -inf is never kept."""
-    ranked = sorted(range(len(scores)), key=lambda number: (-scores[number], number))
-    kept = ranked[: math.ceil(len(scores) / 2)]
-    return sorted(number for number in kept if scores[number] > -math.inf)
+def better_half(scores: Sequence[tuple[float, ...]]) -> list[int]:
+    """The numbers of the better half (of three: two), best first; of equals the earlier; -inf is never kept.
+
+    A score is a tuple: what follows the first number decides between those equal in it.
+    """
+    ranked = sorted(range(len(scores)), key=lambda number: scores[number], reverse=True)  # stable: equals stay in order
+    return [number for number in ranked[: math.ceil(len(scores) / 2)] if scores[number][0] > -math.inf]
 
 
 def cost(n_trials: int) -> float:

@@ -11,7 +11,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-from tunewise.comparison.rungs import better_half, shares
+from tunewise.comparison.rungs import better_half, shares, sizes
 from tunewise.run import Recipe, build_recipe, run_folder
 from tunewise.run.trials import TrialOutcome, put_away
 from tunewise.training.lane import Diverged
@@ -35,9 +35,11 @@ class Trial:
     diverged: str = ""
 
     @property
-    def score(self) -> float:
-        """On dev at its last rung."""
-        return self.rungs[-1]["dev"] if self.rungs and not self.diverged else -math.inf
+    def score(self) -> tuple[float, float]:
+        """On dev at its last rung; of equals the one with the lower training loss is the better."""
+        if self.diverged or not self.rungs:
+            return -math.inf, 0.0
+        return self.rungs[-1]["dev"], -(self.rungs[-1]["loss"] or 0.0)
 
     def told(self) -> dict[str, Any]:
         """For comparison.json."""
@@ -141,5 +143,9 @@ def _note(trial: Trial, outcome: TrialOutcome, share: float) -> None:
     if isinstance(outcome, Diverged):
         trial.diverged = outcome.message
         return
-    reached = [rung for rung in outcome["rungs"] if rung["share"] <= share or outcome["n_steps"] == 0]
-    trial.rungs = reached
+    trial.rungs = [rung for rung in outcome["rungs"] if rung["share"] <= share or outcome["n_steps"] == 0]
+
+
+def n_climbs(recipes: Sequence[Recipe], n_trials: int) -> int:
+    """How many times a trial of these arms is brought to a rung, where none diverges."""
+    return sum(sum(sizes(len(points(recipe, n_trials, writes=recipe.head != "classifier")))) for recipe in recipes)

@@ -9,6 +9,7 @@ from typing import Any
 from tunewise.files import read_json
 from tunewise.report.folders import Run, read_run, read_runs
 from tunewise.stats import Interval, mean_interval
+from tunewise.verdict import Rule
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,19 @@ def gather_arms(
 
 def comparison_of(root: Path) -> list[dict[str, Any]]:
     """The arms (label, folder, seeds) of the comparison that was carried out in `root`; [] where none was."""
+    return _comparison(root).get("arms", [])
+
+
+def rule_of(root: Path) -> Rule | None:
+    """The rule by which the comparison in `root` was judged; None where there is none, or no verdict."""
+    judged = _comparison(root).get("verdict")
+    return Rule.of(judged["metric"], judged["margin"], judged["alpha"], judged["weights"]) if judged else None
+
+
+def _comparison(root: Path) -> dict[str, Any]:
     path = root / "comparison.json"
     content = read_json(path) if path.is_file() else {}
-    return content.get("arms", []) if isinstance(content, dict) else []
+    return content if isinstance(content, dict) else {}
 
 
 def runs_of(root: Path) -> list[Run]:

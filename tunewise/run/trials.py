@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tunewise import files
@@ -31,7 +32,8 @@ logger = logging.getLogger(__name__)
 
 TRIAL = "trial.json"
 TrialOutcome = dict[str, Any] | Diverged
-"""The content of trial.json, `rungs` with share, step, dev score (higher is better) and seconds; or what ended it."""
+"""The content of trial.json, `rungs` with share, step, dev score (higher is better), training loss (of the later half
+of the steps so far) and seconds; or what ended it."""
 
 
 def advance(
@@ -156,7 +158,8 @@ def _scored(run: Run, result: FitResult | None, share: float, start: float) -> d
     step = 0 if result is None else result.steps
     seconds = round(time.perf_counter() - start, 3)
     rungs = [rung for rung in content["rungs"] if rung["share"] != share]
-    rungs.append({"share": share, "step": step, "dev": dev, "seconds": seconds})
+    loss = None if result is None else fmean(result.losses[step // 2 :])
+    rungs.append({"share": share, "step": step, "dev": dev, "loss": loss, "seconds": seconds})
     n_steps = 0 if result is None else result.n_steps
     return _written(run.out, {**content, "n_steps": n_steps, "rungs": sorted(rungs, key=lambda rung: rung["share"])})
 

@@ -111,9 +111,8 @@ class Lane:
         self.training, self._tuned, self._config, self._alone, self._n_lanes = training, tuned, config, alone, n_lanes
         self._objective, self._device = training.objective, tuned.model.device
         self._prefix_ids = tuned.prefix_ids
-        n_batches = math.ceil(len(training.rows) / config.batch_size)
-        self.steps_per_epoch = math.ceil(n_batches / config.accumulation)
-        self.n_steps = config.steps or max(1, round(config.epochs * self.steps_per_epoch))
+        self.steps_per_epoch = config.steps_per_epoch(len(training.rows))
+        self.n_steps = config.n_steps(len(training.rows))
         self._last_step = max(1, round((training.until or 1.0) * self.n_steps))
         self._peak_rate = config.learning_rate or tuned.method.learning_rate
         self._optimiser = Optimiser(tuned.trainable, config.weight_decay, tuned.method.learning_rate_factor)
