@@ -63,7 +63,9 @@ def climbing(scores, asked):
         outcomes = []
         for each, folder in zip(recipes, folders, strict=True):
             score = scores(each.train.learning_rate, share)
-            rung = {"share": share, "step": round(100 * share), "dev": score, "loss": 0.5, "seconds": 1.0}
+            at_end = share == 1
+            told = {"dev": score if at_end else None, "loss": None if score is None else (100 - score) / 100}
+            rung = {"share": share, "step": round(100 * share), **told, "seconds": 1.0}
             rungs[folder] = [*rungs.get(folder, []), rung]
             outcomes.append(Diverged("nan") if score is None else {"rungs": rungs[folder], "n_steps": 100})
         return outcomes
@@ -82,7 +84,12 @@ def test_the_better_half_goes_on_and_the_best_at_the_end_is_chosen(tmp_path):
     told = found["a"].told()
     assert told["values"] == {RATE: 1e-3}
     assert [trial["chosen"] for trial in told["trials"]] == [False, True, False, False]
-    assert [[rung["dev"] for rung in trial["rungs"]] for trial in told["trials"]] == [[60], [70, 90], [80, 85], [60]]
+    assert [[rung["dev"] for rung in trial["rungs"]] for trial in told["trials"]] == [
+        [None],
+        [None, 90],
+        [None, 85],
+        [None],
+    ]
     assert told["seconds"] == 6.0, "four trials to the first rung, and two to the next"
     assert told["at_edge"] == ""
 
@@ -156,6 +163,24 @@ def test_no_trial_has_seen_test_and_every_run_is_that_of_the_chosen_point(done):
     # what trains nothing is scored once
     frozen = found["arms"][0]["search"]
     assert {(len(trial["rungs"]), trial["rungs"][0]["step"]) for trial in frozen["trials"]} == {(1, 0)}
+
+
+def test_a_trial_is_the_chosen_run_on_its_way(done):
+    root, found = done
+    folder = found["arms"][1]["folder"]
+    trial, run = (
+        [json.loads(line) for line in (place / folder / "seed0" / "log.jsonl").read_text().splitlines()]
+        for place in (root / "trials", root)
+    )
+    steps = [[(line["loss"], line["learning_rate"]) for line in log if "loss" in line] for log in (trial, run)]
+    assert len(steps[0]) == len(steps[1]) == 8
+    assert [rate for _, rate in steps[0]] == [rate for _, rate in steps[1]]
+    assert [loss for loss, _ in steps[0]] == pytest.approx([loss for loss, _ in steps[1]], abs=1e-5)
+    rungs = next(trial["rungs"] for trial in found["arms"][1]["search"]["trials"] if trial["chosen"])
+    assert [rung["dev"] is None for rung in rungs] == [True, False]
+    assert rungs[0]["loss"] > rungs[1]["loss"] > 0
+    looks = [line["dev"] for line in run if "dev" in line and line["step"] == 8]
+    assert [rungs[-1]["dev"]] == looks, "what the run itself scores there"
 
 
 def test_a_search_that_is_done_costs_nothing(done, place):

@@ -1,5 +1,6 @@
 """What comes of the runs of a comparison: their metrics, or why one has none."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def in_words(outcome: Outcome) -> str:
         return f"diverged: {outcome.message}"
     if "rungs" in outcome:
         last = outcome["rungs"][-1]
-        return f"dev {last['dev']:.4g} after {last['step']} steps  {last['seconds']:.1f} s"
+        found = f"loss {last['loss'] or math.inf:.4f}" if last["dev"] is None else f"{last['dev']:.4g}"
+        return f"dev {found} after {last['step']} steps  {last['seconds']:.1f} s"
     name, value = next(iter(outcome["test"].items()))
     return f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.1f}  {outcome['seconds']:.1f} s"
 

@@ -36,10 +36,12 @@ class Trial:
 
     @property
     def score(self) -> tuple[float, float]:
-        """On dev at its last rung; of equals the one with the lower training loss is the better."""
+        """At its last rung: on the way by the loss on dev; at the end by the metric, then by the loss."""
         if self.diverged or not self.rungs:
             return -math.inf, 0.0
-        return self.rungs[-1]["dev"], -(self.rungs[-1]["loss"] or 0.0)
+        dev, loss = self.rungs[-1]["dev"], self.rungs[-1]["loss"]
+        by_loss = -math.inf if loss is None else -loss
+        return (by_loss, 0.0) if dev is None else (dev, by_loss)
 
     def told(self) -> dict[str, Any]:
         """For comparison.json."""

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tunewise import files
@@ -279,6 +280,19 @@ class Run:
         found = self._answer(self.dev)
         self.dev_evaluations.append(found)
         return found.main
+
+    def dev_loss(self) -> float:
+        """Nats per label token of the dev rows, as the present state has it."""
+        rows, _ = encode_rows(self.base, self.task, self.task.dev, self._max_length())
+        size, total, n_labels = self.recipe.train.batch_size, 0.0, 0
+        self.model.eval()
+        with torch.no_grad(), self.objective.ready(self.model):
+            for start in range(0, len(rows), size):
+                batch = self.objective.collate(rows[start : start + size])
+                if batch.n_labels:
+                    total += float(self.objective.loss(self.model, batch.to(self.model.device)))
+                    n_labels += batch.n_labels
+        return total / max(1, n_labels)
 
     def _dev_evaluation(self, result: FitResult | None) -> Evaluation | None:
         """The dev evaluation of the state that was kept, measured again only where this process has not seen it."""

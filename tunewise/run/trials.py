@@ -1,17 +1,18 @@
-"""Trials: recipes carried to a share of their steps and scored on dev, for a search; their task holds no test row.
+"""Trials: recipes carried to a share of their steps and looked at on dev, for a search; their task holds no test row.
 
     recipe.yaml env.json ledger.json log.jsonl checkpoints/ trial.json
 
-A trial follows the schedule of its whole length, stops with a checkpoint, and goes on from there, so what it scores at
-a rung is what the whole run would score at that step.
+A trial follows the schedule of its whole length, stops with a checkpoint, and goes on from there, so what it is at a
+rung is what the whole run would be at that step. Before the end its loss on dev is measured, which tells trials apart
+long before their answers are right, and costs no generation; at the end the task's metric.
 """
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from tunewise import files
@@ -32,14 +33,14 @@ logger = logging.getLogger(__name__)
 
 TRIAL = "trial.json"
 TrialOutcome = dict[str, Any] | Diverged
-"""The content of trial.json, `rungs` with share, step, dev score (higher is better), training loss (of the later half
-of the steps so far) and seconds; or what ended it."""
+"""The content of trial.json, or what ended the trial. `rungs` have share, step, loss on dev (nats per label token; None
+where it is not finite, or nothing is trained), dev score (higher is better; None before the end), and seconds."""
 
 
 def advance(
     recipes: Sequence[Recipe], folders: Sequence[Path], base: Base, share: float, progress: Watcher | None = None
 ) -> list[TrialOutcome]:
-    """Bring trials on one base to `share` of their steps, several as lanes of one batch, and score each on dev.
+    """Bring trials on one base to `share` of their steps, several as lanes of one batch, and look at each on dev.
 
     A trial that has been there is not carried out again, nor one that diverged. Raises UserError where the task has no
     dev rows or its file has changed, and Interrupted with a checkpoint of each.
@@ -153,13 +154,14 @@ def _part(run: Run, share: float, progress: Watcher | None) -> Training:
 
 def _scored(run: Run, result: FitResult | None, share: float, start: float) -> dict[str, Any]:
     """Score the state that `run` holds and write it down; `start` is when the seconds of this rung began."""
-    dev = run.dev_score()
     content = _content(run)
     step = 0 if result is None else result.steps
+    loss = None if result is None else run.dev_loss()
+    dev = run.dev_score() if result is None or share == 1 else None
     seconds = round(time.perf_counter() - start, 3)
     rungs = [rung for rung in content["rungs"] if rung["share"] != share]
-    loss = None if result is None else fmean(result.losses[step // 2 :])
-    rungs.append({"share": share, "step": step, "dev": dev, "loss": loss, "seconds": seconds})
+    told = None if loss is None or not math.isfinite(loss) else loss
+    rungs.append({"share": share, "step": step, "loss": told, "dev": dev, "seconds": seconds})
     n_steps = 0 if result is None else result.n_steps
     return _written(run.out, {**content, "n_steps": n_steps, "rungs": sorted(rungs, key=lambda rung: rung["share"])})
 
