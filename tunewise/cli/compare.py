@@ -105,10 +105,10 @@ def carry_out(comparison: "Comparison", root: Path, workers: int, as_json: bool)
     from tunewise.cli.progress import RunsProgress
     from tunewise.comparison import carry_out_comparison
     from tunewise.comparison.search import n_climbs
-    from tunewise.report.arms import diverged_of, read_arms, rule_of
+    from tunewise.report.arms import diverged_of, read_arms
     from tunewise.report.page import write_page
-    from tunewise.report.searches import searches_of
-    from tunewise.report.table import print_comparison, print_searches
+    from tunewise.report.protocol import how_compared
+    from tunewise.report.table import print_comparison
 
     first = [of_arm[0] for of_arm in comparison.recipes.values()]
     n_runs = len(first) * len(comparison.protocol.seeds) + n_climbs(first, comparison.protocol.trials)
@@ -118,8 +118,7 @@ def carry_out(comparison: "Comparison", root: Path, workers: int, as_json: bool)
     if as_json:
         print_json({**found, "page": str(page)})
     else:
-        print_comparison(results(), read_arms(root), diverged_of(root), rule_of(root))
-        print_searches(results(), searches_of(root))
+        print_comparison(results(), read_arms(root), diverged_of(root), how_compared(root))
         results().print(f"\nreport: {page}", soft_wrap=True)
     if any(arm["failed"] for arm in found["arms"]):
         raise typer.Exit(DIVERGED)

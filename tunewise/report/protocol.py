@@ -1,4 +1,4 @@
-"""What was searched for each arm before test was opened: which values dev chose, and what the search cost."""
+"""How the arms of a comparison were compared: the rule, what was searched for each, and in what else they differ."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from tunewise.report.arms import comparison_of
+from tunewise.verdict import Rule
 
 
 @dataclass(frozen=True)
 class ArmSearch:
-    """The search of one arm."""
+    """What was tried for one arm before test was opened."""
 
     label: str
     n_trials: int
     values: Mapping[str, Any]
-    """Dotted field -> what was chosen."""
+    """Dotted field -> what dev chose."""
     seconds: float
     at_edge: str
     """"lowest" or "highest" where the learning rate is that of those tried, else ""."""
@@ -34,9 +35,24 @@ class ArmSearch:
         return sentence + (f"; {self.n_lost} diverged" if self.n_lost else "")
 
 
-def searches_of(root: Path) -> list[ArmSearch]:
-    """The searches of the comparison in `root`, arm by arm; [] where nothing was searched."""
-    return [
+@dataclass(frozen=True)
+class HowCompared:
+    """What a reader of the verdict has to know of the comparison."""
+
+    rule: Rule | None = None
+    """None where nobody has judged: the default one."""
+    searches: tuple[ArmSearch, ...] = ()
+    """Arm by arm; () where nothing was searched."""
+    unlike: tuple[str, ...] = ()
+    """A sentence for each field in which arms differ although it would decide beside the method."""
+
+
+def how_compared(root: Path) -> HowCompared:
+    """Of the comparison that was carried out in `root`; nothing where none was."""
+    content = comparison_of(root)
+    judged = content.get("verdict")
+    rule = Rule.of(judged["metric"], judged["margin"], judged["alpha"], judged["weights"]) if judged else None
+    searches = tuple(
         ArmSearch(
             arm["label"],
             len(found["trials"]),
@@ -45,6 +61,11 @@ def searches_of(root: Path) -> list[ArmSearch]:
             found["at_edge"],
             sum(bool(trial["diverged"]) for trial in found["trials"]),
         )
-        for arm in comparison_of(root)
+        for arm in content.get("arms", ())
         if (found := arm.get("search"))
-    ]
+    )
+    unlike = tuple(
+        f"Unlike beside the method, {name}: {', '.join(f'{label} {value}' for label, value in values.items())}."
+        for name, values in content.get("unlike", {}).items()
+    )
+    return HowCompared(rule, searches, unlike)
