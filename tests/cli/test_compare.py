@@ -97,3 +97,12 @@ def test_unlike_arms_are_refused_unless_it_is_meant(base: Path, reviews: Path, t
     found = tunewise(*asked, "--allow-unlike", "train.steps", "--json")
     assert found.code == 0, found.err
     assert json.loads(found.out)["unlike"] == {"train.steps": {"A": 2, "B": 1}}
+    told = "Unlike beside the method, train.steps: A 2, B 1."
+    assert told in tunewise(*asked, "--allow-unlike", "train.steps").out
+    assert told in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_a_comparison_is_no_recipe_of_one_run() -> None:
+    found = tunewise("train", "recipes/compare-sentiment.yaml")
+    assert found.code == 2
+    assert "tunewise compare" in found.err

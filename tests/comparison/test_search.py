@@ -191,8 +191,21 @@ def test_a_search_that_is_done_costs_nothing(done, place):
     assert {path for path in root.rglob("*.json*") if path.name != "comparison.json"} == set(before)
 
 
-def test_a_search_that_was_stopped_goes_on_to_the_same_choice(done, place, tmp_path):
-    """Ctrl-C at the last rung: the first is not carried out again, and the second goes on from its checkpoints."""
+class Killed(BaseException):
+    """What no code can answer, as when the process is gone."""
+
+
+def _interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _die():
+    raise Killed
+
+
+@pytest.mark.parametrize(("how", "error"), [(_interrupt, Interrupted), (_die, Killed)], ids=["Ctrl-C", "killed"])
+def test_a_search_that_was_stopped_goes_on_to_the_same_choice(how, error, done, place, tmp_path):
+    """At the last rung: the first is not carried out again, and the second goes on from its checkpoints."""
 
     class Stopping(Silent):
         stopped = False
@@ -207,9 +220,9 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_choice(done, place, tmp_p
             trials = [json.loads(path.read_text()) for path in tmp_path.rglob("trial.json")]
             if not self.stopped and sum(bool(trial["n_steps"]) for trial in trials) == 4:
                 self.stopped = True
-                os.kill(os.getpid(), signal.SIGINT)
+                how()
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(error):
         searched(place, tmp_path, Stopping())
     first = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("trial.json")}
     steps = [int(path.name.removeprefix("step-")) for path in tmp_path.rglob("checkpoints/step-*")]
