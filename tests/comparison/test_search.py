@@ -127,11 +127,11 @@ def place(tmp_path_factory):
     return str(write_base(folder / "base")), {"path": str(write_reviews(folder / "reviews.csv")), "train": 16}
 
 
-def searched(place, out, progress=None, methods=("frozen", "lora"), **overrides):
+def searched(place, out, progress=None, methods=("frozen", "lora"), workers=1):
     model, data = place
     quick = {"train.steps": 8, "train.batch_size": 8, "dtype": "float32", "retention": None, "trials": 4}
     return compare(
-        data, model=model, methods=methods, seeds=(0, 1), out=out, progress=progress, overrides=quick | overrides
+        data, model=model, methods=methods, seeds=(0, 1), out=out, progress=progress, overrides=quick, workers=workers
     )
 
 
@@ -240,6 +240,17 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_choice(how, error, done, 
         ]
         assert scores[0] == scores[1]
     assert [row["test"] for row in found["rows"]] == [row["test"] for row in want["rows"]]
+
+
+@pytest.mark.slow
+def test_workers_side_by_side_choose_what_one_process_chooses(done, place, tmp_path):
+    found = searched(place, tmp_path, methods=("lora",), workers=2)
+    one, other = (arm["search"] for arm in (found["arms"][0], done[1]["arms"][1]))
+    assert one["values"] == other["values"]
+    for trial, want in zip(one["trials"], other["trials"], strict=True):
+        assert [rung["loss"] for rung in trial["rungs"]] == pytest.approx(
+            [rung["loss"] for rung in want["rungs"]], 1e-4
+        )
 
 
 def test_data_without_dev_rows_or_with_other_rows_is_refused(place, done, tmp_path):

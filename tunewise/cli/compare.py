@@ -119,6 +119,9 @@ def carry_out(comparison: "Comparison", root: Path, workers: int, as_json: bool)
         print_json({**found, "page": str(page)})
     else:
         print_comparison(results(), read_arms(root), diverged_of(root), how_compared(root))
+        if comparison.protocol.trials == 1 and any(each.train.learning_rate is None for each in first):
+            told = "each way ran at its method's own learning rate; --trials 4 searches it on dev first"
+            results().print(f"\n{told}", style="dim", soft_wrap=True)
         results().print(f"\nreport: {page}", soft_wrap=True)
     if any(arm["failed"] for arm in found["arms"]):
         raise typer.Exit(DIVERGED)
@@ -191,4 +194,4 @@ def _print_plan(plan: Mapping[str, Any]) -> None:
     side_by_side = f" by {plan['workers']} workers" if plan["workers"] > 1 else ""
     console.print(f"\n{told}{side_by_side}: about {words.duration(plan['seconds'])}, one after another.")
     if plan["n_together"]:
-        console.print(f"{plan['n_together']} of the runs will share batches, which takes less.")
+        console.print(f"{plan['n_together']} of the runs will share batches, which takes less time and more memory.")

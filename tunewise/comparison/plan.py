@@ -15,9 +15,11 @@ def plan_comparison(comparison: Comparison, workers: int = 1) -> dict[str, Any]:
     """Arms with parameters, trials, runs, seconds and memory, and what all of it takes; nothing is written.
 
     Seconds are those of runs one after another, over the `workers`; `n_together` of the runs will share batches, which
-    takes less. Memory is that of one run alone. An arm that would be refused has the reason under `refused`.
+    takes less time and more memory: that told is of one run alone. An arm that would be refused has the reason under
+    `refused`.
     """
     bases: dict[str, Base] = {}
+    _arm(next(iter(comparison.recipes)), comparison, bases)  # what is measured once a process is no arm's own
     arms = [_arm(label, comparison, bases) for label in comparison.recipes]
     planned = [arm for arm in arms if not arm["refused"]]
     recipes = [each for label in comparison.recipes for each in comparison.recipes[label]]
