@@ -36,7 +36,9 @@ def test_every_method_has_a_space_of_valid_points(name):
             assert built.model_dump()[section][field] == value
     rates = [point[RATE] for point in found if RATE in point]
     own = METHODS[name].learning_rate
-    assert rates[:4] == [factor * own for factor in (1, 4, 16, 1 / 4)][: len(rates)]
+    assert rates[:8] == [factor * own for factor in METHODS[name].rate_factors][: len(rates)]
+    assert len({*METHODS[name].rate_factors}) == 8
+    assert METHODS[name].rate_factors[0] == 1
     defaults = {f"method.{field}": info.default for field, info in METHODS[name].model_fields.items()}
     assert all(defaults[path] == value for path, value in found[0].items() if path != RATE), "its own values come first"
 

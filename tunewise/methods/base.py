@@ -140,14 +140,14 @@ class Method(Strict):
     not_on: ClassVar[Mapping[str, str]] = {}  # kind (families.KINDS) or model_type -> why the method does not act on it
     trains_task_head: ClassVar[bool] = True  # whether a classifier on top, where there is one, is trained along
     searched: ClassVar[Mapping[str, Sequence[object]]] = {}  # field -> values worth trying beside its default
-    rate_factors: ClassVar[Sequence[float]] = (1, 4, 16, 1 / 4, 64, 1 / 16, 2, 8)  # of its learning rate, for a search
+    rate_factors: ClassVar[Sequence[float]] = (1, 4, 16, 64, 1 / 4, 2, 8, 1 / 16)  # of its learning rate, for a search
 
     @classmethod
     def search_space(cls, *, writes: bool = True) -> dict[str, list[object]]:
         """Dotted field of a recipe -> what a search tries, in the order in which it does; each begins at its default.
 
-        The learning rate comes first: a published one is that of a certain base and batch, and is off by an order of
-        magnitude and more on another. `writes` tells whether the base answers in words.
+        The learning rate comes first, and upwards first: a published one is that of a larger base, and a smaller one
+        wants up to a hundred times as much. `writes` tells whether the base answers in words.
         """
         rates: list[object] = [cls.learning_rate * factor for factor in cls.rate_factors] if cls.learning_rate else []
         own = {name: cls.model_fields[name].default for name in cls.searched}
