@@ -8,9 +8,13 @@ import pytest
 from tests.cli.command import tunewise
 from tests.small_base import write_place
 from tunewise.cli.recipes import arm_of
-from tunewise.comparison import compare
-from tunewise.comparison.arm_recipes import recipe_of
+from tunewise.comparison import build_comparison, compare
 from tunewise.errors import UserError
+
+
+def recipe_of(common, arm, seed, overrides=None):
+    comparison = build_comparison({**common, "arms": {"one": arm}, "seeds": (seed,)}, overrides)
+    return comparison.recipes["one"][0]
 
 
 def test_sections_and_dotted_fields_of_an_arm_are_laid_over_what_is_common():
@@ -59,9 +63,12 @@ def test_arms_differ_in_their_pattern(tmp_path):
 
 @pytest.mark.parametrize(
     ("fields", "told"),
-    [({"data": {"seed": 1}}, "data.seed is 1, not 0"), ({"data": "tiny:sentiment"}, "data.path is 'tiny:sentiment'")],
+    [
+        ({"data": {"seed": 1}}, "data.seed is 0 for one and 1 for other"),
+        ({"data": "tiny:sentiment"}, "data.path is 'tiny:entailment' for one and 'tiny:sentiment' for other"),
+    ],
 )
 def test_arms_on_other_rows_are_refused(fields, told):
     arms = {"one": {"method": "frozen"}, "other": {"method": "frozen", **fields}}
-    with pytest.raises(UserError, match=re.escape(f"other has other rows than one: {told}")):
+    with pytest.raises(UserError, match=re.escape(f"unlike arms: {told}")):
         compare("tiny:entailment", methods=arms, seeds=[0])

@@ -2,7 +2,8 @@
 
 from tunewise.comparison.cluster import Ray
 from tunewise.comparison.following import GridWatcher
-from tunewise.comparison.grid import compare
+from tunewise.comparison.grid import carry_out_comparison, compare
 from tunewise.comparison.intrinsic_dimension import intrinsic_dimension
+from tunewise.comparison.protocol import build_comparison
 
-__all__ = ["GridWatcher", "Ray", "compare", "intrinsic_dimension"]
+__all__ = ["GridWatcher", "Ray", "build_comparison", "carry_out_comparison", "compare", "intrinsic_dimension"]

@@ -14,7 +14,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
@@ -22,13 +22,12 @@ from typing import Any, Self
 import torch
 
 from tunewise import files
-from tunewise.comparison.outcome import Outcome, run_group
+from tunewise.comparison.outcome import Outcome
 from tunewise.comparison.relay import Begins, Listener, Telling, Told, log_through
 from tunewise.comparison.workers import SECONDS_TO_SAVE, Job, Workers
 from tunewise.errors import UserError
 from tunewise.files import Held
 from tunewise.models.load import Base
-from tunewise.run import base_of
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +95,7 @@ class Worker:
         if not self._waits:
             threading.Thread(target=_leave_when_told, args=(leave,), daemon=True).start()
             self._waits = True
-        recipes, folders = job
-        return run_group(recipes, folders, base_of(recipes[0], self._bases), Telling(number, told))
+        return job.carry_out(self._bases, Telling(number, told))
 
 
 class _Lost(UserError):
@@ -237,8 +235,7 @@ class OnCluster(Workers):
 
 def _absolute(job: Job) -> Job:
     """A worker stands in another folder than we do."""
-    recipes, folders = job
-    return recipes, [folder.absolute() for folder in folders]
+    return replace(job, folders=[folder.absolute() for folder in job.folders])
 
 
 def _installed() -> ModuleType:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from multiprocessing import Queue, get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -27,6 +28,7 @@ from tunewise.errors import UserError
 from tunewise.files import Held
 from tunewise.models.load import Base
 from tunewise.run import Recipe, base_of
+from tunewise.training.progress import Watcher
 from tunewise.training.sharing import threads_of
 
 SECONDS_TO_SAVE = 60.0  # what a run has to leave a checkpoint when the process that started it is gone
@@ -37,8 +39,19 @@ _BASES: dict[str, Base] = {}
 _told: Told
 _IDLE = threading.Event()
 
-Job = tuple[Sequence[Recipe], Sequence[Path]]
-"""Runs that one process carries out, and their folders; several share their batches."""
+
+@dataclass(frozen=True)
+class Job:
+    """Runs that one process carries out, and their folders; several share their batches."""
+
+    recipes: Sequence[Recipe]
+    folders: Sequence[Path]
+    share: float | None = None
+    """Of their steps, to which trials are brought; None for whole runs."""
+
+    def carry_out(self, bases: dict[str, Base], progress: Watcher) -> list[Outcome] | Held:
+        """What came of each, on a base out of those that are known, in this process."""
+        return run_group(self.recipes, self.folders, base_of(self.recipes[0], bases), progress, self.share)
 
 
 class Workers(AbstractContextManager["Workers"]):
@@ -69,8 +82,8 @@ class OneByOne(Workers):
 
     def carry_out(self, jobs: Sequence[Job], begins: Begins) -> Iterator[tuple[int, list[Outcome] | Held]]:
         """In their order."""
-        for number, (recipes, folders) in enumerate(jobs):
-            yield number, run_group(recipes, folders, base_of(recipes[0], self._bases), begins(number))
+        for number, job in enumerate(jobs):
+            yield number, job.carry_out(self._bases, begins(number))
 
 
 class SideBySide(Workers):
@@ -134,7 +147,6 @@ def _leave_with_the_parent() -> None:
 def _carry_out(number: int, job: Job) -> list[Outcome] | Held:
     _IDLE.clear()
     try:
-        recipes, folders = job
-        return run_group(recipes, folders, base_of(recipes[0], _BASES), Telling(number, _told))
+        return job.carry_out(_BASES, Telling(number, _told))
     finally:
         _IDLE.set()

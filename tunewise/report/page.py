@@ -12,6 +12,7 @@ from tunewise.report import figure, words
 from tunewise.report.arms import Arm, DivergedArm, diverged_of, gather_arms, labels_of, runs_of
 from tunewise.report.decision import Decision, best_of, decide
 from tunewise.report.folders import Run, majority_score
+from tunewise.report.protocol import HowCompared, how_compared
 from tunewise.report.samples import Sample, samples_from_predictions, samples_of
 from tunewise.verdict import LOWER_IS_BETTER
 
@@ -25,7 +26,7 @@ def write_page(root: Path, page: Path, *, commands: Sequence[str] = (), title: s
     the runs. UserError when there is no finished run.
     """
     labels = labels_of(root)
-    told = {"samples": samples_of(root), "diverged": diverged_of(root)}
+    told = {"samples": samples_of(root), "diverged": diverged_of(root), "how": how_compared(root)}
     text = render(runs_of(root), labels=labels, commands=commands, title=title, **told)
     files.write_text(page, text)
     return page
@@ -39,10 +40,12 @@ def render(
     title: str = "",
     samples: Sequence[Sample] = (),
     diverged: Sequence[DivergedArm] = (),
+    how: HowCompared | None = None,
 ) -> str:
     """The page as text."""
     arms = gather_arms(runs, labels, diverged)
-    first, decision = runs[0], decide(arms)
+    how = how or HowCompared()
+    first, decision = runs[0], decide(arms, how.rule)
     environment = Environment(
         loader=PackageLoader("tunewise.report"),
         autoescape=True,
@@ -66,6 +69,7 @@ def render(
         metric=words.metric_name(arms[0].metric) + words.unit(arms[0].metric).rstrip(),
         decision=decision,
         diverged=diverged,
+        how=how,
         tiles=_tiles(arms, decision),
         figures=_figures(arms),
         has_figures=figure.available(),

@@ -24,6 +24,7 @@ class Frozen(Method):
     learning_rate_source = "nothing is trained"
     start = "the base's own values"
     trains_task_head = False
+    searched = {"shots": (4, 8, 16)}
 
     shots: int = Field(0, ge=0)
     """Demonstrations drawn from the training split, by seed. Default: none, zero-shot; Brown et al. 2020, section 2."""
@@ -33,3 +34,7 @@ class Frozen(Method):
     calibration: Calibration = "none"
     """What a label's log-probability is lessened by: its own behind questions without content (contextual), or behind
     the end of the prompt alone (pmi), with the same demonstrations. Default: Brown et al. 2020, section 2.4."""
+
+    @classmethod
+    def search_space(cls, *, writes: bool = True) -> dict[str, list[object]]:
+        return super().search_space() if writes else {}  # a classifier reads no demonstrations
