@@ -66,8 +66,9 @@ def build_comparison(fields: Mapping[str, Any], overrides: Mapping[str, Any] | N
     """The comparison that these fields of a recipe ask for, checked.
 
     `arms` maps a label to the fields that are the arm's own, or is a list of methods (see `arms_of`). Beside it stand
-    fields of `Protocol`, and fields of a run's recipe, which all arms share; an arm's own win over those, and
-    `overrides` (dotted fields of either kind) over all. UserError for what is unknown, wrong, or unlike between arms.
+    fields of `Protocol`, and fields of a run's recipe, which all arms share; an arm's own win over those, `overrides`
+    (dotted fields of either kind) over both, and dotted fields of an arm over all. UserError for what is unknown,
+    wrong, or unlike between arms.
     """
     changed = dict(overrides or {})
     own = {name: fields[name] for name in Protocol.model_fields if name in fields}
@@ -114,8 +115,10 @@ def is_comparison(fields: Mapping[str, Any]) -> bool:
 def _recipe(label: str, fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:
     if "method" not in fields:
         raise UserError(f"the arm {label} has no method", f"write  {label}: {{method: lora}}")
+    dotted = {name: value for name, value in fields.items() if "." in name}
+    sections = {name: value for name, value in fields.items() if name not in dotted}
     try:
-        return build_recipe(fields, overrides)
+        return build_recipe(sections, {**overrides, **dotted})
     except UserError as error:
         raise UserError(f"{label}: {error.message}", error.hint) from None
 
