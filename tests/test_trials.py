@@ -12,8 +12,8 @@ from tunewise.errors import UserError
 from tunewise.models.load import Base
 from tunewise.run import base_of, build_recipe
 from tunewise.run.carry_out import Run
+from tunewise.run.forecast import forecast
 from tunewise.run.prepare import load_for
-from tunewise.run.rehearsal import rehearse
 from tunewise.run.trials import advance, put_away
 from tunewise.training.lane import Diverged
 
@@ -84,7 +84,7 @@ def test_no_test_row_is_ever_asked(place, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Run, "__init__", noting)
     advance([asked], [tmp_path], base, 1.0)
-    rehearse(asked, base)
+    forecast(asked, base)
     assert len(seen) == 2
     for task in seen:
         assert not tests & {example.prompt for example in (*task.train, *task.dev, *task.test)}
@@ -122,10 +122,10 @@ def test_a_file_that_has_changed_is_refused(place, tmp_path):
         advance([asked], [tmp_path / "trial"], base, 1.0)
 
 
-def test_a_rehearsal_is_scaled_to_the_whole_run(place):
+def test_a_forecast_is_scaled_to_the_whole_run(place):
     asked = recipe(place, **{"train.steps": None, "train.epochs": 100.0})
     base = base_of(asked, {})
-    found = rehearse(asked, base)
+    found = forecast(asked, base)
     task = _task(asked, base)
     assert (found.n_steps, found.n_looks) == (200, 100)
     assert found.n_trainable > 0
@@ -135,7 +135,7 @@ def test_a_rehearsal_is_scaled_to_the_whole_run(place):
     parts = found.begin_seconds + found.train_seconds + found.n_looks * found.dev_seconds
     assert found.seconds == pytest.approx(parts + found.test_seconds + found.end_seconds)
     assert math.isclose(found.trial_seconds(0.5), found.begin_seconds + 0.5 * found.train_seconds + found.dev_seconds)
-    half = rehearse(build_recipe(asked.model_dump(mode="json"), {"train.epochs": 50.0}), base)
+    half = forecast(build_recipe(asked.model_dump(mode="json"), {"train.epochs": 50.0}), base)
     assert half.n_steps == 100
 
 

@@ -39,6 +39,14 @@ def test_an_arms_own_fields_win_over_shared_ones_and_overrides_over_all():
     assert build_comparison(TWO).protocol.weights == dict.fromkeys(COSTS, 1.0)
 
 
+def test_a_dotted_field_of_an_arm_is_the_last_word():
+    arms = {"a": "lora", "b": {"method": "lora", "train.learning_rate": 5e-3, "method.rank": 4}}
+    found = build_comparison({**TWO, "arms": arms}, {"train.learning_rate": 1e-3})
+    a, b = (of_arm[0] for of_arm in found.recipes.values())
+    assert (a.train.learning_rate, b.train.learning_rate) == (1e-3, 5e-3)
+    assert (a.method.rank, b.method.rank) == (8, 4)
+
+
 OWN = [
     {"train": {"learning_rate": 1e-2, "schedule": "linear", "warmup": 0.1, "weight_decay": 0.1, "clip": None}},
     {"train": {"lanes": False, "packing": False, "trunk": "live", "checkpoint_every": 7, "checkpointing": True}},

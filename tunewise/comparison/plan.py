@@ -8,7 +8,7 @@ from tunewise.comparison.search import at, points
 from tunewise.errors import UserError
 from tunewise.models.load import Base
 from tunewise.run import base_of, plan
-from tunewise.run.rehearsal import Rehearsal, rehearse
+from tunewise.run.forecast import Forecast, forecast
 
 
 def plan_comparison(comparison: Comparison, workers: int = 1) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _arm(label: str, comparison: Comparison, bases: dict[str, Base]) -> dict[str
     n_trials = len(tried) if len(tried) > 1 else 0
     told = {"label": label, "n_trials": n_trials, "n_runs": len(protocol.seeds)}
     try:
-        found = rehearse(at(recipe, tried[-1] if not recipe.method.learning_rate else {}), base)
+        found = forecast(at(recipe, tried[-1] if not recipe.method.learning_rate else {}), base)
     except UserError as error:
         return {**told, "refused": f"{error.message}. {error.hint}"}
     search = search_seconds(found, n_trials)
@@ -64,7 +64,7 @@ def _arm(label: str, comparison: Comparison, bases: dict[str, Base]) -> dict[str
     }
 
 
-def search_seconds(of_run: Rehearsal, n_trials: int) -> float:
+def search_seconds(of_run: Forecast, n_trials: int) -> float:
     """What the trials of an arm take, one after another: what trains nothing is scored once each."""
     if n_trials < 2:
         return 0.0

@@ -65,10 +65,10 @@ class Comparison:
 def build_comparison(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Comparison:
     """The comparison that these fields of a recipe ask for, checked.
 
-    `arms` maps a label to the fields that are the arm's own, sections or dotted ones ({"data.pattern": "question"},
-    which are the last word), or is a list of methods (see `arms_of`). Beside it stand
-    fields of `Protocol`, and fields of a run's recipe, which all arms share; an arm's own win over those, and
-    `overrides` (dotted fields of either kind) over all. UserError for what is unknown, wrong, or unlike between arms.
+    `arms` maps a label to the fields that are the arm's own, or is a list of methods (see `arms_of`). Beside it stand
+    fields of `Protocol`, and fields of a run's recipe, which all arms share; an arm's own win over those, `overrides`
+    (dotted fields of either kind) over both, and dotted fields of an arm over all. UserError for what is unknown,
+    wrong, or unlike between arms.
     """
     changed = dict(overrides or {})
     own = {name: fields[name] for name in Protocol.model_fields if name in fields}
@@ -78,7 +78,7 @@ def build_comparison(fields: Mapping[str, Any], overrides: Mapping[str, Any] | N
     shared = {name: value for name, value in fields.items() if name not in own and name not in (ARMS, "method", "seed")}
     _refuse_unknown(shared)
     recipes = {
-        label: tuple(_recipe(label, shared, of_arm, changed, seed) for seed in protocol.seeds)
+        label: tuple(_recipe(label, {**_merged(shared, of_arm), "seed": seed}, changed) for seed in protocol.seeds)
         for label, of_arm in arms_of(fields.get(ARMS, ())).items()
     }
     unlike = check_alike({label: of_arm[0] for label, of_arm in recipes.items()}, protocol.allow_unlike)
@@ -112,17 +112,13 @@ def is_comparison(fields: Mapping[str, Any]) -> bool:
     return any(name in fields for name in (ARMS, *Protocol.model_fields))
 
 
-def _recipe(
-    label: str, shared: Mapping[str, Any], arm: Mapping[str, Any], overrides: Mapping[str, Any], seed: int
-) -> Recipe:
-    """An arm's sections over the shared ones, then `overrides`, then the arm's dotted fields."""
-    dotted = {name: value for name, value in arm.items() if "." in name}
-    own = {name: value for name, value in arm.items() if name not in dotted}
-    fields = {**_merged(shared, own), "seed": seed}
+def _recipe(label: str, fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:
     if "method" not in fields:
         raise UserError(f"the arm {label} has no method", f"write  {label}: {{method: lora}}")
+    dotted = {name: value for name, value in fields.items() if "." in name}
+    sections = {name: value for name, value in fields.items() if name not in dotted}
     try:
-        return build_recipe(fields, {**overrides, **dotted})
+        return build_recipe(sections, {**overrides, **dotted})
     except UserError as error:
         raise UserError(f"{label}: {error.message}", error.hint) from None
 

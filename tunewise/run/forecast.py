@@ -1,4 +1,4 @@
-"""A rehearsal: a few steps and questions of a run, in a folder that is thrown away, to tell what all would cost."""
+"""A forecast: a few steps and questions of a run, in a folder that is thrown away, to tell what all would cost."""
 
 import math
 import time
@@ -24,7 +24,7 @@ N_QUESTIONS = 64
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class Forecast:
     """What one run, carried out alone, would cost; all of it measured, and that of steps and questions scaled up."""
 
     n_trainable: int
@@ -53,7 +53,7 @@ class Rehearsal:
         return self.begin_seconds + share * self.train_seconds + self.dev_seconds
 
 
-def rehearse(recipe: Recipe, base: Base) -> Rehearsal:
+def forecast(recipe: Recipe, base: Base) -> Forecast:
     """Carry out a few steps, and ask a few questions of dev in the place of test, which is not read.
 
     UserError where the run itself would be refused, as when its longest batch does not fit into memory.
@@ -77,7 +77,7 @@ def rehearse(recipe: Recipe, base: Base) -> Rehearsal:
         steps = list(read_jsonl(Path(folder) / LOG)) if run.rows else []
     a_question = metrics["spent"]["evaluation"] / (2 * len(few))  # asked once as dev, once as test
     n_prefix = len(recipe.method.prefix_ids(base.anatomy))
-    return Rehearsal(
+    return Forecast(
         n_trainable=run.tuned.n_trainable,
         adapter_bytes=metrics["adapter_bytes"],
         n_steps=n_steps,
