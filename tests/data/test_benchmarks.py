@@ -170,6 +170,12 @@ def test_what_is_missing_or_wrong_is_told(tmp_path, monkeypatch):
     wrong = refusal(config)
     assert wrong.message == f"{tmp_path / 'train.jsonl'}, line 1: the label '2' is no class of the task"
     assert wrong.hint == "its classes are 0 (entailment), 1 (not_entailment)"
+    other = DataConfig(path="super_glue:rte", folder=str(tmp_path), metrics=("f1",))
+    write(tmp_path / "train.jsonl", rows_of("super_glue:rte"))
+    counted = refusal(other)
+    assert counted.message == "super_glue:rte: the metric f1 counts one label, and positive is ''"
+    assert counted.hint == "take macro_f1, or a task.yaml with positive: yes or no"
+    assert load_task(other.model_copy(update={"metrics": ("mcc", "accuracy")})).metrics == ("mcc", "accuracy")
     named = refusal(config.model_copy(update={"text": "premise"}))
     assert "super_glue:rte is a benchmark, which says what its columns mean; data.text cannot" in named.message
     assert "data.folder changes nothing" in refusal(DataConfig(path="tiny:sentiment", folder=str(tmp_path))).message

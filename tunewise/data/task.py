@@ -87,16 +87,26 @@ def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase 
     UserError for whatever is wrong with the data; what was recognised is told in `task.ledger.detected`.
     """
     config = spec if isinstance(spec, DataConfig) else DataConfig(path=str(spec))
+    task = _limited(_read(config, tokenizer), config)
+    if "f1" in task.metrics and task.positive not in task.labels:
+        raise UserError(
+            f"{config.path}: the metric f1 counts one label, and positive is {task.positive!r}",
+            f"take macro_f1, or a task.yaml with positive: {' or '.join(task.labels) or 'LABEL'}",
+        )
+    return task
+
+
+def _read(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
     if is_benchmark(config.path):
-        return _limited(_from_benchmark(config), config)
+        return _from_benchmark(config)
     if config.folder is not None:
         raise UserError(f"data.folder changes nothing: {config.path} is no glue: or super_glue: task", "leave it out")
     path = find(config.path)
     if (path / "task.yaml").is_file():
-        return _limited(_from_task_folder(path, config), config)
+        return _from_task_folder(path, config)
     if path.is_dir() and is_image_folder(path):
-        return _limited(_from_images(path, config), config)
-    return _limited(_from_rows(path, config, tokenizer), config)
+        return _from_images(path, config)
+    return _from_rows(path, config, tokenizer)
 
 
 def find(spec: str) -> Path:
@@ -139,7 +149,7 @@ def _from_benchmark(config: DataConfig) -> Task:
         kind=benchmark.kind,
         template=benchmark.template,
         labels=benchmark.labels,
-        metrics=benchmark.metrics,
+        metrics=config.metrics or benchmark.metrics,
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
@@ -179,11 +189,6 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
         labels = labels or labels_of(examples, str(folder))
         check_labels(examples, labels, str(folder))
     template, parts = asked_by(config, shape, template, labels, parts)
-    if "f1" in file.metrics and file.positive not in labels:
-        raise UserError(
-            f"{folder / 'task.yaml'}: the metric f1 counts one label, and positive is {file.positive!r}",
-            f"write positive: {' or '.join(labels)}, or take macro_f1",
-        )
     told = f"{config.path}: {file.kind.replace('_', ' ')} as its task.yaml says"
     if config.pattern != "none":
         told += f", asked as {template.prompt!r}"
