@@ -1,16 +1,18 @@
-"""Figures as inline SVG: quality against each cost, and loss curves. Needs the extra `plot` (matplotlib).
+"""Figures as inline SVG: quality against each cost, with the front. Needs the extra `plot` (matplotlib).
 
 Colours are written as style-sheet variables, so that one figure serves a light and a dark page.
 """
 
+import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tunewise.report.arms import Arm, smoothed_losses
+from tunewise.report.arms import Arm
 from tunewise.report.words import metric_name, unit
+from tunewise.verdict import LOWER_IS_BETTER, Contender, pareto
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,8 +63,20 @@ def panels(arms: Sequence[Arm]) -> list[Panel]:
     return found
 
 
+def front(arms: Sequence[Arm], panel: Panel) -> list[int]:
+    """The indices of the arms that no other beats in quality or in this cost without losing in the other, cheapest
+    first; what trains nothing costs nothing here."""
+    contenders = [
+        Contender(str(i), arm.scores, {panel.title: panel.values[i] or 0.0})
+        for i, arm in enumerate(arms)
+        if not arm.n_diverged
+    ]
+    return [int(label) for label in pareto(contenders, panel.title, lower_is_better=arms[0].metric in LOWER_IS_BETTER)]
+
+
 def quality_against_cost(arms: Sequence[Arm], *, narrow: bool = False) -> str:
-    """One panel a cost, quality upwards; arms that train nothing are dashed lines across. SVG text."""
+    """One panel a cost, quality upwards, the front ringed and joined; arms that train nothing are dashed lines across.
+    SVG text."""
     drawn = panels(arms)
     shape = (len(drawn), 1) if narrow else (1, len(drawn))
     figure, axes = subplots(
@@ -80,30 +94,19 @@ def quality_against_cost(arms: Sequence[Arm], *, narrow: bool = False) -> str:
                 cost, mean, yerr=spread, color=colour, marker=MARKERS[index % len(MARKERS)], markersize=7,
                 elinewidth=1.4, capsize=0, markeredgewidth=0, zorder=3,
             )  # fmt: skip
+        held = [(panel.values[index], arms[index].quality.mean) for index in front(arms, panel)]
+        drawn_front = [place for place in held if place[0] is not None]
+        if drawn_front:
+            axis.plot(
+                *zip(*drawn_front), color=QUIET, linewidth=1.0, marker="o", markersize=13, markerfacecolor="none",
+                markeredgewidth=1.0, zorder=2,
+            )  # fmt: skip
         if panel.log:
             axis.set_xscale("log")
         axis.margins(x=0.12, y=0.1)
         axis.set_xlabel(panel.title)
         if narrow or axis is axes[0]:
             axis.set_ylabel(metric_name(arms[0].metric) + unit(arms[0].metric).replace(" ", ", "))
-    return svg(figure)
-
-
-def loss_curves(arms: Sequence[Arm], *, narrow: bool = False) -> str:
-    """Training loss over steps, averaged over seeds, of the arms that have a log. SVG text, "" when none has one."""
-    curves = [(index, *smoothed_losses(arm)) for index, arm in enumerate(arms)]
-    curves = [curve for curve in curves if len(curve[1]) > 1]
-    if not curves:
-        return ""
-    figure, axes = subplots((1, 1), width=3.9 if narrow else 10.2, height=2.7 if narrow else 3.0)
-    for index, steps, losses in curves:
-        axes[0].plot(steps, losses, color=SERIES[index % N_SERIES], linewidth=1.7, solid_capstyle="round")
-    drawn = [loss for _, _, losses in curves for loss in losses]
-    if min(drawn) > 0 and max(drawn) > 20 * min(drawn):
-        axes[0].set_yscale("log")
-    axes[0].set_xlabel("step")
-    axes[0].set_ylabel("training loss, nats per label token")
-    axes[0].margins(x=0.02)
     return svg(figure)
 
 
@@ -168,4 +171,7 @@ def svg(figure: "Figure", colours: Mapping[str, str] = VARIABLES) -> str:
     text = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # the page's own typeface; matplotlib names one that the reader may not have
-    return re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    # matplotlib names the parts of every figure alike, and a page has many
+    own = "f" + hashlib.sha256(text.encode()).hexdigest()[:8] + "-"
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{own}", text)
