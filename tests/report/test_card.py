@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import tunewise
 from tests.report.runs import write_runs
+from tests.small_base import write_reviews
 from tunewise.cli import app
 from tunewise.errors import UserError
 from tunewise.report.arms import Arm, read_arms
@@ -18,7 +19,7 @@ from tunewise.report.card import shipped_run, write_card
 from tunewise.report.decision import decide
 
 CODE = re.compile(r"```python\n(.*?)```", re.S)
-TRAINING = {"train.steps": 4, "data.train": 32, "train.learning_rate": 4e-3}
+TRAINING = {"train.steps": 4, "train.learning_rate": 4e-3}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     methods = ["lora", {"name": "top_layers", "layers": 1}]
     with pytest.MonkeyPatch.context() as patch:  # the reload in a fresh process is tested elsewhere
         patch.setattr(import_module("tunewise.comparison.grid"), "add_reload_proof", lambda *_: [])
-        tunewise.compare("tiny:sentiment", methods=methods, seeds=(0, 1), out=root, overrides=TRAINING)
+        data = str(write_reviews(root / "reviews.csv"))
+        tunewise.compare(data, methods=methods, seeds=(0, 1), out=root, overrides=TRAINING)
     return root
 
 
@@ -44,21 +46,21 @@ def test_the_hub_reads_the_front_matter(compared: Path, label: str, library: str
     card = ModelCard.load(path)
     data = card.data.to_dict()
     assert (data["base_model"], data["library_name"]) == ("tiny", library)
-    assert (data["pipeline_tag"], data["datasets"]) == ("text-generation", ["sentiment"])
-    assert data["metrics"] == ["accuracy", "f1"]
+    assert (data["pipeline_tag"], data["datasets"]) == ("text-generation", ["reviews"])
+    assert data["metrics"] == ["accuracy", "f1", "matthews_correlation"]
     assert {"tunewise", "adapter"} <= set(data["tags"])
     name, results = model_index_to_eval_results(data["model-index"])
-    assert name.startswith(f"tiny-sentiment-{label}")
+    assert name.startswith(f"tiny-reviews-{label}")
     found = {result.metric_type: result.metric_value for result in results}
     test = shipped_run(arm).metrics["test"]
-    assert found == {"accuracy": round(test["accuracy"], 4), "f1": round(test["macro_f1"], 4)}
+    assert found == dict(zip(data["metrics"], (round(test[name], 4) for name in ("accuracy", "macro_f1", "mcc"))))
     assert results[0].dataset_split == "test"
     for heading in ("How to use it", "What it reaches", "What it forgot", "How it was trained", "What was proved"):
         assert f"\n## {heading}\n" in card.text
     assert (
         f"| accuracy % | {arm.quality.mean:.1f} ± {arm.quality.half_width:.1f} | {test['accuracy']:.1f} |" in card.text
     )
-    assert "{text}\nSentiment:" in card.text
+    assert "{text}" in card.text
     assert ("peft loads this folder" in card.text) == (library == "peft")
 
 
