@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from tests.report.runs import write_runs
 from tunewise.report.arms import Arm, read_arms
 from tunewise.report.decision import decide
-from tunewise.report.matrix import LEVELS, Cell, matrix_of
+from tunewise.report.matrix import Cell, matrix_of
 from tunewise.report.words import probability
 
 
@@ -39,9 +39,10 @@ def test_every_pair_says_what_scipy_and_statsmodels_say(arms: list[Arm]) -> None
         assert cell.gap == f"{one.quality.mean - other.quality.mean:+.1f}".replace("-", "−")
         assert float(cell.half_width) == pytest.approx((high - low) / 2, abs=0.051)
         assert cell.p == back.p == probability(p)
-        assert cell.strength == sum(p < level for level in LEVELS)
+        assert cell.strength == sum(p < level for level in (0.05, 0.01, 0.001))
         assert (cell.is_better, back.is_better) == ((True, False) if p < 0.05 else (None, None))
         n_seen += p < 0.05
+    assert found.levels == pytest.approx((0.05, 0.01, 0.001))
     assert 0 < n_seen < len(pairs)
     assert all(row[i] is None for i, row in enumerate(found.rows))
 

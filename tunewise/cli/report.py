@@ -1,4 +1,4 @@
-"""`tunewise report`: one html page from finished runs; their figures as csv; a model card beside the adapter to ship."""
+"""`tunewise report`: one html page from finished runs, their table as csv, a model card beside the adapter to ship."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,14 +21,14 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained html page: the verdict, every figure with its interval, answers, proofs."""
-    from tunewise.report.arms import diverged_of, read_arms
+    from tunewise.report.arms import diverged_of, read_arms, rule_of
     from tunewise.report.card import write_card
     from tunewise.report.decision import decide
     from tunewise.report.export import table_of, write_csv
     from tunewise.report.page import write_page
 
     arms = read_arms(runs)
-    decision = decide(arms)
+    decision = decide(arms, rule_of(runs))
     rows = table_of(arms, decision, diverged_of(runs))
     page = write_page(runs, out or runs / "report.html", title=title, commands=[this_command()])
     written = {"page": str(page)}

@@ -17,6 +17,7 @@ from tunewise.report import words
 from tunewise.report.arms import Arm
 from tunewise.report.decision import Decision
 from tunewise.report.folders import Run
+from tunewise.report.forgotten import forgotten_tasks
 from tunewise.report.proof_table import proof_table
 from tunewise.verdict import LOWER_IS_BETTER
 
@@ -85,6 +86,7 @@ def card_text(arms: Sequence[Arm], decision: Decision) -> str:
         recipe=files.read_text(run.folder / "recipe.yaml").strip(),
         environment=run.environment,
         retention=run.metrics.get("retention"),
+        forgotten=forgotten_tasks([pick]),
     )
 
 

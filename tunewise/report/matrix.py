@@ -8,8 +8,8 @@ from tunewise.report import words
 from tunewise.report.arms import Arm
 from tunewise.verdict import LOWER_IS_BETTER, Verdict
 
-LEVELS = (0.05, 0.01, 0.001)
-"""p below the first of these is told apart; below the others it is shaded more strongly."""
+STEPS = (1, 5, 50)
+"""p below alpha over the first of these is told apart; over the others it is shaded more strongly."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Cell:
     is_better: bool | None
     """Whether the row is the better one; None where the test does not tell them apart."""
     strength: int
-    """How many of `LEVELS` p lies below."""
+    """How many of the matrix's levels p lies below."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Matrix:
 
     arms: tuple[Arm, ...]
     rows: tuple[tuple[Cell | None, ...], ...]
+    levels: tuple[float, ...]
 
 
 def matrix_of(arms: Sequence[Arm], verdict: Verdict) -> Matrix | None:
@@ -41,17 +42,16 @@ def matrix_of(arms: Sequence[Arm], verdict: Verdict) -> Matrix | None:
     tested = {label for pair in verdict.pairs for label in (pair.first, pair.second)}
     sign = -1 if arms[0].metric in LOWER_IS_BETTER else 1
     ordered = sorted((arm for arm in arms if arm.label in tested), key=lambda arm: -sign * arm.quality.mean)
-    return Matrix(
-        tuple(ordered),
-        tuple(tuple(None if row is column else _cell(row, column, verdict) for column in ordered) for row in ordered),
-    )
+    levels = tuple(verdict.level * len(verdict.pairs) / step for step in STEPS)
+    rows = [[None if row is column else _cell(row, column, verdict, levels) for column in ordered] for row in ordered]
+    return Matrix(tuple(ordered), tuple(map(tuple, rows)), levels)
 
 
-def _cell(row: Arm, column: Arm, verdict: Verdict) -> Cell:
+def _cell(row: Arm, column: Arm, verdict: Verdict, levels: Sequence[float]) -> Cell:
     pair = verdict.pair(row.label, column.label)
     gap = pair.gap.mean if pair.first == row.label else -pair.gap.mean
     digits = 3 if row.metric in LOWER_IS_BETTER else 1
-    strength = sum(pair.p_holm < level for level in LEVELS)
+    strength = sum(pair.p_holm < level for level in levels)
     is_higher = gap > 0
     return Cell(
         gap=f"{gap:+.{digits}f}".replace("-", "−"),

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tunewise import files
 from tunewise.report import figure, words
-from tunewise.report.arms import Arm, DivergedArm, diverged_of, gather_arms, labels_of, runs_of
+from tunewise.report.arms import Arm, DivergedArm, diverged_of, gather_arms, labels_of, rule_of, runs_of
 from tunewise.report.calibration_figure import calibration_figure, calibration_of
 from tunewise.report.card import shipped_run
 from tunewise.report.confusion import MOST_CLASSES, confusion_of, mistakes_beside
@@ -17,11 +17,12 @@ from tunewise.report.curves import learning_curves
 from tunewise.report.decision import Decision, best_of, decide
 from tunewise.report.dial import dial_figure
 from tunewise.report.folders import Run, majority_score
+from tunewise.report.forgotten import forgotten_tasks
 from tunewise.report.matrix import matrix_of
 from tunewise.report.proof_table import planner_grades, proof_table
 from tunewise.report.reproduce import command_of, digests_of, environment_of
 from tunewise.report.samples import Sample, contested_items, samples_of
-from tunewise.verdict import LOWER_IS_BETTER
+from tunewise.verdict import LOWER_IS_BETTER, Rule
 
 GLYPHS = "●■◆▲▼✚✖⬟⬢⬧"
 
@@ -34,7 +35,7 @@ def write_page(root: Path, page: Path, *, commands: Sequence[str] = (), title: s
     """
     labels = labels_of(root)
     told = {"samples": samples_of(root), "diverged": diverged_of(root)}
-    text = render(runs_of(root), labels=labels, commands=commands, title=title, **told)
+    text = render(runs_of(root), labels=labels, commands=commands, title=title, rule=rule_of(root), **told)
     files.write_text(page, text)
     return page
 
@@ -47,10 +48,11 @@ def render(
     title: str = "",
     samples: Sequence[Sample] = (),
     diverged: Sequence[DivergedArm] = (),
+    rule: Rule | None = None,
 ) -> str:
-    """The page as text."""
+    """The page as text; `rule` is what the verdict goes by, where it is not the usual one."""
     arms = gather_arms(runs, labels, diverged)
-    first, decision = runs[0], decide(arms)
+    first, decision = runs[0], decide(arms, rule)
     base, task = str(first.recipe.get("model", "")), str(first.metrics.get("task", ""))
     return _environment().get_template("page.html.jinja").render(
         title=title or f"Adapting {Path(base).name} to {task}",
@@ -67,6 +69,7 @@ def render(
         has_figures=figure.available(),
         glyphs=GLYPHS,
         matrix=matrix_of(arms, decision.verdict),
+        forgotten=forgotten_tasks(arms),
         classes=_classes(arms, decision),
         samples=samples,
         contested=contested_items(arms),
