@@ -17,6 +17,7 @@ from tunewise.errors import UserError
 from tunewise.report.arms import Arm, read_arms
 from tunewise.report.card import shipped_run, write_card
 from tunewise.report.decision import decide
+from tunewise.report.proof_table import planner_grades
 
 CODE = re.compile(r"```python\n(.*?)```", re.S)
 TRAINING = {"train.steps": 4, "train.learning_rate": 4e-3}
@@ -77,6 +78,16 @@ def test_the_code_on_the_card_loads_the_adapter(compared: Path) -> None:
     exec(code[1], theirs)
     n_theirs = sum(p.numel() for name, p in theirs["model"].named_parameters() if "lora_" in name)
     assert n_theirs == arm.n_trainable
+
+
+def test_the_runs_grade_the_planner(compared: Path) -> None:
+    arms = [card_of(compared, label)[1] for label in ("lora", "top_layers")]
+    grades = planner_grades(arms)
+    assert [(grade.label, grade.what) for grade in grades] == [
+        (arm.label, what) for arm in arms for what in ("trained parameters", "adapter on disk")
+    ]
+    assert [grade.error for grade in grades[::2]] == ["exact", "exact"]
+    assert all(grade.error.startswith("−") for grade in grades[1::2])  # a folder holds more than its tensors
 
 
 def test_a_card_does_not_spoil_the_folder(compared: Path) -> None:

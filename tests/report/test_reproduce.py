@@ -6,10 +6,9 @@ from pathlib import Path
 from tests.report.runs import write_runs
 from tunewise.config import dump_yaml, read_yaml
 from tunewise.files import sha256
-from tunewise.report.arms import read_arms, rule_of
+from tunewise.report.arms import read_arms
 from tunewise.report.reproduce import digests_of, environment_of, recipe_digest
 from tunewise.run.recipe import build_recipe, run_folder
-from tunewise.verdict import Rule
 
 
 def test_a_recipe_has_the_digest_that_names_its_folder(tmp_path: Path) -> None:
@@ -43,10 +42,3 @@ def test_the_base_and_unlike_machines_are_told(tmp_path: Path) -> None:
         path.write_text(json.dumps({"torch": f"2.{number % 2}", "base": base, "data_sha256": "", "tokenizer": None}))
     found = environment_of([run for arm in read_arms(root) for run in arm.runs])
     assert found == {"torch": "2.0, 2.1", "base": "tiny", "base fingerprint": "cb8e"}
-
-
-def test_the_rule_is_that_of_the_comparison(tmp_path: Path) -> None:
-    assert rule_of(tmp_path) is None
-    verdict = {"metric": "loss", "margin": 1.5, "alpha": 0.1, "weights": {"bytes": 2.0}}
-    (tmp_path / "comparison.json").write_text(json.dumps({"arms": [], "verdict": verdict}))
-    assert rule_of(tmp_path) == Rule(lower_is_better=True, margin=1.5, alpha=0.1, weights={"bytes": 2.0})

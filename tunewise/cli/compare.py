@@ -36,7 +36,7 @@ def compare(
 
     from tunewise.cli.progress import RunsProgress
     from tunewise.comparison import compare as carry_out
-    from tunewise.report.arms import diverged_of, read_arms, rule_of
+    from tunewise.report.arms import diverged_of, read_arms
     from tunewise.report.card import write_card
     from tunewise.report.decision import decide
     from tunewise.report.page import write_page
@@ -54,13 +54,13 @@ def compare(
             progress=progress,
         )
     page = write_page(root, root / "report.html", commands=[this_command()])
-    table, rule = read_arms(root), rule_of(root)
-    decision = decide(table, rule)
+    table = read_arms(root)
+    decision = decide(table)
     card = write_card(table, decision) if decision.pick.adapter_bytes else None
     if as_json:
         print_json({**found, "page": str(page), "card": None if card is None else str(card)})
     else:
-        print_comparison(results(), table, diverged_of(root), rule)
+        print_comparison(results(), table, diverged_of(root))
         results().print(f"\nreport: {page}", soft_wrap=True)
         if card is not None:
             results().print(f"adapter to ship, with its model card: {card.parent}", soft_wrap=True)

@@ -21,14 +21,14 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained html page: the verdict, every figure with its interval, answers, proofs."""
-    from tunewise.report.arms import diverged_of, read_arms, rule_of
+    from tunewise.report.arms import diverged_of, read_arms
     from tunewise.report.card import write_card
     from tunewise.report.decision import decide
     from tunewise.report.export import table_of, write_csv
     from tunewise.report.page import write_page
 
     arms = read_arms(runs)
-    decision = decide(arms, rule_of(runs))
+    decision = decide(arms)
     rows = table_of(arms, decision, diverged_of(runs))
     page = write_page(runs, out or runs / "report.html", title=title, commands=[this_command()])
     written = {"page": str(page)}

@@ -8,7 +8,6 @@ from typing import Any
 from tunewise.files import read_json
 from tunewise.report.folders import Run, read_run, read_runs
 from tunewise.stats import Interval, mean_interval
-from tunewise.verdict import LOWER_IS_BETTER, Rule
 
 
 @dataclass(frozen=True)
@@ -103,22 +102,9 @@ def gather_arms(
 
 def comparison_of(root: Path) -> list[dict[str, Any]]:
     """The arms (label, folder, seeds) of the comparison that was carried out in `root`; [] where none was."""
-    return _comparison(root).get("arms", [])
-
-
-def rule_of(root: Path) -> Rule | None:
-    """What the verdict of the comparison in `root` went by; None where there is none."""
-    verdict = _comparison(root).get("verdict")
-    if not verdict:
-        return None
-    lower_is_better = verdict["metric"] in LOWER_IS_BETTER
-    return Rule(lower_is_better, verdict["margin"], verdict["alpha"], verdict["weights"])
-
-
-def _comparison(root: Path) -> dict[str, Any]:
     path = root / "comparison.json"
     content = read_json(path) if path.is_file() else {}
-    return content if isinstance(content, dict) else {}
+    return content.get("arms", []) if isinstance(content, dict) else []
 
 
 def runs_of(root: Path) -> list[Run]:

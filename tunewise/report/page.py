@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tunewise import files
 from tunewise.report import figure, words
-from tunewise.report.arms import Arm, DivergedArm, diverged_of, gather_arms, labels_of, rule_of, runs_of
+from tunewise.report.arms import Arm, DivergedArm, diverged_of, gather_arms, labels_of, runs_of
 from tunewise.report.calibration_figure import calibration_figure, calibration_of
 from tunewise.report.card import shipped_run
 from tunewise.report.confusion import MOST_CLASSES, confusion_of, mistakes_beside
@@ -22,7 +22,7 @@ from tunewise.report.matrix import matrix_of
 from tunewise.report.proof_table import planner_grades, proof_table
 from tunewise.report.reproduce import command_of, digests_of, environment_of
 from tunewise.report.samples import Sample, contested_items, samples_of
-from tunewise.verdict import LOWER_IS_BETTER, Rule
+from tunewise.verdict import LOWER_IS_BETTER
 
 GLYPHS = "●■◆▲▼✚✖⬟⬢⬧"
 
@@ -35,7 +35,7 @@ def write_page(root: Path, page: Path, *, commands: Sequence[str] = (), title: s
     """
     labels = labels_of(root)
     told = {"samples": samples_of(root), "diverged": diverged_of(root)}
-    text = render(runs_of(root), labels=labels, commands=commands, title=title, rule=rule_of(root), **told)
+    text = render(runs_of(root), labels=labels, commands=commands, title=title, **told)
     files.write_text(page, text)
     return page
 
@@ -48,11 +48,10 @@ def render(
     title: str = "",
     samples: Sequence[Sample] = (),
     diverged: Sequence[DivergedArm] = (),
-    rule: Rule | None = None,
 ) -> str:
-    """The page as text; `rule` is what the verdict goes by, where it is not the usual one."""
+    """The page as text."""
     arms = gather_arms(runs, labels, diverged)
-    first, decision = runs[0], decide(arms, rule)
+    first, decision = runs[0], decide(arms)
     base, task = str(first.recipe.get("model", "")), str(first.metrics.get("task", ""))
     return _environment().get_template("page.html.jinja").render(
         title=title or f"Adapting {Path(base).name} to {task}",

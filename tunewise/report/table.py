@@ -13,7 +13,6 @@ from tunewise.report.arms import Arm, DivergedArm
 from tunewise.report.decision import Decision, decide
 from tunewise.report.folders import majority_score, read_run
 from tunewise.report.samples import Sample
-from tunewise.verdict import Rule
 
 
 def comparison_table(arms: Sequence[Arm], found: Decision, diverged: Sequence[DivergedArm] = ()) -> Table:
@@ -47,11 +46,9 @@ def _with_lost(arm: DivergedArm) -> str:
     return f"{arm.label} ({arm.n_diverged} of {arm.n_seeds} lost)"
 
 
-def print_comparison(
-    console: Console, arms: Sequence[Arm], diverged: Sequence[DivergedArm] = (), rule: Rule | None = None
-) -> None:
+def print_comparison(console: Console, arms: Sequence[Arm], diverged: Sequence[DivergedArm] = ()) -> None:
     """The table, and below it which way to take and why."""
-    found = decide(arms, rule)
+    found = decide(arms)
     console.print(comparison_table(arms, found, diverged))
     console.print()
     for each in diverged:
