@@ -68,7 +68,6 @@ def calibration_figure(arms: Sequence[Arm], found: Sequence[tuple[Arm, Calibrati
         axis.plot((0, 100), (0, 100), color=QUIET, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
         sure, right = [100 * each.confidence for each in bins], [100 * each.accuracy for each in bins]
         axis.vlines(sure, sure, right, color=colour, linewidth=1.2, alpha=0.5)
-        axis.plot(sure, right, color=colour, linewidth=1.2, alpha=0.6)
         sizes = [8.0 + BIGGEST_DOT * each.n / most for each in bins]
         axis.scatter(sure, right, s=sizes, color=colour, linewidths=0, zorder=3)
         axis.set_title(arm.label, fontsize=9.5, color=colour)
