@@ -42,6 +42,8 @@ def test_texts_have_no_confusion_and_no_calibration() -> None:
     written = [{"expected": "a", "predicted": "b", "correct": False}]
     assert confusion_of(written) is None
     assert confusion_of([]) is None
+    own_choices = [*rows(3, seed=0), {"expected": "x", "predicted": "y", "correct": False, "scores": {"x": 0, "y": 1}}]
+    assert confusion_of(own_choices) is None
     assert calibration_of(written) is None
     assert calibration_of([]) is None
 

@@ -39,13 +39,14 @@ class Confusion:
 
 
 def confusion_of(rows: Iterable[Mapping[str, Any]]) -> Confusion | None:
-    """The confusion of predictions that chose among classes, which have a score for each; None for others."""
+    """The confusion of predictions that chose among the same classes, with a score for each; None for others (texts,
+    or choices that each item has of its own)."""
     counted: Counter[tuple[str, str]] = Counter()
     classes: tuple[str, ...] = ()
     for row in rows:
-        if "scores" not in row:
+        if "scores" not in row or (classes and tuple(row["scores"]) != classes):
             return None
-        classes = classes or tuple(row["scores"])
+        classes = tuple(row["scores"])
         counted[row["expected"], row["predicted"]] += 1
     if not counted:
         return None
