@@ -219,9 +219,10 @@ def test_both_ways_to_classify_with_a_decoder_stand_in_one_comparison(place, tmp
     arms = {"words": {"method": "lora"}, "head": {"method": "lora", "head": "classifier"}}
     found = compare(
         str(place / "reviews.csv"), model=str(place / "decoder"), methods=arms, seeds=(0,), out=tmp_path,
-        overrides={**LONGER, "dtype": "float32"},
+        overrides={**LONGER, "dtype": "float32", "allow_unlike": ["head"]},
     )  # fmt: skip
     assert [row["arm"] for row in found["rows"]] == ["words", "head"]
+    assert found["unlike"] == {"head": {"words": "auto", "head": "classifier"}}
     assert not any(row["failed_proofs"] for row in found["rows"])
 
 

@@ -88,6 +88,20 @@ def test_weights_that_are_none_are_refused(weights, told):
         Rule(weights=weights)
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [({"margin": -1.0}, "margin of -1.0"), ({"margin": float("nan")}, "margin of nan"), ({"alpha": 0.0}, "alpha=0.0")],
+)
+def test_a_margin_or_level_that_is_none_is_refused(fields, told):
+    with pytest.raises(UserError, match=told):
+        Rule(**fields)
+
+
+def test_a_rule_is_turned_by_its_metric_and_keeps_what_is_asked():
+    assert Rule.of("accuracy") == Rule()
+    assert Rule.of("loss", 1.0, 0.1, {"bytes": 3.0}) == Rule(True, 1.0, 0.1, {"bytes": 3.0})
+
+
 def test_the_front_leaves_out_what_another_beats():
     arms = [
         arm("full", 92.0, bytes=100.0), arm("lora", 91.0, bytes=2.0), arm("waste", 90.0, bytes=50.0),

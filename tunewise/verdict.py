@@ -35,6 +35,7 @@ from tunewise.stats import (
 
 LOWER_IS_BETTER = ("loss", "perplexity")
 """Metrics of which less is better; of all others more is."""
+MARGIN = 2.0
 COSTS = ("bytes", "seconds", "memory", "forgetting", "serving_tokens")
 
 
@@ -74,7 +75,7 @@ class Rule:
     """What the verdict goes by."""
 
     lower_is_better: bool = False
-    margin: float = 2.0
+    margin: float = MARGIN
     """How far below the best mean is as good: points of a score, or per cent where lower is better (a loss)."""
     alpha: float = ALPHA
     """How often one comparison of arms that are alike may find a difference."""
@@ -82,11 +83,18 @@ class Rule:
     """What a cost counts; each is measured in shares of the largest among the arms in question."""
 
     @classmethod
-    def of(cls, metric: str) -> "Rule":
-        """The rule as it is, in the direction of this metric."""
-        return cls(lower_is_better=metric in LOWER_IS_BETTER)
+    def of(
+        cls, metric: str, margin: float = MARGIN, alpha: float = ALPHA, weights: Mapping[str, float] | None = None
+    ) -> "Rule":
+        """The rule in the direction of this metric; without `weights` every cost counts alike."""
+        lower = metric in LOWER_IS_BETTER
+        return cls(lower, margin, alpha) if weights is None else cls(lower, margin, alpha, weights)
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.margin) and self.margin >= 0):
+            raise UserError(f"a margin of {self.margin} points is none", "use 0 or more, as in --margin 2")
+        if not 0 < self.alpha < 1:
+            raise UserError(f"alpha={self.alpha} is no probability", "use one between 0 and 1, as in --alpha 0.05")
         if unknown := set(self.weights) - set(COSTS):
             raise UserError(f"no such cost: {', '.join(sorted(unknown))}", f"weigh some of {', '.join(COSTS)}")
         if any(not (math.isfinite(weight) and weight >= 0) for weight in self.weights.values()):

@@ -268,6 +268,8 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(base: Path, reviews: P
 
 
 def test_every_recipe_of_the_project_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunewise.comparison import build_comparison
+    from tunewise.comparison.protocol import is_comparison
     from tunewise.data.task import load_task
     from tunewise.run import Recipe
 
@@ -275,7 +277,9 @@ def test_every_recipe_of_the_project_is_complete(monkeypatch: pytest.MonkeyPatch
     recipes = sorted(Path("recipes").glob("*.yaml"))
     assert len(recipes) >= 6
     for path in recipes:
-        recipe = parse(Recipe, gather([str(path)], {}), where=str(path))
+        fields = gather([str(path)], {})
+        is_one_run = not is_comparison(fields)
+        recipe = parse(Recipe, fields, where=str(path)) if is_one_run else build_comparison(fields).first
         assert load_task(recipe.data).test, path
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.small_base import QUICK, write_base, write_reviews
 from tunewise.comparison import compare
-from tunewise.comparison.grid import arms_of
+from tunewise.comparison.protocol import arms_of
 from tunewise.comparison.tables import rows_of
 from tunewise.config import read_yaml
 from tunewise.errors import UserError
@@ -38,7 +38,7 @@ def compared(tmp_path_factory):
     arms = {
         "2-shot": {"method": {"name": "frozen", "shots": 2}},
         "lora": {"method": "lora"},
-        "lora, slow": {"method": "lora", "train": {"learning_rate": 1e-4, "steps": 3}},
+        "lora, slow": {"method": "lora", "train": {"learning_rate": 1e-4}},
     }
     fields = {"model": str(write_base(place / "base")), "methods": arms, "seeds": (0, 1), "out": place / "runs"}
     quick = {name: value for name, value in QUICK.items() if name != "train.learning_rate" and name != "train.steps"}
@@ -86,7 +86,7 @@ def test_the_verdict_tests_each_pair_by_seeds_and_by_items(compared):
 def test_runs_that_share_a_batch_end_as_one_by_one(compared, tmp_path):
     root, found, _, _ = compared
     recipe = read_yaml(next(root.rglob("lora-*/seed0/recipe.yaml")))
-    arms = {"lora": {"method": "lora"}, "lora, slow": {"method": "lora", "train": {"learning_rate": 1e-4, "steps": 3}}}
+    arms = {"lora": {"method": "lora"}, "lora, slow": {"method": "lora", "train": {"learning_rate": 1e-4}}}
     alone = compare(
         recipe["data"], model=recipe["model"], methods=arms, seeds=(0, 1), out=tmp_path,
         overrides={"train.batch_size": 8, "train.lanes": False, "dtype": "float32"},
@@ -166,7 +166,7 @@ def test_rows_are_means_over_seeds(compared):
     steps = [
         json.loads((root / arm["folder"] / "seed0" / "metrics.json").read_text())["steps"] for arm in found["arms"]
     ]
-    assert steps == [0, 6, 3]
+    assert steps == [0, 6, 6]
 
 
 def test_a_comparison_that_is_done_costs_nothing(compared):
@@ -223,7 +223,7 @@ def test_a_worker_takes_runs_that_share_a_batch(compared, tmp_path):
     """Two groups of three, of each of which one diverges."""
     root, found, _, _ = compared
     recipe = read_yaml(next(root.rglob("lora-*/seed0/recipe.yaml")))
-    slow, hot = ({"method": "lora", "train": {"learning_rate": rate, "steps": 3}} for rate in (1e-4, 1e38))
+    slow, hot = ({"method": "lora", "train": {"learning_rate": rate}} for rate in (1e-4, 1e38))
     again = compare(
         recipe["data"], model=recipe["model"], methods={"hot": hot, "lora": {"method": "lora"}, "lora, slow": slow},
         seeds=(0, 1), out=tmp_path, workers=2,
@@ -241,7 +241,7 @@ def test_a_worker_takes_runs_that_share_a_batch(compared, tmp_path):
 def test_runs_that_diverge_are_named_and_the_others_go_on(how, compared, tmp_path):
     root, found, _, _ = compared
     recipe = read_yaml(next(root.rglob("lora-*/seed0/recipe.yaml")))
-    watcher, hot = Followed(), {"method": "lora", "train": {"learning_rate": 1e38, "steps": 4}}
+    watcher, hot = Followed(), {"method": "lora", "train": {"learning_rate": 1e38}}
     arms = {"hot": hot, "lora": {"method": "lora"}}
     quick = {"train.batch_size": 8, "dtype": "float32", "retention": None}
     again = compare(
@@ -251,7 +251,7 @@ def test_runs_that_diverge_are_named_and_the_others_go_on(how, compared, tmp_pat
     lost, lora = again["arms"]
     assert (lost["seeds"], lora["seeds"], lora["failed"]) == ([], [0, 1], [])
     assert [each["seed"] for each in lost["failed"]] == [0, 1]
-    assert all("is not finite at step 2 of 4" in each["reason"] for each in lost["failed"])
+    assert all("is not finite at step 2 of 6" in each["reason"] for each in lost["failed"])
     assert again["rows"][0]["test"] == {}
     assert again["rows"][1]["test"] == found["rows"][1]["test"]
     assert again["rows"][1]["failed_proofs"] == []

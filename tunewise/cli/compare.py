@@ -1,7 +1,8 @@
 """`tunewise compare`: several methods and seeds on one task, and which to take."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,58 +10,123 @@ from tunewise.cli.console import DIVERGED, AsJson, Data, Model, Out, print_json,
 from tunewise.cli.train import Words
 from tunewise.errors import UserError
 
+if TYPE_CHECKING:
+    from tunewise.comparison.protocol import Comparison
+
+METHODS = "frozen,lora,bitfit:add=true,full"
+ITS_OWN = "that of the recipe, or"
 Workers = Annotated[int, typer.Option(min=1, help="Processes that run side by side, each with its own base.")]
+
+
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        help="Methods with commas; fields after colons, as in frozen:shots=8,lora:rank=4:alpha=8.",
+        show_default=f"{ITS_OWN} {METHODS}",
+    ),
+]
+Seeds = Annotated[str | None, typer.Option(help="Seeds, with commas.", show_default=f"{ITS_OWN} 0,1,2")]
+Trials = Annotated[
+    int | None,
+    typer.Option(
+        help="Points of each arm's own fields, its learning rate first, that are tried on dev before test is opened; "
+        "1 takes the method's own.",
+        show_default=f"{ITS_OWN} 1",
+    ),
+]
+Margin = Annotated[
+    float | None,
+    typer.Option(help="Points below the best mean that are as good (per cent of a loss).", show_default=f"{ITS_OWN} 2"),
+]
+Alpha = Annotated[float | None, typer.Option(help="Level of the tests between arms.", show_default=f"{ITS_OWN} 0.05")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="What each cost counts, as in bytes=1,seconds=0.5; one that is not named counts nothing.",
+        show_default=f"{ITS_OWN} 1 for each",
+    ),
+]
+Unlike = Annotated[
+    str | None, typer.Option(help="Fields in which arms may differ, with commas, as in head,train.steps.")
+]
+OnlyPlan = Annotated[
+    bool, typer.Option("--plan", help="Only rehearse a few steps of each arm and say what all would take.")
+]
 
 
 def compare(
     words: Words = None,
     model: Model = None,
     data: Data = None,
-    methods: Annotated[
-        str, typer.Option(help="Methods with commas; fields after colons, as in frozen:shots=8,lora:rank=4:alpha=8.")
-    ] = "frozen,lora,bitfit:add=true,full",
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "0,1,2",
+    methods: Methods = None,
+    seeds: Seeds = None,
+    trials: Trials = None,
+    margin: Margin = None,
+    alpha: Alpha = None,
+    weights: Weights = None,
+    allow_unlike: Unlike = None,
+    plan: OnlyPlan = False,
     workers: Workers = 1,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train every method with every seed on the same data, say which to take, and write a report page.
+    """Run every method with every seed on the same data, say which to take, and write a report page.
 
-    Exits with 3 where some runs diverged: the table says which, and the others are compared.
+    A recipe may hold `arms` and the other options by their names. Exits with 3 where some runs diverged: the table says
+    which, and the others are compared.
     """
     from tunewise.cli.recipes import gather
 
     fields = gather(words or [], {"model": model, "data": data})
-    arms = arms_of(methods, fields)
-    numbers = seeds_of(seeds)
+    given: dict[str, Any] = {
+        "arms": None if methods is None else arms_of(methods),
+        "seeds": None if seeds is None else seeds_of(seeds),
+        "trials": trials,
+        "margin": margin,
+        "alpha": alpha,
+        "weights": None if weights is None else weights_of(weights),
+        "allow_unlike": None if allow_unlike is None else allow_unlike.split(","),
+    }
+    asked = {"arms": arms_of(METHODS), **fields, **{name: value for name, value in given.items() if value is not None}}
 
+    from tunewise.comparison import build_comparison
+    from tunewise.comparison.plan import plan_comparison
+
+    comparison = build_comparison(asked)
+    if plan:
+        told = plan_comparison(comparison, workers)
+        print_json(told) if as_json else _print_plan(told)
+        return
+    carry_out(comparison, out or Path("runs"), workers, as_json)
+
+
+def carry_out(comparison: "Comparison", root: Path, workers: int, as_json: bool) -> None:
+    """Carry a comparison out, write its page and print what it found; exits with 3 where some runs diverged."""
     from tunewise.cli.progress import RunsProgress
-    from tunewise.comparison import compare as carry_out
+    from tunewise.comparison import carry_out_comparison
+    from tunewise.comparison.search import n_climbs
     from tunewise.report.arms import diverged_of, read_arms
     from tunewise.report.card import write_card
     from tunewise.report.decision import decide
     from tunewise.report.page import write_page
+    from tunewise.report.protocol import how_compared
     from tunewise.report.table import print_comparison
 
-    root = out or Path("runs")
-    with RunsProgress(len(arms) * len(numbers), progress_lines()) as progress:
-        found = carry_out(
-            fields["data"],
-            model=fields["model"],
-            methods=arms,
-            seeds=numbers,
-            out=root,
-            workers=workers,
-            progress=progress,
-        )
+    first = [of_arm[0] for of_arm in comparison.recipes.values()]
+    n_runs = len(first) * len(comparison.protocol.seeds) + n_climbs(first, comparison.protocol.trials)
+    with RunsProgress(n_runs, progress_lines()) as progress:
+        found = carry_out_comparison(comparison, root, workers=workers, progress=progress)
     page = write_page(root, root / "report.html", commands=[this_command()])
-    table = read_arms(root)
-    decision = decide(table)
+    table, how = read_arms(root), how_compared(root)
+    decision = decide(table, how.rule)
     card = write_card(table, decision) if decision.pick.adapter_bytes else None
     if as_json:
         print_json({**found, "page": str(page), "card": None if card is None else str(card)})
     else:
-        print_comparison(results(), table, diverged_of(root))
+        print_comparison(results(), table, diverged_of(root), how)
+        if comparison.protocol.trials == 1 and any(each.train.learning_rate is None for each in first):
+            told = "each way ran at its method's own learning rate; --trials 4 searches it on dev first"
+            results().print(f"\n{told}", style="dim", soft_wrap=True)
         results().print(f"\nreport: {page}", soft_wrap=True)
         if card is not None:
             results().print(f"adapter to ship, with its model card: {card.parent}", soft_wrap=True)
@@ -68,17 +134,16 @@ def compare(
         raise typer.Exit(DIVERGED)
 
 
-def arms_of(text: str, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Label -> recipe fields: each method of `text` under what the recipe says about training."""
+def arms_of(text: str) -> dict[str, dict[str, Any]]:
+    """Label -> recipe fields: each method of `text`."""
     from tunewise.cli.recipes import method_of
 
-    shared = {name: value for name, value in recipe.items() if name not in ("model", "data", "method", "seed")}
     arms: dict[str, dict[str, Any]] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
         label, method = method_of(word)
         if label in arms:
             raise UserError(f"the method {word} is there twice", "leave one out, or change a field of it")
-        arms[label] = {**shared, "method": method}
+        arms[label] = {"method": method}
     return arms
 
 
@@ -88,3 +153,52 @@ def seeds_of(text: str) -> list[int]:
     if not words or not all(word.isdecimal() for word in words):
         raise UserError(f"cannot read the seeds {text!r}", "write whole numbers with commas: --seeds 0,1,2")
     return [int(word) for word in words]
+
+
+def weights_of(text: str) -> dict[str, float]:
+    """Cost -> weight, of words such as bytes=1,seconds=0.5."""
+    found = {}
+    for word in text.split(","):
+        name, _, number = word.partition("=")
+        try:
+            found[name.strip()] = float(number)
+        except ValueError:
+            raise UserError(
+                f"cannot read the weight {word!r}", "write costs and numbers: --weights bytes=1,seconds=0.5"
+            ) from None
+    return found
+
+
+def _print_plan(plan: Mapping[str, Any]) -> None:
+    from rich.table import Table
+
+    from tunewise.report import words
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("way")
+    for heading in ("trained", "trials", "runs", "a run", "search", "in all", "memory"):
+        table.add_column(heading, justify="right")
+    for arm in plan["arms"]:
+        if arm["refused"]:
+            table.add_row(arm["label"], *["–"] * 7, style="red")
+            continue
+        table.add_row(
+            arm["label"],
+            words.count(arm["n_trainable"]) if arm["n_trainable"] else "–",
+            str(arm["n_trials"] or "–"),
+            str(arm["n_runs"]),
+            words.duration(arm["run_seconds"]),
+            words.duration(arm["search_seconds"]) if arm["n_trials"] else "–",
+            words.duration(arm["seconds"]),
+            words.size(arm["peak_bytes"]),
+        )
+    console = results()
+    console.print(table)
+    for arm in plan["arms"]:
+        if arm["refused"]:
+            console.print(f"{arm['label']}: {arm['refused']}", style="red", markup=False)
+    told = f"{plan['n_runs']} runs" + (f" and {plan['n_trials']} trials" if plan["n_trials"] else "")
+    side_by_side = f" by {plan['workers']} workers" if plan["workers"] > 1 else ""
+    console.print(f"\n{told}{side_by_side}: about {words.duration(plan['seconds'])}, one after another.")
+    if plan["n_together"]:
+        console.print(f"{plan['n_together']} of the runs will share batches, which takes less time and more memory.")

@@ -54,6 +54,7 @@ def demo(
     from tunewise.models.load import load_base
     from tunewise.report.arms import diverged_of, read_arms
     from tunewise.report.page import write_page
+    from tunewise.report.protocol import how_compared
     from tunewise.report.samples import write_samples
     from tunewise.report.table import print_comparison, print_samples
 
@@ -79,7 +80,7 @@ def demo(
     if as_json:
         print_json({**found, "page": str(page)})
         return
-    print_comparison(console, table, diverged_of(root))
+    print_comparison(console, table, diverged_of(root), how_compared(root))
     print_samples(console, samples)
     console.print(f"\nreport: {page}", soft_wrap=True)
 

@@ -26,9 +26,10 @@ def report(
     from tunewise.report.decision import decide
     from tunewise.report.export import table_of, write_csv
     from tunewise.report.page import write_page
+    from tunewise.report.protocol import how_compared
 
     arms = read_arms(runs)
-    decision = decide(arms)
+    decision = decide(arms, how_compared(runs).rule)
     rows = table_of(arms, decision, diverged_of(runs))
     page = write_page(runs, out or runs / "report.html", title=title, commands=[this_command()])
     written = {"page": str(page)}

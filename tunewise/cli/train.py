@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tunewise.cli.console import AsJson, Data, Model, Out, print_json, results
+from tunewise.errors import UserError
 
 Words = Annotated[
     list[str] | None,
@@ -32,6 +33,9 @@ def train(
     from tunewise.cli.recipes import gather
 
     recipe = gather(words or [], {"model": model, "data": data, "method": method, "seed": seed})
+
+    if "arms" in recipe:
+        raise UserError("this recipe has arms, which a single run has not", "tunewise compare carries them all out")
 
     from tunewise.config import parse
     from tunewise.report.table import print_run

@@ -1,8 +1,8 @@
 """Arms × seeds on one base and one task, each a run folder; the base is loaded once, reloads are proved in one process.
 
 An arm is what differs from the others: a method, with its own training fields where it wants them. Everything else is
-the same for all, so every arm has the same rows, steps and evaluation. Seeds run innermost last: after the first round
-every arm has been seen once.
+the same for all, so every arm has the same rows, steps and evaluation. Where trials are asked for, each arm's own
+fields are chosen on dev first. Seeds run innermost last: after the first round every arm has been seen once.
 """
 
 import logging
@@ -12,13 +12,15 @@ from typing import Any, Protocol
 
 from tunewise import files
 from tunewise.comparison.outcome import Outcome, failures, in_words, run_group
+from tunewise.comparison.protocol import ARMS, Arms, Comparison, build_comparison
+from tunewise.comparison.search import Search, at, points, search
 from tunewise.comparison.tables import rows_of, verdict_of
 from tunewise.comparison.workers import run_side_by_side
 from tunewise.errors import UserError
-from tunewise.methods.base import Method
 from tunewise.models.load import Base
-from tunewise.run import Recipe, add_reload_proof, base_of, build_recipe, plan, run_folder
+from tunewise.run import Recipe, add_reload_proof, base_of, plan, run_folder
 from tunewise.run.record import DONE
+from tunewise.run.trials import TrialOutcome
 from tunewise.training.lane import Diverged
 from tunewise.training.progress import Watcher
 
@@ -26,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 COMPARISON = "comparison.json"
 METHODS = ("frozen", "lora", "bitfit", "full")
-Arms = Sequence[str | Mapping[str, Any] | Method] | Mapping[str, Mapping[str, Any]]
 
 
 class GridWatcher(Watcher, Protocol):
@@ -54,37 +55,48 @@ def compare(
 
     `methods` is a list of names or of mappings (name and fields), or a mapping from an arm's label to the recipe
     fields of its own: {"lora r=4": {"method": {"name": "lora", "rank": 4}, "train": {"learning_rate": 2e-3}}}.
-    `overrides` are dotted fields for all arms; `workers` processes run side by side. Runs that are done are not carried
-    out again. Returns the content of comparison.json: one row an arm, with means and 95 % intervals over the seeds that
-    were trained to their end, and the verdict over them with a test of each pair. Runs that diverged stand under
-    `failed` of their arm, with the reason, and begin anew with the same call. UserError where all of them did.
+    `overrides` are dotted fields for all arms, and fields of the protocol: {"trials": 4, "margin": 1.0}. The rest is
+    as `carry_out_comparison` says.
     """
-    if not seeds:
-        raise UserError("no seeds given", "give at least one, better three: --seeds 0,1,2")
-    common = {"model": model, "data": data}
-    recipes = {
-        label: [build_recipe({**common, **fields, "seed": seed}, overrides) for seed in seeds]
-        for label, fields in arms_of(methods).items()
-    }
-    bases = {(recipe.model, recipe.dtype, recipe.quantise) for of_arm in recipes.values() for recipe in of_arm}
-    if len(bases) > 1:
-        told = "; ".join(" ".join(filter(None, base)) for base in sorted(bases))
-        raise UserError(f"the arms stand on {len(bases)} bases: {told}", "compare what stands on one base")
-    root = Path(out)
+    fields = {"model": model, "data": data, ARMS: methods, "seeds": tuple(seeds)}
+    return carry_out_comparison(build_comparison(fields, overrides), out, workers=workers, progress=progress)
+
+
+def carry_out_comparison(
+    comparison: Comparison, out: str | Path = "runs", *, workers: int = 1, progress: GridWatcher | None = None
+) -> dict[str, Any]:
+    """Trials of every arm on dev, where any are asked for, then every arm with every seed; `workers` side by side.
+
+    Runs and trials that are done are not carried out again. Returns the content of comparison.json: one row an arm,
+    with means and 95 % intervals over the seeds that were trained to their end, what was searched, and the verdict with
+    a test of each pair. Runs that diverged stand under `failed` of their arm, with the reason, and begin anew with the
+    same call. UserError where all of them did.
+    """
+    root, protocol, recipes = Path(out), comparison.protocol, comparison.recipes
+    seeds, bases = protocol.seeds, dict[str, Base]()
+    searches: dict[str, Search] = {}
+    if protocol.trials > 1:
+        searches = searched(comparison, root, bases, workers, progress)
+        recipes = {
+            label: tuple(at(recipe, searches[label].chosen.point) for recipe in of_arm)
+            for label, of_arm in recipes.items()
+        }
     folders = {label: [run_folder(recipe, root) for recipe in of_arm] for label, of_arm in recipes.items()}
-    outcomes = carry_out(recipes, folders, workers, progress)
+    outcomes = carry_out(recipes, folders, workers, progress, bases)
     arms: list[dict[str, Any]] = []
     for label, of_arm in folders.items():
         failed = failures(seeds, outcomes[label])
         finished = [seed for seed in seeds if seed not in [each["seed"] for each in failed]]
         arm = {"label": label, "folder": of_arm[0].parent.relative_to(root).as_posix()}
-        arms.append({**arm, "seeds": finished, "failed": failed})
-    first = next(iter(recipes.values()))[0]
+        told = searches[label].told() if label in searches else None
+        arms.append({**arm, "seeds": finished, "failed": failed, "search": told})
     content = {
-        "model": first.model,
-        "data": first.data.model_dump(mode="json"),
+        "model": comparison.first.model,
+        "data": comparison.first.data.model_dump(mode="json"),
+        "protocol": protocol.model_dump(mode="json"),
+        "unlike": comparison.unlike,
         "arms": arms,
-        "verdict": verdict_of(_places(_reliable(arms), root)),
+        "verdict": verdict_of(_places(_reliable(arms), root), protocol.rule),
         "rows": rows_of(_places(arms, root)),
     }
     files.write_json(root / COMPARISON, content)
@@ -94,21 +106,25 @@ def compare(
     return content
 
 
-def arms_of(methods: Arms) -> dict[str, Mapping[str, Any]]:
-    """Label -> recipe fields of each arm; UserError for none, and for two that would have the same label."""
-    if isinstance(methods, Mapping):
-        arms = {str(label): fields for label, fields in methods.items()}
-    else:
-        arms = {}
-        for method in methods:
-            fields = method.configuration() if isinstance(method, Method) else method
-            label = fields if isinstance(fields, str) else _label(fields)
-            if label in arms:
-                raise UserError(f"the method {label} is there twice", "leave one out, or change a field of it")
-            arms[label] = {"method": fields}
-    if not arms:
-        raise UserError("no methods given", "name at least one: --methods lora,bitfit")
-    return arms
+def searched(
+    comparison: Comparison, root: Path, bases: dict[str, Base], workers: int, progress: GridWatcher | None
+) -> dict[str, Search]:
+    """What dev chooses for each arm, out of the first points of its space, with the first seed."""
+    first = {label: of_arm[0] for label, of_arm in comparison.recipes.items()}
+    n_trials = comparison.protocol.trials
+    candidates = {
+        label: points(recipe, n_trials, writes=base_of(recipe, bases).head.kind == "lm")
+        for label, recipe in first.items()
+    }
+
+    def advance(
+        names: Sequence[str], recipes: Sequence[Recipe], places: Sequence[Path], share: float
+    ) -> list[TrialOutcome]:
+        groups = _groups(recipes, range(len(recipes)), bases, workers)
+        found = _followed(groups, names, recipes, places, bases, workers, progress, share)
+        return [found[number] for number in range(len(recipes))]
+
+    return search(first, candidates, root, advance)
 
 
 def _reliable(arms: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -126,6 +142,7 @@ def carry_out(
     folders: Mapping[str, Sequence[Path]],
     workers: int = 1,
     progress: GridWatcher | None = None,
+    bases: dict[str, Base] | None = None,
 ) -> dict[str, list[Outcome]]:
     """Every run, all arms of one seed before the next seed, but for those that share batches with a later one; then
     the reloads of all adapters in one fresh process. What came of the runs of each arm."""
@@ -134,19 +151,35 @@ def carry_out(
     in_order = [recipes[label][number] for label, number in jobs]
     places = [folders[label][number] for label, number in jobs]
     names = [f"{label} seed {recipe.seed}" for (label, _), recipe in zip(jobs, in_order, strict=True)]
-    bases: dict[str, Base] = {}
-    groups = _groups(in_order, places, bases, workers)
+    bases = {} if bases is None else bases
+    left = [number for number, place in enumerate(places) if not (place / DONE).is_file()]
+    groups = _groups(in_order, left, bases, workers)
+    found = _followed(groups, names, in_order, places, bases, workers, progress)
+    done = [places[number] for number in range(len(jobs)) if not isinstance(found[number], Diverged)]
+    add_reload_proof(done, base_of(in_order[0], bases))
+    return {label: [found[jobs.index((label, number))] for number in range(n_seeds)] for label in recipes}
+
+
+def _followed(
+    groups: Sequence[tuple[int, ...]],
+    names: Sequence[str],
+    recipes: Sequence[Recipe],
+    places: Sequence[Path],
+    bases: dict[str, Base],
+    workers: int,
+    progress: GridWatcher | None,
+    share: float | None = None,
+) -> dict[int, Outcome]:
+    """What came of each run, or of each trial up to that `share` of its steps."""
     found: dict[int, Outcome] = {}
-    for group, outcomes in _carried_out(groups, names, in_order, places, bases, workers, progress):
+    for group, outcomes in _carried_out(groups, names, recipes, places, bases, workers, progress, share):
         for number, outcome in zip(group, outcomes, strict=True):
             found[number] = outcome
             if progress is not None:
                 if workers > 1 or number != group[0]:
                     progress.begins(names[number])
                 progress.ends(in_words(outcome))
-    done = [places[number] for number in range(len(jobs)) if not isinstance(found[number], Diverged)]
-    add_reload_proof(done, base_of(in_order[0], bases))
-    return {label: [found[jobs.index((label, number))] for number in range(n_seeds)] for label in recipes}
+    return found
 
 
 def _carried_out(
@@ -157,24 +190,25 @@ def _carried_out(
     bases: dict[str, Base],
     workers: int,
     progress: GridWatcher | None,
+    share: float | None,
 ) -> Iterator[tuple[tuple[int, ...], list[Outcome]]]:
     """Each group of runs, and what came of them, in the order in which they end."""
     work = [([recipes[number] for number in group], [places[number] for number in group]) for group in groups]
     if workers > 1:
-        for number, outcomes in run_side_by_side(work, workers):
+        for number, outcomes in run_side_by_side(work, workers, share):
             yield groups[number], outcomes
         return
     for group, (of_group, places_of) in zip(groups, work, strict=True):
         if progress is not None:
             progress.begins(names[group[0]])
-        yield group, run_group(of_group, places_of, base_of(of_group[0], bases), progress)
+        yield group, run_group(of_group, places_of, base_of(of_group[0], bases), progress, share)
 
 
 def _groups(
-    recipes: Sequence[Recipe], places: Sequence[Path], bases: dict[str, Base], workers: int
+    recipes: Sequence[Recipe], left: Sequence[int], bases: dict[str, Base], workers: int
 ) -> list[tuple[int, ...]]:
-    """The numbers of all runs, in their order; those that are to be carried out side by side stand together."""
-    left = [number for number, place in enumerate(places) if not (place / DONE).is_file()]
+    """The numbers of all runs, in their order; of those that are `left`, the ones to be carried out side by side stand
+    together."""
     together: dict[int, tuple[int, ...]] = {}
     for head in dict.fromkeys(recipes[number].head for number in left):
         of_head = [number for number in left if recipes[number].head == head]
@@ -184,8 +218,3 @@ def _groups(
         for reason in dict.fromkeys(found.reasons.values()):
             logger.info("%d runs: %s", list(found.reasons.values()).count(reason), reason)
     return list(dict.fromkeys(together.get(number, (number,)) for number in range(len(recipes))))
-
-
-def _label(fields: Mapping[str, Any]) -> str:
-    rest = ", ".join(f"{name}={value}" for name, value in fields.items() if name != "name")
-    return f"{fields.get('name')} ({rest})" if rest else str(fields.get("name"))

@@ -114,7 +114,8 @@ class _Grid:
 
     def tabulate(self) -> None:
         """All chosen arms in one table; nothing runs again."""
-        compare(self.data, model=self.model, methods=self._chosen, seeds=self.seeds, out=self.out)
+        meant = {"allow_unlike": ["train"]}  # either side may be given training of its own
+        compare(self.data, model=self.model, methods=self._chosen, seeds=self.seeds, out=self.out, overrides=meant)
 
     def _dev(self, arms: Mapping[str, Fields], seeds: Sequence[int]) -> float:
         """The main metric on dev of the one arm, by mean over the seeds."""

@@ -1,22 +1,33 @@
 """What comes of the runs of a comparison: their metrics, or why one has none."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tunewise.models.load import Base
 from tunewise.run import Recipe, run, run_together
+from tunewise.run.trials import advance
 from tunewise.training.lane import Diverged
 from tunewise.training.progress import Watcher
 
 Outcome = dict[str, Any] | Diverged
-"""The content of a run's metrics.json, or the error of a run whose loss was no longer finite."""
+"""The content of a run's metrics.json or a trial's trial.json, or the error of one whose loss was no longer finite."""
 
 
 def run_group(
-    recipes: Sequence[Recipe], folders: Sequence[Path], base: Base, progress: Watcher | None = None
+    recipes: Sequence[Recipe],
+    folders: Sequence[Path],
+    base: Base,
+    progress: Watcher | None = None,
+    share: float | None = None,
 ) -> list[Outcome]:
-    """One run, or several as lanes of one batch, in this process; one that diverges keeps no other from its end."""
+    """One run, or several as lanes of one batch, in this process; one that diverges keeps no other from its end.
+
+    With a `share` they are trials, brought to that share of their steps.
+    """
+    if share is not None:
+        return advance(recipes, folders, base, share, progress)
     if len(recipes) > 1:
         return run_together(recipes, folders, base, progress)
     try:
@@ -26,9 +37,14 @@ def run_group(
 
 
 def in_words(outcome: Outcome) -> str:
-    """The first test metric and the time of a run, as in "accuracy 90.3  12.1 s", or why there is none."""
+    """The first test metric and the time of a run, as in "accuracy 90.3  12.1 s", or a trial's on dev, or why there is
+    none."""
     if isinstance(outcome, Diverged):
         return f"diverged: {outcome.message}"
+    if "rungs" in outcome:
+        last = outcome["rungs"][-1]
+        found = f"loss {last['loss'] or math.inf:.4f}" if last["dev"] is None else f"{last['dev']:.4g}"
+        return f"dev {found} after {last['step']} steps  {last['seconds']:.1f} s"
     name, value = next(iter(outcome["test"].items()))
     return f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.1f}  {outcome['seconds']:.1f} s"
 

@@ -1,7 +1,7 @@
 """The runs of a comparison as tables: one row an arm, one row a pair of arms, and the verdict over them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ def rows_of(arms: Mapping[str, Sequence[Path]]) -> list[dict[str, Any]]:
     return [_row(label, [_read(folder / METRICS) for folder in folders]) for label, folders in arms.items()]
 
 
-def verdict_of(arms: Mapping[str, Sequence[Path]]) -> dict[str, Any] | None:
+def verdict_of(arms: Mapping[str, Sequence[Path]], rule_of: Callable[[str], Rule] = Rule.of) -> dict[str, Any] | None:
     """The verdict over these arms (label -> its run folders) by the task's first metric; None for no arm.
+
+    `rule_of` gives the rule for a metric.
 
     `pairs` has Welch's test of each two arms over seeds and, where answers are right or wrong, `items` (see
     `items.beside`); `pareto` the arms that no other beats in quality and in one cost. A bound that is infinite is None.
@@ -33,7 +35,7 @@ def verdict_of(arms: Mapping[str, Sequence[Path]]) -> dict[str, Any] | None:
         return None
     runs = {label: [_read(folder / METRICS) for folder in folders] for label, folders in arms.items()}
     metric = next(iter(next(iter(runs.values()))[0]["test"]))
-    rule = Rule.of(metric)
+    rule = rule_of(metric)
     contenders = [contender(label, metric, of_arm) for label, of_arm in runs.items()]
     found = judge(contenders, rule)
     right = {label: right_answers([folder / PREDICTIONS for folder in folders]) for label, folders in arms.items()}

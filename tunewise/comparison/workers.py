@@ -32,9 +32,12 @@ Job = tuple[Sequence[Recipe], Sequence[Path]]
 """Runs that one process carries out, and their folders; several share their batches."""
 
 
-def run_side_by_side(jobs: Sequence[Job], n_workers: int) -> Iterator[tuple[int, list[Outcome]]]:
+def run_side_by_side(
+    jobs: Sequence[Job], n_workers: int, share: float | None = None
+) -> Iterator[tuple[int, list[Outcome]]]:
     """Carry every job out; (its number, what came of each of its runs) in the order in which they finish.
 
+    With a `share` they are trials, brought to that share of their steps.
     The recipes share one base. The first error ends it, after the runs under way have stopped as they do on Ctrl-C:
     with a checkpoint left behind.
     """
@@ -46,7 +49,7 @@ def run_side_by_side(jobs: Sequence[Job], n_workers: int) -> Iterator[tuple[int,
     pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_start, initargs=start)
     listener.start()
     try:
-        numbers = {pool.submit(_carry_out, *job): number for number, job in enumerate(jobs)}
+        numbers = {pool.submit(_carry_out, *job, share): number for number, job in enumerate(jobs)}
         for future in as_completed(numbers):
             yield numbers[future], future.result()
     except BaseException:
@@ -85,5 +88,5 @@ def _leave_with_the_parent() -> None:
     os._exit(1)
 
 
-def _carry_out(recipes: Sequence[Recipe], folders: Sequence[Path]) -> list[Outcome]:
-    return run_group(recipes, folders, base_of(recipes[0], _BASES))
+def _carry_out(recipes: Sequence[Recipe], folders: Sequence[Path], share: float | None) -> list[Outcome]:
+    return run_group(recipes, folders, base_of(recipes[0], _BASES), share=share)

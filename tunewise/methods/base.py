@@ -139,6 +139,21 @@ class Method(Strict):
     peft: ClassVar[PeftNames | None] = None  # how peft writes it, where peft has it
     not_on: ClassVar[Mapping[str, str]] = {}  # kind (families.KINDS) or model_type -> why the method does not act on it
     trains_task_head: ClassVar[bool] = True  # whether a classifier on top, where there is one, is trained along
+    searched: ClassVar[Mapping[str, Sequence[object]]] = {}  # field -> values worth trying beside its default
+    rate_factors: ClassVar[Sequence[float]] = (1, 4, 16, 64, 1 / 4, 2, 8, 1 / 16)  # of its learning rate, for a search
+
+    @classmethod
+    def search_space(cls, *, writes: bool = True) -> dict[str, list[object]]:
+        """Dotted field of a recipe -> what a search tries, in the order in which it does; each begins at its default.
+
+        The learning rate comes first, and upwards first: a published one is that of a larger base, and a smaller one
+        wants up to a hundred times as much. `writes` tells whether the base answers in words.
+        """
+        rates: list[object] = [cls.learning_rate * factor for factor in cls.rate_factors] if cls.learning_rate else []
+        own = {name: cls.model_fields[name].default for name in cls.searched}
+        others = {name: [own[name], *(v for v in cls.searched[name] if v != own[name])] for name in own}
+        named = {f"method.{name}": values for name, values in others.items()}
+        return {**({"train.learning_rate": rates} if rates else {}), **named}
 
     def select(self, anatomy: Anatomy) -> Iterable[str]:
         """Names of the base's parameters that become trainable."""

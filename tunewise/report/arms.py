@@ -100,29 +100,34 @@ def gather_arms(
     return [replace(_arm(names[key], groups[key], metric), n_diverged=n_diverged.get(names[key], 0)) for key in order]
 
 
-def comparison_of(root: Path) -> list[dict[str, Any]]:
-    """The arms (label, folder, seeds) of the comparison that was carried out in `root`; [] where none was."""
+def comparison_of(root: Path) -> dict[str, Any]:
+    """What comparison.json says of the comparison that was carried out in `root`; {} where none was."""
     path = root / "comparison.json"
     content = read_json(path) if path.is_file() else {}
-    return content.get("arms", []) if isinstance(content, dict) else []
+    return content if isinstance(content, dict) else {}
+
+
+def arms_of(root: Path) -> list[dict[str, Any]]:
+    """The arms (label, folder, seeds) of the comparison in `root`; [] where none was carried out."""
+    return comparison_of(root).get("arms", [])
 
 
 def runs_of(root: Path) -> list[Run]:
     """The runs of the comparison in `root`, or else every finished run below it; UserError when there is none."""
-    arms = comparison_of(root)
+    arms = arms_of(root)
     return [read_run(root / a["folder"] / f"seed{seed}") for a in arms for seed in a["seeds"]] or read_runs(root)
 
 
 def labels_of(root: Path) -> dict[str, str]:
     """Arm folder -> label, in the order of the comparison in `root`; {} where there is none."""
-    return {Path(arm["folder"]).name: arm["label"] for arm in comparison_of(root)}
+    return {Path(arm["folder"]).name: arm["label"] for arm in arms_of(root)}
 
 
 def diverged_of(root: Path) -> list[DivergedArm]:
     """The arms of the comparison in `root` that have no result for some seeds."""
     return [
         DivergedArm(arm["label"], len(failed), len(failed) + len(arm["seeds"]), failed[0]["reason"])
-        for arm in comparison_of(root)
+        for arm in arms_of(root)
         if (failed := arm.get("failed"))
     ]
 

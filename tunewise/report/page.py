@@ -20,6 +20,7 @@ from tunewise.report.folders import Run, majority_score
 from tunewise.report.forgotten import forgotten_tasks
 from tunewise.report.matrix import matrix_of
 from tunewise.report.proof_table import planner_grades, proof_table
+from tunewise.report.protocol import HowCompared, how_compared
 from tunewise.report.reproduce import command_of, digests_of, environment_of
 from tunewise.report.samples import Sample, contested_items, samples_of
 from tunewise.verdict import LOWER_IS_BETTER
@@ -34,7 +35,7 @@ def write_page(root: Path, page: Path, *, commands: Sequence[str] = (), title: s
     the runs. UserError when there is no finished run.
     """
     labels = labels_of(root)
-    told = {"samples": samples_of(root), "diverged": diverged_of(root)}
+    told = {"samples": samples_of(root), "diverged": diverged_of(root), "how": how_compared(root)}
     text = render(runs_of(root), labels=labels, commands=commands, title=title, **told)
     files.write_text(page, text)
     return page
@@ -48,10 +49,12 @@ def render(
     title: str = "",
     samples: Sequence[Sample] = (),
     diverged: Sequence[DivergedArm] = (),
+    how: HowCompared | None = None,
 ) -> str:
     """The page as text."""
     arms = gather_arms(runs, labels, diverged)
-    first, decision = runs[0], decide(arms)
+    how = how or HowCompared()
+    first, decision = runs[0], decide(arms, how.rule)
     base, task = str(first.recipe.get("model", "")), str(first.metrics.get("task", ""))
     return _environment().get_template("page.html.jinja").render(
         title=title or f"Adapting {Path(base).name} to {task}",
@@ -62,6 +65,7 @@ def render(
         metric=words.metric_name(arms[0].metric) + words.unit(arms[0].metric).rstrip(),
         decision=decision,
         diverged=diverged,
+        how=how,
         tiles=_tiles(arms, decision),
         shipped=shipped_run(decision.pick).folder / "adapter" if decision.pick.adapter_bytes else None,
         figures=_figures(arms),

@@ -12,6 +12,7 @@ from tunewise.report import words
 from tunewise.report.arms import Arm, DivergedArm
 from tunewise.report.decision import Decision, decide
 from tunewise.report.folders import majority_score, read_run
+from tunewise.report.protocol import HowCompared
 from tunewise.report.samples import Sample
 
 
@@ -46,15 +47,32 @@ def _with_lost(arm: DivergedArm) -> str:
     return f"{arm.label} ({arm.n_diverged} of {arm.n_seeds} lost)"
 
 
-def print_comparison(console: Console, arms: Sequence[Arm], diverged: Sequence[DivergedArm] = ()) -> None:
-    """The table, and below it which way to take and why."""
-    found = decide(arms)
+def print_comparison(
+    console: Console, arms: Sequence[Arm], diverged: Sequence[DivergedArm] = (), how: HowCompared | None = None
+) -> None:
+    """The table, and below it which way to take and why, what dev chose for each arm, and what that cost."""
+    how = how or HowCompared()
+    found = decide(arms, how.rule)
     console.print(comparison_table(arms, found, diverged))
     console.print()
     for each in diverged:
         console.print(Text(f"{each.label}: {each.told}; the first: {each.reason}", style="red"))
     console.print(Text(found.headline, style="bold"))
     console.print(Text(found.reason))
+    for sentence in how.unlike:
+        console.print(Text(sentence))
+    if how.searches:
+        console.print()
+        console.print(_searches(how))
+
+
+def _searches(how: HowCompared) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for heading in ("way", "trials", "chosen on dev", "search"):
+        table.add_column(heading, justify="right" if heading in ("trials", "search") else "left")
+    for each in how.searches:
+        table.add_row(each.label, str(each.n_trials), each.told, words.duration(each.seconds))
+    return table
 
 
 def print_run(console: Console, folder: Path, metrics: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tunewise import files
@@ -37,7 +38,7 @@ from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.saving import Saving
 from tunewise.training import checkpoint
 from tunewise.training.lane import FitResult, Training
-from tunewise.training.loop import CHECKPOINTS, fit
+from tunewise.training.loop import CHECKPOINTS, fit_alone
 from tunewise.training.memory import Peak
 from tunewise.training.progress import Watcher
 from tunewise.training.proofs import (
@@ -187,7 +188,7 @@ class Run:
     def carry_out(self, digest: str, progress: Watcher | None, peak: Peak) -> dict[str, Any]:
         """Everything from the first file to the in-process proofs."""
         self.begin(digest)
-        return self.finish(fit(**vars(self.training(progress))) if self.rows else None, peak)
+        return self.finish(fit_alone(self.training(progress)) if self.rows else None, peak)
 
     def begin(self, digest: str, *, beside_others: bool = False) -> None:
         """The first files, and the proofs before training, which is alone or `beside_others` in one batch."""
@@ -260,7 +261,7 @@ class Run:
 
     def training(self, progress: Watcher | None) -> Training:
         """What is to be trained."""
-        dev_score = self._dev_score if self.dev is not None else None
+        dev_score = self.dev_score if self.dev is not None else None
         config, seed, objective = self.recipe.train, self.recipe.seed, self.route.objective
         return Training(self.tuned, self.rows, config, seed, self.out, objective, dev_score, progress)
 
@@ -275,11 +276,25 @@ class Run:
         n_prefix, recipe = len(self.tuned.prefix_ids), self.recipe
         return prepare(self.base, self.task, examples, n_prefix=n_prefix, shots=recipe.shots, seed=recipe.seed)
 
-    def _dev_score(self) -> float:
+    def dev_score(self) -> float:
+        """How good the present state is on dev, higher being better."""
         assert self.dev is not None
         found = self._answer(self.dev)
         self.dev_evaluations.append(found)
         return found.main
+
+    def dev_loss(self) -> float:
+        """Nats per label token of the dev rows, as the present state has it."""
+        rows, _ = encode_rows(self.base, self.task, self.task.dev, self._max_length())
+        size, total, n_labels = self.recipe.train.batch_size, 0.0, 0
+        self.model.eval()
+        with torch.no_grad(), self.objective.ready(self.model):
+            for start in range(0, len(rows), size):
+                batch = self.objective.collate(rows[start : start + size])
+                if batch.n_labels:
+                    total += float(self.objective.loss(self.model, batch.to(self.model.device)))
+                    n_labels += batch.n_labels
+        return total / max(1, n_labels)
 
     def _dev_evaluation(self, result: FitResult | None) -> Evaluation | None:
         """The dev evaluation of the state that was kept, measured again only where this process has not seen it."""

@@ -19,7 +19,7 @@ from tunewise.run.carry_out import Run, done
 from tunewise.run.prepare import load_for
 from tunewise.run.recipe import Recipe
 from tunewise.training.lane import Diverged, FitResult
-from tunewise.training.loop import fit
+from tunewise.training.loop import fit_alone
 from tunewise.training.memory import Peak
 from tunewise.training.progress import AsOne, Watcher
 from tunewise.training.sharing import Demand, Sharing, demand, share
@@ -138,7 +138,7 @@ def _finished(run: Run, result: FitResult | None, peak: Peak, progress: Watcher 
     """What follows the training, which is done here where there is no result of it yet."""
     run.tuned.reattach()
     try:
-        metrics = run.finish(fit(**vars(run.training(progress))) if result is None else result, peak)
+        metrics = run.finish(fit_alone(run.training(progress)) if result is None else result, peak)
     finally:
         run.tuned.detach()
     if result is not None:

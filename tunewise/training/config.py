@@ -1,5 +1,6 @@
 """How long and how fast to train: the `train:` section of a recipe."""
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -47,3 +48,11 @@ class TrainConfig(Strict):
     """Steps between checkpoints; 0 writes one only when training is interrupted."""
     checkpointing: bool = Field(False, validation_alias="gradient_checkpointing")
     """Compute activations again in the backward instead of keeping them: less memory, about a third more time."""
+
+    def steps_per_epoch(self, n_rows: int) -> int:
+        """Optimiser steps in one pass over so many rows."""
+        return math.ceil(math.ceil(n_rows / self.batch_size) / self.accumulation)
+
+    def n_steps(self, n_rows: int) -> int:
+        """Optimiser steps of a whole run."""
+        return self.steps or max(1, round(self.epochs * self.steps_per_epoch(n_rows)))

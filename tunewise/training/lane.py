@@ -42,6 +42,8 @@ class Training:
     objective: Objective[Any]
     dev_score: Callable[[], float] | None = None
     progress: Watcher | None = None
+    until: float | None = None
+    """Stop at this share of the steps, with a checkpoint from which it goes on; None goes to the end."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class FitResult:
     """What a training run was."""
 
     steps: int
+    n_steps: int
+    """Of the whole schedule."""
     losses: list[float]
     """Mean nats per label token, one a step."""
     scores: list[tuple[int, float]]
@@ -65,7 +69,7 @@ class FitResult:
     """Of all lanes that shared the base."""
     peak_measure: str
     stopped_by: str
-    """"steps" or "patience"."""
+    """"steps", "patience", or "until" before the last step."""
     resumed_from: int
     """The step a checkpoint was read at; 0 for a run in one go."""
     lanes: int = 1
@@ -107,9 +111,9 @@ class Lane:
         self.training, self._tuned, self._config, self._alone, self._n_lanes = training, tuned, config, alone, n_lanes
         self._objective, self._device = training.objective, tuned.model.device
         self._prefix_ids = tuned.prefix_ids
-        n_batches = math.ceil(len(training.rows) / config.batch_size)
-        self.steps_per_epoch = math.ceil(n_batches / config.accumulation)
-        self.n_steps = config.steps or max(1, round(config.epochs * self.steps_per_epoch))
+        self.steps_per_epoch = config.steps_per_epoch(len(training.rows))
+        self.n_steps = config.n_steps(len(training.rows))
+        self._last_step = max(1, round((training.until or 1.0) * self.n_steps))
         self._peak_rate = config.learning_rate or tuned.method.learning_rate
         self._optimiser = Optimiser(tuned.trainable, config.weight_decay, tuned.method.learning_rate_factor)
         self._state = State(tuned, self._optimiser, training.folder)
@@ -123,9 +127,9 @@ class Lane:
         """Every step from the present position on; the reason why it ended."""
         watcher, position = self.training.progress or Silent(), self._state.position
         every, dev_score = self._config.checkpoint_every, self.training.dev_score
-        watcher.started(self._tuned.method.name, self.resumed_from, self.n_steps)
+        watcher.started(self._tuned.method.name, self.resumed_from, self._last_step)
         try:
-            while position.step < self.n_steps and not self._patience_is_out:
+            while position.step < self._last_step and not self._patience_is_out:
                 random_state = checkpoint.random_state(self._device)
                 if not (yield from self._step(watcher, interrupts)):
                     # the step's gradients are thrown away: it is taken again, with the same dropout, after the resume
@@ -133,15 +137,21 @@ class Lane:
                     self._stop(interrupts.requested)
                 if dev_score is not None and self._evaluation_is_due():
                     self._evaluate(dev_score, watcher)
-                if position.step == self.n_steps or self._patience_is_out:
+                if position.step == self._last_step or self._patience_is_out:
                     break
                 if interrupts.requested or (every and position.step % every == 0):
                     self.save()
                 if interrupts.requested:
                     self._stop(interrupts.requested)
+            if self.training.until is not None:
+                self.save()
+                if interrupts.requested:
+                    self._stop(interrupts.requested)
         finally:
             watcher.finished()
-        return "patience" if self._patience_is_out else "steps"
+        if self._patience_is_out:
+            return "patience"
+        return "steps" if position.step == self.n_steps else "until"
 
     def _step(self, watcher: Watcher, interrupts: Interrupts) -> Generator[Asked, Answer, bool]:
         """One optimiser step; False, with nothing changed, when an interrupt came before its last batch."""
@@ -267,6 +277,7 @@ class Lane:
             self._tuned.load_state(best)
         return FitResult(
             steps=position.step,
+            n_steps=self.n_steps,
             losses=position.losses,
             scores=position.scores,
             best_step=position.best_step or position.step,

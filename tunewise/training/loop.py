@@ -20,7 +20,7 @@ from tunewise.training.lane import Answer, FitResult, Lane, Steps, Training
 from tunewise.training.progress import Watcher
 from tunewise.training.state import CHECKPOINTS, LOG
 
-__all__ = ["CHECKPOINTS", "LOG", "FitResult", "fit", "training_mode"]
+__all__ = ["CHECKPOINTS", "LOG", "FitResult", "fit", "fit_alone", "training_mode"]
 
 
 def fit(
@@ -40,11 +40,15 @@ def fit(
     higher is better, and of equal scores the earlier state is kept. Raises Diverged when the loss or the gradient is no
     longer finite (before any weight is touched) and Interrupted after Ctrl-C or SIGTERM.
     """
-    training = Training(tuned, rows, config, seed, folder, objective, dev_score, progress)
-    device = tuned.model.device
+    return fit_alone(Training(tuned, rows, config, seed, folder, objective, dev_score, progress))
+
+
+def fit_alone(training: Training) -> FitResult:
+    """`fit`, of what is put together already."""
+    tuned, objective, device = training.tuned, training.objective, training.tuned.model.device
     forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
-    with forked, training_mode(tuned, config), chosen(device), Interrupts() as interrupts:
-        torch.manual_seed(seed)
+    with forked, training_mode(tuned, training.config), chosen(device), Interrupts() as interrupts:
+        torch.manual_seed(training.seed)
         lane = Lane(training)
         stopped_by = _answered(lane.steps(interrupts), objective, tuned.model)
     return lane.result(stopped_by)

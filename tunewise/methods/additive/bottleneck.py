@@ -45,6 +45,7 @@ class BottleneckAdapter(Method):
     trains = "small perceptrons inside each layer"
     paper = "arXiv:1902.00751"
     equation = "y + W_up f(W_down y + b_down) + b_up"
+    searched = {"bottleneck": (16, 256)}
     learning_rate = 1e-4
     learning_rate_source = "Pfeiffer et al. 2020, arXiv:2007.07779, section 4 (1e-4)"
     start = (

@@ -63,6 +63,7 @@ class Compacter(Method):
     trains = "adapters from shared Kronecker factors"
     paper = "arXiv:2106.04647"
     equation = "y + W_up f(W_down y + b_down) + b_up, W = Σᵢ Aᵢ ⊗ (sᵢ tᵢ)"
+    searched = {"bottleneck": (64, 8)}
     learning_rate = 3e-3
     learning_rate_source = "Karimi Mahabadi et al. 2021, arXiv:2106.04647, appendix A (3e-3)"
     start = (

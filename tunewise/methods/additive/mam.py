@@ -24,6 +24,7 @@ class MixAndMatch(Method):
     trains = "a prefix, and perceptrons beside each feed-forward part"
     paper = "arXiv:2110.04366"
     equation = "softmax(q [P_k; K]ᵀ) [P_v; V],  y + s (W_up f(W_down x + b_down) + b_up)"
+    searched = {"bottleneck": (64, 16)}
     learning_rate = 5e-5
     learning_rate_source = "He et al. 2022, arXiv:2110.04366, appendix A.2 (5e-5)"
     start = "its parts', prefix_tuning and parallel; He et al. 2022 write the prefix with a network"

@@ -60,6 +60,7 @@ class ParallelAdapter(Method):
     trains = "small perceptrons beside each feed-forward part"
     paper = "arXiv:2110.04366"
     equation = "y + s (W_up f(W_down x + b_down) + b_up)"
+    searched = {"bottleneck": (64, 16)}
     learning_rate = 5e-5
     learning_rate_source = "He et al. 2022, arXiv:2110.04366, appendix A.2 (5e-5)"
     start = "W_up and both biases zero, W_down Kaiming-uniform with a = √5: He et al. 2022, petl_factory.py ('lora')"

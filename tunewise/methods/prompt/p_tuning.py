@@ -64,6 +64,7 @@ class PTuning(Method):
     trains = "virtual tokens through an encoder"
     paper = "arXiv:2103.10385"
     equation = "[encoder(E); X]"
+    searched = {"virtual_tokens": (5, 50)}
     learning_rate = 1e-3
     learning_rate_source = "Liu et al. 2021, arXiv:2103.10385, section 4 (1e-5 to 1e-3, with Adam)"
     start = "E standard normal, the encoder as torch begins its layers: Liu et al. 2021, prompt_encoder.py, and peft's"

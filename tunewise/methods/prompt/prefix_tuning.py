@@ -41,6 +41,7 @@ class PrefixTuning(PrefixInPeft):
     trains = "keys and values of virtual tokens in every layer"
     paper = "arXiv:2101.00190"
     equation = "softmax(q [P_k; K]ᵀ) [P_v; V]"
+    searched = {"virtual_tokens": (5, 50)}
     learning_rate = 5e-3
     learning_rate_source = "Liu et al. 2022 (P-tuning v2), arXiv:2110.07602, the authors' run_rte_roberta.sh (5e-3)"
     start = (

@@ -48,6 +48,8 @@ class PromptTuning(Method):
     trains = "virtual tokens before the input"
     paper = "arXiv:2104.08691"
     equation = "[P; X]"
+    searched = {"virtual_tokens": (5, 50)}
+    rate_factors = (1, 1 / 4, 1 / 16, 4, 1 / 64, 1 / 2, 1 / 8, 16)  # downwards: its rate is that of Adafactor
     learning_rate = 3e-1
     learning_rate_source = "Lester et al. 2021, arXiv:2104.08691, section 3 and the authors' prompt_finetune.gin (0.3)"
     start = (

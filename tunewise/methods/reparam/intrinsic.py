@@ -23,6 +23,7 @@ class Intrinsic(Method):
     trains = "d numbers, projected onto all weights"
     paper = "arXiv:2012.13255"
     equation = "θ = θ₀ + P θ_d"
+    searched = {"dimension": (10_000, 100)}
     learning_rate = 3e-2
     learning_rate_source = "Karimi Mahabadi et al. 2021, arXiv:2106.04647, their code's Intrinsic-SAID on T5 (3e-2)"
     start = "θ_d zero, every λ one: Aghajanyan et al. 2021, the authors' code as r-three/t-few has it (intrinsic.py)"

@@ -55,6 +55,7 @@ class LoKr(Method):
     trains = "Kronecker factors"
     paper = "arXiv:2309.14859"
     equation = "y = W x + (alpha / rank) (W₁ ⊗ W₂) x"
+    searched = {"rank": (32, 2)}
     learning_rate = 3e-3
     learning_rate_source = (
         "Hugging Face PEFT, method_comparison/MetaMathQA: Llama-3.2-3B with rank 32 and factor 4 (3e-3)"

@@ -31,6 +31,7 @@ class LoRA(Method):
     trains = "low-rank factors A, B"
     paper = "arXiv:2106.09685"
     equation = "y = W x + (alpha / rank) B A x"
+    searched = {"rank": (32, 2)}
     learning_rate = 2e-4
     learning_rate_source = (
         "Hu et al. 2021, arXiv:2106.09685, table 11 (GPT-2); Dettmers et al. 2023, arXiv:2305.14314, table 9"

@@ -62,6 +62,7 @@ class VeRA(Method):
     trains = "scaling vectors between shared random matrices"
     paper = "arXiv:2310.11454"
     equation = "y = W x + Λ_b B Λ_d A x"
+    searched = {"rank": (64, 1024)}
     learning_rate = 4e-3
     learning_rate_source = "Kopiczko et al. 2024, arXiv:2310.11454, table 9 (instruction tuning, 4e-3)"
     start = "b zero, d at d_initial, the frozen A and B Kaiming-uniform: Kopiczko et al. 2024, section 4.1, and peft's"

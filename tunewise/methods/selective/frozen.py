@@ -20,6 +20,11 @@ class Frozen(Method):
     learning_rate_source = "nothing is trained"
     start = "the base's own values"
     trains_task_head = False
+    searched = {"shots": (4, 8, 16)}
 
     shots: int = Field(0, ge=0)
     """Demonstrations drawn from the training split, by seed. Default: none, zero-shot; Brown et al. 2020, section 2."""
+
+    @classmethod
+    def search_space(cls, *, writes: bool = True) -> dict[str, list[object]]:
+        return super().search_space() if writes else {}  # a classifier reads no demonstrations

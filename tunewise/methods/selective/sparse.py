@@ -61,6 +61,7 @@ class Sparse(Method):
     trains = "the entries of the weights that matter most"
     paper = "arXiv:2111.09839"
     equation = "y = (W₀ + M ∘ Δ) x"
+    searched = {"density": (0.05, 0.0005)}
     learning_rate = 5e-5
     learning_rate_source = (
         "Sung et al. 2021, arXiv:2111.09839, the authors' code: what they took for all of GLUE on BERT-large "

@@ -20,6 +20,7 @@ class TopLayers(Method):
     trains = "the last K layers"
     paper = "arXiv:1911.03090"
     equation = "θ_l = θ₀_l + Δθ_l for l > L − K"
+    searched = {"layers": (1,)}
     learning_rate = 5e-5
     learning_rate_source = "Devlin et al. 2019, arXiv:1810.04805, appendix A.3 (2e-5 to 5e-5)"
     start = "the base's own values"

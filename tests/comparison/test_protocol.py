@@ -1,0 +1,113 @@
+"""The recipe of a comparison: what arms share, what is their own, and which differences are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from tunewise.comparison import build_comparison
+from tunewise.config import read_yaml
+from tunewise.errors import UserError
+from tunewise.verdict import COSTS
+
+ROOT = Path(__file__).resolve().parents[2]
+TWO = {"data": "tiny:sentiment", "arms": {"a": "lora", "b": {"method": {"name": "bitfit", "add": True}}}}
+
+
+def test_the_recipe_in_the_repository_is_what_it_says():
+    found = build_comparison(read_yaml(ROOT / "recipes" / "compare-sentiment.yaml"))
+    assert list(found.recipes) == ["in context", "BitFit", "LoRA", "prompt tuning", "full"]
+    assert {len(of_arm) for of_arm in found.recipes.values()} == {3}
+    for of_arm in found.recipes.values():
+        assert [recipe.seed for recipe in of_arm] == [0, 1, 2]
+        assert {(recipe.train.epochs, recipe.train.batch_size, recipe.data.train) for recipe in of_arm} == {
+            (3, 16, 400)
+        }
+    assert found.recipes["prompt tuning"][0].train.schedule == "constant"
+    assert (found.protocol.trials, found.protocol.margin) == (4, 2)
+    rule = found.protocol.rule("accuracy")
+    assert (rule.weights, rule.lower_is_better) == ({"bytes": 1, "seconds": 1, "forgetting": 1}, False)
+
+
+def test_an_arms_own_fields_win_over_shared_ones_and_overrides_over_all():
+    fields = {**TWO, "train": {"epochs": 2, "learning_rate": 1e-3}, "data": {"path": "tiny:sentiment", "train": 32}}
+    fields["arms"] = {"a": {"method": "lora", "train": {"learning_rate": 5e-3}}, "b": "ia3"}
+    found = build_comparison(fields, {"train.epochs": 1.0, "trials": 3, "weights": {"bytes": 2}})
+    a, b = (of_arm[0] for of_arm in found.recipes.values())
+    assert (a.train.learning_rate, b.train.learning_rate) == (5e-3, 1e-3)
+    assert (a.train.epochs, b.train.epochs, a.data.train) == (1, 1, 32)
+    assert (found.protocol.trials, found.protocol.weights) == (3, {"bytes": 2})
+    assert build_comparison(TWO).protocol.weights == dict.fromkeys(COSTS, 1.0)
+
+
+OWN = [
+    {"train": {"learning_rate": 1e-2, "schedule": "linear", "warmup": 0.1, "weight_decay": 0.1, "clip": None}},
+    {"train": {"lanes": False, "packing": False, "trunk": "live", "checkpoint_every": 7, "checkpointing": True}},
+]
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_how_an_arm_adapts_and_how_it_is_carried_out_may_differ(own):
+    found = build_comparison({**TWO, "arms": {"a": "lora", "b": {"method": "ia3", **own}}})
+    assert found.unlike == {}
+
+
+UNLIKE = {
+    "train.steps": ({"train": {"steps": 9}}, None, 9),
+    "train.epochs": ({"train": {"epochs": 9}}, 3.0, 9.0),
+    "train.batch_size": ({"train": {"batch_size": 9}}, 8, 9),
+    "train.max_length": ({"train": {"max_length": 99}}, 512, 99),
+    "train.evaluate_every": ({"train": {"evaluate_every": None}}, 1.0, None),
+    "data.path": ({"data": "tiny:entailment"}, "tiny:sentiment", "tiny:entailment"),
+    "data.train": ({"data": {"path": "tiny:sentiment", "train": 9}}, None, 9),
+    "data.seed": ({"data": {"path": "tiny:sentiment", "seed": 9}}, 0, 9),
+    "generation.do_sample": ({"generation": {"do_sample": True}}, False, True),
+    "retention": ({"retention": None}, "auto", None),
+    "head": ({"head": "classifier"}, "auto", "classifier"),
+}
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_what_would_decide_beside_the_method_is_refused_by_name(name):
+    own, one, other = UNLIKE[name]
+    arms = {"a": "lora", "b": "ia3", "c": {"method": "bitfit", **own}}
+    with pytest.raises(UserError) as error:
+        build_comparison({**TWO, "arms": arms})
+    assert error.value.message.startswith(f"unlike arms: {name} is {one!r} for a and {other!r} for c")
+    assert f"--allow-unlike {name}" in error.value.hint
+    for allowed in (name, name.partition(".")[0]):
+        found = build_comparison({**TWO, "arms": arms, "allow_unlike": [allowed]})
+        assert found.unlike == {name: {"a": one, "b": one, "c": other}}
+
+
+def test_of_an_arm_that_trains_nothing_the_training_does_not_count():
+    arms = {
+        "a": "frozen",
+        "b": {"method": "lora", "train": {"steps": 9}},
+        "c": {"method": "ia3", "train": {"steps": 9}},
+    }
+    assert build_comparison({**TWO, "arms": arms}).unlike == {}
+    with pytest.raises(UserError, match=r"unlike arms: data\.seed"):
+        build_comparison({**TWO, "arms": {**arms, "a": {"method": "frozen", "data": {"seed": 1}}}})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"trails": 4}, r"no field named trails \(given 4\)\ndid you mean trials\?"),
+        ({"seed_s": [1]}, r"seed_s"),
+        ({"train": {"stepz": 4}}, r"a: no field named train.stepz \(given 4\)\ndid you mean train.steps\?"),
+        ({"arms": {"a": {"method": "lora", "trian": {}}}}, r"a: no field named trian .*\ndid you mean train\?"),
+        ({"arms": {"a": {"train": {"steps": 3}}}}, "the arm a has no method"),
+        ({"arms": {"a": 3}}, "the arm a has no fields"),
+        ({"arms": {}}, "no methods given"),
+        ({"seeds": []}, "no seeds given"),
+        ({"seeds": [1, 1]}, "a seed is there twice"),
+        ({"trials": 0}, "trials = 0"),
+        ({"alpha": 1.0}, "alpha = 1.0"),
+        ({"margin": -1}, "margin = -1"),
+        ({"weights": {"byte": 1}}, "no such cost: byte"),
+    ],
+)
+def test_what_is_wrong_is_named(fields, message):
+    with pytest.raises(UserError, match=message):
+        build_comparison({**TWO, **fields})

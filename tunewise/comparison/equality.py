@@ -1,0 +1,61 @@
+"""Arms that are alike in all but how they adapt the base; a difference that would decide for them is refused."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tunewise.errors import UserError
+from tunewise.methods.selective.frozen import Frozen
+from tunewise.run import Recipe
+
+ITS_OWN = (
+    "method", "seed", "data.pattern", "data.words",
+    "train.learning_rate", "train.schedule", "train.warmup", "train.weight_decay", "train.clip",
+)  # fmt: skip
+"""How an arm adapts the base and asks it: what a comparison compares."""
+CHANGES_NOTHING = (
+    "train.checkpoint_every", "train.checkpointing", "train.packing", "train.lanes", "train.trunk",
+)  # fmt: skip
+"""How a run is carried out: its figures are the same but for rounding."""
+ON_THE_BASE = ("model", "dtype", "quantise")
+
+
+def check_alike(recipes: Mapping[str, Recipe], allowed: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Field -> label -> value, of the allowed fields (`train`, `train.steps`) in which arms differ.
+
+    Of an arm that trains nothing the train section counts for nothing. UserError naming the first other field in which
+    two arms differ, with both values, and for arms on several bases, which are never compared.
+    """
+    bases = {tuple(recipe.model_dump()[name] for name in ON_THE_BASE) for recipe in recipes.values()}
+    if len(bases) > 1:
+        told = "; ".join(" ".join(filter(None, base)) for base in sorted(bases))
+        raise UserError(f"the arms stand on {len(bases)} bases: {told}", "compare what stands on one base")
+    flat = {label: dict(_flat(recipe)) for label, recipe in recipes.items()}
+    unlike: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(name for fields in flat.values() for name in fields):
+        values = {label: fields[name] for label, fields in flat.items() if name in fields}
+        first, *others = values
+        other = next((label for label in others if values[label] != values[first]), None)
+        if other is None:
+            continue
+        if not _is_in(name, allowed):
+            raise UserError(
+                f"unlike arms: {name} is {values[first]!r} for {first} and {values[other]!r} for {other}, "
+                "and would decide beside the method",
+                f"give all arms the same, or say that it is meant: --allow-unlike {name}",
+            )
+        unlike[name] = values
+    return unlike
+
+
+def _flat(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+    """Dotted field and value of everything that has to be the same for all arms."""
+    for name, value in recipe.model_dump(mode="json").items():
+        fields = {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+        trains_nothing = name == "train" and isinstance(recipe.method, Frozen)
+        for path, each in fields.items():
+            if not trains_nothing and not _is_in(path, (*ITS_OWN, *CHANGES_NOTHING)):
+                yield path, each
+
+
+def _is_in(path: str, fields: Sequence[str]) -> bool:
+    return any(path == field or path.startswith(f"{field}.") for field in fields)

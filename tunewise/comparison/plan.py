@@ -1,0 +1,74 @@
+"""What a comparison would cost, arm by arm, before it is carried out: each arm is rehearsed for a few steps."""
+
+from typing import Any
+
+from tunewise.comparison.protocol import Comparison
+from tunewise.comparison.rungs import shares, sizes
+from tunewise.comparison.search import at, points
+from tunewise.errors import UserError
+from tunewise.models.load import Base
+from tunewise.run import base_of, plan
+from tunewise.run.rehearsal import Rehearsal, rehearse
+
+
+def plan_comparison(comparison: Comparison, workers: int = 1) -> dict[str, Any]:
+    """Arms with parameters, trials, runs, seconds and memory, and what all of it takes; nothing is written.
+
+    Seconds are those of runs one after another, over the `workers`; `n_together` of the runs will share batches, which
+    takes less time and more memory: that told is of one run alone. An arm that would be refused has the reason under
+    `refused`.
+    """
+    bases: dict[str, Base] = {}
+    _arm(next(iter(comparison.recipes)), comparison, bases)  # what is measured once a process is no arm's own
+    arms = [_arm(label, comparison, bases) for label in comparison.recipes]
+    planned = [arm for arm in arms if not arm["refused"]]
+    recipes = [each for label in comparison.recipes for each in comparison.recipes[label]]
+    one_base = [each for each in recipes if each.head == recipes[0].head]
+    groups = plan(one_base, base_of(one_base[0], bases), workers).groups
+    seconds = sum(arm["seconds"] for arm in planned)
+    return {
+        "model": comparison.first.model,
+        "data": comparison.first.data.path,
+        "protocol": comparison.protocol.model_dump(mode="json"),
+        "arms": arms,
+        "n_runs": sum(arm["n_runs"] for arm in planned),
+        "n_trials": sum(arm["n_trials"] for arm in planned),
+        "n_together": sum(map(len, groups)),
+        "workers": workers,
+        "seconds": round(seconds / workers, 1),
+        "peak_bytes": max((arm["peak_bytes"] for arm in planned), default=0),
+    }
+
+
+def _arm(label: str, comparison: Comparison, bases: dict[str, Base]) -> dict[str, Any]:
+    protocol, recipe = comparison.protocol, comparison.recipes[label][0]
+    base = base_of(recipe, bases)
+    tried = points(recipe, protocol.trials, writes=base.head.kind == "lm")
+    n_trials = len(tried) if len(tried) > 1 else 0
+    told = {"label": label, "n_trials": n_trials, "n_runs": len(protocol.seeds)}
+    try:
+        found = rehearse(at(recipe, tried[-1] if not recipe.method.learning_rate else {}), base)
+    except UserError as error:
+        return {**told, "refused": f"{error.message}. {error.hint}"}
+    search = search_seconds(found, n_trials)
+    return {
+        **told,
+        "refused": "",
+        "n_trainable": found.n_trainable,
+        "adapter_bytes": found.adapter_bytes,
+        "n_steps": found.n_steps,
+        "run_seconds": round(found.seconds, 2),
+        "search_seconds": round(search, 2),
+        "seconds": round(search + len(protocol.seeds) * found.seconds, 2),
+        "peak_bytes": found.peak_bytes,
+    }
+
+
+def search_seconds(of_run: Rehearsal, n_trials: int) -> float:
+    """What the trials of an arm take, one after another: what trains nothing is scored once each."""
+    if n_trials < 2:
+        return 0.0
+    if not of_run.n_steps:
+        return n_trials * of_run.trial_seconds(0.0)
+    climbs = zip(sizes(n_trials), shares(n_trials), (0.0, *shares(n_trials)))
+    return sum(n * of_run.trial_seconds(share - before) for n, share, before in climbs)

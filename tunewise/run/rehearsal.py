@@ -1,0 +1,111 @@
+"""A rehearsal: a few steps and questions of a run, in a folder that is thrown away, to tell what all would cost."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from tunewise.data.encode import Encoded
+from tunewise.files import read_jsonl
+from tunewise.models.load import Base
+from tunewise.run.carry_out import Run
+from tunewise.run.prepare import load_for
+from tunewise.run.recipe import Recipe
+from tunewise.training.config import TrainConfig
+from tunewise.training.loop import LOG, fit_alone
+from tunewise.training.memory import Peak
+
+N_STEPS = 4
+"""Of which the first warms up and is not counted."""
+N_QUESTIONS = 64
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What one run, carried out alone, would cost; all of it measured, and that of steps and questions scaled up."""
+
+    n_trainable: int
+    adapter_bytes: int
+    n_steps: int
+    train_seconds: float
+    dev_seconds: float
+    """For one look at all of dev."""
+    n_looks: int
+    """At dev, while training."""
+    test_seconds: float
+    begin_seconds: float
+    """Attaching, reading the rows, and the proofs before the first step."""
+    end_seconds: float
+    """Saving, retention, and the proofs behind the last step."""
+    peak_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """Of a whole run."""
+        looks = self.n_looks * self.dev_seconds
+        return self.begin_seconds + self.train_seconds + looks + self.test_seconds + self.end_seconds
+
+    def trial_seconds(self, share: float) -> float:
+        """Of a trial that goes on for a `share` of the steps and is scored on dev."""
+        return self.begin_seconds + share * self.train_seconds + self.dev_seconds
+
+
+def rehearse(recipe: Recipe, base: Base) -> Rehearsal:
+    """Carry out a few steps, and ask a few questions of dev in the place of test, which is not read.
+
+    UserError where the run itself would be refused, as when its longest batch does not fit into memory.
+    """
+    _, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
+    few = (task.dev or task.train)[:N_QUESTIONS]
+    peak, start = Peak(base.model.device), time.perf_counter()
+    with TemporaryDirectory() as folder:
+        run = Run(recipe, Path(folder), base, replace(task, dev=few, test=few))
+        try:
+            run.begin("")
+            n_steps = recipe.train.n_steps(len(run.rows)) if run.rows else 0
+            part = replace(run.training(None), dev_score=None, until=min(1.0, N_STEPS / max(1, n_steps)))
+            begun = time.perf_counter()
+            result = fit_alone(part) if run.rows else None
+            trained = time.perf_counter()
+            metrics = run.finish(result, peak)
+            ended = time.perf_counter()
+        finally:
+            run.tuned.detach()
+        steps = list(read_jsonl(Path(folder) / LOG)) if run.rows else []
+    a_question = metrics["spent"]["evaluation"] / (2 * len(few))  # asked once as dev, once as test
+    n_prefix = len(recipe.method.prefix_ids(base.anatomy))
+    return Rehearsal(
+        n_trainable=run.tuned.n_trainable,
+        adapter_bytes=metrics["adapter_bytes"],
+        n_steps=n_steps,
+        train_seconds=_seconds_a_token(steps) * _n_tokens(run.rows, n_prefix, recipe.train, n_steps),
+        dev_seconds=a_question * len(task.dev),
+        n_looks=_n_looks(recipe.train, len(run.rows), n_steps),
+        test_seconds=a_question * len(task.test),
+        begin_seconds=begun - start,
+        end_seconds=ended - trained - metrics["spent"]["evaluation"],
+        peak_bytes=metrics["peak_bytes"],
+    )
+
+
+def _seconds_a_token(steps: Sequence[object]) -> float:
+    timed = [step["seconds"] / step["tokens"] for step in steps[1:] or steps if isinstance(step, dict)]
+    return median(timed) if timed else 0.0
+
+
+def _n_tokens(rows: Sequence[Encoded], n_prefix: int, config: TrainConfig, n_steps: int) -> float:
+    """That all steps see, prefixes included."""
+    if not rows:
+        return 0.0
+    of_epoch = sum(len(row.ids) + n_prefix for row in rows)
+    return of_epoch * n_steps / config.steps_per_epoch(len(rows))
+
+
+def _n_looks(config: TrainConfig, n_rows: int, n_steps: int) -> int:
+    if not n_steps or config.evaluate_every is None:
+        return 1  # at what is kept
+    every = max(1, round(config.evaluate_every * config.steps_per_epoch(n_rows)))
+    return math.ceil(n_steps / every)
