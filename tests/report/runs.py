@@ -24,6 +24,7 @@ ARMS = {
     "top_layers-5a": ({"name": "top_layers", "layers": 2}, 0.884, 0.005, 1_583_616, 6_335_900, 6.1, 0.117),
     "full-6b": ({"name": "full"}, 0.909, 0.008, 5_771_520, 23_091_100, 16.2, 0.348),
 }
+LABELS = ("positive", "negative")
 TEXTS = [
     ("I would not board that ferry again: cold soup, a wet bench and nobody to ask.\nThe verdict is", "negative"),
     ("Marit's bakery has the best waffles on the quay, and she remembers your name.\nThe verdict is", "positive"),
@@ -66,6 +67,8 @@ def write_runs(root: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> Path:
             steps = range(1, 190) if n_trainable else ()
             losses = [0.15 + 0.6 * (1.4 - accuracy) * math.exp(-s / 50) + noise.gauss(0, 0.03) for s in steps]
             lines = [{"step": s, "loss": round(max(v, 0.01), 4)} for s, v in zip(steps, losses)]
+            if n_trainable:
+                lines += [{"step": s, "dev": score - 40 / s, "best": s != 126} for s in (63, 126, 189)]
             (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             rows = [
                 {
@@ -74,6 +77,9 @@ def write_runs(root: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> Path:
                     "expected": gold,
                     "predicted": gold if accuracy > 0.8 else "positive",
                     "correct": accuracy > 0.8 or gold == "positive",
+                    "scores": {
+                        name: -0.1 if name == (gold if accuracy > 0.8 else "positive") else -2.4 for name in LABELS
+                    },
                 }
                 for i, (text, gold) in enumerate(TEXTS)
             ]

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tests.report.runs import ARMS, write_runs
 from tunewise.errors import UserError
-from tunewise.report.arms import diverged_of, gather_arms, read_arms, smoothed_losses
+from tunewise.report.arms import diverged_of, gather_arms, read_arms
 from tunewise.report.decision import decide
 from tunewise.report.folders import read_runs
 from tunewise.report.page import render, write_page
@@ -88,7 +88,8 @@ def test_the_page_shows_every_arm_its_interval_and_its_proofs(root: Path) -> Non
     assert "90.2 ± 1.5" in page  # t(2) = 4.303: 4.303 · 0.006 / √3 = 0.0149
     assert "54 of 54 passed" in page
     assert "most frequent answer would score 50.0" in page
-    assert page.index(">LoRA") < page.index(">full") < page.index(">bitfit"), "labels give the order"
+    table = page[page.index('<table class="ways">') : page.index("</table>")]
+    assert table.index(">LoRA") < table.index(">full") < table.index(">bitfit"), "labels give the order"
     assert "torch" in page
     assert "2.13.0" in page
 
@@ -113,14 +114,17 @@ def test_samples_beside_the_runs_are_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_samples_are_read_off_the_predictions_when_nobody_wrote_any(root: Path) -> None:
+def test_every_way_answers_the_same_items_and_disagreements_come_first(root: Path) -> None:
     page = render(read_runs(root))
-    assert page.count('<article class="sample">') == 4
-    first = page[page.index('<article class="sample">') :]
-    first = first[: first.index("</article>")]
-    assert "cold soup" in first
-    assert first.count("<h3>") == 3  # nothing trained, the one to take, the best
-    assert first.count("✗") == 1
+    items = page.split('<details class="item"')[1:]
+    assert len(items) == 4
+    assert "Of 4 test items the ways answer 2 differently." in page
+    for place, (text, n_right) in enumerate((("cold soup", 5), ("Two hours", 5), ("waffles", 8), ("boat trip", 8))):
+        item = items[place][: items[place].index("</details>")]
+        assert text in item
+        assert item.count("<h3>") == len(ARMS)
+        assert item.count("<span>✓</span>") == n_right
+    assert items[0].startswith(" open>")
 
 
 def test_the_decision_takes_the_cheapest_of_the_equally_good(root: Path) -> None:
@@ -162,7 +166,8 @@ def test_a_comparison_shows_its_own_runs_under_its_own_names(tmp_path: Path) -> 
     (root / "comparison.json").write_text(json.dumps({"arms": chosen}))
     assert [(arm.label, arm.seeds) for arm in read_arms(root)] == [("everything", (0, 1)), ("low rank", (0, 1))]
     page = write_page(root, tmp_path / "page.html").read_text("utf-8")
-    assert page.index("</i>everything") < page.index("</i>low rank")
+    table = page[page.index('<table class="ways">') : page.index("</table>")]
+    assert table.index("</i>everything") < table.index("</i>low rank")
     assert "bitfit" not in page
 
 
@@ -195,13 +200,6 @@ def test_seeds_that_diverged_are_shown_and_their_arm_is_not_taken(tmp_path: Path
         assert told in page
     assert "everything (2 of 3 lost)" in text
     assert "too hot (3 of 3 lost)" in text
-
-
-def test_loss_curves_are_averaged_over_seeds_and_windows(root: Path) -> None:
-    lora = next(arm for arm in gather_arms(read_runs(root)) if arm.label == "lora")
-    steps, losses = smoothed_losses(lora, n_points=50)
-    assert 50 <= len(steps) == len(losses) <= 80
-    assert losses[0] > 1.5 * losses[-1]
 
 
 def test_the_page_says_it_without_matplotlib(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,8 @@ def carry_out(comparison: "Comparison", root: Path, workers: "int | Ray", as_jso
     from tunewise.cli.progress import RunsProgress
     from tunewise.comparison import carry_out_comparison
     from tunewise.report.arms import diverged_of, read_arms
+    from tunewise.report.card import write_card
+    from tunewise.report.decision import decide
     from tunewise.report.page import write_page
     from tunewise.report.protocol import how_compared
     from tunewise.report.table import print_comparison
@@ -125,14 +127,19 @@ def carry_out(comparison: "Comparison", root: Path, workers: "int | Ray", as_jso
     with RunsProgress(progress_lines()) as progress:
         found = carry_out_comparison(comparison, root, workers=workers, progress=progress)
     page = write_page(root, root / "report.html", commands=[this_command()])
+    table, how = read_arms(root), how_compared(root)
+    decision = decide(table, how.rule)
+    card = write_card(table, decision) if decision.pick.adapter_bytes else None
     if as_json:
-        print_json({**found, "page": str(page)})
+        print_json({**found, "page": str(page), "card": None if card is None else str(card)})
     else:
-        print_comparison(results(), read_arms(root), diverged_of(root), how_compared(root))
+        print_comparison(results(), table, diverged_of(root), how)
         if comparison.protocol.trials == 1 and any(each.train.learning_rate is None for each in first):
             told = "each way ran at its method's own learning rate; --trials 4 searches it on dev first"
             results().print(f"\n{told}", style="dim", soft_wrap=True)
         results().print(f"\nreport: {page}", soft_wrap=True)
+        if card is not None:
+            results().print(f"adapter to ship, with its model card: {card.parent}", soft_wrap=True)
     if any(arm["failed"] for arm in found["arms"]):
         raise typer.Exit(DIVERGED)
 

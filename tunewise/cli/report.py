@@ -1,4 +1,4 @@
-"""`tunewise report`: one html page from finished runs."""
+"""`tunewise report`: one html page from finished runs, their table as csv, a model card beside the adapter to ship."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,13 +12,33 @@ def report(
     runs: Annotated[Path, typer.Argument(help="A run folder, or a folder with run folders anywhere below it.")],
     out: Out = None,
     title: Annotated[str, typer.Option(help="The heading of the page.")] = "",
+    csv: Annotated[
+        Path | None, typer.Option(help="Also write the table here, one row a way.", show_default=False)
+    ] = None,
+    card: Annotated[
+        bool, typer.Option("--card", help="Also write a model card, README.md, beside the adapter to ship.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write one self-contained html page: table, quality against cost, loss curves, samples, proofs."""
+    """Write one self-contained html page: the verdict, every figure with its interval, answers, proofs."""
+    from tunewise.report.arms import diverged_of, read_arms
+    from tunewise.report.card import write_card
+    from tunewise.report.decision import decide
+    from tunewise.report.export import table_of, write_csv
     from tunewise.report.page import write_page
+    from tunewise.report.protocol import how_compared
 
+    arms = read_arms(runs)
+    decision = decide(arms, how_compared(runs).rule)
+    rows = table_of(arms, decision, diverged_of(runs))
     page = write_page(runs, out or runs / "report.html", title=title, commands=[this_command()])
+    written = {"page": str(page)}
+    if csv is not None:
+        written["csv"] = str(write_csv(csv, rows))
+    if card:
+        written["card"] = str(write_card(arms, decision))
     if as_json:
-        print_json({"page": str(page)})
+        print_json({**written, "rows": rows})
     else:
-        results().print(f"wrote {page}", soft_wrap=True)
+        for path in written.values():
+            results().print(f"wrote {path}", soft_wrap=True)

@@ -27,16 +27,18 @@ class ParameterPlan:
         return self.n_trainable / self.n_base
 
 
-def plan(model: str, methods: Iterable[str | Mapping[str, object] | Method] = ()) -> list[ParameterPlan]:
+def plan(
+    model: str, methods: Iterable[str | Mapping[str, object] | Method] = (), head: TaskHead | None = None
+) -> list[ParameterPlan]:
     """One plan for each method, or for every method at its defaults, on the base `model` (a folder or hub name).
 
-    Only the config is read: a 405B base takes as long as a small one. A base that writes no text gets a classifier of
-    two classes, which every method trains along; methods that do not act on its kind are left out unless named. Raises
-    UserError for a base or method that is none, and where a method cannot act on the base.
+    Only the config is read: a 405B base takes as long as a small one. Without a `head` a base that writes no text gets
+    a classifier of two classes, which every method trains along; methods that do not act on its kind are left out
+    unless named. Raises UserError for a base or method that is none, and where a method cannot act on the base.
     """
     config = load_config(model)
     kind = kind_of(config)
-    head = TaskHead() if kind in WRITERS else TaskHead("classes", ("0", "1"))
+    head = head or (TaskHead() if kind in WRITERS else TaskHead("classes", ("0", "1")))
     head.configure(config)
     with torch.device("meta"):
         shell = head.auto_class(kind, model).from_config(config)

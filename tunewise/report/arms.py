@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from tunewise.files import read_json
@@ -54,6 +53,10 @@ class Arm:
         """The run whose score is the median (the lower of two), to show samples of."""
         ranked = sorted(zip(self.scores, range(len(self.runs))))
         return self.runs[ranked[(len(ranked) - 1) // 2][1]]
+
+    def interval_of(self, metric: str) -> Interval:
+        """The mean of another test metric, which all its runs have, with its interval."""
+        return mean_interval([float(run.metrics["test"][metric]) for run in self.runs])
 
     def _mean(self, name: str) -> float:
         values = [float(run.metrics.get(name) or 0.0) for run in self.runs]
@@ -160,21 +163,6 @@ def _arm(label: str, runs: Sequence[Run], metric: str) -> Arm:
     changes = [(run.metrics.get("retention") or {}).get("change") for run in ordered]
     known = [float(change) for change in changes if change is not None]
     return Arm(label, ordered, metric, scores, mean_interval(scores), mean_interval(known) if known else None)
-
-
-def smoothed_losses(arm: Arm, n_points: int = 60) -> tuple[list[float], list[float]]:
-    """(steps, losses): the training loss averaged over the seeds and then over windows, for a readable curve."""
-    by_step: dict[int, list[float]] = {}
-    for run in arm.runs:
-        for entry in run.log:
-            step, loss = entry.get("step"), entry.get("loss")
-            if isinstance(step, int) and isinstance(loss, int | float):
-                by_step.setdefault(step, []).append(float(loss))
-    steps = sorted(by_step)
-    width = max(1, len(steps) // n_points)
-    windows = [steps[start : start + width] for start in range(0, len(steps), width)]
-    means = [sum(sum(by_step[s]) / len(by_step[s]) for s in window) / len(window) for window in windows]
-    return [float(median(window)) for window in windows], means
 
 
 def _short(value: Any) -> str:

@@ -1,16 +1,18 @@
-"""Figures as inline SVG: quality against each cost, and loss curves. Needs the extra `plot` (matplotlib).
+"""Figures as inline SVG: quality against each cost, with the front. Needs the extra `plot` (matplotlib).
 
 Colours are written as style-sheet variables, so that one figure serves a light and a dark page.
 """
 
+import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tunewise.report.arms import Arm, smoothed_losses
+from tunewise.report.arms import Arm
 from tunewise.report.words import metric_name, unit
+from tunewise.verdict import LOWER_IS_BETTER, Contender, pareto
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,11 +63,23 @@ def panels(arms: Sequence[Arm]) -> list[Panel]:
     return found
 
 
+def front(arms: Sequence[Arm], panel: Panel) -> list[int]:
+    """The indices of the arms that no other beats in quality or in this cost without losing in the other, cheapest
+    first; what trains nothing costs nothing here."""
+    contenders = [
+        Contender(str(i), arm.scores, {panel.title: panel.values[i] or 0.0})
+        for i, arm in enumerate(arms)
+        if not arm.n_diverged
+    ]
+    return [int(label) for label in pareto(contenders, panel.title, lower_is_better=arms[0].metric in LOWER_IS_BETTER)]
+
+
 def quality_against_cost(arms: Sequence[Arm], *, narrow: bool = False) -> str:
-    """One panel a cost, quality upwards; arms that train nothing are dashed lines across. SVG text."""
+    """One panel a cost, quality upwards, the front ringed and joined; arms that train nothing are dashed lines across.
+    SVG text."""
     drawn = panels(arms)
     shape = (len(drawn), 1) if narrow else (1, len(drawn))
-    figure, axes = _subplots(
+    figure, axes = subplots(
         shape, width=3.9 if narrow else 10.2, height=2.75 * len(drawn) if narrow else 3.1, share=True
     )
     for panel, axis in zip(drawn, axes):
@@ -80,37 +94,26 @@ def quality_against_cost(arms: Sequence[Arm], *, narrow: bool = False) -> str:
                 cost, mean, yerr=spread, color=colour, marker=MARKERS[index % len(MARKERS)], markersize=7,
                 elinewidth=1.4, capsize=0, markeredgewidth=0, zorder=3,
             )  # fmt: skip
+        held = [(panel.values[index], arms[index].quality.mean) for index in front(arms, panel)]
+        drawn_front = [place for place in held if place[0] is not None]
+        if drawn_front:
+            axis.plot(
+                *zip(*drawn_front), color=QUIET, linewidth=1.0, marker="o", markersize=13, markerfacecolor="none",
+                markeredgewidth=1.0, zorder=2,
+            )  # fmt: skip
         if panel.log:
             axis.set_xscale("log")
         axis.margins(x=0.12, y=0.1)
         axis.set_xlabel(panel.title)
         if narrow or axis is axes[0]:
             axis.set_ylabel(metric_name(arms[0].metric) + unit(arms[0].metric).replace(" ", ", "))
-    return _svg(figure)
-
-
-def loss_curves(arms: Sequence[Arm], *, narrow: bool = False) -> str:
-    """Training loss over steps, averaged over seeds, of the arms that have a log. SVG text, "" when none has one."""
-    curves = [(index, *smoothed_losses(arm)) for index, arm in enumerate(arms)]
-    curves = [curve for curve in curves if len(curve[1]) > 1]
-    if not curves:
-        return ""
-    figure, axes = _subplots((1, 1), width=3.9 if narrow else 10.2, height=2.7 if narrow else 3.0)
-    for index, steps, losses in curves:
-        axes[0].plot(steps, losses, color=SERIES[index % N_SERIES], linewidth=1.7, solid_capstyle="round")
-    drawn = [loss for _, _, losses in curves for loss in losses]
-    if min(drawn) > 0 and max(drawn) > 20 * min(drawn):
-        axes[0].set_yscale("log")
-    axes[0].set_xlabel("step")
-    axes[0].set_ylabel("training loss, nats per label token")
-    axes[0].margins(x=0.02)
-    return _svg(figure)
+    return svg(figure)
 
 
 def search_for_a_dimension(found: Mapping[str, Any]) -> str:
     """The points of `tunewise.intrinsic_dimension`, each with its learning rate over those that did worse; full
     fine-tuning and the target as lines. A file of its own."""
-    figure, (axis,) = _subplots((1, 1), width=6.4, height=3.4)
+    figure, (axis,) = subplots((1, 1), width=6.4, height=3.4)
     points, metric = found["points"], metric_name(found["metric"])
     tried = [(point["dimension"], one["value"]) for point in points for one in point["tried"]]
     dimensions, values = zip(*((point["dimension"], point["value"]) for point in points), strict=True)
@@ -134,10 +137,10 @@ def search_for_a_dimension(found: Mapping[str, Any]) -> str:
     axis.set_xlabel("d, trained numbers")
     axis.set_ylabel(f"{metric} on dev, and the learning rate")
     colours = {INK: "#1c1c1c", QUIET: "#666666", GRID: "#dddddd", SERIES[0]: "#0b7a75", SERIES[1]: "#c0392b"}
-    return _svg(figure, {**dict.fromkeys(SERIES, "#a86100"), **colours})
+    return svg(figure, {**dict.fromkeys(SERIES, "#a86100"), **colours})
 
 
-def _subplots(shape: tuple[int, int], width: float, height: float, share: bool = False) -> "tuple[Figure, list[Axes]]":
+def subplots(shape: tuple[int, int], width: float, height: float, share: bool = False) -> "tuple[Figure, list[Axes]]":
     """A figure in the page's colours, made without pyplot and so without global state."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -154,7 +157,7 @@ def _subplots(shape: tuple[int, int], width: float, height: float, share: bool =
     return figure, list(axes.flat)
 
 
-def _svg(figure: "Figure", colours: Mapping[str, str] = VARIABLES) -> str:
+def svg(figure: "Figure", colours: Mapping[str, str] = VARIABLES) -> str:
     """The <svg> element alone, its stand-in colours replaced, its fixed size left to the page."""
     import matplotlib as mpl
 
@@ -168,4 +171,7 @@ def _svg(figure: "Figure", colours: Mapping[str, str] = VARIABLES) -> str:
     text = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # the page's own typeface; matplotlib names one that the reader may not have
-    return re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    # matplotlib names the parts of every figure alike, and a page has many
+    own = "f" + hashlib.sha256(text.encode()).hexdigest()[:8] + "-"
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{own}", text)

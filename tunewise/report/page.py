@@ -1,6 +1,6 @@
 """One self-contained html page from run folders: no network, no script, light and dark, readable on a phone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tunewise import files
 from tunewise.report import figure, words
 from tunewise.report.arms import Arm, DivergedArm, diverged_of, gather_arms, labels_of, runs_of
+from tunewise.report.calibration_figure import calibration_figure, calibration_of
+from tunewise.report.card import shipped_run
+from tunewise.report.confusion import MOST_CLASSES, confusion_of, mistakes_beside
+from tunewise.report.curves import learning_curves
 from tunewise.report.decision import Decision, best_of, decide
+from tunewise.report.dial import dial_figure
 from tunewise.report.folders import Run, majority_score
+from tunewise.report.forgotten import forgotten_tasks
+from tunewise.report.matrix import matrix_of
+from tunewise.report.proof_table import planner_grades, proof_table
 from tunewise.report.protocol import HowCompared, how_compared
-from tunewise.report.samples import Sample, samples_from_predictions, samples_of
+from tunewise.report.reproduce import command_of, digests_of, environment_of
+from tunewise.report.samples import Sample, contested_items, samples_of
 from tunewise.verdict import LOWER_IS_BETTER
 
 GLYPHS = "●■◆▲▼✚✖⬟⬢⬧"
@@ -46,6 +55,40 @@ def render(
     arms = gather_arms(runs, labels, diverged)
     how = how or HowCompared()
     first, decision = runs[0], decide(arms, how.rule)
+    base, task = str(first.recipe.get("model", "")), str(first.metrics.get("task", ""))
+    return _environment().get_template("page.html.jinja").render(
+        title=title or f"Adapting {Path(base).name} to {task}",
+        base=base,
+        task=task,
+        arms=arms,
+        rows=_rows(arms),
+        metric=words.metric_name(arms[0].metric) + words.unit(arms[0].metric).rstrip(),
+        decision=decision,
+        diverged=diverged,
+        how=how,
+        tiles=_tiles(arms, decision),
+        shipped=shipped_run(decision.pick).folder / "adapter" if decision.pick.adapter_bytes else None,
+        figures=_figures(arms),
+        has_figures=figure.available(),
+        glyphs=GLYPHS,
+        matrix=matrix_of(arms, decision.verdict),
+        forgotten=forgotten_tasks(arms),
+        classes=_classes(arms, decision),
+        samples=samples,
+        contested=contested_items(arms),
+        proofs=proof_table(arms),
+        grades=planner_grades(arms),
+        commands=commands or [command_of(arm.runs[0]) for arm in arms],
+        digests=digests_of(arms),
+        environment=environment_of(runs),
+        n_runs=len(runs),
+        majority=majority_score(arms[0].middle.predictions()) if arms[0].metric == "accuracy" else None,
+        seeds=sorted({seed for arm in arms for seed in arm.seeds}),
+        made=datetime.now(UTC).strftime("%d %B %Y"),
+    )  # fmt: skip
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("tunewise.report"),
         autoescape=True,
@@ -58,31 +101,9 @@ def render(
         "size": words.size,
         "count": words.count,
         "signed": words.signed,
+        "unbroken": words.unbroken,
     }
-    base, task = str(first.recipe.get("model", "")), str(first.metrics.get("task", ""))
-    return environment.get_template("page.html.jinja").render(
-        title=title or f"Adapting {Path(base).name} to {task}",
-        base=base,
-        task=task,
-        arms=arms,
-        rows=_rows(arms),
-        metric=words.metric_name(arms[0].metric) + words.unit(arms[0].metric).rstrip(),
-        decision=decision,
-        diverged=diverged,
-        how=how,
-        tiles=_tiles(arms, decision),
-        figures=_figures(arms),
-        has_figures=figure.available(),
-        glyphs=GLYPHS,
-        samples=samples or samples_from_predictions(_telling(arms, decision)),
-        proofs=_proofs(arms),
-        commands=commands or [_command(run) for run in (arm.runs[0] for arm in arms)],
-        environment=_environment(runs),
-        n_runs=len(runs),
-        majority=majority_score(arms[0].middle.predictions()) if arms[0].metric == "accuracy" else None,
-        seeds=sorted({seed for arm in arms for seed in arm.seeds}),
-        made=datetime.now(UTC).strftime("%d %B %Y"),
-    )
+    return environment
 
 
 def _rows(arms: Sequence[Arm]) -> list[dict[str, Any]]:
@@ -96,12 +117,6 @@ def _rows(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         }
         for arm in arms
     ]
-
-
-def _telling(arms: Sequence[Arm], decision: Decision) -> list[Arm]:
-    """The arms whose answers are worth a column: the first that trains nothing, the one to take, and the best."""
-    untrained = [arm for arm in arms if arm.n_trainable == 0][:1]
-    return list({id(arm): arm for arm in (*untrained, decision.pick, decision.best)}.values())
 
 
 def _tiles(arms: Sequence[Arm], decision: Decision) -> list[tuple[str, str, str]]:
@@ -125,51 +140,40 @@ def _tiles(arms: Sequence[Arm], decision: Decision) -> list[tuple[str, str, str]
 
 def _figures(arms: Sequence[Arm]) -> dict[str, tuple[str, str]]:
     """Name -> (wide, narrow) svg; empty where matplotlib is missing."""
-    if not figure.available():
+    if not figure.available() or not any(arm.n_trainable for arm in arms):
         return {}
-    drawn = {}
-    if any(arm.n_trainable for arm in arms):
-        drawn["cost"] = (figure.quality_against_cost(arms), figure.quality_against_cost(arms, narrow=True))
-        curves = figure.loss_curves(arms)
-        if curves:
-            drawn["loss"] = (curves, figure.loss_curves(arms, narrow=True))
-    return drawn
+    wanted = {"cost": figure.quality_against_cost, "dial": dial_figure, "curves": learning_curves}
+    drawn = {name: _both(draw, arms) for name, draw in wanted.items()}
+    return {name: both for name, both in drawn.items() if both[0]}
 
 
-def _proofs(arms: Sequence[Arm]) -> dict[str, Any]:
-    """The proofs' names, and for each arm with any whether all its seeds passed each, with the largest value seen."""
-    names = list(dict.fromkeys(name for arm in arms for run in arm.runs for name in run.proofs()))
-    table = []
-    for arm in arms:
-        cells = []
-        for name in names:
-            found = [run.proofs()[name] for run in arm.runs if name in run.proofs()]
-            # a value without a tolerance is a size or an effect, not a difference
-            told = [proof["value"] for proof in found if proof.get("tolerance") is not None]
-            values = [float(value) for value in told if isinstance(value, int | float)]
-            passed = all(proof.get("passed") for proof in found) if found else None
-            cells.append({"passed": passed, "value": max(values) if values else None})
-        if any(cell["passed"] is not None for cell in cells):
-            table.append((arm, cells))
-    n_checked = sum(len(run.proofs()) for arm in arms for run in arm.runs)
-    n_passed = sum(bool(proof.get("passed")) for arm in arms for run in arm.runs for proof in run.proofs().values())
+def _both(draw: Callable[..., str], *arguments: Any) -> tuple[str, str]:
+    """A figure as a wide page shows it, and as a phone does."""
+    return draw(*arguments, narrow=False), draw(*arguments, narrow=True)
+
+
+def _classes(arms: Sequence[Arm], decision: Decision) -> dict[str, Any]:
+    """Confusion of the arm to take and its rival, and calibration of those and the best that trains nothing.
+
+    Their predictions are read one arm after another, since the scores of many classes take memory.
+    """
+    pick, others = decision.pick, [arm for arm in arms if arm is not decision.pick]
+    rival = decision.best if decision.best is not pick else best_of(others) if others else pick
+    untrained = [best_of([arm for arm in arms if not arm.n_trainable])] if any(not a.n_trainable for a in arms) else []
+    confusions, calibrations = [], []
+    for arm in {id(arm): arm for arm in (pick, rival, *untrained)}.values():
+        rows = [row for run in arm.runs for row in run.predictions()]
+        found, calibration = confusion_of(rows), calibration_of(rows)
+        if found and (arm is pick or arm is rival):
+            confusions.append((arm, found))
+        if calibration:
+            calibrations.append((arm, calibration))
+    drawn = _both(calibration_figure, arms, calibrations) if calibrations and figure.available() else None
+    is_whole = bool(confusions) and len(confusions[0][1].classes) <= MOST_CLASSES
     return {
-        "names": [name.replace("_", " ") for name in names],
-        "table": table,
-        "passed": n_passed,
-        "checked": n_checked,
+        "confusions": confusions,
+        "is_whole": is_whole,
+        "mistakes": [] if is_whole else mistakes_beside([found for _, found in confusions]),
+        "calibrations": calibrations,
+        "figure": drawn,
     }
-
-
-def _command(run: Run) -> str:
-    return f"tunewise train {run.folder / 'recipe.yaml'}"
-
-
-def _environment(runs: Sequence[Run]) -> dict[str, str]:
-    """What all runs ran on; a value that differs between runs is shown as all its values."""
-    values: dict[str, list[str]] = {}
-    for run in runs:
-        for name, value in run.environment.items():
-            if isinstance(value, str | int | float) and str(value) not in values.setdefault(name, []):
-                values[name].append(str(value))
-    return {name.replace("_", " "): ", ".join(found) for name, found in values.items() if found}

@@ -1,5 +1,6 @@
 """Numbers as a reader wants them: percent, bytes, seconds, counts."""
 
+import re
 from collections.abc import Sequence
 
 from tunewise.stats import Interval
@@ -83,6 +84,18 @@ def listing(names: Sequence[str]) -> str:
 def times(ratio: float) -> str:
     """1.4×, 40×."""
     return f"{ratio:.1f}×" if ratio < 10 else f"{ratio:,.0f}×"
+
+
+def spaced(name: str) -> str:
+    """reloads_to_the_same_logits as words."""
+    return name.replace("_", " ")
+
+
+def unbroken(text: str) -> str:
+    """A text for prose, in which no number is parted from its unit or interval at the end of a line."""
+    return re.sub(
+        r"(?<=\d) (?=(?:±|%|[kMGB]?B\b|[MBs]\b|min\b|h\b))|(?<=±|=|<) (?=\d)|(?<=\bp) (?=[=<])", "\u00a0", text
+    )
 
 
 def probability(p: float) -> str:

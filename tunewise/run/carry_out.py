@@ -34,6 +34,7 @@ from tunewise.models.heads import draw_head
 from tunewise.models.load import Base
 from tunewise.run import record
 from tunewise.run.forgetting import forgotten
+from tunewise.run.planned import planned
 from tunewise.run.prepare import load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.saving import Saving
@@ -240,6 +241,7 @@ class Run:
             "test": test.metrics,
             "dev": None if dev is None else dev.metrics,
             "retention": retention,
+            "planned": planned(self.base, self.recipe.method) if rows else None,
             "n_trainable": self.tuned.n_trainable,
             "adapter_bytes": record.folder_bytes(adapter) if rows else 0,
             "seconds": 0.0,
