@@ -202,7 +202,11 @@ class Lanes:
             return None
         n, size = len(deltas), sizes.pop()
         own_x, own_y = (tensor.narrow(dim, 0, n * size) for tensor in (x, y))
-        changed = deltas[0].stacked(deltas, own_x.reshape(n, -1, x.shape[-1]), own_y.reshape(n, -1, y.shape[-1]))
+        parts_y = own_y.reshape(n, -1, y.shape[-1])
+        changed = deltas[0].stacked(deltas, own_x.reshape(n, -1, x.shape[-1]), parts_y)
+        scales = [act.scale() for (act,) in found]
+        if any(scale != 1.0 for scale in scales):
+            changed = torch.lerp(parts_y, changed, changed.new_tensor(scales)[:, None, None])
         behind = y.narrow(dim, n * size, y.shape[dim] - n * size)
         return torch.cat([changed.view(own_y.shape), behind], dim) if behind.numel() else changed.view(y.shape)
 
