@@ -61,6 +61,7 @@ def test_the_folder_holds_everything(finished):
     asked, out, metrics = finished
     assert sorted(path.name for path in out.iterdir()) == [
         "DONE", "adapter", "env.json", "ledger.json", "log.jsonl", "metrics.json", "predictions.jsonl", "recipe.yaml",
+        "retention.jsonl",
     ]  # fmt: skip
     assert parse(Recipe, read_yaml(out / "recipe.yaml")) == asked
     assert json.loads((out / "metrics.json").read_text()) == metrics

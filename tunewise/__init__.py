@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tunewise.models.heads import TaskHead
     from tunewise.models.load import load_base
     from tunewise.planning import plan
-    from tunewise.run import combine_adapters, compare_adapters, evaluate, train
+    from tunewise.run import combine_adapters, compare_adapters, dial_adapter, evaluate, train
 
 __version__ = "0.1.0"
 
@@ -35,6 +35,7 @@ _HOME = {
     "combine_adapters": "tunewise.run",
     "compare": "tunewise.comparison",
     "compare_adapters": "tunewise.run",
+    "dial_adapter": "tunewise.run",
     "evaluate": "tunewise.run",
     "intrinsic_dimension": "tunewise.comparison",
     "plan": "tunewise.planning",
@@ -52,6 +53,7 @@ __all__ = [
     "compare",
     "compare_adapters",
     "count",
+    "dial_adapter",
     "evaluate",
     "intrinsic_dimension",
     "load_adapter",

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import pairwise
 
 import peft
 import pytest
@@ -51,7 +52,7 @@ def test_each_lane_is_the_method_at_its_scale(fields):
             found = model(IDS.repeat(len(SCALES), 1)).logits.split(n)
     for mine, expected in zip(found, alone, strict=True):
         torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
-    assert min(float((a - b).abs().max()) for a, b in zip(found, found[1:], strict=False)) > 1e-4
+    assert min(float((a - b).abs().max()) for a, b in pairwise(found)) > 1e-4
     assert torch.equal(logits(model), base)
     tuned.reattach()
     assert torch.equal(logits(model), alone[2]), "the lanes leave what they share as it was"

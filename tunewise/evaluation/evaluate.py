@@ -131,7 +131,7 @@ def answer(
             rows, loss = answers_by_head(base, questions, prefix_ids, batch_size, trunk, asking.packing)
             return _evaluation(questions.task, rows, loss, n_truncated=sum(row.truncated for row in questions.rows))
         if questions.task.kind == "classification" and trunk is not None and trunk.live == "head":
-            return _classified(questions, _from_trunk(base, questions, trunk, batch_size, asking.packing))
+            return classified(questions, _from_trunk(base, questions, trunk, batch_size, asking.packing))
         carry_out = {"classification": _classify, "generation": _generate, "language_modelling": _model_language}
         return carry_out[questions.task.kind](base, questions, prefix_ids, batch_size, asking)
 
@@ -140,7 +140,7 @@ def _classify(
     base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking
 ) -> Evaluation:
     found = _log_probabilities(base, questions.prompts, questions.options, prefix_ids, batch_size, asking.packing)
-    return _classified(questions, found)
+    return classified(questions, found)
 
 
 def _from_trunk(base: Base, questions: Questions, trunk: Trunk, batch_size: int, packing: bool) -> list[list[float]]:
@@ -151,7 +151,8 @@ def _from_trunk(base: Base, questions: Questions, trunk: Trunk, batch_size: int,
     return [[-next(losses) for _ in options] for options in questions.options]
 
 
-def _classified(questions: Questions, scores: list[list[float]]) -> Evaluation:
+def classified(questions: Questions, scores: Sequence[Sequence[float]]) -> Evaluation:
+    """What was answered, where each question's options have these log-probabilities."""
     labels = questions.task.labels
     rows = []
     for example, values in zip(questions.examples, scores, strict=True):

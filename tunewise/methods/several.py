@@ -46,7 +46,7 @@ class Adapters:
         return tuned
 
     def use(self, name: str | None) -> Tuned | None:
-        """Let the adapter of that name act instead, at the λ it had, or none; UserError for a name that is not there."""
+        """Let the adapter of that name act instead, at the λ it had, or none; UserError where there is no such name."""
         if name is not None and name not in self._tuned:
             raise unknown("adapter", name, self._tuned)
         if name != self.active:
