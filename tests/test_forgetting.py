@@ -59,9 +59,8 @@ def test_every_task_of_the_suite_is_asked_of_both(place, finished):
     base = load_base(asked.model, "float32")
     documents = [json.loads(line)["text"] for line in (place / "texts.jsonl").read_text().splitlines()]
     rows = [json.loads(line) for line in (out / "retention.jsonl").read_text().splitlines()]
-    assert [row["task"] for row in rows] == [
-        look["task"] for look in retention["suite"] for _ in range(look["n_items"])
-    ]
+    expected = [look["task"] for look in retention["suite"] for _ in range(look["n_items"])]
+    assert [row["task"] for row in rows] == expected
     places = [int(row["id"].rpartition(":")[2]) - 1 for row in rows[:3]]
     kept = [documents[place] for place in places]
     total, losses = retention_loss(base, kept)
@@ -93,7 +92,7 @@ def test_a_classifier_is_asked_tasks_with_its_labels(place, tmp_path):
     assert (look["metric"], look["n_items"]) == ("accuracy", 8)
     words = tmp_path / "words.csv"
     words.write_text("text,label\n" + "".join(f"water {i},{'cold' if i % 2 else 'warm'}\n" for i in range(40)))
-    with pytest.raises(UserError, match="wants the head classes cold, warm, and .* here has classes 0, 1"):
+    with pytest.raises(UserError, match=r"wants the head classes cold, warm, and .* here has classes 0, 1"):
         run(recipe(place, str(words), **fields), tmp_path / "wrong", prove=False)
 
 

@@ -1,8 +1,6 @@
 """The retention suite's arithmetic against values worked out by hand."""
 
 import pytest
-import torch
-from transformers import LlamaForCausalLM
 
 from tests.evaluation.test_evaluate import as_base, base
 from tunewise.data.task import load_task
@@ -29,9 +27,7 @@ def test_gains_and_losses_are_told_apart_and_rounding_is_neither():
 
 
 def test_of_scores_more_is_better():
-    before, after = (
-        Look("accuracy", value, items) for value, items in ((50.0, {"a": 100, "b": 0}), (0.0, {"a": 0, "b": 0}))
-    )
+    before, after = Look("accuracy", 50.0, {"a": 100, "b": 0}), Look("accuracy", 0.0, {"a": 0, "b": 0})
     found = paired(before, after)
     assert (found["n_gained"], found["n_lost"], found["mean_gain"], found["mean_loss"]) == (0, 1, 0.0, 100.0)
     assert found["change"] == -50.0
@@ -70,12 +66,9 @@ def test_the_noise_floor_is_what_another_exact_way_changes():
     texts = [f"{'the water was cold ' * (1 + i % 3)}{i}" for i in range(20)]
     whole = as_base(base())
     assert noise_floor(whole, texts, None, retention_loss(whole, texts)[1]) < 1e-12
-    model = base().float()
-    assert isinstance(model, LlamaForCausalLM)
-    coarse = as_base(model)
+    coarse = as_base(base().float())
     first = retention_loss(coarse, texts)[1]
     floor = noise_floor(coarse, texts, None, first)
     again = retention_loss(coarse, texts[:16], packing=False, batch_size=5)[1]
     assert floor == max(abs(a - b) for a, b in zip(first[:16], again, strict=True))
     assert 0 < floor < 1e-4
-    assert model.dtype == torch.float32

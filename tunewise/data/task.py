@@ -14,6 +14,7 @@ from tunewise.data.examples import Example, Ledger, Note
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.leaks import find_leaks
 from tunewise.data.readers import SUFFIXES, columns, read_rows
+from tunewise.data.replay import Rehearsed, drawn, n_replayed
 from tunewise.data.shapes import Kind, Shape, detect, sentence, template_of
 from tunewise.data.splits import few_shot, split
 from tunewise.data.template import Template, fill
@@ -54,6 +55,8 @@ class Task:
     separator: str
     max_new_tokens: int
     source: str
+    replayed: tuple[Rehearsed, ...] = ()
+    """Rows of other sources that are trained on too."""
 
     def options(self, example: Example) -> tuple[str, ...]:
         """The answer text of each label, in the order of `labels`; () unless the task is a classification."""
@@ -90,10 +93,12 @@ def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase 
     config = spec if isinstance(spec, DataConfig) else DataConfig(path=str(spec))
     path = find(config.path)
     if (path / "task.yaml").is_file():
-        return _limited(_from_task_folder(path, config), config)
-    if path.is_dir() and is_image_folder(path):
-        return _limited(_from_images(path, config), config)
-    return _limited(_from_rows(path, config, tokenizer), config)
+        task = _from_task_folder(path, config)
+    elif path.is_dir() and is_image_folder(path):
+        task = _from_images(path, config)
+    else:
+        task = _from_rows(path, config, tokenizer)
+    return _with_replay(_limited(task, config), config, tokenizer)
 
 
 def find(spec: str) -> Path:
@@ -258,6 +263,21 @@ def _limited(task: Task, config: DataConfig) -> Task:
     train = tuple(example for example in task.train if id(example) in chosen)
     told = f"{task.ledger.detected}; {len(train)} of {len(task.train)} training examples taken"
     return replace(task, train=train, ledger=replace(task.ledger, detected=told))
+
+
+def _with_replay(task: Task, config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
+    if not config.replay:
+        return task
+    found: list[Rehearsed] = []
+    leaks: tuple[Note, ...] = task.ledger.leaks
+    for each, n_wanted in zip(config.replay, n_replayed(len(task.train), [one.share for one in config.replay])):
+        source = load_task(each.path, tokenizer)
+        is_text = source.kind == "language_modelling"
+        found.append(drawn(each.path, source.train, n_wanted, config.seed, is_text))
+        leaks += find_leaks(found[-1].examples, task.test, "test") if task.test else ()
+    told = ", ".join(f"{len(each.examples)} of {each.source}" for each in found)
+    ledger = replace(task.ledger, detected=f"{task.ledger.detected}; replayed: {told}", leaks=leaks)
+    return replace(task, replayed=tuple(found), ledger=ledger)
 
 
 def _ledger(parts: dict[str, list[Example]], rejected: Sequence[Note], told: str) -> Ledger:

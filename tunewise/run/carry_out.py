@@ -34,6 +34,7 @@ from tunewise.run.dial import DIAL, measure_dial
 from tunewise.run.forgetting import RETENTION, check_suite, forgotten
 from tunewise.run.prepare import load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
+from tunewise.run.rehearsal import training_rows
 from tunewise.run.saving import Saving
 from tunewise.training import checkpoint
 from tunewise.training.lane import FitResult, Training
@@ -197,9 +198,10 @@ class Run:
         self.proofs |= self._no_leak()
         ledger = Ledger()
         if self.tuned.n_trainable:
-            self.rows, ledger = encode_rows(self.base, self.task, self.task.train, self._max_length())
+            answered, texts, ledger = training_rows(self.base, self.task, self._max_length())
             _tell_rows(ledger)
-            self.proofs |= self._check(self.rows)
+            self.proofs |= self._check(answered)
+            self.rows = answered + texts
         files.write_text(self.out / record.RECIPE, dump_yaml(self.recipe))
         files.write_json(self.out / record.ENVIRONMENT, record.environment(self.base, digest))
         files.write_json(self.out / record.LEDGER, {"data": asdict(self.task.ledger), "train": asdict(ledger)})

@@ -70,8 +70,9 @@ def mapping(path: Path) -> dict[str, Any]:
 
 def data_digest(data: DataConfig) -> str:
     """One digest of the data's files, by which a changed file is noticed; "" for embedded tasks and missing paths."""
-    path = Path(data.path)
-    found = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+    paths = [Path(each) for each in (data.path, *(one.path for one in data.replay))]
+    by_path = (sorted(path.iterdir()) if path.is_dir() else [path] for path in paths)
+    found = [file for of_path in by_path for file in of_path]
     sums = [files.sha256(each) for each in found if each.is_file()]
     return hashlib.sha256(" ".join(sums).encode()).hexdigest() if sums else ""
 
