@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tunewise.comparison import compare, intrinsic_dimension
+    from tunewise.comparison import compare, intrinsic_dimension, remedies
     from tunewise.errors import UserError
     from tunewise.methods import METHODS
     from tunewise.methods.attach import Tuned, attach, count
@@ -39,6 +39,7 @@ _HOME = {
     "evaluate": "tunewise.run",
     "intrinsic_dimension": "tunewise.comparison",
     "plan": "tunewise.planning",
+    "remedies": "tunewise.comparison",
     "train": "tunewise.run",
 }
 
@@ -59,6 +60,7 @@ __all__ = [
     "load_adapter",
     "load_base",
     "plan",
+    "remedies",
     "save_adapter",
     "train",
 ]

@@ -116,6 +116,27 @@ def print_dial(console: Console, found: dict[str, Any]) -> None:
     console.print(Text(f"measured as {found['route']}, in {words.duration(found['seconds'])}", style="dim"))
 
 
+def print_remedies(console: Console, found: dict[str, Any]) -> None:
+    """Each remedy against forgetting with its score and what it forgot; below, what was left out and why."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("remedy")
+    for title in (words.metric_name(found["metric"]) + words.unit(found["metric"]), "forgetting, nats per token", "λ"):
+        table.add_column(title, justify="right")
+    for row in found["rows"]:
+        scores, changes = (_plus_minus(row[name], digits) for name, digits in (("test", 1), ("forgetting", 3)))
+        table.add_row(row["arm"], scores, changes, f"{row['scale']:.2g}")
+    console.print(table)
+    for name, reason in found["left_out"].items():
+        console.print(Text(f"{name} is left out: {reason}", style="dim"))
+
+
+def _plus_minus(interval: dict[str, Any] | None, digits: int) -> str:
+    if interval is None:
+        return "–"
+    spread = interval["half_width"]
+    return f"{interval['mean']:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread is not None else "")
+
+
 def print_proofs(console: Console, proofs: dict[str, dict[str, Any]]) -> None:
     """Each proof with its value and what it may be at most."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
