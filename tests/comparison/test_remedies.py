@@ -7,7 +7,7 @@ import pytest
 from tests.small_base import QUICK, write_place
 from tunewise import files
 from tunewise.comparison.remedies import AS_IT_IS, DIALLED, REMEDIES, arms_of, remedies
-from tunewise.config import override
+from tunewise.config import override, read_yaml
 from tunewise.errors import UserError
 from tunewise.run import build_recipe
 from tunewise.run.dial import DIAL
@@ -53,6 +53,9 @@ def test_every_remedy_stands_beside_the_method_as_it_is(place, tmp_path):
     assert plain["test"]["mean"] == pytest.approx(sum(ends) / 2)
     others = [arm["folder"] for arm in comparison["arms"][1:]]
     assert not any((tmp_path / folder / "seed0" / DIAL).exists() for folder in others), "only one arm is dialled"
+    rank_2 = next(row for row in comparison["arms"] if row["label"] == "rank 2")
+    method = read_yaml(tmp_path / rank_2["folder"] / "seed0" / "recipe.yaml")["method"]
+    assert (method["rank"], method["alpha"]) == (2, 4.0), "alpha / rank stays"
     replayed = [files.read_json(tmp_path / one / "seed0" / "ledger.json")["train"]["replayed"] for one in others]
     assert replayed == [0, 5, 21]
 

@@ -70,8 +70,7 @@ def arms_of(
     if size is None or method[size] == 1:
         left_out["lower rank"] = f"{method['name']} has no {' or '.join(SIZES)} to make smaller"
     else:
-        smaller = parse_method({**method, size: max(1, int(str(method[size])) // SMALLER)}).configuration()
-        arms[f"{size} {smaller[size]}"] = {**plain, "method": smaller}
+        arms[f"{size} {_smaller(method, size)[size]}"] = {**plain, "method": _smaller(method, size)}
     known = recipe.model == "tiny" and recipe.retention == "auto"
     tasks = [asked.data.path for asked in recipe.retention_suite] if known else []
     replay = replay or next(iter(tasks), None)
@@ -86,6 +85,14 @@ def arms_of(
         shares = [(task, MIXED / len(others)) for task in others]
         arms[f"{MIXED:.0%} of other tasks"] = {**plain, "data": _with_rows(recipe, shares)}
     return arms, left_out
+
+
+def _smaller(method: Mapping[str, Any], size: str) -> dict[str, Any]:
+    """The method with less of `size`; of a rank its alpha falls with it, so that alpha / rank stays."""
+    n = max(1, method[size] // SMALLER)
+    alpha = method.get("alpha") if size == "rank" else None
+    scaled = {"alpha": alpha * n / method[size]} if isinstance(alpha, int | float) else {}
+    return parse_method({**method, size: n, **scaled}).configuration()
 
 
 def _with_rows(recipe: Recipe, shares: Sequence[tuple[str, float]]) -> dict[str, Any]:
