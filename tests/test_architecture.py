@@ -129,8 +129,9 @@ def method_names_compared(source: Source) -> list[str]:
 
 
 def hidden_imports(source: Source) -> list[str]:
-    # cli verbs import torch only when they run; the extras `plot` and `quant` are asked for in one place each
-    if source.room == "cli" or source.path in ("__init__.py", "report/figure.py", "models/quantise.py"):
+    # cli verbs import torch only when they run; each extra is asked for in one place
+    extras = ("report/figure.py", "models/quantise.py", "data/hub.py", "evaluation/harness.py")
+    if source.room == "cli" or source.path in ("__init__.py", *extras):
         return []
     return [
         f"line {inner.lineno}: {ast.unparse(inner)}"

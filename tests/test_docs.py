@@ -1,6 +1,7 @@
 """Every command of docs/ and of the README is carried out, page by page, in a folder that a reader could have.
 
-A block under `<!-- not run: reason -->` is left out; how many a page may leave out is written here.
+A block under `<!-- not run: reason -->` is left out; how many a page may leave out is written here. One under
+`<!-- needs: PACKAGE -->` runs where that package, of an extra, is installed.
 A block marked ```bash fails``` must be refused with exit code 2.
 """
 
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,15 +27,18 @@ from tunewise.cli.methods import markdown_defaults, markdown_table, registry
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(
-    r"(?:<!-- not run: (?P<why>[^\n]+) -->\n)?^```(?P<kind>bash|python)(?P<fails> fails)?\n(?P<body>.*?)^```$",
+    r"(?:<!-- not run: (?P<why>[^\n]+) -->\n|<!-- needs: (?P<needs>\w+) -->\n)?"
+    r"^```(?P<kind>bash|python)(?P<fails> fails)?\n(?P<body>.*?)^```$",
     re.M | re.S,
 )
 
 # page -> how many blocks it may leave out; anything beyond is a command that nobody checks
 NOT_RUN = {
-    "README.md": 3, "train.md": 2, "tiny.md": 5, "index.md": 1, "runs.md": 0, "data.md": 0, "methods.md": 2,
-    "methods-table.md": 1, "performance.md": 1, "forgetting.md": 1,
+    "README.md": 3, "train.md": 2, "tiny.md": 5, "index.md": 1, "runs.md": 0, "data.md": 0, "metrics.md": 0,
+    "methods.md": 2, "methods-table.md": 1, "performance.md": 1, "benchmarks.md": 1, "forgetting.md": 1,
 }  # fmt: skip
+
+EXTRAS = ("lm_eval",)  # packages that `make test` does without
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,14 @@ class Block:
     body: str
     fails: bool
     why_not_run: str | None
+    needs: str | None = None
+    """A package that may be missing here."""
 
 
 def blocks_of(page: str, text: str) -> list[Block]:
-    return [Block(page, m["kind"], m["body"], m["fails"] is not None, m["why"]) for m in FENCE.finditer(text)]
+    return [
+        Block(page, m["kind"], m["body"], m["fails"] is not None, m["why"], m["needs"]) for m in FENCE.finditer(text)
+    ]
 
 
 def commands_of(body: str) -> Iterator[str]:
@@ -91,8 +100,9 @@ def test_every_command_on_the_page_works(
         request.getfixturevalue("without_a_fresh_process")
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     monkeypatch.chdir(tmp_path)
+    missing = [block for block in blocks if block.needs and find_spec(block.needs) is None]
     for block in blocks:
-        if block.why_not_run:
+        if block.why_not_run or block in missing:
             continue
         script = [shlex.join(["python", "-c", block.body])] if block.kind == "python" else commands_of(block.body)
         for command in script:
@@ -101,6 +111,8 @@ def test_every_command_on_the_page_works(
             if block.fails:
                 assert "error: " in output
                 assert "Traceback" not in output
+    if missing:
+        pytest.skip(f"{len(missing)} of {len(blocks)} blocks need {missing[0].needs}, which is not installed")
 
 
 def test_no_page_leaves_out_more_than_it_says() -> None:
@@ -109,6 +121,7 @@ def test_no_page_leaves_out_more_than_it_says() -> None:
     for page in PAGES:
         blocks = blocks_of(page.name, page.read_text("utf-8"))
         left_out = [block for block in blocks if block.why_not_run]
+        assert all(block.needs in EXTRAS for block in blocks if block.needs)
         assert len(left_out) <= NOT_RUN.get(page.name, 0), [block.body for block in left_out]
         n_run += len(blocks) - len(left_out)
         fences = page.read_text("utf-8").count("\n```bash") + page.read_text("utf-8").count("\n```python")

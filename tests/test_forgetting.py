@@ -99,9 +99,8 @@ def test_a_classifier_is_asked_tasks_with_its_labels(place, tmp_path):
 @pytest.mark.parametrize(
     ("retention", "told"),
     [
-        ("harness:hellaswag", "harness"),
         ("nowhere.jsonl", "nowhere.jsonl"),
-        ({"data": "tiny:retention", "shots": 3}, "no training rows to show"),
+        ({"data": "tiny:entailment_ood", "shots": 3}, "no training rows to show"),
     ],
 )
 def test_what_cannot_be_asked_is_told_before_the_training(place, tmp_path, retention, told):
@@ -115,3 +114,20 @@ def test_tiny_is_asked_what_it_can_do_and_is_not_trained_on():
     assert paths == ["tiny:retention", "tiny:sentiment, 8 shots", "tiny:translation, 8 shots"]
     assert build_recipe({"data": "a.csv", "method": "lora", "model": "elsewhere"}).retention_suite == ()
     assert build_recipe({"data": "tiny:sentiment", "method": "lora", "head": "classifier"}).retention_suite == ()
+
+
+def test_a_task_of_the_harness_is_asked_of_both(place, tmp_path, monkeypatch):
+    """What asks the harness is a stand-in here: how it answers has tests of its own."""
+    asked = []
+
+    def scores(base, tasks, *, limit, shots, include_path, **_):
+        asked.append((tasks, limit, shots, include_path))
+        right = float(len(asked) == 3)  # once before the training, then the base, then the tuned model
+        return {tasks[0]: {"acc": right, "acc_stderr": 0.0, "n": 2, "items": [{"id": 0, "acc": right}]}}
+
+    monkeypatch.setattr("tunewise.run.forgetting.harness_scores", scores)
+    spec = {"data": {"path": "harness:boats", "folder": str(place)}, "rows": 7, "shots": 2}
+    metrics = run(recipe(place, spec), tmp_path / "run", prove=False)
+    (look,) = metrics["retention"]["suite"]
+    assert (look["task"], look["metric"], look["change"], look["n_gained"]) == ("harness:boats, 2 shots", "acc", 1.0, 1)
+    assert asked == [(["boats"], limit, 2, str(place)) for limit in (1, 7, 7)]

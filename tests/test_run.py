@@ -149,6 +149,10 @@ def test_the_saved_adapter_answers_as_the_run_did(finished, place, tmp_path):
     assert read_card(out / "adapter")["notes"]["template"]["answer"] == " {label}"
     with pytest.raises(UserError, match="no split named 'tset'"):
         evaluate(out, split="tset")
+    n_rows = [evaluate(out, split=split)["n_examples"] for split in ("train", "dev", "test", "all")]
+    assert n_rows[3] == sum(n_rows[:3])
+    with pytest.raises(UserError, match="split=all asks its rows too"):
+        evaluate(out, split="all", shots=2)
     with pytest.raises(UserError, match="nothing to evaluate"):
         evaluate(model="tiny")
 
@@ -230,7 +234,7 @@ def test_in_context_learning_is_a_run_as_any_other(place, base, tmp_path):
     assert not (tmp_path / "run" / "adapter").exists()
     found = evaluate(tmp_path / "run")
     assert (found["shots"], found["seed"], found["metrics"]) == (2, 3, metrics["test"])
-    bare = evaluate(model=asked.model, data=asked.data.path, shots=2, overrides={"seed": 3})
+    bare = evaluate(model=asked.model, data=asked.data.path, shots=2, overrides={"seed": 3, "dtype": "float32"})
     assert bare["metrics"] == metrics["test"]
 
 

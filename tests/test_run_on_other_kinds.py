@@ -52,6 +52,14 @@ def place(tmp_path_factory):
     (folder / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in words))
     answers = [{"prompt": f"is {i} warm?", "completion": "yes" if i % 2 else "no"} for i in range(60)]
     (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
+    # cold is right, wherever it stands
+    quiz = [
+        {"question": f"soup {i}", "choices": ["warm", "cold"] if i % 2 else ["cold", "warm"], "answer": i % 2}
+        for i in range(80)
+    ]
+    (folder / "quiz.jsonl").write_text("".join(json.dumps(row) + "\n" for row in quiz))
+    sentences = [{"sentence_good": f"the soup {i} was", "sentence_bad": f"was soup {i} the"} for i in range(60)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sentences))
     return folder
 
 
@@ -69,6 +77,9 @@ RUNS = {
     "decoder, new head": ("decoder", "reviews.csv", {"head": "classifier"}, "accuracy", 80),
     "decoder, values": ("decoder", "values.csv", {}, "pearson", 70),
     "decoder, tags": ("decoder", "words.jsonl", {}, "span_f1", 60),
+    "decoder, choices": ("decoder", "quiz.jsonl", {}, "accuracy", 80),
+    "decoder, minimal pairs": ("decoder", "pairs.jsonl", {}, "accuracy", 90),
+    "encoder-decoder, choices": ("encoder_decoder", "quiz.jsonl", {}, "accuracy", 80),
     "encoder-decoder, classes": ("encoder_decoder", "reviews.csv", {}, "accuracy", 80),
     "encoder-decoder, answers": ("encoder_decoder", "answers.jsonl", {}, "rougeL", 40),
     "images": ("vision", "pictures", {}, "accuracy", 80),
@@ -104,6 +115,8 @@ def test_a_run_learns_proves_itself_and_is_reloaded(case, place, tmp_path):
     assert next(iter(metrics["test"])) == metric
     assert metrics["test"][metric] >= bar, metrics["test"]
     assert metrics["loss_last"] < metrics["loss_first"]
+    if metric == "accuracy" and "minimal" not in case:
+        assert metrics["test"].keys() >= {"ece", "brier"}
     again = evaluate(tmp_path / "run")
     assert again["metrics"] == pytest.approx(metrics["test"], abs=1e-4)
     head = read_card(tmp_path / "run" / "adapter")["base"]["head"]

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from tunewise.models.heads import TaskHead
     from tunewise.models.load import load_base
     from tunewise.planning import plan
-    from tunewise.run import combine_adapters, compare_adapters, dial_adapter, evaluate, train
+    from tunewise.run import (
+        combine_adapters,
+        compare_adapters,
+        dial_adapter,
+        evaluate,
+        evaluate_with_harness,
+        train,
+    )
 
 __version__ = "0.1.0"
 
@@ -37,6 +44,7 @@ _HOME = {
     "compare_adapters": "tunewise.run",
     "dial_adapter": "tunewise.run",
     "evaluate": "tunewise.run",
+    "evaluate_with_harness": "tunewise.run",
     "intrinsic_dimension": "tunewise.comparison",
     "plan": "tunewise.planning",
     "remedies": "tunewise.comparison",
@@ -56,6 +64,7 @@ __all__ = [
     "count",
     "dial_adapter",
     "evaluate",
+    "evaluate_with_harness",
     "intrinsic_dimension",
     "load_adapter",
     "load_base",

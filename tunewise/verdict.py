@@ -33,7 +33,7 @@ from tunewise.stats import (
     welch,
 )
 
-LOWER_IS_BETTER = ("loss", "perplexity")
+LOWER_IS_BETTER = ("loss", "perplexity", "rmse", "ece", "brier")
 """Metrics of which less is better; of all others more is."""
 COSTS = ("bytes", "seconds", "memory", "forgetting", "serving_tokens")
 

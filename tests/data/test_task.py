@@ -44,7 +44,7 @@ def test_text_and_label(here):
     assert first.answer == f" {first.label}"
     assert task.options(first) == (" ham", " spam")
     assert first.id == f"sms:{first.line}"
-    assert task.metrics == ("accuracy", "macro_f1", "mcc")
+    assert task.metrics == ("accuracy", "macro_f1", "mcc", "ece", "brier")
     assert task.ledger.rows == task.ledger.trained == 40
     assert task.ledger.detected == (
         "sms.jsonl: text and label in columns text and label, asked as '{text}\\nLabel:'; choose others with "
@@ -208,6 +208,12 @@ def test_bad_task_folders_are_told(task_folder):
     assert error.hint == "did you mean 'yes'? known: yes, no"
     write(str(task_folder / "dev.jsonl"), [{"txt": "a", "label": "yes"}])
     assert "did you mean 'txt'?" in refusal(task_folder).hint
+    write(str(task_folder / "dev.jsonl"), [{"text": "a", "label": "yes"}])
+    plain = (task_folder / "task.yaml").read_text()
+    (task_folder / "task.yaml").write_text(plain.replace("[accuracy]", "[f1]"))
+    assert "the metric f1 counts one label, and positive is ''" in refusal(task_folder).message
+    (task_folder / "task.yaml").write_text(plain.replace("[accuracy]", "[f1]\npositive: yes"))
+    assert (load_task(task_folder).metrics, load_task(task_folder).positive) == (("f1",), "yes")
     (task_folder / "task.yaml").write_text("name: mood\nkinds: classification\n")
     assert "no field named kinds" in refusal(task_folder).message
 

@@ -169,3 +169,5 @@ def test_an_answer_ends_before_the_stop_text(tokenizer, dtype):
     cut = greedy(model, tokenizer, prompts, 6, stop=stop)
     assert cut == [" ".join(answer).split(stop)[0] for answer in words]
     assert cut[0] == " ".join(words[0][:2])
+    stops = (" " + words[0][4], " " + words[0][2], "nowhere")
+    assert decode(model, tokenizer, prompts, Decoding(6, stops))[0] == cut[0]

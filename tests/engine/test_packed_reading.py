@@ -11,7 +11,7 @@ from tests.tuned import moved
 from tunewise.engine import packed_reading
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.packed_reading import Row, reading, rows_of, split_off, why_not_read
-from tunewise.engine.scoring import option_log_probabilities, padded_log_probabilities, sequence_losses
+from tunewise.engine.scoring import option_likelihoods, option_log_probabilities, sequence_losses
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
 
@@ -64,9 +64,26 @@ def test_options_score_as_each_alone(family, prompts, prefix_ids):
 def test_options_score_as_in_the_padded_way(family):
     model = bases.build(family, torch.float32)
     found = option_log_probabilities(model, SHARING, OPTIONS, pad_id=0)
-    expected = padded_log_probabilities(model, SHARING, OPTIONS, pad_id=0, batch_size=3)
+    expected = option_log_probabilities(model, SHARING, OPTIONS, pad_id=0, batch_size=3, packing=False)
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other, abs=2e-4)
+
+
+@pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])
+def test_an_option_is_greedy_where_each_of_its_tokens_is_the_most_probable(packing):
+    model = bases.build("llama", torch.float32)
+    assert why_not_read(model) == ""
+    options = []
+    for prompt in SHARING:
+        ids = list(prompt)
+        for _ in range(3):
+            ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        one, two, three = ids[-3:]
+        options.append([[one], [one, two, three], [one, two, (three + 1) % 64], [(one + 1) % 64, two], [one, two]])
+    found = option_likelihoods(model, SHARING, options, pad_id=0, batch_size=3, packing=packing)
+    assert [[each.is_greedy for each in of_row] for of_row in found] == [[True, True, False, False, True]] * len(
+        SHARING
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -88,12 +105,12 @@ def test_whatever_is_attached(family, method):
 def test_bfloat16_is_as_near_as_its_padded_way():
     model = bases.build("llama", torch.bfloat16)
     assert why_not_read(model) == ""
-    exact = padded_log_probabilities(wide(model), SHARING, OPTIONS, pad_id=0)
+    exact = option_log_probabilities(wide(model), SHARING, OPTIONS, pad_id=0, packing=False)
     distances = [
         max(abs(one - other) for rows in zip(found, exact, strict=True) for one, other in zip(*rows, strict=True))
         for found in (
             option_log_probabilities(model, SHARING, OPTIONS, pad_id=0),
-            padded_log_probabilities(model, SHARING, OPTIONS, pad_id=0),
+            option_log_probabilities(model, SHARING, OPTIONS, pad_id=0, packing=False),
         )
     ]
     assert distances[0] < 2 * distances[1]

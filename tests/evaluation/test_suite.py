@@ -4,10 +4,11 @@ import pytest
 
 from tests.evaluation.test_evaluate import as_base, base
 from tunewise.data.task import load_task
+from tunewise.errors import UserError
 from tunewise.evaluation.evaluate import Evaluation
-from tunewise.evaluation.metrics import rouge_l
+from tunewise.evaluation.overlap import rouge_l
 from tunewise.evaluation.retention import retention_loss
-from tunewise.evaluation.suite import Look, look_at_texts, look_of, noise_floor, paired
+from tunewise.evaluation.suite import Look, look_at_harness, look_at_texts, look_of, noise_floor, paired
 from tunewise.stats import paired_bootstrap
 
 SENTIMENT = load_task("tiny:sentiment")
@@ -45,7 +46,7 @@ def row(number, predicted, expected):
         ("accuracy", [("x", "x"), ("y", "x")], [100.0, 0.0]),
         ("macro_f1", [("x", "x"), ("y", "x")], [100.0, 0.0]),
         ("exact_match", [("x y", "x y"), ("y", "x")], [100.0, 0.0]),
-        ("rougeL", [("a b c", "a c"), ("y", "x")], [rouge_l(["a b c"], ["a c"]), 0.0]),
+        ("rougeL", [("a b c", "a c"), ("y", "x")], [100 * rouge_l("a b c", "a c"), 0.0]),
         ("rmse", [("1.5", "1.0"), ("2.0", "5.0")], [-0.5, -3.0]),
         ("loss", [("x", "x"), ("y", "x")], [100.0, 0.0]),
     ],
@@ -72,3 +73,13 @@ def test_the_noise_floor_is_what_another_exact_way_changes():
     again = retention_loss(coarse, texts[:16], packing=False, batch_size=5)[1]
     assert floor == max(abs(a - b) for a, b in zip(first[:16], again, strict=True))
     assert 0 < floor < 1e-4
+
+
+def test_a_task_of_the_harness_is_told_by_the_first_metric_that_its_items_have():
+    items = [{"id": 0, "acc": 1.0, "answer": "a"}, {"id": 1, "acc": 0.0, "answer": "b"}]
+    found = look_at_harness("boats", {"size": 2.0, "acc": 0.5, "acc_stderr": 0.1, "n": 2, "items": items})
+    assert (found.metric, found.value, found.items, found.of_texts) == ("acc", 0.5, {"0": 1.0, "1": 0.0}, False)
+    rows = [{"id": 0, "byte_perplexity": 3.0}]
+    assert look_at_harness("text", {"byte_perplexity": 3.0, "n": 1, "items": rows}).of_texts
+    with pytest.raises(UserError, match="no score for each item"):
+        look_at_harness("mmlu", {"acc": 0.5})

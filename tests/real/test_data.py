@@ -32,6 +32,9 @@ EXPECTED = {
     "llamafactory_demo/glaive_toolcall_en_demo.json": ("generation", "chat messages", 300, 153, 0),
     "gsm8k/train_300.jsonl": ("generation", "prompt and completion in columns question and answer", 300, 0, 0),
     "scitldr/train_300.jsonl": ("generation", "prompt and completion in columns source and target", 300, 0, 0),
+    "xquad/xquad.en.json": ("generation", "context and question in columns context and question", 1190, 0, 0),
+    "mmlu/dev/machine_learning.csv": ("multiple_choice", "the right one by letter in column6", 5, 0, 0),
+    "copa_en": ("multiple_choice", "premise and question with the choices in choice1, choice2", 500, 0, 0),
     "bbh/causal_judgement.json": ("classification", "text and label in columns input and target", 187, 0, 2),
 }
 

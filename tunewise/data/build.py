@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tunewise.data.chat import parts_of, read_messages
+from tunewise.data.choices import letter, lettered, texts_in
 from tunewise.data.examples import Example, Note, Part
 from tunewise.data.readers import Row
 from tunewise.data.shapes import Shape, number_of
@@ -15,6 +16,9 @@ from tunewise.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+GOOD, BAD = "good", "bad"
+"""The sentences of a minimal pair."""
 
 
 def build(
@@ -69,7 +73,15 @@ def _example(
         return Example(identity, parts, None, row.line)
     if shape.name == "words and tags":
         return _tagged(row, shape, identity)
+    if shape.name == "minimal pairs":
+        return _pair(row, shape, identity)
     fields = _texts(row)
+    if shape.choices:
+        return _chosen(row, shape, template, identity)
+    accepted: tuple[str, ...] = ()
+    if shape.name == "context and question":
+        accepted = tuple(dict.fromkeys(text.strip() for text in texts_in(row.fields.get(shape.answered, ""))))
+        fields[shape.answered] = accepted[0] if accepted else ""
     label = None
     if shape.kind in ("classification", "regression"):
         label = fields.get(shape.answered, "").strip()
@@ -88,8 +100,35 @@ def _example(
         raise UserError(f"its {' and '.join(shape.asked)} is empty")
     if shape.name == "prompt and completion" and prompt and not (prompt[-1].isspace() or answer[0].isspace()):
         answer = f" {answer}"
-    parts = (Part(prompt, False), Part(answer, True))
-    return Example(identity, parts[0 if prompt else 1 :], label, row.line, tuple(fields[name] for name in shape.asked))
+    parts = (Part(prompt, False), Part(answer, True))[0 if prompt else 1 :]
+    asked = tuple(fields[name] for name in shape.asked)
+    return Example(identity, parts, label, row.line, asked, accepted=accepted)
+
+
+def _chosen(row: Row, shape: Shape, template: Template, identity: str) -> Example:
+    """A question whose answers are all written by the same template, one for each choice."""
+    assert shape.choices is not None
+    texts = [text.strip() for text in shape.choices.of(row)]
+    right = shape.choices.right(str(row.fields.get(shape.answered, "")), texts)
+    fields = _texts(row) | {"choices": lettered(texts)}
+    for name in shape.asked:
+        if not fields.get(name, "").strip():
+            raise UserError(f"it has no text in {name}")
+    rendered = [
+        template.render(fields | {"choice": text, "letter": letter(number)}) for number, text in enumerate(texts)
+    ]
+    prompt = rendered[right][0]
+    parts = (Part(prompt, False), Part(rendered[right][1], True))[0 if prompt else 1 :]
+    asked = tuple(fields[name] for name in shape.asked)
+    return Example(identity, parts, letter(right), row.line, asked, choices=tuple(answer for _, answer in rendered))
+
+
+def _pair(row: Row, shape: Shape, identity: str) -> Example:
+    fields = _texts(row)
+    good, bad = (fields.get(name, "").strip() for name in shape.asked)
+    if not good or not bad:
+        raise UserError(f"its {shape.asked[1 if good else 0]} is empty")
+    return Example(identity, (Part(good, True),), GOOD, row.line, choices=(good, bad))
 
 
 def _tagged(row: Row, shape: Shape, identity: str) -> Example:

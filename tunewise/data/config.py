@@ -21,7 +21,10 @@ class DataConfig(Strict):
     """Where the rows are and which columns mean what; what is left out is detected and told."""
 
     path: str
-    """`tiny:sentiment` (embedded), a folder with task.yaml or with train and test files, or one file."""
+    """`tiny:sentiment` (embedded), `glue:rte` or `super_glue:boolq`, a folder with task.yaml or with train and test
+    files, or one file."""
+    folder: str | None = None
+    """Where the rows of a `glue:` or `super_glue:` task lie; None takes them from the hub."""
     text: str | None = None
     """The column with the text; two columns as `premise,hypothesis`."""
     label: str | None = None
@@ -36,6 +39,13 @@ class DataConfig(Strict):
     """The column with a list of chat messages."""
     tags: str | None = None
     """The column with a list of tags, one for each word of the list in `text`."""
+    choices: str | None = None
+    """The column with the list of a question's choices, or those with one each, as `A,B,C,D`; `label` tells which of
+    them is right."""
+    minimal_pair: str | None = None
+    """The columns with an acceptable sentence and with one that is not, as `sentence_good,sentence_bad`."""
+    metrics: tuple[str, ...] | None = None
+    """What is measured, the first of them deciding; None takes those of the kind of task."""
     kind: Literal["classification", "regression"] | None = None
     """Whether numbers in the label column are classes or values; None tells it from the numbers."""
     train: int | None = Field(default=None, ge=1)
@@ -77,11 +87,18 @@ class DataConfig(Strict):
                 ("completion", self.completion),
                 ("messages", self.messages),
                 ("tags", self.tags),
+                ("minimal_pair", self.minimal_pair),
             )
             if value
         ]
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} are columns of different shapes; name one of them")
+        if self.choices and (other := next((name for name in chosen if name != "label"), None)):
+            raise ValueError(f"choices and {other} are columns of different shapes; name one of them")
+        if self.minimal_pair and len(self.minimal_pair.split(",")) != 2:
+            raise ValueError("minimal_pair should be two columns, such as sentence_good,sentence_bad")
+        if self.metrics is not None and not self.metrics:
+            raise ValueError("metrics should name one or more, such as [accuracy]")
         if self.text and self.prompt and "{" not in self.prompt:
             raise ValueError("text and prompt both name the column that is asked; name one of them")
         return self

@@ -27,6 +27,11 @@ class Example:
     tags: tuple[str, ...] = ()
     image: str = ""
     """The path of an image file."""
+    choices: tuple[str, ...] = ()
+    """Multiple choice: the answer that each choice would be; `label` is the letter of the right one. Of a minimal pair
+    the good sentence and the bad one."""
+    accepted: tuple[str, ...] = ()
+    """Every right answer, where there can be others than the one that is trained."""
 
     @property
     def text(self) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunewise.data.squad import questions
 from tunewise.errors import UserError, unknown
 from tunewise.files import read_text
 
@@ -46,7 +47,7 @@ def read_rows(path: str | Path) -> list[Row]:
     if suffix in (".csv", ".tsv"):
         rows = _separated(file, text, tabs=suffix == ".tsv")
     else:
-        rows = [Row(line, _fields(file, line, value)) for line, value in _values(file, text)]
+        rows = [Row(line, fields_of(file, line, value)) for line, value in questions(_values(file, text))]
     if not rows:
         raise UserError(f"{path} has no rows", "name a file with at least a few rows")
     return rows
@@ -205,7 +206,8 @@ def _items(path: Path, text: str, start: int) -> Iterator[tuple[int, object]]:
         yield line, value
 
 
-def _fields(path: Path, line: int, value: object) -> dict[str, str | list]:
+def fields_of(path: str | Path, line: int, value: object) -> dict[str, str | list]:
+    """A json object as a row's fields; UserError, naming the line, for anything else."""
     if not isinstance(value, dict):
         raise UserError(
             f"{path}, line {line} holds {_kind(value)}, not an object",

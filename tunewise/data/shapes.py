@@ -5,12 +5,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tunewise.data.choices import ANSWERS, QUESTIONS, Choices, counting_of, detect_choices
 from tunewise.data.config import DataConfig
 from tunewise.data.readers import Row, columns, require
 from tunewise.data.template import Template
 from tunewise.errors import UserError, unknown
 
-Kind = Literal["classification", "regression", "tagging", "generation", "language_modelling"]
+Kind = Literal[
+    "classification", "regression", "tagging", "generation", "multiple_choice", "minimal_pairs", "language_modelling"
+]
 
 MESSAGES = ("messages", "conversations", "conversation", "dialog", "dialogue")
 TEXT = tuple(
@@ -32,13 +35,16 @@ PAIRS = (
 PROMPT = tuple("prompt question instruction query input source article document text".split())
 COMPLETION = tuple("completion answer response output target summary reply".split())
 EXTRA = ("input", "context")
+IN_CHOICES = ("choices", "choice", "letter")
+"""Slots of a template of multiple choice that are no columns: all choices with their letters, and one of them."""
 
 
 @dataclass(frozen=True)
 class Shape:
     """What a file's rows are.
 
-    `asked` and `answered` are columns; of messages only the first is used, of plain text the second is empty.
+    `asked` and `answered` are columns; of messages only the first is used, of plain text the second is empty. Of
+    minimal pairs `asked` is the good sentence and the bad one.
     """
 
     name: Literal[
@@ -49,11 +55,16 @@ class Shape:
         "words and tags",
         "instruction and response",
         "prompt and completion",
+        "context and question",
+        "question and choices",
+        "minimal pairs",
         "messages",
         "text",
     ]
     asked: tuple[str, ...]
     answered: str = ""
+    choices: Choices | None = None
+    """Of questions and choices."""
 
     @property
     def kind(self) -> Kind:
@@ -64,6 +75,10 @@ class Shape:
                 return "regression"
             case "words and tags":
                 return "tagging"
+            case "question and choices":
+                return "multiple_choice"
+            case "minimal pairs":
+                return "minimal_pairs"
             case "text":
                 return "language_modelling"
             case _:
@@ -113,7 +128,7 @@ def template_of(shape: Shape, config: DataConfig, known: Sequence[str]) -> Templ
     default = _default_template(shape)
     prompt = config.prompt if is_template(config.prompt) else default.prompt
     template = Template(prompt or "", config.answer or default.answer)
-    if shape.name in ("messages", "words and tags"):
+    if shape.name in ("messages", "words and tags", "minimal pairs"):
         if is_template(config.prompt) or config.answer:
             raise UserError(
                 f"{config.path} holds {shape.name}, which no template of data.prompt or data.answer can change",
@@ -121,11 +136,12 @@ def template_of(shape: Shape, config: DataConfig, known: Sequence[str]) -> Templ
             )
         return template
     labelled = shape.kind in ("classification", "regression")
-    allowed = [*known, "label"] if labelled else known
+    allowed = [*known, "label"] if labelled else [*known, *IN_CHOICES] if shape.choices else known
     for slot in template.fields():
         if slot not in allowed:
             raise unknown(f"column for the template of {config.path}", slot, known)
     told = {"label", shape.answered} if labelled else {shape.answered}
+    told |= {"choice", "letter"} if shape.choices else set()
     if told & set(Template(template.prompt, "").fields()):
         raise UserError(
             f"the prompt {template.prompt!r} would contain its own answer, {shape.answered}",
@@ -135,6 +151,11 @@ def template_of(shape: Shape, config: DataConfig, known: Sequence[str]) -> Templ
         raise UserError(
             f"the answer of a {shape.kind} is its label alone, not {template.answer!r}",
             'write {label} and no other column, such as data.answer=" {label}"',
+        )
+    if shape.choices and not {"choice", "letter"} & set(Template("", template.answer).fields()):
+        raise UserError(
+            f"the answer {template.answer!r} is the same for every choice",
+            'write {choice} or {letter}, such as data.answer=" {choice}"',
         )
     return template
 
@@ -149,8 +170,18 @@ def sentence(shape: Shape, template: Template, config: DataConfig, known: Sequen
         return (
             f"{config.path}{headless}: plain text in column {asked}; for other uses name data.label or data.completion"
         )
-    if shape.name == "words and tags":
-        return f"{config.path}: {shape.name} in columns {asked} and {shape.answered}"
+    if shape.name in ("words and tags", "minimal pairs"):
+        columns = " and ".join(name for name in (*shape.asked, shape.answered) if name)
+        return f"{config.path}: {shape.name} in columns {columns}"
+    if shape.choices:
+        counted = {"letters": "by letter", "text": "by its text"}.get(
+            shape.choices.counting, f"counted {shape.choices.counting}"
+        )
+        return (
+            f"{config.path}{headless}: multiple choice, {asked or 'the template'} with the choices in "
+            f"{', '.join(shape.choices.columns)} and the right one {counted} in {shape.answered}, asked as "
+            f"{template.prompt!r}; choose others with data.text=COLUMN data.choices=COLUMN,COLUMN data.label=COLUMN"
+        )
     labelled = shape.kind in ("classification", "regression")
     other = "data.label" if labelled else "data.completion"
     own = "data.text" if labelled else "data.prompt"
@@ -177,6 +208,13 @@ def _default_template(shape: Shape) -> Template:
         case "prompt and completion":
             question = slots.lower() in ("{question}", "{query}")
             return Template(f"{slots}\nAnswer:" if question else slots, f"{{{shape.answered}}}")
+        case "context and question":
+            return Template(f"{{{shape.asked[0]}}}\nQuestion: {{{shape.asked[1]}}}\nAnswer:", f" {{{shape.answered}}}")
+        case "question and choices":
+            goes_on = shape.asked[0].lower() == "ctx"  # choices are endings of what stands there
+            return Template(slots if goes_on else f"{slots}\nAnswer:", " {choice}")
+        case "minimal pairs":
+            return Template("", f"{{{shape.asked[0]}}}")
         case "messages":
             return Template("{messages}", "{answer}")
         case "words and tags":
@@ -194,7 +232,11 @@ def _named(known: list[str], rows: Sequence[Row], config: DataConfig) -> Shape |
         for name in (*words, config.tags):
             require(name, known, config.path)
         return Shape("words and tags", words or _first(TEXT, known), config.tags)
-    asked = tuple(part.strip() for part in config.text.split(",")) if config.text else ()
+    asked = _listed(config.text)
+    if config.minimal_pair:
+        return Shape("minimal pairs", tuple(require(name, known, config.path) for name in _listed(config.minimal_pair)))
+    if config.choices:
+        return _chosen(known, rows, config)
     if config.prompt and not is_template(config.prompt):
         asked = (config.prompt,)
     for name in (*asked, config.label, config.completion):
@@ -220,10 +262,44 @@ def _named(known: list[str], rows: Sequence[Row], config: DataConfig) -> Shape |
     return None
 
 
+def _chosen(known: list[str], rows: Sequence[Row], config: DataConfig) -> Shape:
+    """Multiple choice by the columns that are named, the question's and the answer's by name where they are not."""
+    columns = _listed(config.choices)
+    asked = _listed(config.text) or _listed("" if is_template(config.prompt) else config.prompt)
+    others = [name for name in known if name not in columns]
+    for name in (*columns, *asked, config.label):
+        if name:
+            require(name, known, config.path)
+    answer = config.label or next(iter(_first(ANSWERS, others)), others[-1] if others else "")
+    lower = {name.lower(): name for name in others if name != answer}
+    found = next((names for names in QUESTIONS if all(name in lower for name in names)), tuple(lower)[:1])
+    counting = counting_of(rows, columns, answer)
+    if counting is None:
+        raise UserError(
+            f"{answer or 'no column'} of {config.path} does not tell which of {', '.join(columns)} is right",
+            "name the column with the letter, number or text of the right one: data.label=COLUMN",
+        )
+    asked = asked or tuple(lower[name] for name in found)
+    if not asked and not is_template(config.prompt):
+        raise UserError(f"no column of {config.path} is left to be asked", "name one: data.text=COLUMN")
+    return Shape("question and choices", asked, answer, Choices(columns, counting))
+
+
+def _listed(columns: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in columns.split(",")) if columns else ()
+
+
 def _by_name(known: list[str], rows: Sequence[Row]) -> Shape | None:
     for name in known:
         if name.lower() in MESSAGES and isinstance(rows[0].fields.get(name), list):
             return Shape("messages", (name,))
+    if found := detect_choices(known, rows):
+        asked, choices, answered = found
+        return Shape("question and choices", asked, answered, choices)
+    if {"sentence_good", "sentence_bad"} <= set(known):
+        return Shape("minimal pairs", ("sentence_good", "sentence_bad"))
+    if {"context", "question", "answers"} <= set(known):
+        return Shape("context and question", ("context", "question"), "answers")
     words, tags = _first(WORDS, known), _first(TAGS, known)
     if words and tags and all(isinstance(rows[0].fields.get(name), list) for name in (*words, *tags)):
         return Shape("words and tags", words, tags[0])

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunewise.config import Strict, parse, read_yaml
-from tunewise.data.build import build, check_labels, labels_of
+from tunewise.config import parse, read_yaml
+from tunewise.data.benchmarks import DEV_ROWS, benchmark_named, benchmark_rows, is_benchmark
+from tunewise.data.build import BAD, GOOD, build, check_labels, labels_of
+from tunewise.data.choices import letter
 from tunewise.data.config import DataConfig
+from tunewise.data.described import TaskFile, shape_of
 from tunewise.data.examples import Example, Ledger, Note
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.leaks import find_leaks
 from tunewise.data.readers import SUFFIXES, columns, read_rows
 from tunewise.data.replay import Rehearsed, drawn, n_replayed
-from tunewise.data.shapes import Kind, Shape, detect, sentence, template_of
+from tunewise.data.shapes import Kind, detect, sentence, template_of
 from tunewise.data.splits import few_shot, split
 from tunewise.data.template import Template, fill
 from tunewise.errors import UserError, missing, unknown
@@ -25,12 +29,15 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).parent / "embedded"
 METRICS: dict[Kind, tuple[str, ...]] = {
-    "classification": ("accuracy", "macro_f1", "mcc"),
+    "classification": ("accuracy", "macro_f1", "mcc", "ece", "brier"),
     "regression": ("pearson", "spearman", "rmse"),
     "tagging": ("span_f1", "token_accuracy"),
     "generation": ("rougeL", "chrf", "exact_match"),
-    "language_modelling": ("loss",),
+    "multiple_choice": ("accuracy", "accuracy_norm", "ece", "brier"),
+    "minimal_pairs": ("accuracy",),
+    "language_modelling": ("loss", "perplexity"),
 }
+RESULT = re.compile(r"####\s*[-$]?[\d,.]+\s*$")
 LABELLED = ("classification", "tagging")
 SPLITS = {"train": ("train",), "dev": ("dev", "valid", "validation", "val"), "test": ("test",)}
 
@@ -57,40 +64,35 @@ class Task:
     source: str
     replayed: tuple[Rehearsed, ...] = ()
     """Rows of other sources that are trained on too."""
+    positive: str = ""
+    """The label whose F1 the metric `f1` counts."""
 
     def options(self, example: Example) -> tuple[str, ...]:
-        """The answer text of each label, in the order of `labels`; () unless the task is a classification."""
-        return tuple(fill(self.template.answer, {"label": label}) for label in self.labels)
+        """The answers among which one is chosen: of the labels or choices, in their order; () if none are given."""
+        return example.choices or tuple(fill(self.template.answer, {"label": label}) for label in self.labels)
+
+    def option_names(self, example: Example) -> tuple[str, ...]:
+        """What each of these answers is called: its label, or its letter; good and bad of a minimal pair."""
+        if self.kind == "minimal_pairs":
+            return GOOD, BAD
+        return tuple(letter(number) for number in range(len(example.choices))) or self.labels
 
     @property
     def reads_images(self) -> bool:
         return any(example.image for part in (self.train, self.dev, self.test) for example in part)
 
 
-class TaskFile(Strict):
-    """The task.yaml of a task folder."""
-
-    name: str
-    kind: Kind
-    prompt: str
-    """Template of the prompt."""
-    answer: str
-    """Template of the answer."""
-    labels: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ()
-    separator: str = "\n\n"
-    max_new_tokens: int = 16
-    license: str = ""
-    description: str = ""
-
-
 def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
-    """The task that `spec` names: "tiny:sentiment" (embedded), a folder, or a csv, tsv, jsonl or json file.
+    """The task that `spec` names: "tiny:sentiment" (embedded), "glue:rte", a folder, or a csv, tsv, jsonl or json file.
 
     The tokenizer is needed only for chat messages, and only if they are to be written in its own chat template.
     UserError for whatever is wrong with the data; what was recognised is told in `task.ledger.detected`.
     """
     config = spec if isinstance(spec, DataConfig) else DataConfig(path=str(spec))
+    if is_benchmark(config.path):
+        return _with_replay(_limited(_from_benchmark(config), config), config, tokenizer)
+    if config.folder is not None:
+        raise UserError(f"data.folder changes nothing: {config.path} is no glue: or super_glue: task", "leave it out")
     path = find(config.path)
     if (path / "task.yaml").is_file():
         task = _from_task_folder(path, config)
@@ -102,7 +104,12 @@ def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase 
 
 
 def find(spec: str) -> Path:
-    """Where a task's file or folder lies; UserError where there is none. Nothing of it is read."""
+    """Where a task's file or folder lies (a benchmark's rows lie elsewhere); UserError where there is none.
+
+    Nothing of it is read.
+    """
+    if is_benchmark(spec):
+        benchmark_named(spec)
     known = sorted(folder.parent.name for folder in EMBEDDED.glob("*/task.yaml"))
     if spec.startswith("tiny:"):
         name = spec.removeprefix("tiny:")
@@ -110,54 +117,83 @@ def find(spec: str) -> Path:
             raise unknown("embedded task", name, known)
         return EMBEDDED / name
     path = Path(spec)
-    if not path.exists():
+    if not path.exists() and not is_benchmark(spec):
         if spec in known:
             raise UserError(f"no such file: {path}", f"did you mean the embedded task tiny:{spec}?")
         raise missing(path)
     return path
 
 
-def _from_task_folder(folder: Path, config: DataConfig) -> Task:
-    for name in ("text", "label", "prompt", "completion", "answer", "messages"):
+def _from_benchmark(config: DataConfig) -> Task:
+    benchmark, name = benchmark_named(config.path), config.path
+    _keeps_its_columns(config, f"{name} is a benchmark")
+    parts: dict[str, list[Example]] = {}
+    rejected: list[Note] = []
+    for part, rows in benchmark_rows(name, config.folder).items():
+        parts[part], notes = build(rows, benchmark.shape, benchmark.template, f"{name}-{part}")
+        rejected += [replace(note, reason=f"{part}: {note.reason}") for note in notes]
+        _some(parts[part], notes, f"{name}, {part}")
+    n, (train, dev, _) = len(parts["train"]), config.split
+    dev = min(dev / (train + dev), DEV_ROWS / n)
+    parts = _complete(parts, config.model_copy(update={"split": (1 - dev, dev, 0.0)}))
+    kind = benchmark.kind.replace("_", " ")
+    told = f"{name}: {kind} as the benchmark says; {benchmark.test} serves as test, a part of train as dev"
+    return Task(
+        name=name,
+        kind=benchmark.kind,
+        template=benchmark.template,
+        labels=benchmark.labels,
+        metrics=benchmark.metrics,
+        train=tuple(parts["train"]),
+        dev=tuple(parts["dev"]),
+        test=tuple(parts["test"]),
+        ledger=_ledger(parts, rejected, told),
+        separator="\n\n",
+        max_new_tokens=16,
+        source=name,
+        positive=benchmark.positive,
+    )
+
+
+def _keeps_its_columns(config: DataConfig, why: str) -> None:
+    for name in ("text", "label", "prompt", "completion", "answer", "messages", "choices", "minimal_pair"):
         if getattr(config, name) is not None:
             raise UserError(
-                f"{folder.name} has a task.yaml, which says what its columns mean; data.{name} cannot change that",
-                f"leave data.{name} out, or name one of the folder's files instead",
+                f"{why}, which says what its columns mean; data.{name} cannot change that",
+                f"leave data.{name} out, or name a file of rows instead",
             )
+
+
+def _from_task_folder(folder: Path, config: DataConfig) -> Task:
+    _keeps_its_columns(config, f"{folder.name} has a task.yaml")
     file = parse(TaskFile, read_yaml(folder / "task.yaml"), where=str(folder / "task.yaml"))
     template = Template(file.prompt, file.answer)
-    answered = next(iter(Template("", file.answer).fields()), "")
-    asked = Template(file.prompt, "").fields()
-    shape = {
-        "classification": Shape("text and label", asked, "label"),
-        "regression": Shape("text and value", asked, "label"),
-        "tagging": Shape("words and tags", asked, answered),
-        "generation": Shape("prompt and completion", asked, answered),
-        "language_modelling": Shape("text", (answered,)),
-    }[file.kind]
-    parts: dict[str, list[Example]] = {"train": [], "dev": [], "test": []}
+    files = {part: folder / f"{part}.jsonl" for part in ("train", "dev", "test")}
+    rows = {part: read_rows(path) for part, path in files.items() if path.is_file()}
+    shape = shape_of(file, rows, str(folder))
+    parts: dict[str, list[Example]] = {part: [] for part in files}
     rejected: list[Note] = []
-    for part in parts:
-        if (folder / f"{part}.jsonl").is_file():
-            rows = read_rows(folder / f"{part}.jsonl")
-            for slot in template.fields():
-                if slot not in columns(rows):
-                    raise unknown(f"column of {folder / part}.jsonl", slot, columns(rows))
-            parts[part], notes = build(rows, shape, template, f"{file.name}-{part}")
-            rejected += notes
+    for part, found in rows.items():
+        parts[part], notes = build(found, shape, template, f"{file.name}-{part}")
+        rejected += notes
     examples = [example for part in parts.values() for example in part]
     _some(examples, rejected, str(folder))
     labels = file.labels
     if file.kind in LABELLED:
         labels = labels or labels_of(examples, str(folder))
         check_labels(examples, labels, str(folder))
+    if "f1" in file.metrics and file.positive not in labels:
+        raise UserError(
+            f"{folder / 'task.yaml'}: the metric f1 counts one label, and positive is {file.positive!r}",
+            f"write positive: {' or '.join(labels)}, or take macro_f1",
+        )
     told = f"{config.path}: {file.kind.replace('_', ' ')} as its task.yaml says"
     return Task(
         name=file.name,
         kind=file.kind,
         template=template,
         labels=labels,
-        metrics=file.metrics or _metrics(file.kind, labels),
+        metrics=config.metrics or file.metrics or _metrics(file.kind, labels, examples),
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
@@ -165,6 +201,7 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
         separator=file.separator,
         max_new_tokens=file.max_new_tokens,
         source=config.path,
+        positive=file.positive,
     )
 
 
@@ -188,7 +225,7 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
         kind=shape.kind,
         template=template,
         labels=labels,
-        metrics=_metrics(shape.kind, labels),
+        metrics=config.metrics or _metrics(shape.kind, labels, examples),
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
@@ -210,7 +247,7 @@ def _from_images(folder: Path, config: DataConfig) -> Task:
         kind="classification",
         template=Template("", " {label}"),
         labels=labels,
-        metrics=METRICS["classification"],
+        metrics=config.metrics or METRICS["classification"],
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
@@ -221,10 +258,18 @@ def _from_images(folder: Path, config: DataConfig) -> Task:
     )
 
 
-def _metrics(kind: Kind, labels: Sequence[str]) -> tuple[str, ...]:
-    """The kind's own; tags that mark no spans (parts of speech) are counted one by one."""
+def _metrics(kind: Kind, labels: Sequence[str], examples: Sequence[Example]) -> tuple[str, ...]:
+    """The kind's own, but where the answers say more of what is asked of them.
+
+    Tags that mark no spans (parts of speech) are counted one by one, questions with accepted answers by SQuAD's two
+    metrics, and arithmetic with the result behind #### (gsm8k) by that number.
+    """
     if kind == "tagging" and not any(label.startswith("B-") for label in labels):
         return ("token_accuracy",)
+    if kind == "generation" and all(example.accepted for example in examples):
+        return ("token_f1", "normalised_match")
+    if kind == "generation" and all(RESULT.search(example.answer) for example in examples):
+        return ("numeric_match", *METRICS[kind])
     return METRICS[kind]
 
 

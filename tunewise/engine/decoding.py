@@ -74,14 +74,18 @@ def _most_probable(logits: Tensor, prompts: Sequence[int]) -> Tensor:
 class Decoding:
     """How long an answer is, and how its tokens are chosen.
 
-    It ends before the first end-of-sequence token, before the first `stop` text (where one is given), or after
+    It ends before the first end-of-sequence token, before the first of the `stops` in its text, or after
     `max_new_tokens`.
     """
 
     max_new_tokens: int
-    stop: str = ""
+    stops: tuple[str, ...] = ()
     sampling: Sampling | None = None
     """None takes the most probable token."""
+
+    def cut(self, text: str) -> str:
+        """What stands before the first stop."""
+        return text[: min((text.index(stop) for stop in self.stops if stop in text), default=len(text))]
 
 
 def greedy(
@@ -95,7 +99,7 @@ def greedy(
     batch_size: int = 16,
 ) -> list[str]:
     """The most probable continuation of each prompt, as `decode` writes it."""
-    how = Decoding(max_new_tokens, stop)
+    how = Decoding(max_new_tokens, (stop,) if stop else ())
     return decode(model, tokenizer, prompts, how, prefix_ids=prefix_ids, batch_size=batch_size)
 
 
@@ -117,7 +121,7 @@ def decode(
     if not prompts or how.max_new_tokens < 1:
         return [""] * len(prompts)
     choose = _most_probable if how.sampling is None else how.sampling.chooser()
-    answers = _Answers(tokenizer, _end_ids(model, tokenizer), how.stop, how.max_new_tokens)
+    answers = _Answers(tokenizer, _end_ids(model, tokenizer), how)
     if not packing or why_not_read(model, prefix_ids):
         pad_id = tokenizer.pad_token_id
         for read in prefill(model, prompts, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size):
@@ -137,8 +141,7 @@ class _Answers:
 
     tokenizer: PreTrainedTokenizerBase
     ends: set[int]
-    stop: str
-    max_new_tokens: int
+    how: Decoding
     tokens: dict[int, list[int]] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)
 
@@ -148,10 +151,12 @@ class _Answers:
         if token in self.ends:
             return False
         own.append(token)
-        if self.stop and self.stop in (text := self.tokenizer.decode(own, skip_special_tokens=True)):
-            self.texts[prompt] = text[: text.index(self.stop)]
-            return False
-        return len(own) < self.max_new_tokens
+        if self.how.stops:
+            text = self.tokenizer.decode(own, skip_special_tokens=True)
+            if (before := self.how.cut(text)) != text:
+                self.texts[prompt] = before
+                return False
+        return len(own) < self.how.max_new_tokens
 
     def text(self, prompt: int) -> str:
         if prompt in self.texts:

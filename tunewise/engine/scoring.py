@@ -1,6 +1,7 @@
-"""Log-probabilities of given answers, and the loss of whole documents."""
+"""How likely given answers are, and the loss of whole documents."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -18,7 +19,15 @@ COPIES = 4
 """At most so many times `batch_size` rows go on behind copied caches at once."""
 
 
-@torch.no_grad()
+class Likelihood(NamedTuple):
+    """Of one option."""
+
+    log_probability: float
+    """In nats, summed over its tokens."""
+    is_greedy: bool
+    """Whether each of its tokens is the most probable one."""
+
+
 def option_log_probabilities(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -29,7 +38,25 @@ def option_log_probabilities(
     batch_size: int = 32,
     packing: bool = True,
 ) -> list[list[float]]:
-    """For each prompt, the log-probability (nats, summed over tokens) of each of its options' token ids after it.
+    """For each prompt, the log-probability of each of its options, as `option_likelihoods` finds it."""
+    found = option_likelihoods(
+        model, prompts, options, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size, packing=packing
+    )
+    return [[each.log_probability for each in of_row] for of_row in found]
+
+
+@torch.no_grad()
+def option_likelihoods(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    options: Sequence[Sequence[Sequence[int]]],
+    *,
+    pad_id: int,
+    prefix_ids: Sequence[int] = (),
+    batch_size: int = 32,
+    packing: bool = True,
+) -> list[list[Likelihood]]:
+    """For each prompt, how likely each of its options' token ids is after it.
 
     The prompt is read once for all its options, and what all prompts begin with once for all: packed, where that is
     wanted and this decoder runs so (`why_not_read`), and else padded, `batch_size` prompts at a time.
@@ -37,10 +64,8 @@ def option_log_probabilities(
     if not prompts:
         return []
     if not packing or why_not_read(model, prefix_ids):
-        return padded_log_probabilities(
-            model, prompts, options, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size
-        )
-    scores: list[list[float]] = [[] for _ in prompts]
+        return _padded(model, prompts, options, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size)
+    scores: list[list[Likelihood]] = [[] for _ in prompts]
     shared, rests = split_off(prompts, prefix_ids)
     n_behind = [sum(len(option) - 1 for option in of_row) for of_row in options]
     n_tokens = [len(rest) + n for rest, n in zip(rests, n_behind, strict=True)]
@@ -55,7 +80,7 @@ def option_log_probabilities(
 
 def read_options(
     reader: Reader, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]
-) -> list[list[float]]:
+) -> list[list[Likelihood]]:
     """The same for prompts that fit one row, read behind what the reader knows: all but the last token of an option."""
     row = Row(reader.n_prefix)
     wanted: list[int] = []  # places in the row
@@ -79,42 +104,51 @@ def read_options(
             of_option += [n_options] * len(option)
             n_options += 1
     logits = wide(reader.logits(row, wanted))
-    each = (logits[at, tokens] - logits.logsumexp(dim=-1)[at]).double()
-    sums = iter(each.new_zeros(n_options).index_add(0, torch.tensor(of_option), each).tolist())
-    return [[next(sums) for _ in of_prompt] for of_prompt in options]
+    each, places = logits[at, tokens], torch.tensor(of_option)
+    missed = torch.zeros(n_options, dtype=torch.long).index_add(0, places, (each < logits.amax(dim=-1)[at]).long())
+    each = (each - logits.logsumexp(dim=-1)[at]).double()
+    sums = each.new_zeros(n_options).index_add(0, places, each)
+    found = iter(zip(sums.tolist(), (missed == 0).tolist(), strict=True))
+    return [[Likelihood(*next(found)) for _ in of_prompt] for of_prompt in options]
 
 
-@torch.no_grad()
-def padded_log_probabilities(
+def _padded(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     options: Sequence[Sequence[Sequence[int]]],
     *,
     pad_id: int,
-    prefix_ids: Sequence[int] = (),
-    batch_size: int = 32,
-) -> list[list[float]]:
+    prefix_ids: Sequence[int],
+    batch_size: int,
+) -> list[list[Likelihood]]:
     """The same by any decoder: prompts padded on the left, what follows an option's first token behind their caches."""
-    scores: list[list[float]] = [[] for _ in prompts]
+    scores: list[list[Likelihood]] = [[] for _ in prompts]
     if any(len(option) > 1 for of_row in options for option in of_row):
         # every option will need a copy of its prompt's cache: with dozens of labels, fewer prompts at a time
         batch_size = min(batch_size, max(1, COPIES * batch_size // max(map(len, options))))
     for read in prefill(model, prompts, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size):
         rows = [options[i] for i in read.indices]
         firsts = wide(read.logits).log_softmax(dim=-1).cpu()
-        sums = [[firsts[row, option[0]].item() for option in of_row] for row, of_row in enumerate(rows)]
+        best = firsts.argmax(dim=-1).tolist()
+        found = [
+            [Likelihood(firsts[row, option[0]].item(), option[0] == best[row]) for option in of_row]
+            for row, of_row in enumerate(rows)
+        ]
         if any(len(option) > 1 for of_row in rows for option in of_row):
-            for of_row, rest in zip(sums, _continued(model, read, rows, pad_id), strict=True):
-                of_row[:] = [first + more for first, more in zip(of_row, rest, strict=False)]
-        for i, of_row in zip(read.indices, sums, strict=True):
+            for of_row, rest in zip(found, _continued(model, read, rows, pad_id), strict=True):
+                of_row[:] = [
+                    Likelihood(one.log_probability + more.log_probability, one.is_greedy and more.is_greedy)
+                    for one, more in zip(of_row, rest, strict=False)
+                ]
+        for i, of_row in zip(read.indices, found, strict=True):
             scores[i] = of_row
     return scores
 
 
 def _continued(
     model: PreTrainedModel, read: Prefilled, rows: Sequence[Sequence[Sequence[int]]], pad_id: int
-) -> list[list[float]]:
-    """The log-probability of each option's tokens after its first one; options of a row stand in one cache each."""
+) -> list[list[Likelihood]]:
+    """How likely each option's tokens after its first one are; options of a row stand in one cache each."""
     n_options = max(map(len, rows))
     empty: Sequence[int] = (pad_id,)
     flat = [option for of_row in rows for option in (*of_row, *[empty] * (n_options - len(of_row)))]
@@ -131,7 +165,10 @@ def _continued(
         past_key_values=behind.cache,
         use_cache=True,
     ).logits
-    return (-cross_entropies(logits, labels).sum(dim=1)).view(len(rows), n_options).tolist()
+    sums = (-cross_entropies(logits, labels).sum(dim=1)).tolist()
+    greedy = ((logits.argmax(dim=-1) == labels) | (labels == IGNORED)).all(dim=1).tolist()
+    found = iter([Likelihood(*each) for each in zip(sums, greedy, strict=True)])
+    return [[next(found) for _ in range(n_options)] for _ in rows]
 
 
 @torch.no_grad()

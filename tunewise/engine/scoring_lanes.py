@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from tunewise.engine.packed_reading import reading, rows_of
-from tunewise.engine.scoring import read_options
+from tunewise.engine.scoring import Likelihood, read_options
 from tunewise.methods.lanes import Lanes, Part, Parts
 
 
@@ -31,7 +31,7 @@ def log_probabilities_by_lane(
                 )
             for number, of_lane in enumerate(_split(scores, len(indices))):
                 for i, of_prompt in zip(indices, of_lane, strict=True):
-                    found[number][i] = of_prompt
+                    found[number][i] = [option.log_probability for option in of_prompt]
     return found
 
 
@@ -46,5 +46,5 @@ def losses_by_lane(lanes: Lanes, documents: Sequence[Sequence[int]]) -> list[lis
     return losses
 
 
-def _split(rows: list[list[float]], size: int) -> Iterator[list[list[float]]]:
+def _split(rows: list[list[Likelihood]], size: int) -> Iterator[list[list[Likelihood]]]:
     return (rows[start : start + size] for start in range(0, len(rows), size))

@@ -33,7 +33,7 @@ def write(
             told["logits_processor"] = LogitsProcessorList([_Drawn(how.sampling.chooser(), indices)])
         found = base.model.generate(**inputs, **told)
         for i, text in zip(indices, base.tokenizer.batch_decode(found, skip_special_tokens=True), strict=True):
-            answers[i] = text.split(how.stop)[0] if how.stop else text
+            answers[i] = how.cut(text)
     return answers
 
 

@@ -9,6 +9,8 @@ from tunewise.config import Strict
 from tunewise.data.config import DataConfig
 from tunewise.engine.decoding import Sampling
 
+HARNESS = "harness:"
+
 
 class GenerationConfig(Strict):
     """Of tasks whose answers are generated; the fields are named, and mean the same, as in transformers'."""
@@ -67,6 +69,11 @@ class RetentionTask(Strict):
         if isinstance(opened, Mapping) and isinstance(opened.get("data"), str):
             return {**opened, "data": {"path": opened["data"]}}
         return opened
+
+    @property
+    def of_harness(self) -> str:
+        """The task of lm-evaluation-harness, where it is one."""
+        return self.data.path.removeprefix(HARNESS) if self.data.path.startswith(HARNESS) else ""
 
     @property
     def name(self) -> str:

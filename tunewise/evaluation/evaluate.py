@@ -1,7 +1,7 @@
 """A model on a part of a task: metrics, and a row for every question.
 
-Classification: the label whose answer has the highest log-probability (summed over its tokens) after the prompt, or
-the one that a classifier on top tells; regression and tagging: what that head says.
+Classification, multiple choice and minimal pairs: the option with the highest log-probability (`by_options`), or the
+label that a classifier on top tells; regression and tagging: what that head says.
 Generation: greedy or drawn, up to the end token, the task's separator or max_new_tokens; white space at its ends is
 cut off.
 Language modelling: nats per token, every token of a document but its first.
@@ -27,10 +27,12 @@ from tunewise.engine.trunk import Trunk
 from tunewise.engine.writing import write, written_log_probabilities
 from tunewise.errors import UserError
 from tunewise.evaluation.by_head import answers_by_head
-from tunewise.evaluation.metrics import METRICS, score
+from tunewise.evaluation.by_options import chosen_rows, right_losses
+from tunewise.evaluation.metrics import Answers, score
 from tunewise.evaluation.questions import LabelledRows, Questions, ask, stop_text
 from tunewise.models.families import ENCODER_DECODER
 from tunewise.models.load import Base
+from tunewise.verdict import LOWER_IS_BETTER
 
 LONGEST = 512
 """Tokens of a text for a classifier whose base names no limit."""
@@ -48,7 +50,7 @@ class Asking:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`metrics` in the task's order, 0 to 100 (loss: nats per token); `predictions` in the order of the examples."""
+    """`metrics` in the task's order, scaled as `metrics.py` says; `predictions` in the order of the examples."""
 
     metrics: dict[str, float]
     predictions: list[dict[str, Any]]
@@ -61,7 +63,7 @@ class Evaluation:
     def main(self) -> float:
         """The task's first metric, turned so that higher is better."""
         name, value = next(iter(self.metrics.items()))
-        return value if METRICS[name].higher_is_better else -value
+        return -value if name in LOWER_IS_BETTER else value
 
 
 def evaluate_task(
@@ -130,17 +132,20 @@ def answer(
         if isinstance(questions, LabelledRows):
             rows, loss = answers_by_head(base, questions, prefix_ids, batch_size, trunk, asking.packing)
             return _evaluation(questions.task, rows, loss, n_truncated=sum(row.truncated for row in questions.rows))
-        if questions.task.kind == "classification" and trunk is not None and trunk.live == "head":
+        if any(questions.options) and trunk is not None and trunk.live == "head":
             return classified(questions, _from_trunk(base, questions, trunk, batch_size, asking.packing))
-        carry_out = {"classification": _classify, "generation": _generate, "language_modelling": _model_language}
-        return carry_out[questions.task.kind](base, questions, prefix_ids, batch_size, asking)
+        carry_out = {"generation": _generate, "language_modelling": _model_language, "minimal_pairs": _prefer}
+        return carry_out.get(questions.task.kind, _choose)(base, questions, prefix_ids, batch_size, asking)
 
 
-def _classify(
-    base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking
-) -> Evaluation:
+def _choose(base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking) -> Evaluation:
     found = _log_probabilities(base, questions.prompts, questions.options, prefix_ids, batch_size, asking.packing)
     return classified(questions, found)
+
+
+def _prefer(base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking) -> Evaluation:
+    _refuse_plain_text(base)
+    return _choose(base, questions, prefix_ids, batch_size, asking)
 
 
 def _from_trunk(base: Base, questions: Questions, trunk: Trunk, batch_size: int, packing: bool) -> list[list[float]]:
@@ -151,24 +156,17 @@ def _from_trunk(base: Base, questions: Questions, trunk: Trunk, batch_size: int,
     return [[-next(losses) for _ in options] for options in questions.options]
 
 
-def classified(questions: Questions, scores: Sequence[Sequence[float]]) -> Evaluation:
-    """What was answered, where each question's options have these log-probabilities."""
-    labels = questions.task.labels
-    rows = []
-    for example, values in zip(questions.examples, scores, strict=True):
-        chosen = labels[max(range(len(labels)), key=values.__getitem__)]
-        named = {label: round(value, 6) for label, value in zip(labels, values, strict=True)}
-        rows.append(_row(example, example.label, chosen, chosen == example.label) | {"scores": named})
-    expected = [labels.index(str(example.label)) for example in questions.examples]
-    losses = [-values[index] for values, index in zip(scores, expected, strict=True)]
-    return _asked(questions, rows, losses)
+def classified(questions: Questions, scores: list[list[float]]) -> Evaluation:
+    """What was chosen, where each question's options have these log-probabilities."""
+    return _asked(questions, chosen_rows(questions, scores), right_losses(questions, scores))
 
 
 def _generate(
     base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking
 ) -> Evaluation:
     task = questions.task
-    how = Decoding(task.max_new_tokens, stop_text(task), asking.sampling)
+    stop = stop_text(task)
+    how = Decoding(task.max_new_tokens, (stop,) if stop else (), asking.sampling)
     if base.anatomy.kind == ENCODER_DECODER:
         texts = write(base, questions.prompts, how, prefix_ids=prefix_ids, batch_size=batch_size)
     else:
@@ -179,9 +177,18 @@ def _generate(
     rows = []
     for example, text in zip(questions.examples, texts, strict=True):
         expected, predicted = example.answer.strip(), text.strip()
-        rows.append(_row(example, expected, predicted, predicted.split() == expected.split()))
+        rows.append(
+            {
+                "id": example.id,
+                "prompt": example.prompt,
+                "expected": expected,
+                "predicted": predicted,
+                "correct": any(predicted.split() == one.split() for one in example.accepted or (expected,)),
+            }
+            | ({"accepted": list(example.accepted)} if example.accepted else {})
+        )
     losses: list[float] = []
-    if "loss" in task.metrics:
+    if {"loss", "perplexity"} & set(task.metrics):
         options = [[ids] for ids in questions.answers]
         found = _log_probabilities(base, questions.prompts, options, prefix_ids, batch_size, asking.packing)
         losses = [-value for (value,) in found]
@@ -208,10 +215,7 @@ def _log_probabilities(
 def _model_language(
     base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking
 ) -> Evaluation:
-    if base.anatomy.kind == ENCODER_DECODER:
-        raise UserError(
-            f"{base.name} is an encoder-decoder, which has no loss of a plain text", "give it prompts and completions"
-        )
+    _refuse_plain_text(base)
     context = base.anatomy.context_length
     room = None if context is None else context - len(prefix_ids)
     documents = [encode_prompt(example.text, base.tokenizer)[:room] for example in questions.examples]
@@ -224,17 +228,14 @@ def _model_language(
         for example, (loss, n_tokens) in zip(questions.examples, losses, strict=True)
     ]
     total = math.fsum(loss for loss, _ in losses) / max(1, sum(n_tokens for _, n_tokens in losses))
-    return Evaluation({"loss": total}, rows)
+    return _evaluation(questions.task, rows, total)
 
 
-def _row(example: Example, expected: str | None, predicted: str, is_correct: bool) -> dict[str, Any]:
-    return {
-        "id": example.id,
-        "prompt": example.prompt,
-        "expected": expected,
-        "predicted": predicted,
-        "correct": is_correct,
-    }
+def _refuse_plain_text(base: Base) -> None:
+    if base.anatomy.kind == ENCODER_DECODER:
+        raise UserError(
+            f"{base.name} is an encoder-decoder, which has no loss of a plain text", "give it prompts and completions"
+        )
 
 
 def _asked(questions: Questions, rows: list[dict[str, Any]], losses: list[float]) -> Evaluation:
@@ -245,6 +246,4 @@ def _asked(questions: Questions, rows: list[dict[str, Any]], losses: list[float]
 def _evaluation(
     task: Task, rows: list[dict[str, Any]], loss: float, n_dropped: int = 0, n_truncated: int = 0
 ) -> Evaluation:
-    metrics = score(task.metrics, [row["predicted"] for row in rows], [row["expected"] for row in rows])
-    metrics |= {"loss": loss}
-    return Evaluation({name: metrics[name] for name in task.metrics}, rows, n_dropped, n_truncated)
+    return Evaluation(score(task.metrics, Answers.of(rows, loss, task.positive)), rows, n_dropped, n_truncated)

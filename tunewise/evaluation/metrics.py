@@ -1,49 +1,95 @@
-"""Metrics of texts and labels, 0 to 100 (mcc and correlations: -100 to 100; rmse: in the units of the values); loss, in
-nats a token, is measured elsewhere.
+"""Metrics of answers, 0 to 100 (mcc and correlations: -100 to 100), but for those of which less is better: rmse in the
+units of the values, ece 0 to 1, brier 0 to 2, loss in nats a token, and perplexity its exponential.
 """
 
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import sacrebleu
 from scipy import stats
 
-from tunewise.errors import unknown
+from tunewise.calibration import brier_score, expected_calibration_error, probabilities
+from tunewise.errors import UserError, unknown
+from tunewise.evaluation import overlap
 
 Texts = Sequence[str]
+MOST = 700.0
+"""Nats of which the exponential is still a number."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a part of a task was answered, and what is right, row by row; () for what such answers do not have."""
+
+    predicted: Texts = ()
+    expected: Texts = ()
+    accepted: Sequence[Texts] = ()
+    """Every right answer of each row, where there can be others than the expected one."""
+    scores: Sequence[Mapping[str, float]] = ()
+    """The log-probability of each label or choice, the predicted and the expected one among them."""
+    by_length: Texts = ()
+    """What would be predicted by the log-probability of a character."""
+    positive: str = ""
+    """The label that f1 counts."""
+    loss: float = math.nan
+    """Nats per token of the right answers."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]], loss: float = math.nan, positive: str = "") -> "Answers":
+        """From rows of predictions.jsonl, which are all of one kind."""
+        names = ("predicted", "expected", "accepted", "scores", "by_length")
+        columns = {name: [row[name] for row in rows] for name in names if rows and name in rows[0]}
+        return cls(**columns, positive=positive, loss=loss)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """fn(predictions, references) -> score; None for loss, which needs the model and not its texts."""
+    """`of` answers, of which it reads what must be there."""
 
-    fn: Callable[[Texts, Texts], float] | None
-    higher_is_better: bool
+    of: Callable[[Answers], float]
+    reads: Literal["predicted", "scores", "by_length", "positive", "loss"] = "predicted"
 
 
-def score(names: Sequence[str], predictions: Texts, references: Texts) -> dict[str, float]:
-    """The named metrics of as many predictions as references, loss left out; UserError for an unknown name.
+def score(names: Sequence[str], answers: Answers) -> dict[str, float]:
+    """The named metrics; UserError for an unknown one, or for one that reads what such answers do not have."""
+    check(names)
+    if len(answers.predicted) != len(answers.expected):
+        raise ValueError(f"{len(answers.predicted)} predictions for {len(answers.expected)} references")
+    given = {
+        "predicted": answers.predicted,
+        "scores": answers.scores,
+        "by_length": answers.by_length,
+        "positive": answers.positive,
+        "loss": not math.isnan(answers.loss),
+    }
+    for name in names:
+        if not given[METRICS[name].reads]:
+            raise UserError(f"{name} cannot be told of these answers: {_MISSING[METRICS[name].reads]}", "leave it out")
+    return {name: METRICS[name].of(answers) for name in names}
 
-    Raises ValueError where there are none, or not as many of the one as of the other.
-    """
-    if not predictions or len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
-    scores = {}
+
+def check(names: Collection[str]) -> None:
+    """UserError for a name that is no metric."""
     for name in names:
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
-        if (fn := METRICS[name].fn) is not None:
-            scores[name] = fn(predictions, references)
-    return scores
 
 
 def accuracy(predictions: Texts, references: Texts) -> float:
     """Share of equal pairs."""
     return 100 * sum(map(str.__eq__, predictions, references)) / len(references)
+
+
+def f1(answers: Answers) -> float:
+    """F1 of the positive label, 2 tp / (2 tp + fp + fn); 0 where it neither occurs nor is predicted."""
+    predicted, actual = (
+        [label == answers.positive for label in side] for side in (answers.predicted, answers.expected)
+    )
+    return 100 * overlap.f1(sum(map(min, predicted, actual)), sum(predicted), sum(actual))
 
 
 def macro_f1(predictions: Texts, references: Texts) -> float:
@@ -67,11 +113,6 @@ def mcc(predictions: Texts, references: Texts) -> float:
     return 100 * covariance / (spread_predicted * spread_actual) ** 0.5
 
 
-def exact_match(predictions: Texts, references: Texts) -> float:
-    """Share of equal texts, runs of white space counting as one space and none at the ends."""
-    return accuracy([" ".join(text.split()) for text in predictions], [" ".join(text.split()) for text in references])
-
-
 def bleu(predictions: Texts, references: Texts) -> float:
     """Corpus BLEU by sacrebleu with its defaults (13a tokens, exponential smoothing).  Post 2018, arXiv:1804.08771."""
     return float(sacrebleu.corpus_bleu(list(predictions), [list(references)]).score)
@@ -80,21 +121,6 @@ def bleu(predictions: Texts, references: Texts) -> float:
 def chrf(predictions: Texts, references: Texts) -> float:
     """Corpus chrF2 by sacrebleu with its defaults (character 6-grams, no words).  Popović 2015."""
     return float(sacrebleu.corpus_chrf(list(predictions), [list(references)]).score)
-
-
-def rouge1(predictions: Texts, references: Texts) -> float:
-    """Mean F1 of single words.  Lin 2004; words as in the rouge-score package, not stemmed."""
-    return _mean(lambda one, other: _overlap_f1(_ngrams(one, 1), _ngrams(other, 1)), predictions, references)
-
-
-def rouge2(predictions: Texts, references: Texts) -> float:
-    """Mean F1 of pairs of adjacent words, as rouge1."""
-    return _mean(lambda one, other: _overlap_f1(_ngrams(one, 2), _ngrams(other, 2)), predictions, references)
-
-
-def rouge_l(predictions: Texts, references: Texts) -> float:
-    """Mean F1 of the longest common subsequence of words, as rouge1."""
-    return _mean(lambda one, other: _f1(_common_length(one, other), len(one), len(other)), predictions, references)
 
 
 def pearson(predictions: Texts, references: Texts) -> float:
@@ -123,7 +149,7 @@ def span_f1(predictions: Texts, references: Texts) -> float:
     """F1 of whole spans with their types, over all rows, as the CoNLL script counts them (B-, I- and O tags)."""
     found = [(spans(one), spans(other)) for one, other in zip(predictions, references)]
     n_common = sum(len(one & other) for one, other in found)
-    return 100 * _f1(n_common, sum(len(one) for one, _ in found), sum(len(other) for _, other in found))
+    return 100 * overlap.f1(n_common, sum(len(one) for one, _ in found), sum(len(other) for _, other in found))
 
 
 def spans(tags: str) -> set[tuple[str, int, int]]:
@@ -140,60 +166,70 @@ def spans(tags: str) -> set[tuple[str, int, int]]:
     return found
 
 
-METRICS: dict[str, Metric] = {
-    "accuracy": Metric(accuracy, higher_is_better=True),
-    "macro_f1": Metric(macro_f1, higher_is_better=True),
-    "mcc": Metric(mcc, higher_is_better=True),
-    "exact_match": Metric(exact_match, higher_is_better=True),
-    "bleu": Metric(bleu, higher_is_better=True),
-    "chrf": Metric(chrf, higher_is_better=True),
-    "rouge1": Metric(rouge1, higher_is_better=True),
-    "rouge2": Metric(rouge2, higher_is_better=True),
-    "rougeL": Metric(rouge_l, higher_is_better=True),
-    "pearson": Metric(pearson, higher_is_better=True),
-    "spearman": Metric(spearman, higher_is_better=True),
-    "rmse": Metric(rmse, higher_is_better=False),
-    "span_f1": Metric(span_f1, higher_is_better=True),
-    "token_accuracy": Metric(token_accuracy, higher_is_better=True),
-    "loss": Metric(None, higher_is_better=False),
+def ece(answers: Answers) -> float:
+    """Expected calibration error in 15 bins, 0 to 1, of probabilities that add up to 1 over the labels or choices."""
+    told = [dict(zip(scores, probabilities(list(scores.values())))) for scores in answers.scores]
+    corrects = list(map(str.__eq__, answers.predicted, answers.expected))
+    confidences = [one[predicted] for one, predicted in zip(told, answers.predicted)]
+    return expected_calibration_error(confidences, corrects)
+
+
+def brier(answers: Answers) -> float:
+    """The Brier score of the same probabilities, 0 to 2."""
+    places = [list(scores).index(right) for scores, right in zip(answers.scores, answers.expected)]
+    return brier_score([probabilities(list(scores.values())) for scores in answers.scores], places)
+
+
+def best_mean(of_row: Callable[[str, str], float], answers: Answers) -> float:
+    """100 times the mean over rows of `of_row`, by the right answer that suits the predicted one best."""
+    accepted = answers.accepted or [[one] for one in answers.expected]
+    rows = zip(answers.predicted, accepted, strict=True)
+    return 100 * math.fsum(max(of_row(one, other) for other in right) for one, right in rows) / len(accepted)
+
+
+def _of_texts(fn: Callable[[Texts, Texts], float]) -> Metric:
+    return Metric(lambda answers: fn(answers.predicted, answers.expected))
+
+
+def _of_rows(of_row: Callable[[str, str], float]) -> Metric:
+    return Metric(partial(best_mean, of_row))
+
+
+_MISSING = {
+    "predicted": "they are no answers to anything",
+    "scores": "they are not chosen by the log-probabilities of labels or choices",
+    "by_length": "they are not chosen among texts of their own",
+    "positive": "no label is named as the positive one",
+    "loss": "their loss was not measured",
 }
-
-
-def _mean(f1: Callable[[list[str], list[str]], float], predictions: Texts, references: Texts) -> float:
-    pairs = zip(predictions, references)
-    return 100 * sum(f1(_words(one), _words(other)) for one, other in pairs) / len(references)
+METRICS: dict[str, Metric] = {
+    "accuracy": _of_texts(accuracy),
+    "accuracy_norm": Metric(lambda answers: accuracy(answers.by_length, answers.expected), "by_length"),
+    "f1": Metric(f1, "positive"),
+    "macro_f1": _of_texts(macro_f1),
+    "mcc": _of_texts(mcc),
+    "ece": Metric(ece, "scores"),
+    "brier": Metric(brier, "scores"),
+    "exact_match": _of_rows(overlap.exact_match),
+    "normalised_match": _of_rows(overlap.normalised_match),
+    "token_f1": _of_rows(overlap.token_f1),
+    "numeric_match": _of_rows(overlap.numeric_match),
+    "bleu": _of_texts(bleu),
+    "chrf": _of_texts(chrf),
+    "rouge1": _of_rows(partial(overlap.rouge_n, n=1)),
+    "rouge2": _of_rows(partial(overlap.rouge_n, n=2)),
+    "rougeL": _of_rows(overlap.rouge_l),
+    "rougeLsum": _of_rows(overlap.rouge_lsum),
+    "pearson": _of_texts(pearson),
+    "spearman": _of_texts(spearman),
+    "rmse": _of_texts(rmse),
+    "span_f1": _of_texts(span_f1),
+    "token_accuracy": _of_texts(token_accuracy),
+    "loss": Metric(lambda answers: answers.loss, "loss"),
+    "perplexity": Metric(lambda answers: math.exp(min(answers.loss, MOST)), "loss"),
+}
 
 
 def _correlation(of: Callable[..., Any], predictions: Texts, references: Texts) -> float:
     one, other = [float(text) for text in predictions], [float(text) for text in references]
     return 0.0 if len(set(one)) < 2 or len(set(other)) < 2 else 100 * float(of(one, other).statistic)
-
-
-def _words(text: str) -> list[str]:
-    """Runs of a-z and 0-9 in the lower-cased text: letters beyond those separate words, as in the original ROUGE."""
-    return re.findall(r"[a-z0-9]+", text.lower())
-
-
-def _ngrams(words: list[str], n: int) -> Counter[tuple[str, ...]]:
-    return Counter(zip(*(words[start:] for start in range(n))))
-
-
-def _overlap_f1(one: Counter[tuple[str, ...]], other: Counter[tuple[str, ...]]) -> float:
-    return _f1((one & other).total(), one.total(), other.total())
-
-
-def _f1(common: int, n_predicted: int, n_reference: int) -> float:
-    """2 p r / (p + r) with p = common / n_predicted and r = common / n_reference; 0 where either side is empty."""
-    return 2 * common / (n_predicted + n_reference) if common else 0.0
-
-
-def _common_length(one: list[str], other: list[str]) -> int:
-    """Length of the longest common subsequence, one row of the table at a time."""
-    row = [0] * (len(other) + 1)
-    for word in one:
-        diagonal = 0
-        for column, against in enumerate(other, start=1):
-            above = row[column]
-            row[column] = diagonal + 1 if word == against else max(above, row[column - 1])
-            diagonal = above
-    return row[-1]

@@ -6,8 +6,9 @@ from statistics import fmean
 from typing import Any
 
 from tunewise.data.task import Task
+from tunewise.errors import UserError
 from tunewise.evaluation.evaluate import Evaluation
-from tunewise.evaluation.metrics import METRICS
+from tunewise.evaluation.metrics import METRICS, Answers
 from tunewise.evaluation.retention import retention_loss
 from tunewise.models.load import Base
 from tunewise.stats import paired_bootstrap
@@ -17,8 +18,10 @@ N_FOR_FLOOR = 16
 """Texts by which the noise floor is measured."""
 OTHER_BATCH = 5
 """Rows of a padded batch on the other way to the same losses."""
-OF_CORPORA = ("macro_f1", "mcc", "loss")
-"""Metrics that one answer has not; an answer counts as right or wrong instead."""
+OF_CORPORA = ("macro_f1", "mcc")
+"""Metrics that one answer has not, as those that read more than answers; one counts as right or wrong instead."""
+LOWER_IN_HARNESS = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
+"""Of the harness's metrics, those of which less is better."""
 OF_VALUES = ("pearson", "spearman", "rmse")
 """Metrics of values; a value counts by its error."""
 
@@ -49,8 +52,30 @@ def _item(metric: str, row: Mapping[str, Any]) -> float:
         return float(row["loss"])
     if metric in OF_VALUES:
         return -abs(float(row["predicted"]) - float(row["expected"]))
-    fn = None if metric in OF_CORPORA else METRICS[metric].fn
-    return 100.0 * bool(row["correct"]) if fn is None else fn([row["predicted"]], [row["expected"]])
+    if metric in OF_CORPORA or METRICS[metric].reads not in ("predicted", "by_length"):
+        return 100.0 * bool(row["correct"])
+    return METRICS[metric].of(Answers.of([row]))
+
+
+def look_at_harness(name: str, found: Mapping[str, Any]) -> Look:
+    """What `harness_scores` found of one task: the first metric that its items have too, in the harness's own units.
+
+    UserError for a group of tasks, which has no items.
+    """
+    items = found.get("items", [])
+    known = [
+        key for key, value in found.items() if items and isinstance(value, float) and _is_number(items[0].get(key))
+    ]
+    if not known:
+        raise UserError(f"harness:{name} has no score for each item", "name one task of a group, by itself")
+    metric = known[0]
+    told = [row for row in items if row.get("filter") == items[0].get("filter")]
+    ids, values = [str(row["id"]) for row in told], [float(row[metric]) for row in told]
+    return Look(metric, found[metric], _by_id(ids, values), of_texts=metric in LOWER_IN_HARNESS)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
 
 
 def look_at_texts(ids: Sequence[str], found: tuple[float, Sequence[float]]) -> Look:

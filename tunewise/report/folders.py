@@ -71,8 +71,11 @@ def read_runs(root: Path) -> list[Run]:
 
 
 def majority_score(predictions: Sequence[dict[str, Any]]) -> float | None:
-    """What always giving the most frequent expected answer would score, 0 to 100; None without predictions."""
-    expected = Counter(row["expected"] for row in predictions if "expected" in row)
+    """What always giving the most frequent expected answer would score, 0 to 100.
+
+    None without predictions, and for choices: each row has its own, and their letters say nothing.
+    """
+    expected = Counter(row["expected"] for row in predictions if "expected" in row and "choices" not in row)
     return 100 * max(expected.values()) / expected.total() if expected else None
 
 

@@ -5,14 +5,24 @@ from collections.abc import Sequence
 from tunewise.stats import Interval
 from tunewise.verdict import LOWER_IS_BETTER
 
-PERCENT = ("accuracy", "macro_f1", "exact_match", "rouge1", "rouge2", "rougeL")  # scores are 0 to 100 throughout
+PERCENT = (  # scores are 0 to 100 throughout
+    "accuracy accuracy_norm f1 macro_f1 exact_match normalised_match token_f1 numeric_match "
+    "rouge1 rouge2 rougeL rougeLsum"
+).split()
 NAMES = {
+    "accuracy_norm": "accuracy by length",
+    "f1": "F1",
     "macro_f1": "macro F1",
+    "token_f1": "token F1",
+    "rmse": "RMSE",
+    "ece": "calibration error",
+    "brier": "Brier score",
     "mcc": "MCC",
     "bleu": "BLEU",
     "chrf": "chrF",
     "exact_match": "exact match",
     "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum",
 }
 
 

@@ -3,7 +3,7 @@
 from tunewise.run.adapters import combine_adapters, compare_adapters, merge_adapter
 from tunewise.run.carry_out import add_reload_proof, run, train
 from tunewise.run.dial import dial_adapter
-from tunewise.run.measure import evaluate
+from tunewise.run.measure import evaluate, evaluate_with_harness
 from tunewise.run.prepare import base_of
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.together import plan, run_together
@@ -19,6 +19,7 @@ __all__ = [
     "compare_adapters",
     "dial_adapter",
     "evaluate",
+    "evaluate_with_harness",
     "merge_adapter",
     "plan",
     "prove_adapter",

@@ -16,7 +16,6 @@ from tunewise.engine.packed_reading import why_not_read
 from tunewise.engine.scoring_lanes import log_probabilities_by_lane, losses_by_lane
 from tunewise.errors import UserError
 from tunewise.evaluation.evaluate import Asking, Evaluation, answer, classified, prepare
-from tunewise.evaluation.metrics import METRICS
 from tunewise.evaluation.questions import LabelledRows, Questions
 from tunewise.evaluation.retention import retention_loss
 from tunewise.methods.attach import Tuned
@@ -30,6 +29,7 @@ from tunewise.run.measure import asked_of
 from tunewise.run.prepare import load_for
 from tunewise.run.recipe import Recipe
 from tunewise.run.record import RECIPE
+from tunewise.verdict import LOWER_IS_BETTER
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def measure_dial(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> dict[s
     finally:
         tuned.scale = scale
     metric = task.metrics[0]
-    lower = not METRICS[metric].higher_is_better
+    lower = metric in LOWER_IS_BETTER
     return {
         "task": task.name,
         "metric": metric,
@@ -114,7 +114,8 @@ def _asked(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> Asked:
         name: prepare(base, task, examples, n_prefix=n_prefix, shots=recipe.shots, seed=recipe.seed)
         for name, examples in (("dev", task.dev), ("test", task.test))
     }
-    tasks = [suite_task(each, recipe, base) for each in recipe.retention_suite]
+    asked = [each for each in recipe.retention_suite if not each.of_harness]
+    tasks = [suite_task(each, recipe, base) for each in asked]
     texts = next((of_texts.test for of_texts in tasks if of_texts.kind == TEXTS), ())
     longest = None if context is None else context - n_prefix
     asking = Asking(recipe.train.packing, recipe.generation.sampling(recipe.seed))

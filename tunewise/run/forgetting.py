@@ -8,8 +8,9 @@ from tunewise.engine.trunk import Trunk
 from tunewise.errors import UserError
 from tunewise.evaluation.config import RetentionTask
 from tunewise.evaluation.evaluate import Asking, answer, prepare
+from tunewise.evaluation.harness import harness_scores
 from tunewise.evaluation.retention import retention_loss
-from tunewise.evaluation.suite import Look, look_at_texts, look_of, noise_floor, paired
+from tunewise.evaluation.suite import Look, look_at_harness, look_at_texts, look_of, noise_floor, paired
 from tunewise.methods.attach import Tuned
 from tunewise.models.families import DECODER
 from tunewise.models.load import Base
@@ -45,7 +46,10 @@ class Setting:
 def check_suite(recipe: Recipe, base: Base) -> None:
     """UserError for a part of the retention suite that this base cannot be asked; nothing is."""
     for asked in recipe.retention_suite:
-        suite_task(asked, recipe, base)
+        if asked.of_harness:
+            _of_harness(base, asked, n_items=1)
+        else:
+            suite_task(asked, recipe, base)
 
 
 def forgotten(
@@ -60,7 +64,7 @@ def forgotten(
     suite: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for asked in recipe.retention_suite:
-        task = suite_task(asked, recipe, base)
+        task = None if asked.of_harness else suite_task(asked, recipe, base)
         before, floor = _of_base(base, tuned, asked, task, setting)
         after = look(base, asked, task, setting, tuned.prefix_ids) if tuned.n_trainable else before
         suite.append({"task": asked.name, **paired(before, after, floor)})
@@ -78,8 +82,6 @@ def forgotten(
 def suite_task(asked: RetentionTask, recipe: Recipe, base: Base) -> Task:
     """The task as it was read first; UserError where this base, with this head, has no answer to it."""
     path = asked.data.path
-    if path.startswith("harness:"):
-        raise UserError(f"retention={path} is not there yet", "name a file or a task")
     key = asked.data.model_dump_json(), data_digest(asked.data)
     if key not in _TASKS:
         _TASKS[key] = load_task(asked.data, base.tokenizer)
@@ -103,8 +105,12 @@ def suite_task(asked: RetentionTask, recipe: Recipe, base: Base) -> Task:
     return task
 
 
-def look(base: Base, asked: RetentionTask, task: Task, setting: Setting, prefix_ids: tuple[int, ...] = ()) -> Look:
-    """What `base`, with whatever acts on it now, makes of the task."""
+def look(
+    base: Base, asked: RetentionTask, task: Task | None, setting: Setting, prefix_ids: tuple[int, ...] = ()
+) -> Look:
+    """What `base`, with whatever acts on it now, makes of the task; None is one of the harness."""
+    if task is None:
+        return _of_harness(base, asked, asked.rows or N_QUESTIONS, setting.packing, prefix_ids)
     n_rows = asked.rows or (None if task.kind == TEXTS else N_QUESTIONS)
     examples = task.test[:n_rows]
     if task.kind == TEXTS:
@@ -119,17 +125,28 @@ def look(base: Base, asked: RetentionTask, task: Task, setting: Setting, prefix_
     return look_of(task, answer(base, questions, prefix_ids=prefix_ids, asking=how, trunk=setting.trunk))
 
 
-def _of_base(base: Base, tuned: Tuned, asked: RetentionTask, task: Task, setting: Setting) -> tuple[Look, float]:
+def _of_harness(
+    base: Base, asked: RetentionTask, n_items: int, packing: bool = True, prefix_ids: tuple[int, ...] = ()
+) -> Look:
+    """The first items of a task of the harness; `data.folder` holds task files that are known beside its own."""
+    found = harness_scores(
+        base, [asked.of_harness], prefix_ids=prefix_ids, include_path=asked.data.folder, limit=n_items,
+        shots=asked.shots or None, packing=packing,
+    )  # fmt: skip
+    return look_at_harness(asked.of_harness, found[asked.of_harness])
+
+
+def _of_base(base: Base, tuned: Tuned, asked: RetentionTask, task: Task | None, setting: Setting) -> tuple[Look, float]:
     """The look of the base, measured once a process, and its noise floor: of losses measured, of answers 0."""
     known = base.fingerprint, base.dtype, str(base.model.device), base.head
-    n_prefix = setting.longest if task.kind == TEXTS else setting.n_prefix
-    key = (*known, n_prefix, setting.packing, asked.model_dump_json(), tuple(each.text for each in task.test))
+    texts = () if task is None else tuple(example.text for example in task.test)
+    is_text = task is not None and task.kind == TEXTS
+    key = (*known, setting.longest if is_text else setting.n_prefix, setting.packing, asked.model_dump_json(), texts)
     if key not in _OF_BASES:
         with tuned.disabled():
             found = look(base, asked, task, setting)
             floor = 0.0
-            if task.kind == TEXTS:
-                documents = [example.text for example in task.test[: asked.rows]]
-                floor = noise_floor(base, documents, setting.longest, list(found.items.values()))
+            if is_text:
+                floor = noise_floor(base, texts[: asked.rows], setting.longest, list(found.items.values()))
         _OF_BASES[key] = found, floor
     return _OF_BASES[key]

@@ -1,7 +1,7 @@
 """Evaluating what is there already: a finished run, an adapter, or a bare base."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ from tunewise import files
 from tunewise.config import parse, read_yaml
 from tunewise.errors import UserError, missing, no_adapter_yet, unknown
 from tunewise.evaluation.evaluate import Asking, evaluate_task
+from tunewise.evaluation.harness import harness_scores, harness_version
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter, read_card
+from tunewise.models.load import load_base
 from tunewise.run.prepare import load_for
 from tunewise.run.recipe import Recipe, build_recipe
 from tunewise.run.record import ADAPTER, PREDICTIONS, RECIPE
@@ -31,7 +33,7 @@ def evaluate(
     out: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """`tunewise eval`: a run folder, an adapter folder, or with `model` alone a base, on one split of a task.
+    """`tunewise eval`: a run folder, an adapter folder, or with `model` alone a base, on one split of a task, or all.
 
     A run is measured as it measured itself (its data, demonstrations and seed) unless told otherwise. `overrides` are
     dotted fields of a recipe that an evaluation reads: {"seed": 1, "generation.do_sample": True, "quantise": "nf4"}.
@@ -40,9 +42,12 @@ def evaluate(
     asked = asked_of(None if target is None else Path(target), model, data, overrides or {})
     recipe = asked.recipe
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise)
-    splits = {"train": task.train, "dev": task.dev, "test": task.test}
+    parts = {"train": task.train, "dev": task.dev, "test": task.test}
+    splits = {**parts, "all": (*task.train, *task.dev, *task.test)}
     if split not in splits:
         raise unknown("split", split, splits)
+    if split == "all" and (shots or recipe.shots):
+        raise UserError("demonstrations are drawn from train, and split=all asks its rows too", "choose another split")
     prefix_ids: tuple[int, ...] = ()
     if asked.adapter is not None:
         tuned = load_adapter(base.model, asked.adapter, tokenizer=base.tokenizer)
@@ -66,10 +71,55 @@ def evaluate(
         "metrics": found.metrics,
     }
     if out is not None:
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.predictions)
-        files.write_text(Path(out) / PREDICTIONS, lines)
-        files.write_json(Path(out) / "evaluation.json", summary)
+        _write(Path(out), found.predictions, summary)
     return summary
+
+
+def evaluate_with_harness(
+    target: str | Path | None,
+    tasks: Sequence[str],
+    *,
+    model: str | None = None,
+    tasks_folder: str | Path | None = None,
+    shots: int | None = None,
+    limit: int | None = None,
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """`tunewise eval --harness`: a run folder, an adapter folder, or with `model` alone a base, on tasks of
+    lm-evaluation-harness, as `harness_scores` asks them.
+
+    `tasks_folder` holds task files of one's own. With `out`, predictions.jsonl and evaluation.json are written there.
+    """
+    asked = asked_of(None if target is None else Path(target), model, f"harness:{','.join(tasks)}", overrides or {})
+    recipe = asked.recipe
+    base = load_base(recipe.model, recipe.dtype, quantise=recipe.quantise)
+    prefix_ids: tuple[int, ...] = ()
+    if asked.adapter is not None:
+        tuned = load_adapter(base.model, asked.adapter, tokenizer=base.tokenizer)
+        prefix_ids = tuned.prefix_ids
+    base.model.eval()
+    found = harness_scores(
+        base, tasks, prefix_ids=prefix_ids, include_path=tasks_folder, limit=limit, shots=shots,
+        packing=recipe.train.packing,
+    )  # fmt: skip
+    items = [{"task": task, **item} for task, scores in found.items() for item in scores.pop("items", [])]
+    summary = {
+        "harness": harness_version(),
+        "model": recipe.model,
+        "adapter": None if asked.adapter is None else str(asked.adapter),
+        "shots": shots,
+        "limit": limit,
+        "tasks": found,
+    }
+    if out is not None:
+        _write(Path(out), items, summary)
+    return summary
+
+
+def _write(out: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+    files.write_text(out / PREDICTIONS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    files.write_json(out / "evaluation.json", summary)
 
 
 @dataclass(frozen=True)

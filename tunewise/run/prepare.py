@@ -3,6 +3,7 @@
 from tunewise.data.config import DataConfig
 from tunewise.data.task import Task, load_task
 from tunewise.errors import UserError
+from tunewise.evaluation.metrics import check
 from tunewise.models.families import VISION, WRITERS, kind_of
 from tunewise.models.heads import HeadChoice, HeadKind, TaskHead
 from tunewise.models.load import Base, load_base, load_config, load_tokenizer
@@ -26,6 +27,7 @@ def load_for(
     kind = kind_of(load_config(model)) if base is None else base.anatomy.kind
     tokenizer = base.tokenizer if base is not None else None if kind == VISION else load_tokenizer(model)
     task = load_task(data, tokenizer)
+    check(task.metrics)
     wanted = head_for(task, kind, model, head)
     if base is None or base.head != wanted:
         base = load_base(model, dtype, "cpu" if base is None else str(base.model.device), wanted, quantise)

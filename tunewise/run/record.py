@@ -15,6 +15,7 @@ import torch
 
 from tunewise import files
 from tunewise.config import parse, read_yaml
+from tunewise.data.benchmarks import benchmark_files, is_benchmark
 from tunewise.data.config import DataConfig
 from tunewise.errors import UserError
 from tunewise.models import fingerprint
@@ -69,12 +70,16 @@ def mapping(path: Path) -> dict[str, Any]:
 
 
 def data_digest(data: DataConfig) -> str:
-    """One digest of the data's files, by which a changed file is noticed; "" for embedded tasks and missing paths."""
-    paths = [Path(each) for each in (data.path, *(one.path for one in data.replay))]
-    by_path = (sorted(path.iterdir()) if path.is_dir() else [path] for path in paths)
-    found = [file for of_path in by_path for file in of_path]
+    """One digest of the data's files, by which a changed file is noticed; "" where it has none here."""
+    found = benchmark_files(data.path, data.folder) if is_benchmark(data.path) else _files_at(data.path)
+    found = [*found, *(file for each in data.replay for file in _files_at(each.path))]
     sums = [files.sha256(each) for each in found if each.is_file()]
     return hashlib.sha256(" ".join(sums).encode()).hexdigest() if sums else ""
+
+
+def _files_at(name: str) -> list[Path]:
+    path = Path(name)
+    return sorted(path.iterdir()) if path.is_dir() else [path]
 
 
 def environment(base: Base, digest: str) -> dict[str, Any]:
