@@ -62,6 +62,7 @@ def test_the_folder_holds_everything(finished):
     asked, out, metrics = finished
     assert sorted(path.name for path in out.iterdir()) == [
         "DONE", "adapter", "env.json", "ledger.json", "log.jsonl", "metrics.json", "predictions.jsonl", "recipe.yaml",
+        "retention.jsonl",
     ]  # fmt: skip
     assert parse(Recipe, read_yaml(out / "recipe.yaml")) == asked
     assert json.loads((out / "metrics.json").read_text()) == metrics
@@ -177,6 +178,9 @@ def test_a_live_trunk_is_live_in_evaluations_too(method, place, tmp_path):
         kept[how] = sum(store_of(base.model).used_bytes())
     assert kept["live"] == 0 < kept["auto"]
     assert metrics["auto"]["trunk"]["cached"]
+    (looks,) = zip(*(of_run["retention"].pop("suite") for of_run in metrics.values()), strict=True)
+    assert looks[0].pop("interval") == pytest.approx(looks[1].pop("interval"), abs=1e-4)
+    assert looks[0] == pytest.approx(looks[1], abs=1e-4)
     for name in ("test", "dev", "retention"):
         assert metrics["live"][name] == pytest.approx(metrics["auto"][name], abs=1e-4)
     assert abs(metrics["live"]["retention"]["change"]) > 1e-3
@@ -252,6 +256,7 @@ def test_packing_off_reaches_every_forward_of_a_run(data, place, base, tmp_path)
         hook.remove()
         again = evaluate(tmp_path / f"{packing}")
         assert alike(again["metrics"], metrics[packing]["test"])
+        assert len(metrics[packing]["retention"].pop("suite")) == 1
     assert NAME in acting[True]
     assert acting[False] == {"sdpa"}
     for name in ("test", "dev", "retention"):

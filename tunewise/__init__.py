@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tunewise.comparison import compare, intrinsic_dimension
+    from tunewise.comparison import compare, intrinsic_dimension, remedies
     from tunewise.errors import UserError
     from tunewise.methods import METHODS
     from tunewise.methods.attach import Tuned, attach, count
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from tunewise.models.heads import TaskHead
     from tunewise.models.load import load_base
     from tunewise.planning import plan
-    from tunewise.run import combine_adapters, compare_adapters, evaluate, evaluate_with_harness, train
+    from tunewise.run import (
+        combine_adapters,
+        compare_adapters,
+        dial_adapter,
+        evaluate,
+        evaluate_with_harness,
+        train,
+    )
 
 __version__ = "0.1.0"
 
@@ -35,10 +42,12 @@ _HOME = {
     "combine_adapters": "tunewise.run",
     "compare": "tunewise.comparison",
     "compare_adapters": "tunewise.run",
+    "dial_adapter": "tunewise.run",
     "evaluate": "tunewise.run",
     "evaluate_with_harness": "tunewise.run",
     "intrinsic_dimension": "tunewise.comparison",
     "plan": "tunewise.planning",
+    "remedies": "tunewise.comparison",
     "train": "tunewise.run",
 }
 
@@ -53,12 +62,14 @@ __all__ = [
     "compare",
     "compare_adapters",
     "count",
+    "dial_adapter",
     "evaluate",
     "evaluate_with_harness",
     "intrinsic_dimension",
     "load_adapter",
     "load_base",
     "plan",
+    "remedies",
     "save_adapter",
     "train",
 ]

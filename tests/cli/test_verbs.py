@@ -60,7 +60,7 @@ def test_a_typing_error_in_a_path_is_told_before_torch_is_imported() -> None:
 
 
 def test_every_verb_has_help() -> None:
-    names = [*VERBS, *(f"adapter {name}" for name in ("check", "merge", "show", "combine", "diff"))]
+    names = [*VERBS, *(f"adapter {name}" for name in ("check", "merge", "show", "combine", "diff", "dial"))]
     assert len(names) >= 8
     for name in names:
         found = tunewise(*name.split(), "--help")

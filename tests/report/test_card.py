@@ -48,7 +48,7 @@ def test_the_hub_reads_the_front_matter(compared: Path, label: str, library: str
     data = card.data.to_dict()
     assert (data["base_model"], data["library_name"]) == ("tiny", library)
     assert (data["pipeline_tag"], data["datasets"]) == ("text-generation", ["reviews"])
-    assert data["metrics"] == ["accuracy", "f1", "matthews_correlation"]
+    assert data["metrics"] == ["accuracy", "f1", "matthews_correlation", "ece", "brier"]
     assert {"tunewise", "adapter"} <= set(data["tags"])
     name, results = model_index_to_eval_results(data["model-index"])
     assert name.startswith(f"tiny-reviews-{label}")

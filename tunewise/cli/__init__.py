@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tunewise.cli import adapter, compare, demo, dimension, doctor, eval, methods, plan, report, train
+from tunewise.cli import adapter, compare, demo, dimension, doctor, eval, methods, plan, remedies, report, train
 from tunewise.cli.console import verb, version
 
 # before torch is imported: threads that wait for work sleep, so that a busy machine costs seconds and not minutes
@@ -28,6 +28,7 @@ VERBS = {
     "report": report.report,
     "demo": demo.demo,
     "dimension": dimension.dimension,
+    "remedies": remedies.remedies,
     "methods": methods.methods,
     "plan": plan.plan,
     "doctor": doctor.doctor,

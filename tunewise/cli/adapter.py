@@ -1,17 +1,17 @@
-"""`tunewise adapter check|merge|show|combine|diff`: adapter folders, ours or peft's."""
+"""`tunewise adapter check|merge|show|combine|diff|dial`: adapter folders, ours or peft's."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunewise.cli.console import BAD_INPUT, AsJson, Model, print_json, results, verb
+from tunewise.cli.console import BAD_INPUT, AsJson, Data, Model, print_json, results, verb
 from tunewise.errors import UserError, no_adapter_yet, unknown
 
 if TYPE_CHECKING:
     from tunewise.models.load import Base
 
-app = typer.Typer(name="adapter", help="Check, merge, combine, compare or show adapter folders.", no_args_is_help=True)
+app = typer.Typer(name="adapter", help="Check, merge, combine, compare, dial or show adapters.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(help="An adapter folder, or a run folder that holds one.", show_default=False)]
 
@@ -135,6 +135,34 @@ def diff(folder: Folder, other: Folder, model: Model = None, as_json: AsJson = F
     for site, row in found.items():
         table.add_row(site, f"{row['norm']:.4g}", f"{row['other_norm']:.4g}", f"{row['cosine']:+.3f}")
     results().print(table)
+
+
+@app.command()
+@verb
+def dial(
+    folder: Folder,
+    points: Annotated[int, typer.Option(min=2, help="How many λ from 0 (the base) to 1 (the adapter).")] = 11,
+    keep: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="The share of the best gain on dev that the λ to take must keep.")
+    ] = 0.95,
+    save: Annotated[
+        Path | None, typer.Option(help="A folder for an adapter that loads at the λ to take.", show_default="none")
+    ] = None,
+    model: Model = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn an adapter down: the task's score against what is forgotten at several λ, and the λ to take."""
+    from tunewise.report.table import print_dial
+    from tunewise.run import dial_adapter
+
+    found = dial_adapter(folder, points=points, keep=keep, model=model, data=data, save=save)
+    if as_json:
+        print_json(found)
+        return
+    print_dial(results(), found)
+    if save is not None:
+        results().print(f"wrote {save}: it loads at λ = {found['knee']:g}", soft_wrap=True)
 
 
 def numbers(text: str | None) -> list[float] | None:

@@ -13,9 +13,9 @@ ITS_OWN = (
 )  # fmt: skip
 """How an arm adapts the base and asks it: what a comparison compares."""
 CHANGES_NOTHING = (
-    "train.checkpoint_every", "train.checkpointing", "train.packing", "train.lanes", "train.trunk",
+    "train.checkpoint_every", "train.checkpointing", "train.packing", "train.lanes", "train.trunk", "dial",
 )  # fmt: skip
-"""How a run is carried out: its figures are the same but for rounding."""
+"""How a run is carried out, and what is measured of it afterwards: its figures are the same but for rounding."""
 ON_THE_BASE = ("model", "dtype", "quantise")
 
 

@@ -79,21 +79,22 @@ def _row(label: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             **dict.fromkeys(COSTS),
             "failed_proofs": [],
         }
-    changes = [run["retention"]["change"] for run in runs if run.get("retention")]
+    changes = [run["retention"]["change"] for run in runs if (run.get("retention") or {}).get("change") is not None]
     costs = {name: sum(run[name] for run in runs) / len(runs) for name in COSTS}
     costs["peak_bytes"] = max(run["peak_bytes"] for run in runs)
     failed = sorted({name for run in runs for name, proof in run["proofs"].items() if not proof["passed"]})
     return {
         "arm": label,
         "method": runs[0]["method"],
-        "test": {name: _interval([run["test"][name] for run in runs]) for name in runs[0]["test"]},
-        "forgetting": _interval(changes) if changes else None,
+        "test": {name: interval([run["test"][name] for run in runs]) for name in runs[0]["test"]},
+        "forgetting": interval(changes) if changes else None,
         **costs,
         "failed_proofs": failed,
     }
 
 
-def _interval(values: Sequence[float]) -> dict[str, float | int | None]:
+def interval(values: Sequence[float]) -> dict[str, float | int | None]:
+    """The mean of these values with its half width; None where nothing is known of that."""
     return _written(mean_interval(values))
 
 

@@ -10,6 +10,15 @@ from tunewise.config import Strict
 Pattern = Literal["none", "minimal", "question", "verbose"]
 
 
+class Replay(Strict):
+    """Rows of another source among the training rows, against forgetting; of a task they make a mixture of tasks."""
+
+    path: str
+    """A file of texts, or any task; its training part is taken."""
+    share: float = Field(0.05, gt=0, lt=1)
+    """Of all training rows. Default: within the 1 to 25 % of Scialom et al. 2022, arXiv:2205.12393."""
+
+
 class DataConfig(Strict):
     """Where the rows are and which columns mean what; what is left out is detected and told."""
 
@@ -50,7 +59,23 @@ class DataConfig(Strict):
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, dev and test where the file has no splits of its own."""
     seed: int = 0
-    """Which rows fall into which split."""
+    """Which rows fall into which split, and which are replayed."""
+    replay: tuple[Replay, ...] = ()
+    """Rows of other sources to be trained on beside its own: a path and a share, or a list of them."""
+
+    @field_validator("replay", mode="before")
+    @classmethod
+    def _one_source(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return ({"path": value},)
+        return (value,) if isinstance(value, Mapping) else value
+
+    @field_validator("replay")
+    @classmethod
+    def _some_left(cls, replay: tuple[Replay, ...]) -> tuple[Replay, ...]:
+        if sum(each.share for each in replay) >= 1:
+            raise ValueError("shares that leave no row of the task itself; give less than 1 in all")
+        return replay
 
     @field_validator("split")
     @classmethod

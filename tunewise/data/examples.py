@@ -72,10 +72,15 @@ class Ledger:
     rejected: tuple[Note, ...] = ()
     leaks: tuple[Note, ...] = ()
     detected: str = ""
+    replayed: int = 0
+    """Of the trained rows, those of other sources."""
 
     def sentence(self) -> str:
         """The account in words, with the first reason of each kind."""
-        text = f"{self.rows} rows: {self.trained} used, {len(self.truncated)} cut, {len(self.rejected)} rejected"
+        replayed = f"{self.replayed} of them replayed, " if self.replayed else ""
+        text = (
+            f"{self.rows} rows: {self.trained} used, {replayed}{len(self.truncated)} cut, {len(self.rejected)} rejected"
+        )
         for name, notes in (("cut", self.truncated), ("rejected", self.rejected), ("leak", self.leaks)):
             if notes:
                 more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""

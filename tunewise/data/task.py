@@ -19,6 +19,7 @@ from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.leaks import find_leaks
 from tunewise.data.patterns import asked_by
 from tunewise.data.readers import SUFFIXES, columns, read_rows
+from tunewise.data.replay import Rehearsed, drawn, n_replayed
 from tunewise.data.shapes import Kind, detect, sentence, template_of
 from tunewise.data.splits import few_shot, split
 from tunewise.data.template import Template
@@ -62,6 +63,8 @@ class Task:
     separator: str
     max_new_tokens: int
     source: str
+    replayed: tuple[Rehearsed, ...] = ()
+    """Rows of other sources that are trained on too."""
     positive: str = ""
     """The label whose F1 the metric `f1` counts."""
 
@@ -93,7 +96,7 @@ def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase 
             f"{config.path}: the metric f1 counts one label, and positive is {task.positive!r}",
             f"take macro_f1, or a task.yaml with positive: {' or '.join(task.labels) or 'LABEL'}",
         )
-    return task
+    return _with_replay(task, config, tokenizer)
 
 
 def _read(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
@@ -315,6 +318,21 @@ def _limited(task: Task, config: DataConfig) -> Task:
     train = tuple(example for example in task.train if id(example) in chosen)
     told = f"{task.ledger.detected}; {len(train)} of {len(task.train)} training examples taken"
     return replace(task, train=train, ledger=replace(task.ledger, detected=told))
+
+
+def _with_replay(task: Task, config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
+    if not config.replay:
+        return task
+    found: list[Rehearsed] = []
+    leaks: tuple[Note, ...] = task.ledger.leaks
+    for each, n_wanted in zip(config.replay, n_replayed(len(task.train), [one.share for one in config.replay])):
+        source = load_task(each.path, tokenizer)
+        is_text = source.kind == "language_modelling"
+        found.append(drawn(each.path, source.train, n_wanted, config.seed, is_text))
+        leaks += find_leaks(found[-1].examples, task.test, "test") if task.test else ()
+    told = ", ".join(f"{len(each.examples)} of {each.source}" for each in found)
+    ledger = replace(task.ledger, detected=f"{task.ledger.detected}; replayed: {told}", leaks=leaks)
+    return replace(task, replayed=tuple(found), ledger=ledger)
 
 
 def _ledger(parts: dict[str, list[Example]], rejected: Sequence[Note], told: str) -> Ledger:

@@ -72,16 +72,16 @@ def option_likelihoods(
     vocabulary = model.get_input_embeddings().weight.shape[0]
     with reading(model, shared) as reader:
         for indices in rows_of(n_tokens, [n + 1 for n in n_behind], vocabulary):
-            found = _read(reader, [rests[i] for i in indices], [options[i] for i in indices])
+            found = read_options(reader, [rests[i] for i in indices], [options[i] for i in indices])
             for i, of_row in zip(indices, found, strict=True):
                 scores[i] = of_row
     return scores
 
 
-def _read(
+def read_options(
     reader: Reader, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]
 ) -> list[list[Likelihood]]:
-    """The same for prompts that fit one row: all but the last token of an option is read behind its prompt."""
+    """The same for prompts that fit one row, read behind what the reader knows: all but the last token of an option."""
     row = Row(reader.n_prefix)
     wanted: list[int] = []  # places in the row
     of_option: list[int] = []

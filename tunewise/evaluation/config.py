@@ -1,11 +1,15 @@
-"""How answers are written: the `generation:` section of a recipe."""
+"""How answers are written and forgetting is measured: `generation:`, `retention:` and `dial:` of a recipe."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from tunewise.config import Strict
+from tunewise.data.config import DataConfig
 from tunewise.engine.decoding import Sampling
+
+HARNESS = "harness:"
 
 
 class GenerationConfig(Strict):
@@ -31,3 +35,47 @@ class GenerationConfig(Strict):
     def sampling(self, seed: int) -> Sampling | None:
         """How tokens are drawn by a run of this seed; None where none are."""
         return Sampling(self.temperature, self.top_p, seed, self.top_k) if self.do_sample else None
+
+
+class DialConfig(Strict):
+    """The way from base to tuned model, measured after the training."""
+
+    points: int = Field(0, ge=0)
+    """How many λ from 0 to 1 are measured; 0 measures none."""
+    keep: float = Field(0.95, gt=0, le=1)
+    """The share of the best gain on dev that a λ must keep to be taken."""
+
+    @model_validator(mode="after")
+    def _both_ends(self) -> Self:
+        if self.points == 1:
+            raise ValueError("1 point shows neither end: 2 or more, such as 11, or 0")
+        return self
+
+
+class RetentionTask(Strict):
+    """One look at what a base knew before: a text file, or a task with the same head; a bare string is its path."""
+
+    data: DataConfig
+    """A task, of which the test part is read: of texts the loss, of any other its main metric."""
+    shots: int = Field(0, ge=0)
+    """Demonstrations before every question, of its own training rows; always the same ones."""
+    rows: int | None = Field(None, ge=1)
+    """Only so many of its first test rows; None takes 50 questions, or all texts."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        opened = {"data": value} if isinstance(value, str) else value
+        if isinstance(opened, Mapping) and isinstance(opened.get("data"), str):
+            return {**opened, "data": {"path": opened["data"]}}
+        return opened
+
+    @property
+    def of_harness(self) -> str:
+        """The task of lm-evaluation-harness, where it is one."""
+        return self.data.path.removeprefix(HARNESS) if self.data.path.startswith(HARNESS) else ""
+
+    @property
+    def name(self) -> str:
+        """What it is called in results: its path, and how many demonstrations."""
+        return f"{self.data.path}, {self.shots} shots" if self.shots else self.data.path

@@ -31,6 +31,8 @@ class Acting:
     after: After
     is_whole: bool
     """Whether `after` is all it does, and to the whole of what leaves the module."""
+    scale: Callable[[], float]
+    """λ as it is now."""
 
     def install(self, model: PreTrainedModel) -> list[RemovableHandle]:
         """Let it act wherever the module is called."""
@@ -70,7 +72,7 @@ def acting(model: PreTrainedModel, site: Site, delta: Delta, scale: Callable[[],
         return site.write(output, tuned)
 
     is_whole = not (changes_input or site.is_slice or site.heads_first)
-    return Acting(site.module, delta, enter if changes_input and not site.is_slice else None, leave, is_whole)
+    return Acting(site.module, delta, enter if changes_input and not site.is_slice else None, leave, is_whole, scale)
 
 
 def occupy(model: PreTrainedModel, name: str) -> None:

@@ -222,6 +222,10 @@ class Method(Strict):
         """Our settled state for tensors that peft wrote, for such a method; `model` carries nothing."""
         return {}
 
+    def at_scale(self, scale: float) -> Method | None:
+        """The method that at λ = 1 makes of the same tensors what this one makes at λ = `scale`; None for most."""
+        return None
+
     def configuration(self) -> dict[str, object]:
         """The name and every field, as plain data; `parse_method` reads it back."""
         return {"name": self.name, **self.model_dump(mode="json")}

@@ -202,7 +202,9 @@ class Lanes:
             return None
         n, size = len(deltas), sizes.pop()
         own_x, own_y = (tensor.narrow(dim, 0, n * size) for tensor in (x, y))
-        changed = deltas[0].stacked(deltas, own_x.reshape(n, -1, x.shape[-1]), own_y.reshape(n, -1, y.shape[-1]))
+        parts_y = own_y.reshape(n, -1, y.shape[-1])
+        changed = deltas[0].stacked(deltas, own_x.reshape(n, -1, x.shape[-1]), parts_y)
+        changed = _scaled(parts_y, changed, [act.scale() for (act,) in found])
         behind = y.narrow(dim, n * size, y.shape[dim] - n * size)
         return torch.cat([changed.view(own_y.shape), behind], dim) if behind.numel() else changed.view(y.shape)
 
@@ -311,6 +313,14 @@ def has_dropout(tuned: Tuned) -> bool:
     """Whether its deltas draw random numbers while they are trained."""
     modules = (module for delta in tuned.deltas.values() for module in delta.modules())
     return any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)
+
+
+def _scaled(y: Tensor, changed: Tensor, scales: Sequence[float]) -> Tensor:
+    """y + λ·(changed − y) for parts (n, length, d_out) with a λ each, rounded as `acting` does it for one."""
+    if all(scale == 1.0 for scale in scales):
+        return changed
+    wide = torch.tensor(scales, dtype=torch.promote_types(y.dtype, torch.float32), device=y.device)[:, None, None]
+    return torch.where(wide == 1.0, changed, y + (wide * (changed - y)).to(y.dtype))
 
 
 @contextmanager

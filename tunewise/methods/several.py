@@ -19,6 +19,7 @@ class Adapters:
         self.model, self.tokenizer = model, tokenizer
         self.active: str | None = None
         self._tuned: dict[str, Tuned] = {}
+        self._scales: dict[str, float] = {}  # λ of those that do not act now
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,15 +46,16 @@ class Adapters:
         return tuned
 
     def use(self, name: str | None) -> Tuned | None:
-        """Let the adapter of that name act instead, or none; UserError for a name that is not there."""
+        """Let the adapter of that name act instead, at the λ it had, or none; UserError where there is no such name."""
         if name is not None and name not in self._tuned:
             raise unknown("adapter", name, self._tuned)
         if name != self.active:
             if self.active is not None:
+                self._scales[self.active] = self._tuned[self.active].scale
                 self._tuned[self.active].detach()
             self.active = name
             if name is not None:
-                self._tuned[name].reattach()
+                self._tuned[name].reattach().scale = self._scales[name]
         return None if name is None else self._tuned[name]
 
     @contextmanager

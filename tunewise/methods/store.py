@@ -1,6 +1,6 @@
 """Adapter folders: saving, loading, and proving that what was saved works.
 
-tunewise.json               the method, the base and tokenizer it belongs to, versions
+tunewise.json               the method, its λ, the base and tokenizer it belongs to, versions
 adapter_model.safetensors   its tensors, under peft's names where peft has such an adapter
 adapter_config.json         peft's configuration, where it has one: peft loads the folder as it stands
 tunewise.safetensors        our tensors, where peft's layout is another and its file stands beside
@@ -8,6 +8,7 @@ probe.safetensors           a few rows with the logits of base and tuned model, 
 manifest.json               size and sha-256 of each file
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -54,9 +55,11 @@ def save_adapter(
 ) -> None:
     """Write the adapter folder in one step. `probe` holds what a few forwards take, for `check_probe`.
 
-    `base_fingerprint` spares reading the base again where it is known, as in `Base.fingerprint`.
+    It is saved at its present λ (of one that is off: at 1): `load_adapter` puts it on so, and peft finds it so or not
+    at all. `base_fingerprint` spares reading the base again where it is known, as in `Base.fingerprint`.
     """
-    form = to_peft(tuned, base_name) or PeftForm({}, {}, {})
+    scale = tuned.scale or 1.0
+    form = _peft_form(tuned, base_name, scale) or PeftForm({}, {}, {})
     state = {name: tensor.contiguous() for name, tensor in tuned.settled_state().items()}
     if not base_fingerprint:
         with tuned.disabled():
@@ -64,6 +67,7 @@ def save_adapter(
     card = {
         "format": FORMAT,
         "method": tuned.method.configuration(),
+        "scale": scale,
         "base": {
             "name": base_name,
             "model_type": tuned.anatomy.model_type,
@@ -100,14 +104,15 @@ def load_adapter(
     tokenizer: PreTrainedTokenizerBase | None = None,
     base_fingerprint: str = "",
 ) -> Tuned:
-    """Attach the adapter in `folder`, ours or one that peft or AdapterHub's library wrote, to `model`.
+    """Attach the adapter in `folder`, ours or one that peft or AdapterHub's library wrote, to `model`, at its λ.
 
     `base_fingerprint` spares reading the base again where it is known, as in `Base.fingerprint`. Raises UserError when
     a file is damaged, the adapter belongs to another base or tokenizer, or it does not fit.
     """
-    folder = Path(folder)
+    folder, scale = Path(folder), 1.0
     if (folder / CARD).is_file():
         method, state = _read_own(model, folder, tokenizer, base_fingerprint)
+        scale = float(read_card(folder).get("scale", 1.0))
     elif (folder / PEFT_CONFIG).is_file():
         config = files.read_json(folder / PEFT_CONFIG)
         if not isinstance(config, dict):
@@ -130,6 +135,7 @@ def load_adapter(
     except UserError:
         tuned.detach()
         raise
+    tuned.scale = scale
     return tuned
 
 
@@ -179,6 +185,18 @@ def last_logits(model: PreTrainedModel, inputs: Probe, prefix_ids: Sequence[int]
             entered["token_type_ids"] = functional.pad(entered["token_type_ids"], (len(prefix_ids), 0))
     logits = model(**entered).logits[0]
     return logits if logits.dim() == 1 else logits[-1]
+
+
+def _peft_form(tuned: Tuned, base_name: str, scale: float) -> PeftForm | None:
+    """As `to_peft`, at λ = `scale`; None where no adapter of peft's acts so."""
+    if scale == 1.0:
+        return to_peft(tuned, base_name)
+    method = None if tuned.selected else tuned.method.at_scale(scale)
+    if method is None:
+        return None
+    scaled = copy.copy(tuned)
+    scaled.method = method
+    return to_peft(scaled, base_name)
 
 
 def _read_own(

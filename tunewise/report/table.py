@@ -88,9 +88,8 @@ def print_run(console: Console, folder: Path, metrics: dict[str, Any]) -> None:
         table.add_row(
             "majority", "–" if most is None else f"accuracy {most:.4g} for always giving the most frequent answer"
         )
-    retention = metrics.get("retention")
-    if retention:
-        table.add_row("retention", "{base:.4f} → {tuned:.4f} nats per token".format(**retention))
+    for look in (metrics.get("retention") or {}).get("suite", ()):
+        table.add_row("retention", f"{look['task']}: {_remembered(look)}")
     table.add_row(
         "trained", f"{words.count(metrics.get('n_trainable', 0))} parameters in {metrics.get('steps', 0)} steps"
     )
@@ -106,6 +105,54 @@ def print_run(console: Console, folder: Path, metrics: dict[str, Any]) -> None:
         )
     table.add_row("folder", str(folder))
     console.print(table)
+
+
+def _remembered(look: dict[str, Any]) -> str:
+    """How one task of the retention suite fared: 2.114 → 2.176 nats per token; 3 items better, 110 worse."""
+    metric = look["metric"]
+    if metric == "loss":
+        values = f"{look['base']:.4f} → {look['tuned']:.4f} nats per token"
+    else:
+        values = f"{words.metric_name(metric)} {look['base']:.4g} → {look['tuned']:.4g}"
+    return f"{values}; of {look['n_items']} items {look['n_gained']} better, {look['n_lost']} worse"
+
+
+def print_dial(console: Console, found: dict[str, Any]) -> None:
+    """Every λ with its scores and what is forgotten there, the one to take marked, and why it is."""
+    name = words.metric_name(found["metric"]) + words.unit(found["metric"])
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for title in ("λ", f"{name} on dev", "on test", "forgotten, nats per token"):
+        table.add_column(title, justify="right")
+    base = found["points"][0]["retention"]
+    for point in found["points"]:
+        forgotten = "–" if base is None else f"{point['retention'] - base:+.4f}".replace("-", "−")
+        style = "bold green" if point["scale"] == found["knee"] else ""
+        scores = (f"{point[part]:.4g}" for part in ("dev", "test"))
+        table.add_row(f"{point['scale']:.3g}", *scores, forgotten, style=style)
+    console.print(table)
+    console.print(Text(f"take λ = {found['knee']:.3g}: {found['rule']}"))
+    console.print(Text(f"measured as {found['route']}, in {words.duration(found['seconds'])}", style="dim"))
+
+
+def print_remedies(console: Console, found: dict[str, Any]) -> None:
+    """Each remedy against forgetting with its score and what it forgot; below, what was left out and why."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("remedy")
+    for title in (words.metric_name(found["metric"]) + words.unit(found["metric"]), "forgetting, nats per token", "λ"):
+        table.add_column(title, justify="right")
+    for row in found["rows"]:
+        scores, changes = (_plus_minus(row[name], digits) for name, digits in (("test", 1), ("forgetting", 3)))
+        table.add_row(row["arm"], scores, changes, f"{row['scale']:.2g}")
+    console.print(table)
+    for name, reason in found["left_out"].items():
+        console.print(Text(f"{name} is left out: {reason}", style="dim"))
+
+
+def _plus_minus(interval: dict[str, Any] | None, digits: int) -> str:
+    if interval is None:
+        return "–"
+    spread = interval["half_width"]
+    return f"{interval['mean']:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread is not None else "")
 
 
 def print_proofs(console: Console, proofs: dict[str, dict[str, Any]]) -> None:

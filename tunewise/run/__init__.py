@@ -2,6 +2,7 @@
 
 from tunewise.run.adapters import combine_adapters, compare_adapters, merge_adapter
 from tunewise.run.carry_out import add_reload_proof, run, train
+from tunewise.run.dial import dial_adapter
 from tunewise.run.measure import evaluate, evaluate_with_harness
 from tunewise.run.prepare import base_of
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
@@ -16,6 +17,7 @@ __all__ = [
     "build_recipe",
     "combine_adapters",
     "compare_adapters",
+    "dial_adapter",
     "evaluate",
     "evaluate_with_harness",
     "merge_adapter",

@@ -66,7 +66,7 @@ def merge_adapter(base: Base, folder: str | Path, into: Literal["", "dequantised
     try:
         if not into:
             return tuned.fold()
-        state = tuned.state()
+        state, scale = tuned.state(), tuned.scale
     finally:
         tuned.detach()
     if not base.quantise:
@@ -75,6 +75,7 @@ def merge_adapter(base: Base, folder: str | Path, into: Literal["", "dequantised
     again = attach(dense.eval(), tuned.method, warm_start=False)
     again.settle()
     again.load_state(state)
+    again.scale = scale
     return again.fold()
 
 
@@ -95,6 +96,6 @@ def compare_adapters(base: Base, one: str | Path, other: str | Path) -> dict[str
 def _change(base: Base, folder: Path) -> dict[str, torch.Tensor]:
     tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer)
     try:
-        return change_of(tuned)
+        return {site: tuned.scale * change for site, change in change_of(tuned).items()}
     finally:
         tuned.detach()

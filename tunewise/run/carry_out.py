@@ -33,10 +33,12 @@ from tunewise.models.fingerprint import checksums
 from tunewise.models.heads import draw_head
 from tunewise.models.load import Base
 from tunewise.run import record
-from tunewise.run.forgetting import forgotten
+from tunewise.run.dial import DIAL, measure_dial
+from tunewise.run.forgetting import RETENTION, check_suite, forgotten
 from tunewise.run.planned import planned
 from tunewise.run.prepare import load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
+from tunewise.run.rehearsal import training_rows
 from tunewise.run.saving import Saving
 from tunewise.training import checkpoint
 from tunewise.training.lane import FitResult, Training
@@ -197,13 +199,15 @@ class Run:
     def begin(self, digest: str, *, beside_others: bool = False) -> None:
         """The first files, and the proofs before training, which is alone or `beside_others` in one batch."""
         self.tuned.model.eval()
+        check_suite(self.recipe, self.base)
         self.dev = self._prepared(self.task.dev) if self.task.dev else None
         self.proofs |= self._no_leak()
         ledger = Ledger()
         if self.tuned.n_trainable:
-            self.rows, ledger = encode_rows(self.base, self.task, self.task.train, self._max_length())
+            answered, texts, ledger = training_rows(self.base, self.task, self._max_length())
             _tell_rows(ledger)
-            self.proofs |= self._check(self.rows)
+            self.proofs |= self._check(answered)
+            self.rows = answered + texts
         files.write_text(self.out / record.RECIPE, dump_yaml(self.recipe))
         files.write_json(self.out / record.ENVIRONMENT, record.environment(self.base, digest))
         files.write_json(self.out / record.LEDGER, {"data": asdict(self.task.ledger), "train": asdict(ledger)})
@@ -221,7 +225,8 @@ class Run:
         test = self._answer(self._prepared(self.task.test))
         dev = self._dev_evaluation(result)
         with self.spent.on("retention"):
-            retention = forgotten(self.recipe, self.base, self.tuned, self.route.trunk)
+            retention, items = forgotten(self.recipe, self.base, self.tuned, self.route.trunk)
+        dial = self._dial()
         others = self.route.kept_for_others(self.model) if self.model.device.type == "cpu" else 0
         peak_bytes = max(before_training, peak.bytes()) - others
         left_out: dict[str, str] = {}
@@ -233,6 +238,8 @@ class Run:
             proofs["base_unchanged"] = at_most(int(checksums(self.model) != self.base_sums), 0)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in test.predictions)
         files.write_text(self.out / record.PREDICTIONS, lines)
+        if items:
+            files.write_text(self.out / RETENTION, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in items))
         adapter = self.out / record.ADAPTER
         return {
             "task": self.task.name,
@@ -242,6 +249,7 @@ class Run:
             "dev": None if dev is None else dev.metrics,
             "retention": retention,
             "planned": planned(self.base, self.recipe.method) if rows else None,
+            "dial": dial,
             "n_trainable": self.tuned.n_trainable,
             "adapter_bytes": record.folder_bytes(adapter) if rows else 0,
             "seconds": 0.0,
@@ -258,6 +266,15 @@ class Run:
             "proofs": proofs,
             "proofs_left_out": left_out,
         }
+
+    def _dial(self) -> dict[str, Any] | None:
+        """The chosen λ with what was measured there; all of them go into dial.json. None where none was asked for."""
+        if not (self.recipe.dial.points and self.rows):
+            return None
+        with self.spent.on("dial"):
+            found = measure_dial(self.base, self.tuned, self.recipe, self.task)
+        files.write_json(self.out / DIAL, found)
+        return next(point for point in found["points"] if point["scale"] == found["knee"])
 
     def _check(self, rows: list[Encoded]) -> dict[str, Proof]:
         if self.tokenizer is None or self.base.head.kind != "lm":

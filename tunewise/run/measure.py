@@ -41,7 +41,7 @@ def evaluate(
     dotted fields of a recipe that an evaluation reads: {"seed": 1, "generation.do_sample": True, "quantise": "nf4"}.
     With `out`, predictions.jsonl and evaluation.json are written there.
     """
-    asked = _asked(None if target is None else Path(target), model, data, overrides or {})
+    asked = asked_of(None if target is None else Path(target), model, data, overrides or {})
     recipe = asked.recipe
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise)
     parts = {"train": task.train, "dev": task.dev, "test": task.test}
@@ -97,7 +97,7 @@ def evaluate_with_harness(
 
     `tasks_folder` holds task files of one's own. With `out`, predictions.jsonl and evaluation.json are written there.
     """
-    asked = _asked(None if target is None else Path(target), model, f"harness:{','.join(tasks)}", overrides or {})
+    asked = asked_of(None if target is None else Path(target), model, f"harness:{','.join(tasks)}", overrides or {})
     recipe = asked.recipe
     base = load_base(recipe.model, recipe.dtype, quantise=recipe.quantise)
     prefix_ids: tuple[int, ...] = ()
@@ -129,16 +129,16 @@ def _write(out: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, A
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """What is to be evaluated on what."""
 
     recipe: Recipe
     adapter: Path | None
 
 
-def _asked(
+def asked_of(
     target: Path | None, model: str | None, data: str | Mapping[str, Any] | None, overrides: Mapping[str, Any]
-) -> _Asked:
+) -> Asked:
     """A run folder, an adapter folder, or a bare base, as one thing; UserError where something is missing."""
     for field in overrides:
         if not f"{field}.".startswith(tuple(f"{read}." for read in READ)):
@@ -149,13 +149,13 @@ def _asked(
         adapter = target / ADAPTER if (target / ADAPTER).is_dir() else None
         if adapter is None and not isinstance(recipe.method, Frozen):
             raise no_adapter_yet(target)
-        return _Asked(build_recipe({**recipe.model_dump(mode="json"), **given}, overrides), adapter)
+        return Asked(build_recipe({**recipe.model_dump(mode="json"), **given}, overrides), adapter)
     if target is None:
         if model is None or data is None:
             raise UserError(
                 "nothing to evaluate", "give a run or adapter folder, or --model tiny --data tiny:sentiment"
             )
-        return _Asked(build_recipe({"method": "frozen", **given}, overrides), None)
+        return Asked(build_recipe({"method": "frozen", **given}, overrides), None)
     if not target.is_dir():
         raise missing(target)
     card = read_card(target) if (target / "tunewise.json").is_file() else {"base": {}, "notes": {}}
@@ -166,4 +166,4 @@ def _asked(
             raise UserError(f"{target} does not say which {of_what} it belongs to", f"add {wanted}")
     fields |= {"dtype": card.get("dtype", "auto"), "head": card["notes"].get("head", "auto")}
     fields |= {"quantise": card["base"].get("quantise", ""), "method": "frozen"}
-    return _Asked(build_recipe(fields, overrides), target)
+    return Asked(build_recipe(fields, overrides), target)

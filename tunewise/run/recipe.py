@@ -12,12 +12,20 @@ from tunewise.config import Strict, field_named, override, parse
 from tunewise.data.benchmarks import is_benchmark
 from tunewise.data.config import DataConfig
 from tunewise.errors import UserError
-from tunewise.evaluation.config import GenerationConfig
+from tunewise.evaluation.config import DialConfig, GenerationConfig, RetentionTask
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.base import Method
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.models.heads import HeadChoice
 from tunewise.training.config import TrainConfig
+
+OF_TINY = (
+    RetentionTask.model_validate("tiny:retention"),
+    RetentionTask.model_validate({"data": "tiny:sentiment", "shots": 8}),
+    RetentionTask.model_validate({"data": "tiny:translation", "shots": 8}),
+    RetentionTask.model_validate("tiny:headline"),
+)
+"""What the embedded base can do without training: entailment and instruction it cannot, so it has nothing to lose."""
 
 
 class Recipe(Strict):
@@ -39,8 +47,9 @@ class Recipe(Strict):
     seed: int = 0
     """Initialisation, data order, few-shot sample, demonstrations, tokens that are drawn."""
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
-    retention: str | None = "auto"
-    """A task whose test texts show what is forgotten; auto takes the embedded one for tiny and none elsewhere."""
+    retention: Literal["auto"] | tuple[RetentionTask, ...] = "auto"
+    """What shows what is forgotten: a text file or task, a list of them, or null; auto has some for tiny only."""
+    dial: DialConfig = Field(default_factory=DialConfig)
 
     @model_validator(mode="before")
     @classmethod
@@ -71,6 +80,13 @@ class Recipe(Strict):
     def _path_alone(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
 
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _one_or_none(cls, value: Any) -> Any:
+        if value is None:
+            return ()
+        return (value,) if value != "auto" and isinstance(value, str | Mapping) else value
+
     @field_validator("method", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
@@ -86,9 +102,12 @@ class Recipe(Strict):
         return self.method if isinstance(self.method, Frozen) else Frozen()
 
     @property
-    def retention_task(self) -> str | None:
+    def retention_suite(self) -> tuple[RetentionTask, ...]:
+        """What is asked of base and tuned model; by itself, of `tiny`: what it can do, less what it is trained on."""
+        if self.retention != "auto":
+            return self.retention
         writes = self.model == "tiny" and self.head != "classifier"
-        return ("tiny:retention" if writes else None) if self.retention == "auto" else self.retention
+        return tuple(each for each in OF_TINY if each.data.path != self.data.path) if writes else ()
 
 
 def build_recipe(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:

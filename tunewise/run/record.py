@@ -86,13 +86,15 @@ def mapping(path: Path) -> dict[str, Any]:
 
 def data_digest(data: DataConfig) -> str:
     """One digest of the data's files, by which a changed file is noticed; "" where it has none here."""
-    path = Path(data.path)
-    if is_benchmark(data.path):
-        found = benchmark_files(data.path, data.folder)
-    else:
-        found = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+    found = benchmark_files(data.path, data.folder) if is_benchmark(data.path) else _files_at(data.path)
+    found = [*found, *(file for each in data.replay for file in _files_at(each.path))]
     sums = [files.sha256(each) for each in found if each.is_file()]
     return hashlib.sha256(" ".join(sums).encode()).hexdigest() if sums else ""
+
+
+def _files_at(name: str) -> list[Path]:
+    path = Path(name)
+    return sorted(path.iterdir()) if path.is_dir() else [path]
 
 
 def environment(base: Base, digest: str) -> dict[str, Any]:

@@ -60,5 +60,5 @@ class Saving:
             "labels": list(self.task.labels),
             "separator": self.task.separator,
             "head": self.recipe.head,
-            "data": self.recipe.data.model_dump(mode="json"),
+            "data": self.recipe.data.model_copy(update={"replay": ()}).model_dump(mode="json"),
         }

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from tunewise.data.task import Task
-from tunewise.engine.objectives import encode_rows
 from tunewise.methods.attach import count
 from tunewise.methods.lanes import CannotShare
 from tunewise.models.load import Base
@@ -19,6 +18,7 @@ from tunewise.run import record
 from tunewise.run.carry_out import Run, done
 from tunewise.run.prepare import load_for
 from tunewise.run.recipe import Recipe
+from tunewise.run.rehearsal import training_rows
 from tunewise.training.lane import Diverged, FitResult
 from tunewise.training.loop import fit_alone
 from tunewise.training.memory import Peak
@@ -77,11 +77,10 @@ def _task(recipe: Recipe, base: Base) -> tuple[Base, Task]:
 def _lengths(recipe: Recipe, base: Base) -> list[int]:
     """Tokens of each training row; none where the data want another head than that of `base`."""
     found, task = _task(recipe, base)
-    return (
-        [len(row.ids) for row in encode_rows(base, task, task.train, recipe.train.max_length)[0]]
-        if found is base
-        else []
-    )
+    if found is not base:
+        return []
+    answered, texts, _ = training_rows(base, task, recipe.train.max_length)
+    return [len(row.ids) for row in answered + texts]
 
 
 def run_together(

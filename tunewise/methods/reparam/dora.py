@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tunewise.methods.base import Delta, FrozenWeight
+from tunewise.methods.base import Delta, FrozenWeight, Method
 from tunewise.methods.reparam import lora_in_peft
 from tunewise.methods.reparam.lora import LoRA
 from tunewise.methods.reparam.low_rank import LowRank
@@ -63,3 +63,6 @@ class DoRA(LoRA):
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
         return {site.name: DirectedLowRank(*self._arguments(site)) for site in self._sites(anatomy)}
+
+    def at_scale(self, scale: float) -> Method | None:
+        return None  # the length of a row does not follow the factors

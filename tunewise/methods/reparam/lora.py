@@ -105,6 +105,11 @@ class LoRA(Method):
         start = "gaussian" if self.init == "gaussian" else True
         return {**lora_in_peft.written(ranks, scalings, rslora=self.rslora), "init_lora_weights": start}
 
+    def at_scale(self, scale: float) -> Method | None:
+        alpha = self.alpha
+        scaled = {key: scale * each for key, each in alpha.items()} if isinstance(alpha, dict) else scale * alpha
+        return self.model_copy(update={"alpha": scaled})
+
     @classmethod
     def from_peft_fields(
         cls, config: Mapping[str, object], tensors: Mapping[str, Tensor], anatomy: Anatomy

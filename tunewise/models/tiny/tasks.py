@@ -206,7 +206,7 @@ TASKS = (
         "{text}",
         ("loss", "perplexity"),
         "Held-out text of the kinds the base was pre-trained on: what a tuned model may forget.",
-        {"test": 120},
+        {"train": 200, "test": 120},
         _retention,
     ),
 )
