@@ -1,5 +1,6 @@
 """`tunewise compare`: several methods and seeds on one task, and which to take."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,9 @@ def compare(
         str, typer.Option(help="Methods with commas; fields after colons, as in frozen:shots=8,lora:rank=4:alpha=8.")
     ] = "frozen,lora,bitfit:add=true,full",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "0,1,2",
+    out_of_domain: Annotated[
+        list[str] | None, typer.Option(help="A test set from elsewhere, NAME=FILE; may be given several times.")
+    ] = None,
     workers: Workers = 1,
     out: Out = None,
     as_json: AsJson = False,
@@ -30,7 +34,7 @@ def compare(
     """
     from tunewise.cli.recipes import gather
 
-    fields = gather(words or [], {"model": model, "data": data})
+    fields = gather(words or [], {"model": model, "data": data, "out_of_domain": sets_of(out_of_domain or [])})
     arms = arms_of(methods, fields)
     numbers = seeds_of(seeds)
 
@@ -73,6 +77,14 @@ def arms_of(text: str, recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
             raise UserError(f"the method {word} is there twice", "leave one out, or change a field of it")
         arms[label] = {**shared, "method": method}
     return arms
+
+
+def sets_of(words: Sequence[str]) -> dict[str, dict[str, str]] | None:
+    """Name -> path of out-of-domain test sets, of words such as hans=hans.jsonl; None for none."""
+    for word in words:
+        if not all(word.partition("=")):
+            raise UserError(f"cannot read the test set {word!r}", "write NAME=FILE: --out-of-domain hans=hans.jsonl")
+    return {name: {"path": path} for name, _, path in (word.partition("=") for word in words)} or None
 
 
 def seeds_of(text: str) -> list[int]:

@@ -83,6 +83,7 @@ def compare(
     content = {
         "model": first.model,
         "data": first.data.model_dump(mode="json"),
+        "out_of_domain": {name: each.path for name, each in first.out_of_domain.items()},
         "arms": arms,
         "verdict": verdict_of(_places(_reliable(arms), root)),
         "rows": rows_of(_places(arms, root)),

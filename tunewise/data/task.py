@@ -54,6 +54,8 @@ class Task:
     separator: str
     max_new_tokens: int
     source: str
+    asked: tuple[str, ...] = ()
+    """The columns that an example's `texts` come from."""
 
     def options(self, example: Example) -> tuple[str, ...]:
         """The answer text of each label, in the order of `labels`; () unless the task is a classification."""
@@ -160,6 +162,7 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
         separator=file.separator,
         max_new_tokens=file.max_new_tokens,
         source=config.path,
+        asked=shape.asked,
     )
 
 
@@ -192,6 +195,7 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
         # half as many tokens as the longest answer has characters are enough for any but the smallest vocabularies
         max_new_tokens=min(256, max(16, max(len(example.answer) for example in examples) // 2)),
         source=config.path,
+        asked=shape.asked,
     )
 
 

@@ -65,7 +65,7 @@ def quality_against_cost(arms: Sequence[Arm], *, narrow: bool = False) -> str:
     """One panel a cost, quality upwards; arms that train nothing are dashed lines across. SVG text."""
     drawn = panels(arms)
     shape = (len(drawn), 1) if narrow else (1, len(drawn))
-    figure, axes = _subplots(
+    figure, axes = subplots(
         shape, width=3.9 if narrow else 10.2, height=2.75 * len(drawn) if narrow else 3.1, share=True
     )
     for panel, axis in zip(drawn, axes):
@@ -86,7 +86,7 @@ def quality_against_cost(arms: Sequence[Arm], *, narrow: bool = False) -> str:
         axis.set_xlabel(panel.title)
         if narrow or axis is axes[0]:
             axis.set_ylabel(metric_name(arms[0].metric) + unit(arms[0].metric).replace(" ", ", "))
-    return _svg(figure)
+    return svg(figure)
 
 
 def loss_curves(arms: Sequence[Arm], *, narrow: bool = False) -> str:
@@ -95,7 +95,7 @@ def loss_curves(arms: Sequence[Arm], *, narrow: bool = False) -> str:
     curves = [curve for curve in curves if len(curve[1]) > 1]
     if not curves:
         return ""
-    figure, axes = _subplots((1, 1), width=3.9 if narrow else 10.2, height=2.7 if narrow else 3.0)
+    figure, axes = subplots((1, 1), width=3.9 if narrow else 10.2, height=2.7 if narrow else 3.0)
     for index, steps, losses in curves:
         axes[0].plot(steps, losses, color=SERIES[index % N_SERIES], linewidth=1.7, solid_capstyle="round")
     drawn = [loss for _, _, losses in curves for loss in losses]
@@ -104,13 +104,13 @@ def loss_curves(arms: Sequence[Arm], *, narrow: bool = False) -> str:
     axes[0].set_xlabel("step")
     axes[0].set_ylabel("training loss, nats per label token")
     axes[0].margins(x=0.02)
-    return _svg(figure)
+    return svg(figure)
 
 
 def search_for_a_dimension(found: Mapping[str, Any]) -> str:
     """The points of `tunewise.intrinsic_dimension`, each with its learning rate over those that did worse; full
     fine-tuning and the target as lines. A file of its own."""
-    figure, (axis,) = _subplots((1, 1), width=6.4, height=3.4)
+    figure, (axis,) = subplots((1, 1), width=6.4, height=3.4)
     points, metric = found["points"], metric_name(found["metric"])
     tried = [(point["dimension"], one["value"]) for point in points for one in point["tried"]]
     dimensions, values = zip(*((point["dimension"], point["value"]) for point in points), strict=True)
@@ -134,10 +134,10 @@ def search_for_a_dimension(found: Mapping[str, Any]) -> str:
     axis.set_xlabel("d, trained numbers")
     axis.set_ylabel(f"{metric} on dev, and the learning rate")
     colours = {INK: "#1c1c1c", QUIET: "#666666", GRID: "#dddddd", SERIES[0]: "#0b7a75", SERIES[1]: "#c0392b"}
-    return _svg(figure, {**dict.fromkeys(SERIES, "#a86100"), **colours})
+    return svg(figure, {**dict.fromkeys(SERIES, "#a86100"), **colours})
 
 
-def _subplots(shape: tuple[int, int], width: float, height: float, share: bool = False) -> "tuple[Figure, list[Axes]]":
+def subplots(shape: tuple[int, int], width: float, height: float, share: bool = False) -> "tuple[Figure, list[Axes]]":
     """A figure in the page's colours, made without pyplot and so without global state."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -154,7 +154,7 @@ def _subplots(shape: tuple[int, int], width: float, height: float, share: bool =
     return figure, list(axes.flat)
 
 
-def _svg(figure: "Figure", colours: Mapping[str, str] = VARIABLES) -> str:
+def svg(figure: "Figure", colours: Mapping[str, str] = VARIABLES) -> str:
     """The <svg> element alone, its stand-in colours replaced, its fixed size left to the page."""
     import matplotlib as mpl
 

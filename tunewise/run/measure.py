@@ -12,7 +12,7 @@ from tunewise.errors import UserError, missing, no_adapter_yet, unknown
 from tunewise.evaluation.evaluate import Asking, evaluate_task
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter, read_card
-from tunewise.run.prepare import load_for
+from tunewise.run.prepare import drawn, load_for
 from tunewise.run.recipe import Recipe, build_recipe
 from tunewise.run.record import ADAPTER, PREDICTIONS, RECIPE
 
@@ -40,6 +40,7 @@ def evaluate(
     asked = _asked(None if target is None else Path(target), model, data, overrides or {})
     recipe = asked.recipe
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise)
+    task = drawn(task, recipe)
     splits = {"train": task.train, "dev": task.dev, "test": task.test}
     if split not in splits:
         raise unknown("split", split, splits)

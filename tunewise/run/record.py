@@ -68,10 +68,10 @@ def mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def data_digest(data: DataConfig) -> str:
+def data_digest(*data: DataConfig) -> str:
     """One digest of the data's files, by which a changed file is noticed; "" for embedded tasks and missing paths."""
-    path = Path(data.path)
-    found = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+    paths = [Path(each.path) for each in data]
+    found = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     sums = [files.sha256(each) for each in found if each.is_file()]
     return hashlib.sha256(" ".join(sums).encode()).hexdigest() if sums else ""
 

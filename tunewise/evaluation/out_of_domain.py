@@ -1,0 +1,23 @@
+"""What a model's answers to an out-of-domain set are worth, by the labels of that set."""
+
+from tunewise.data.out_of_domain import OutOfDomain
+from tunewise.evaluation.evaluate import Evaluation
+from tunewise.evaluation.metrics import score
+
+
+def by_its_labels(found: Evaluation, asked: OutOfDomain) -> Evaluation:
+    """The evaluation of `asked.task.test`, each chosen class told as the label that it counts as.
+
+    Where the set has labels of its own, a row keeps the class under `chosen`, a class that counts as none of them is
+    wrong, and `loss` is left out: a coarser label has no loss of one answer.
+    """
+    if not asked.counts_as:
+        return found
+    rows = []
+    for row, expected in zip(found.predictions, asked.expected, strict=True):
+        told = asked.counts_as.get(row["predicted"], row["predicted"])
+        named = {"expected": expected, "predicted": told, "correct": told == expected, "chosen": row["predicted"]}
+        rows.append(row | named)
+    names = [name for name in found.metrics if name != "loss"]
+    metrics = score(names, [row["predicted"] for row in rows], [row["expected"] for row in rows])
+    return Evaluation({name: metrics[name] for name in names}, rows, found.n_dropped, found.n_truncated)
