@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from tunewise.cli import icl_vs_ft
 from tunewise.cli.console import DIVERGED, AsJson, Data, Model, Out, print_json, progress_lines, results, this_command
 from tunewise.cli.train import Words
 from tunewise.errors import UserError
 
+METHODS = "frozen,lora,bitfit:add=true,full"
 Workers = Annotated[int, typer.Option(min=1, help="Processes that run side by side, each with its own base.")]
 
 
@@ -18,9 +20,25 @@ def compare(
     model: Model = None,
     data: Data = None,
     methods: Annotated[
-        str, typer.Option(help="Methods with commas; fields after colons, as in frozen:shots=8,lora:rank=4:alpha=8.")
-    ] = "frozen,lora,bitfit:add=true,full",
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "0,1,2",
+        str | None,
+        typer.Option(
+            help="Methods with commas; fields after colons, as in frozen:shots=8,lora:rank=4:alpha=8.",
+            show_default=METHODS,
+        ),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, with commas.", show_default="0,1,2")] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="icl-vs-ft: --shots examples shown or trained on (full, or the one of --methods), for every pair of "
+            "--models, with seeds 0 to 9.",
+        ),
+    ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(help="Of --protocol: models with commas; fields of one's own after colons."),
+    ] = None,
+    shots: Annotated[int, typer.Option(min=1, help="Of --protocol: examples, drawn by the seed.")] = 16,
     out_of_domain: Annotated[
         list[str] | None, typer.Option(help="A test set from elsewhere, NAME=FILE; may be given several times.")
     ] = None,
@@ -35,8 +53,14 @@ def compare(
     from tunewise.cli.recipes import gather
 
     fields = gather(words or [], {"model": model, "data": data, "out_of_domain": sets_of(out_of_domain or [])})
-    arms = arms_of(methods, fields)
-    numbers = seeds_of(seeds)
+    if protocol or models:
+        icl_vs_ft.carry_out(
+            icl_vs_ft.models_of(models or "", protocol), icl_vs_ft.fine_tuned(methods, fields), shots=shots,
+            seeds=seeds_of(seeds or icl_vs_ft.SEEDS), root=out or Path("runs/icl-vs-ft"), as_json=as_json,
+        )  # fmt: skip
+        return
+    arms = arms_of(methods or METHODS, fields)
+    numbers = seeds_of(seeds or "0,1,2")
 
     from tunewise.cli.progress import RunsProgress
     from tunewise.comparison import compare as carry_out
