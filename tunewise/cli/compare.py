@@ -12,6 +12,28 @@ from tunewise.cli.train import Words
 from tunewise.errors import UserError
 
 METHODS = "frozen,lora,bitfit:add=true,full"
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        help="Methods with commas; fields after colons, as in frozen:shots=8,lora:rank=4:alpha=8.",
+        show_default=METHODS,
+    ),
+]
+Seeds = Annotated[str | None, typer.Option(help="Seeds, with commas.", show_default="0,1,2")]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        help="icl-vs-ft: --shots examples shown or trained on (full, or the one of --methods), for every pair of "
+        "--models, with seeds 0 to 9."
+    ),
+]
+Models = Annotated[
+    str | None, typer.Option(help="Of --protocol: models with commas; fields of one's own after colons.")
+]
+Shots = Annotated[int, typer.Option(min=1, help="Of --protocol: examples, drawn by the seed.")]
+OutOfDomain = Annotated[
+    list[str] | None, typer.Option(help="A test set from elsewhere, NAME=FILE; may be given several times.")
+]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that run side by side, each with its own base.")]
 
 
@@ -19,29 +41,12 @@ def compare(
     words: Words = None,
     model: Model = None,
     data: Data = None,
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            help="Methods with commas; fields after colons, as in frozen:shots=8,lora:rank=4:alpha=8.",
-            show_default=METHODS,
-        ),
-    ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, with commas.", show_default="0,1,2")] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            help="icl-vs-ft: --shots examples shown or trained on (full, or the one of --methods), for every pair of "
-            "--models, with seeds 0 to 9.",
-        ),
-    ] = None,
-    models: Annotated[
-        str | None,
-        typer.Option(help="Of --protocol: models with commas; fields of one's own after colons."),
-    ] = None,
-    shots: Annotated[int, typer.Option(min=1, help="Of --protocol: examples, drawn by the seed.")] = 16,
-    out_of_domain: Annotated[
-        list[str] | None, typer.Option(help="A test set from elsewhere, NAME=FILE; may be given several times.")
-    ] = None,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    protocol: Protocol = None,
+    models: Models = None,
+    shots: Shots = 16,
+    out_of_domain: OutOfDomain = None,
     workers: Workers = 1,
     out: Out = None,
     as_json: AsJson = False,
