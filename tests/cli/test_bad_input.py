@@ -209,3 +209,20 @@ def test_an_unknown_option_is_told_by_the_parser() -> None:
     found = tunewise("train", "--modle", "tiny")
     assert found.code == 2
     assert "--model" in found.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--models", "tiny"], "--models is for a protocol"),
+        (["--protocol", "icl", "--models", "tiny"], "no protocol named 'icl'"),
+        (["--protocol", "icl-vs-ft"], "no models for --protocol icl-vs-ft"),
+        (["--protocol", "icl-vs-ft", "--models", "tiny,tiny"], "the model tiny is there twice"),
+        (["--protocol", "icl-vs-ft", "--models", "tiny", "--methods", "lora,full"], "is not one way of fine-tuning"),
+        (["--out-of-domain", "hans.jsonl"], "cannot read the test set 'hans.jsonl'"),
+    ],
+)
+def test_what_a_protocol_needs_is_told(words, told):
+    outcome = tunewise("compare", "--data", "tiny:sentiment", *words)
+    assert outcome.code == 2
+    assert told in outcome.err

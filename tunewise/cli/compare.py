@@ -1,11 +1,12 @@
 """`tunewise compare`: several methods and seeds on one task, and which to take."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tunewise.cli import icl_vs_ft
 from tunewise.cli.console import DIVERGED, AsJson, Data, Model, Out, print_json, progress_lines, results, this_command
 from tunewise.cli.train import Words
 from tunewise.errors import UserError, unknown
@@ -61,6 +62,20 @@ Unlike = Annotated[
 OnlyPlan = Annotated[
     bool, typer.Option("--plan", help="Only rehearse a few steps of each arm and say what all would take.")
 ]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        help="icl-vs-ft: --shots examples shown or trained on (full, or the one of --methods), for every pair of "
+        "--models, with seeds 0 to 9."
+    ),
+]
+Models = Annotated[
+    str | None, typer.Option(help="Of --protocol: models with commas; fields of one's own after colons.")
+]
+Shots = Annotated[int, typer.Option(min=1, help="Of --protocol: examples, drawn by the seed.")]
+OutOfDomain = Annotated[
+    list[str] | None, typer.Option(help="A test set from elsewhere, NAME=FILE; may be given several times.")
+]
 
 
 def compare(
@@ -77,6 +92,10 @@ def compare(
     plan: OnlyPlan = False,
     workers: ClusterWorkers = None,
     cluster: Cluster = None,
+    protocol: Protocol = None,
+    models: Models = None,
+    shots: Shots = 16,
+    out_of_domain: OutOfDomain = None,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
@@ -87,7 +106,13 @@ def compare(
     """
     from tunewise.cli.recipes import gather
 
-    fields = gather(words or [], {"model": model, "data": data})
+    fields = gather(words or [], {"model": model, "data": data, "out_of_domain": sets_of(out_of_domain or [])})
+    if protocol or models:
+        icl_vs_ft.carry_out(
+            icl_vs_ft.models_of(models or "", protocol), icl_vs_ft.fine_tuned(methods, fields), shots=shots,
+            seeds=seeds_of(seeds or icl_vs_ft.SEEDS), root=out or Path("runs/icl-vs-ft"), as_json=as_json,
+        )  # fmt: skip
+        return
     if cluster not in (None, *CLUSTERS):
         raise unknown("cluster", cluster, CLUSTERS)
     given: dict[str, Any] = {
@@ -155,6 +180,14 @@ def arms_of(text: str) -> dict[str, dict[str, Any]]:
             raise UserError(f"the method {word} is there twice", "leave one out, or change a field of it")
         arms[label] = own
     return arms
+
+
+def sets_of(words: Sequence[str]) -> dict[str, dict[str, str]] | None:
+    """Name -> path of out-of-domain test sets, of words such as hans=hans.jsonl; None for none."""
+    for word in words:
+        if not all(word.partition("=")):
+            raise UserError(f"cannot read the test set {word!r}", "write NAME=FILE: --out-of-domain hans=hans.jsonl")
+    return {name: {"path": path} for name, _, path in (word.partition("=") for word in words)} or None
 
 
 def seeds_of(text: str) -> list[int]:

@@ -100,6 +100,7 @@ def _content(comparison: Comparison, arms: Sequence[Mapping[str, Any]], root: Pa
     return {
         "model": comparison.first.model,
         "data": comparison.first.data.model_dump(mode="json"),
+        "out_of_domain": {name: each.path for name, each in comparison.first.out_of_domain.items()},
         "protocol": comparison.protocol.model_dump(mode="json"),
         "unlike": comparison.unlike,
         "arms": arms,

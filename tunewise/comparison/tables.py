@@ -75,6 +75,7 @@ def _row(label: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "arm": label,
             "method": None,
             "test": {},
+            "out_of_domain": {},
             "forgetting": None,
             **dict.fromkeys(COSTS),
             "failed_proofs": [],
@@ -87,6 +88,10 @@ def _row(label: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "arm": label,
         "method": runs[0]["method"],
         "test": {name: interval([run["test"][name] for run in runs]) for name in runs[0]["test"]},
+        "out_of_domain": {
+            name: {metric: interval([run["out_of_domain"][name][metric] for run in runs]) for metric in found}
+            for name, found in runs[0].get("out_of_domain", {}).items()
+        },
         "forgetting": interval(changes) if changes else None,
         **costs,
         "failed_proofs": failed,

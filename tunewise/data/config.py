@@ -56,6 +56,9 @@ class DataConfig(Strict):
     """Whether numbers in the label column are classes or values; None tells it from the numbers."""
     train: int | None = Field(default=None, ge=1)
     """Take only so many training examples, all classes alike; None takes all."""
+    few_shot: int | None = Field(default=None, ge=1)
+    """Train on only so many examples, as many of each class, drawn anew by each run's seed: those that `frozen` with
+    as many shots shows."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, dev and test where the file has no splits of its own."""
     seed: int = 0

@@ -67,6 +67,8 @@ class Task:
     """Rows of other sources that are trained on too."""
     positive: str = ""
     """The label whose F1 the metric `f1` counts."""
+    asked: tuple[str, ...] = ()
+    """The columns that an example's `texts` come from."""
 
     def options(self, example: Example) -> tuple[str, ...]:
         """The answers among which one is chosen: of the labels or choices, in their order; () if none are given."""
@@ -209,6 +211,7 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
         max_new_tokens=file.max_new_tokens,
         source=config.path,
         positive=file.positive,
+        asked=shape.asked,
     )
 
 
@@ -242,6 +245,7 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
         # half as many tokens as the longest answer has characters are enough for any but the smallest vocabularies
         max_new_tokens=min(256, max(16, max(len(example.answer) for example in examples) // 2)),
         source=config.path,
+        asked=shape.asked,
     )
 
 

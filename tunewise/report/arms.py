@@ -58,6 +58,13 @@ class Arm:
         """The mean of another test metric, which all its runs have, with its interval."""
         return mean_interval([float(run.metrics["test"][metric]) for run in self.runs])
 
+    @property
+    def out_of_domain(self) -> dict[str, Interval]:
+        """The metric on each out-of-domain test set, by its name."""
+        found = [run.metrics.get("out_of_domain") or {} for run in self.runs]
+        names = [name for name in found[0] if all(self.metric in each.get(name, {}) for each in found)]
+        return {name: mean_interval([float(each[name][self.metric]) for each in found]) for name in names}
+
     def _mean(self, name: str) -> float:
         values = [float(run.metrics.get(name) or 0.0) for run in self.runs]
         return sum(values) / len(values)

@@ -43,6 +43,19 @@ def comparison_table(arms: Sequence[Arm], found: Decision, diverged: Sequence[Di
     return table
 
 
+def out_of_domain_table(arms: Sequence[Arm]) -> Table:
+    """The metric of each arm on its own test rows, and on those of each set from elsewhere."""
+    metric, names = arms[0].metric, list(dict.fromkeys(name for arm in arms for name in arm.out_of_domain))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("way")
+    for heading in ("in domain", *(f"on {name}" for name in names)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for arm in arms:
+        told = [words.quality(metric, arm.out_of_domain[n]) if n in arm.out_of_domain else "–" for n in names]
+        table.add_row(arm.label, words.quality(metric, arm.quality), *told)
+    return table
+
+
 def _with_lost(arm: DivergedArm) -> str:
     return f"{arm.label} ({arm.n_diverged} of {arm.n_seeds} lost)"
 
@@ -54,6 +67,9 @@ def print_comparison(
     how = how or HowCompared()
     found = decide(arms, how.rule)
     console.print(comparison_table(arms, found, diverged))
+    if any(arm.out_of_domain for arm in arms):
+        console.print()
+        console.print(out_of_domain_table(arms))
     console.print()
     for each in diverged:
         console.print(Text(f"{each.label}: {each.told}; the first: {each.reason}", style="red"))
@@ -83,6 +99,8 @@ def print_run(console: Console, folder: Path, metrics: dict[str, Any]) -> None:
     for split in ("test", "dev"):
         if metrics.get(split):
             table.add_row(split, "  ".join(f"{words.metric_name(n)} {v:.4g}" for n, v in metrics[split].items()))
+    for name, found in (metrics.get("out_of_domain") or {}).items():
+        table.add_row(f"on {name}", "  ".join(f"{words.metric_name(n)} {v:.4g}" for n, v in found.items()))
     if "accuracy" in (metrics.get("test") or {}):
         most = majority_score(read_run(folder).predictions())
         table.add_row(

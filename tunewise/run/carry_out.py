@@ -21,11 +21,13 @@ from tunewise import files
 from tunewise.config import dump_yaml
 from tunewise.data.encode import Encoded
 from tunewise.data.examples import Example, Ledger
+from tunewise.data.out_of_domain import load_out_of_domain
 from tunewise.data.task import Task
 from tunewise.engine.from_trunk import Route, route_for
 from tunewise.engine.objectives import encode_rows, objective_for
 from tunewise.errors import UserError
 from tunewise.evaluation.evaluate import Asking, Evaluation, answer, prepare, probes_of
+from tunewise.evaluation.out_of_domain import by_its_labels
 from tunewise.evaluation.questions import LabelledRows, Questions
 from tunewise.evaluation.serving import cost_of_a_query
 from tunewise.methods.attach import Tuned, attach
@@ -36,7 +38,7 @@ from tunewise.run import record
 from tunewise.run.dial import DIAL, measure_dial
 from tunewise.run.forgetting import RETENTION, check_suite, forgotten
 from tunewise.run.planned import planned
-from tunewise.run.prepare import load_for
+from tunewise.run.prepare import drawn, load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.rehearsal import training_rows
 from tunewise.run.saving import Saving
@@ -80,14 +82,14 @@ def run(
     """
     start = time.perf_counter()
     out = Path(out)
-    digest = record.data_digest(recipe.data)
+    digest = record.data_digest(recipe.data, *recipe.out_of_domain.values())
     finished = record.finished(recipe, out, digest)
     if finished is not None:
         return finished
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
     peak = Peak(base.model.device)
     with record.alone(out):
-        carried = Run(recipe, out, base, task)
+        carried = Run(recipe, out, base, drawn(task, recipe))
         try:
             metrics = carried.carry_out(digest, progress, peak)
         finally:
@@ -160,6 +162,10 @@ class Run:
             )
         self.recipe, self.out, self.base, self.task = recipe, out, base, task
         self.model, self.tokenizer = base.model, base.tokenizer
+        sets = recipe.out_of_domain.items()
+        self.elsewhere = [load_out_of_domain(name, each, task, base.tokenizer) for name, each in sets]
+        for each in self.elsewhere:
+            _tell(each.ledger)
         self.spent = record.Spent()
         self.probes = probes_of(base, prepare(base, task, task.test[:N_PROBES]))
         with self.spent.on("proofs"):
@@ -210,7 +216,7 @@ class Run:
             self.rows = answered + texts
         files.write_text(self.out / record.RECIPE, dump_yaml(self.recipe))
         files.write_json(self.out / record.ENVIRONMENT, record.environment(self.base, digest))
-        files.write_json(self.out / record.LEDGER, {"data": asdict(self.task.ledger), "train": asdict(ledger)})
+        files.write_json(self.out / record.LEDGER, self._accounts(ledger))
         if self.rows:
             self.route = Route(self.objective, None, "it shares its batches") if beside_others else self._route()
             with self.spent.on("proofs"):
@@ -224,6 +230,7 @@ class Run:
         before_training = peak.bytes() if result is None else max(peak.bytes(), result.peak_bytes)
         test = self._answer(self._prepared(self.task.test))
         dev = self._dev_evaluation(result)
+        out_of_domain = self._out_of_domain()
         with self.spent.on("retention"):
             retention, items = forgotten(self.recipe, self.base, self.tuned, self.route.trunk)
         dial = self._dial()
@@ -236,8 +243,7 @@ class Run:
             proofs |= after
         else:
             proofs["base_unchanged"] = at_most(int(checksums(self.model) != self.base_sums), 0)
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in test.predictions)
-        files.write_text(self.out / record.PREDICTIONS, lines)
+        self._write_predictions(record.PREDICTIONS, test)
         if items:
             files.write_text(self.out / RETENTION, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in items))
         adapter = self.out / record.ADAPTER
@@ -247,6 +253,7 @@ class Run:
             "seed": self.recipe.seed,
             "test": test.metrics,
             "dev": None if dev is None else dev.metrics,
+            "out_of_domain": out_of_domain,
             "retention": retention,
             "planned": planned(self.base, self.recipe.method) if rows else None,
             "dial": dial,
@@ -276,6 +283,29 @@ class Run:
         files.write_json(self.out / DIAL, found)
         return next(point for point in found["points"] if point["scale"] == found["knee"])
 
+    def _accounts(self, trained: Ledger) -> dict[str, Any]:
+        """For ledger.json: every row of every file, and which ones `data.few_shot` drew."""
+        found: dict[str, Any] = {"data": asdict(self.task.ledger), "train": asdict(trained)}
+        if self.recipe.data.few_shot is not None:
+            found["few_shot"] = [example.id for example in self.task.train]
+        if self.elsewhere:
+            found["out_of_domain"] = {each.name: asdict(each.ledger) for each in self.elsewhere}
+        return found
+
+    def _out_of_domain(self) -> dict[str, dict[str, float]]:
+        """The metrics of each set from elsewhere, asked of the state that was kept."""
+        found = {}
+        for each in self.elsewhere:
+            told = by_its_labels(self._answer(self._prepared(each.task.test, each.task)), each)
+            self._write_predictions(f"predictions-{each.name}.jsonl", told)
+            found[each.name] = told.metrics
+        return found
+
+    def _write_predictions(self, name: str, found: Evaluation) -> None:
+        files.write_text(
+            self.out / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.predictions)
+        )
+
     def _check(self, rows: list[Encoded]) -> dict[str, Proof]:
         if self.tokenizer is None or self.base.head.kind != "lm":
             return check_labels(rows)
@@ -294,10 +324,10 @@ class Run:
         size = config.batch_size
         return route_for(self.tuned, self.objective, self.rows, config.trunk, group_size=size, passes=passes)
 
-    def _prepared(self, examples: Sequence[Example]) -> Questions | LabelledRows:
+    def _prepared(self, examples: Sequence[Example], task: Task | None = None) -> Questions | LabelledRows:
         n_prefix, shown = len(self.tuned.prefix_ids), self.recipe.in_context
         return prepare(
-            self.base, self.task, examples, n_prefix=n_prefix, shots=shown.shots, seed=self.recipe.seed,
+            self.base, task or self.task, examples, n_prefix=n_prefix, shots=shown.shots, seed=self.recipe.seed,
             balanced=shown.balanced, calibration=shown.calibration,
         )  # fmt: skip
 
@@ -345,6 +375,7 @@ class Run:
 
     def _no_leak(self) -> dict[str, Proof]:
         n_leaks = sum("of test" in note.reason for note in self.task.ledger.leaks)
+        n_leaks += sum(len(each.ledger.leaks) for each in self.elsewhere)
         return {"no_test_row_in_train": at_most(n_leaks, 0)}
 
     def _longest_batch_fits(self) -> dict[str, Proof]:

@@ -15,7 +15,7 @@ from tunewise.evaluation.serving import cost_of_a_query
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter, read_card
 from tunewise.models.load import load_base
-from tunewise.run.prepare import load_for
+from tunewise.run.prepare import drawn, load_for
 from tunewise.run.recipe import Recipe, build_recipe
 from tunewise.run.record import ADAPTER, PREDICTIONS, RECIPE
 
@@ -44,6 +44,7 @@ def evaluate(
     asked = asked_of(None if target is None else Path(target), model, data, overrides or {})
     recipe = asked.recipe
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise)
+    task = drawn(task, recipe)
     parts = {"train": task.train, "dev": task.dev, "test": task.test}
     splits = {**parts, "all": (*task.train, *task.dev, *task.test)}
     if split not in splits:

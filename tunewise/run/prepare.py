@@ -1,6 +1,9 @@
 """The base and the task of a recipe, each as the other needs it."""
 
+from dataclasses import replace
+
 from tunewise.data.config import DataConfig
+from tunewise.data.splits import few_shot
 from tunewise.data.task import Task, load_task
 from tunewise.errors import UserError
 from tunewise.evaluation.metrics import check
@@ -32,6 +35,13 @@ def load_for(
     if base is None or base.head != wanted:
         base = load_base(model, dtype, "cpu" if base is None else str(base.model.device), wanted, quantise)
     return base, task
+
+
+def drawn(task: Task, recipe: Recipe) -> Task:
+    """The task as this run has it: with `data.few_shot`, only so many training rows, drawn by the run's seed."""
+    if recipe.data.few_shot is None:
+        return task
+    return replace(task, train=few_shot(task.train, recipe.data.few_shot, recipe.seed))
 
 
 def base_of(recipe: Recipe, known: dict[str, Base]) -> Base:

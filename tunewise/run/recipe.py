@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from pydantic import BaseModel, Field, field_serializer, field_validator, model_
 from tunewise.config import Strict, field_named, override, parse
 from tunewise.data.benchmarks import is_benchmark
 from tunewise.data.config import DataConfig
+from tunewise.data.out_of_domain import OutOfDomainConfig
 from tunewise.errors import UserError
 from tunewise.evaluation.config import DialConfig, GenerationConfig, RetentionTask
 from tunewise.methods import METHODS, parse_method
@@ -41,6 +43,8 @@ class Recipe(Strict):
     """Keep the base's linear weights in 4 or 8 bits, through bitsandbytes."""
     data: DataConfig
     """A task; a bare string is its path."""
+    out_of_domain: dict[str, OutOfDomainConfig] = Field(default_factory=dict)
+    """Test sets from elsewhere, by name: asked as the task's own test rows are, when everything has been chosen."""
     method: Method
     """A method's name, or its name and fields."""
     train: TrainConfig = Field(default_factory=TrainConfig)
@@ -86,6 +90,16 @@ class Recipe(Strict):
         if value is None:
             return ()
         return (value,) if value != "auto" and isinstance(value, str | Mapping) else value
+
+    @field_validator("out_of_domain", mode="before")
+    @classmethod
+    def _names_of_files(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        wrong = next((name for name in value if not re.fullmatch(r"[\w.-]+", str(name))), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong!r} is to be part of a file's name: use letters, digits, - and _")
+        return {str(name): {"path": each} if isinstance(each, str) else each for name, each in value.items()}
 
     @field_validator("method", mode="before")
     @classmethod

@@ -84,12 +84,16 @@ def mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def data_digest(data: DataConfig) -> str:
-    """One digest of the data's files, by which a changed file is noticed; "" where it has none here."""
-    found = benchmark_files(data.path, data.folder) if is_benchmark(data.path) else _files_at(data.path)
-    found = [*found, *(file for each in data.replay for file in _files_at(each.path))]
+def data_digest(*data: DataConfig) -> str:
+    """One digest of the data's files, by which a changed file is noticed; "" where they have none here."""
+    found = [file for each in data for file in _files_of(each)]
     sums = [files.sha256(each) for each in found if each.is_file()]
     return hashlib.sha256(" ".join(sums).encode()).hexdigest() if sums else ""
+
+
+def _files_of(data: DataConfig) -> list[Path]:
+    found = benchmark_files(data.path, data.folder) if is_benchmark(data.path) else _files_at(data.path)
+    return [*found, *(file for each in data.replay for file in _files_at(each.path))]
 
 
 def _files_at(name: str) -> list[Path]:

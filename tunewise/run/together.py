@@ -16,7 +16,7 @@ from tunewise.methods.lanes import CannotShare
 from tunewise.models.load import Base
 from tunewise.run import record
 from tunewise.run.carry_out import Run, done
-from tunewise.run.prepare import load_for
+from tunewise.run.prepare import drawn, load_for
 from tunewise.run.recipe import Recipe
 from tunewise.run.rehearsal import training_rows
 from tunewise.training.lane import Diverged, FitResult
@@ -71,7 +71,8 @@ def _why_alone(recipe: Recipe, base: Base) -> str:
 
 
 def _task(recipe: Recipe, base: Base) -> tuple[Base, Task]:
-    return load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
+    found, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
+    return found, drawn(task, recipe)
 
 
 def _lengths(recipe: Recipe, base: Base) -> list[int]:
@@ -137,7 +138,7 @@ def _begun(recipe: Recipe, folder: Path, base: Base) -> Run:
     """A run up to its training, its method detached again."""
     run = Run(recipe, folder, base, _task(recipe, base)[1])
     try:
-        run.begin(record.data_digest(recipe.data), beside_others=True)
+        run.begin(record.data_digest(recipe.data, *recipe.out_of_domain.values()), beside_others=True)
     finally:
         run.tuned.detach()
     return run
