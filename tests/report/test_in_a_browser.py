@@ -24,8 +24,11 @@ SECTIONS = (
     "ways", "cost", "differences", "dial", "curves", "confusion", "calibration", "answers", "proofs", "again",
 )  # fmt: skip
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+# cells whose text runs into the next one
+SPILLED = """() => [...document.querySelectorAll('.ways td')].filter(cell => cell.scrollWidth > cell.clientWidth + 1)
+  .map(cell => cell.textContent)"""
 # text of cells and figures that stands on two lines though it is one number
-BROKEN = """() => [...document.querySelectorAll('.ways .n, .tiles dd, .matrix td b')].filter(cell => {
+BROKEN = """() => [...document.querySelectorAll('.ways td.n, .tiles dd, .matrix td b')].filter(cell => {
   const range = document.createRange(); range.selectNodeContents(cell);
   const tops = new Set([...range.getClientRects()].map(box => Math.round(box.top)));
   return tops.size > 1 }).map(cell => cell.textContent)"""
@@ -74,6 +77,7 @@ def test_the_page_opens_from_disk_and_fits(browser: Any, page_file: Path, size: 
         assert box["height"] > 100
     assert tab.evaluate(OVERFLOW) <= 0, "the page is wider than the window"
     assert tab.evaluate(BROKEN) == []
+    assert tab.evaluate(SPILLED) == []
     ink, paper = (
         tab.evaluate(f"() => getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor")
     )
