@@ -12,10 +12,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from tunewise.comparison.following import Planned
-from tunewise.comparison.outcome import Outcome, in_words
+from tunewise.comparison.outcome import Outcome, in_words, seconds_of
 from tunewise.comparison.time_left import TimeLeft
 from tunewise.report.words import duration
-from tunewise.training.lane import Diverged
 from tunewise.training.progress import Silent, Watcher
 
 SECONDS_BETWEEN_LINES = 30.0  # that tell of a run under way, where nobody watches
@@ -64,9 +63,12 @@ class RunsProgress:
         return f"about {duration(max(1.0, seconds))} left" if seconds else ""
 
     def planned(self, runs: Sequence[Planned], n_workers: int) -> None:
-        """All runs, before the first begins."""
+        """All runs of a stage, before the first begins; trials are a stage of their own at each rung."""
         with self._lock:
             self._runs, self._left = runs, TimeLeft(runs, n_workers, self._clock)
+            self._ended.clear()
+            if self._all is not None:
+                self._bars.remove_task(self._all)
             self._all = self._bars.add_task("all runs", total=len(runs), unit="run", told="", left=True)
 
     def begins(self, numbers: Sequence[int]) -> Watcher:
@@ -93,7 +95,7 @@ class RunsProgress:
         with self._lock:
             run = self._runs[number]
             self._ended.add(number)
-            self._left.ends(number, None if isinstance(outcome, Diverged) else outcome["seconds"])
+            self._left.ends(number, seconds_of(outcome))
             self._remove([number])
             if self._all is not None:
                 self._bars.update(self._all, completed=len(self._ended))

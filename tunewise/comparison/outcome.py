@@ -53,6 +53,13 @@ def in_words(outcome: Outcome) -> str:
     return f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.1f}  {outcome['seconds']:.1f} s"
 
 
+def seconds_of(outcome: Outcome) -> float | None:
+    """What a run took, or a trial to its last rung; None of one that has no result."""
+    if isinstance(outcome, Diverged):
+        return None
+    return outcome["rungs"][-1]["seconds"] if "rungs" in outcome else outcome["seconds"]
+
+
 def failures(seeds: Sequence[int], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Of the runs of one arm those that diverged: seed, reason and hint of each."""
     return [
