@@ -69,7 +69,7 @@ UNLIKE = {
     "data.train": ({"data": {"path": "tiny:sentiment", "train": 9}}, None, 9),
     "data.seed": ({"data": {"path": "tiny:sentiment", "seed": 9}}, 0, 9),
     "generation.do_sample": ({"generation": {"do_sample": True}}, False, True),
-    "retention": ({"retention": None}, "auto", None),
+    "retention": ({"retention": None}, "auto", []),
     "head": ({"head": "classifier"}, "auto", "classifier"),
 }
 
