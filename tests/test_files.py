@@ -262,3 +262,12 @@ def test_what_a_private_writer_leaves_is_readable_as_any_other_new_file(tmp_path
     plain = tmp_path / "plain"
     plain.touch()
     assert (tmp_path / "weights.bin").stat().st_mode == plain.stat().st_mode
+
+
+def test_lines_of_json_are_read_back(tmp_path):
+    rows = [{"id": "a", "text": "ä\u2028b"}, {"id": "half a pair: \ud83d", "loss": 0.1 + 0.2}, {"loss": float("inf")}]
+    files.write_jsonl(tmp_path / "deep" / "rows.jsonl", rows)
+    assert files.read_jsonl(tmp_path / "deep" / "rows.jsonl") == rows
+    assert (tmp_path / "deep" / "rows.jsonl").read_bytes().count(b"\n") == 3
+    files.write_jsonl(tmp_path / "deep" / "rows.jsonl", [])
+    assert files.read_jsonl(tmp_path / "deep" / "rows.jsonl") == []

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -164,6 +164,12 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, obj: object) -> None:
     """Write indented JSON in one step, keys in their own order; NaN and infinities are refused with a UserError."""
     write_text(path, _json(path, obj, indent=2) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[object]) -> None:
+    """Write one value a line in one step; a number that is none stays NaN, as Python's own reader takes it."""
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(path, lines.encode("utf-8", "backslashreplace").decode())
 
 
 def append_json(path: str | Path, obj: object) -> None:

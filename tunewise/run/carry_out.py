@@ -6,7 +6,6 @@ DONE is written last. A finished run is not carried out again; an unfinished one
 another process is at is left alone.
 """
 
-import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -243,9 +242,9 @@ class Run:
             proofs |= after
         else:
             proofs["base_unchanged"] = at_most(int(checksums(self.model) != self.base_sums), 0)
-        self._write_predictions(record.PREDICTIONS, test)
+        files.write_jsonl(self.out / record.PREDICTIONS, test.predictions)
         if items:
-            files.write_text(self.out / RETENTION, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in items))
+            files.write_jsonl(self.out / RETENTION, items)
         adapter = self.out / record.ADAPTER
         return {
             "task": self.task.name,
@@ -297,14 +296,9 @@ class Run:
         found = {}
         for each in self.elsewhere:
             told = by_its_labels(self._answer(self._prepared(each.task.test, each.task)), each)
-            self._write_predictions(f"predictions-{each.name}.jsonl", told)
+            files.write_jsonl(self.out / f"predictions-{each.name}.jsonl", told.predictions)
             found[each.name] = told.metrics
         return found
-
-    def _write_predictions(self, name: str, found: Evaluation) -> None:
-        files.write_text(
-            self.out / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.predictions)
-        )
 
     def _check(self, rows: list[Encoded]) -> dict[str, Proof]:
         if self.tokenizer is None or self.base.head.kind != "lm":

@@ -1,6 +1,5 @@
 """Evaluating what is there already: a finished run, an adapter, or a bare base."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +124,7 @@ def evaluate_with_harness(
 
 
 def _write(out: Path, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
-    files.write_text(out / PREDICTIONS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    files.write_jsonl(out / PREDICTIONS, rows)
     files.write_json(out / "evaluation.json", summary)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from tunewise.files import write_text
+from tunewise.files import write_jsonl, write_text
 from tunewise.models.tiny import reviews
 from tunewise.models.tiny.inference import misleading_pair, pair
 from tunewise.models.tiny.lexicon import BY_CATEGORY, NOUNS, NUMBERS, OPPOSITE_PAIRS, VERBS
@@ -247,8 +247,7 @@ def write_tasks(folder: Path) -> None:
     for task in TASKS:
         write_text(folder / task.name / "task.yaml", description(task))
         for split, found in rows(task).items():
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
-            write_text(folder / task.name / f"{split}.jsonl", lines)
+            write_jsonl(folder / task.name / f"{split}.jsonl", found)
 
 
 if __name__ == "__main__":
