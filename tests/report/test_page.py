@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tunewise.report.page import render, write_page
 from tunewise.report.samples import Sample, write_samples
 from tunewise.report.table import print_comparison, print_run, print_samples
 from tunewise.report.words import count, duration, size
+from tunewise.stats import mean_interval
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
@@ -143,6 +145,17 @@ def test_the_decision_takes_the_cheapest_of_the_equally_good(root: Path) -> None
     assert "As good, within 2 points of the best mean: full and bottleneck." in found.reason
     assert "Beside full it costs less: adapter " in found.reason
     assert "(Welch's t, Holm over 28 pairs; 80 % power)" in found.reason
+
+
+def test_a_verdict_over_ways_that_learnt_nothing_says_so(root: Path) -> None:
+    """The items are half of one class: what scores no more than that has learnt nothing."""
+    arms = read_arms(root)
+    assert "has learnt the task" not in decide(arms).reason
+    weak = [arm for arm in arms if arm.n_trainable == 0]
+    flat = [replace(arm, scores=(50.0,) * 3, quality=mean_interval((50.0,) * 3)) for arm in weak]
+    assert decide(flat).reason.startswith(
+        "But no way is better than always giving the most frequent answer, 50.0 %: none has learnt the task."
+    )
 
 
 def test_an_unfinished_run_is_not_read(tmp_path: Path) -> None:

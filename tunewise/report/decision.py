@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tunewise.report import words
 from tunewise.report.arms import Arm
 from tunewise.report.break_even import paid_back
+from tunewise.report.folders import majority_score
 from tunewise.verdict import LOWER_IS_BETTER, Pair, Rule, Verdict, contender, judge
 
 WORTH_SAYING = 1.2  # a cost that is less by a fifth or more
@@ -38,7 +39,7 @@ def decide(arms: Sequence[Arm], rule: Rule | None = None) -> Decision:
     verdict = judge([contender(arm.label, metric, [run.metrics for run in arm.runs]) for arm in arms], rule)
     by_label = {arm.label: arm for arm in arms}
     pick, best = by_label[verdict.pick], by_label[verdict.best]
-    reason = " ".join([*_reasons(by_label, verdict, rule), *paid_back(arms, pick)])
+    reason = " ".join([*_nothing_learnt(best), *_reasons(by_label, verdict, rule), *paid_back(arms, pick)])
     return Decision(_headline(pick, verdict), reason, pick, best, verdict)
 
 
@@ -54,6 +55,17 @@ def _headline(pick: Arm, verdict: Verdict) -> str:
     if not verdict.settled and verdict.n_seeds > 1:
         return f"Not settled by {verdict.n_seeds} seeds; so far take {pick.label}: {score} with {trained}."
     return f"Take {pick.label}: {score} with {trained}."
+
+
+def _nothing_learnt(best: Arm) -> list[str]:
+    """A warning where even the best mean is no better than one answer to everything."""
+    most = majority_score(best.middle.predictions()) if best.metric == "accuracy" else None
+    if most is None or best.quality.mean > most:
+        return []
+    return [
+        f"But no way is better than always giving the most frequent answer, {most:.1f} %: none has learnt the task. "
+        "More rows, more steps or other learning rates are worth a try first."
+    ]
 
 
 def _reasons(arms: dict[str, Arm], verdict: Verdict, rule: Rule) -> list[str]:
