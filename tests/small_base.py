@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from tests.bytes_tokenizer import VOCABULARY, bytes_tokenizer
+from tunewise.files import write_jsonl
 
 QUICK = {"train.steps": 6, "train.batch_size": 8, "train.learning_rate": 1e-2}
 
@@ -50,6 +51,15 @@ def write_place(folder: Path) -> Path:
     write_base(folder / "base")
     write_reviews(folder / "reviews.csv")
     return folder
+
+
+def write_place_with_texts(folder: Path, n_texts: int, n_counts: int) -> Path:
+    """The same with folder/texts.jsonl, held-out text, and folder/counts.jsonl, a task whose answers are written."""
+    texts = ({"text": f"the kitchen water number {i} was cold"} for i in range(n_texts))
+    write_jsonl(folder / "texts.jsonl", texts)
+    counts = ({"prompt": f"count {i}:", "completion": f" the {i} boat"} for i in range(n_counts))
+    write_jsonl(folder / "counts.jsonl", counts)
+    return write_place(folder)
 
 
 def write_encoder(folder: Path) -> Path:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.small_base import QUICK, write_place
+from tests.small_base import QUICK, write_place_with_texts
 from tunewise import files
 from tunewise.errors import UserError
 from tunewise.evaluation.retention import retention_loss
@@ -33,12 +33,7 @@ def test_the_knee_keeps_the_gain_and_forgets_least():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = write_place(tmp_path_factory.mktemp("place"))
-    texts = [f"the kitchen water number {i} was cold" for i in range(30)]
-    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    counts = [{"prompt": f"count {i}:", "completion": f" the {i} boat"} for i in range(30)]
-    (folder / "counts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in counts))
-    return folder
+    return write_place_with_texts(tmp_path_factory.mktemp("place"), 30, 30)
 
 
 def recipe(place, method, data="reviews.csv", **fields):

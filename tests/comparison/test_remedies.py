@@ -1,10 +1,8 @@
 """Remedies against forgetting, as arms of one comparison."""
 
-import json
-
 import pytest
 
-from tests.small_base import QUICK, write_place
+from tests.small_base import QUICK, write_place_with_texts
 from tunewise import files
 from tunewise.comparison.remedies import AS_IT_IS, DIALLED, REMEDIES, arms_of, remedies
 from tunewise.config import override, read_yaml
@@ -17,12 +15,7 @@ pytestmark = pytest.mark.usefixtures("without_a_fresh_process")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = write_place(tmp_path_factory.mktemp("place"))
-    texts = [f"the kitchen water number {i} was cold" for i in range(60)]
-    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    counts = [{"prompt": f"count {i}:", "completion": f" the {i} boat"} for i in range(40)]
-    (folder / "counts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in counts))
-    return folder
+    return write_place_with_texts(tmp_path_factory.mktemp("place"), 60, 40)
 
 
 def recipe_of(place, **fields):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tunewise import files
 from tunewise.errors import UserError
@@ -19,6 +18,7 @@ from tunewise.report.decision import Decision
 from tunewise.report.folders import Run
 from tunewise.report.forgotten import forgotten_tasks
 from tunewise.report.proof_table import proof_table
+from tunewise.report.templating import template
 from tunewise.verdict import LOWER_IS_BETTER
 
 FILE = "README.md"
@@ -61,12 +61,7 @@ def card_text(arms: Sequence[Arm], decision: Decision) -> str:
     assert isinstance(adapter, dict), run.folder
     by_peft = (run.folder / "adapter" / PEFT_CONFIG).is_file()
     base, task = adapter["base"], str(run.metrics.get("task", ""))
-    environment = Environment(
-        loader=PackageLoader("tunewise.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"count": words.count, "size": words.size, "duration": words.duration}
-    environment.filters |= {"signed": words.signed, "spaced": words.spaced}
-    return environment.get_template("card.md.jinja").render(
+    return template("card.md.jinja").render(
         front_matter=_front_matter(pick, run, adapter, by_peft).to_yaml(),
         name=_model_name(pick, run),
         pick=pick,

@@ -5,8 +5,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from tunewise import files
 from tunewise.report import figure, words
 from tunewise.report.arms import Arm, DivergedArm, diverged_of, gather_arms, labels_of, runs_of
@@ -23,6 +21,7 @@ from tunewise.report.proof_table import planner_grades, proof_table
 from tunewise.report.protocol import HowCompared, how_compared
 from tunewise.report.reproduce import command_of, digests_of, environment_of
 from tunewise.report.samples import Sample, contested_items, samples_of
+from tunewise.report.templating import template
 from tunewise.verdict import LOWER_IS_BETTER
 
 GLYPHS = "●■◆▲▼✚✖⬟⬢⬧"
@@ -56,7 +55,7 @@ def render(
     how = how or HowCompared()
     first, decision = runs[0], decide(arms, how.rule)
     base, task = str(first.recipe.get("model", "")), str(first.metrics.get("task", ""))
-    return _environment().get_template("page.html.jinja").render(
+    return template("page.html.jinja").render(
         title=title or f"Adapting {Path(base).name} to {task}",
         base=base,
         task=task,
@@ -86,24 +85,6 @@ def render(
         seeds=sorted({seed for arm in arms for seed in arm.seeds}),
         made=datetime.now(UTC).strftime("%d %B %Y"),
     )  # fmt: skip
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("tunewise.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "duration": words.duration,
-        "size": words.size,
-        "count": words.count,
-        "signed": words.signed,
-        "unbroken": words.unbroken,
-    }
-    return environment
 
 
 def _rows(arms: Sequence[Arm]) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +17,7 @@ from tunewise import files
 from tunewise.comparison.icl_vs_ft import FINE_TUNED, IN_CONTEXT
 from tunewise.report import figure, words
 from tunewise.report.figure import GRID, INK, QUIET, SERIES, subplots, svg
+from tunewise.report.templating import template
 from tunewise.stats import mean_interval
 from tunewise.verdict import LOWER_IS_BETTER
 
@@ -111,15 +111,8 @@ def heat_map(found: Found, *, narrow: bool = False) -> str:
 
 def write_size_page(found: Found, page: Path, *, commands: Sequence[str] = ()) -> Path:
     """One self-contained html page into the file `page`: the figure, every test, and the means of each model."""
-    environment = Environment(
-        loader=PackageLoader("tunewise.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     drawn = (heat_map(found), heat_map(found, narrow=True)) if figure.available() else None
-    text = environment.get_template("size_grid.html.jinja").render(
+    text = template("size_grid.html.jinja").render(
         found=found,
         metric=words.metric_name(found["metric"]) + words.unit(found["metric"]).rstrip(),
         figures=drawn,
