@@ -24,6 +24,9 @@ METHODS = {
     "bottleneck": {"name": "bottleneck", "bottleneck": 4},
     "prompt_tuning": {"name": "prompt_tuning", "virtual_tokens": 3},
     "head": {"name": "head"},
+    "ia3": {"name": "ia3"},
+    "parallel": {"name": "parallel", "bottleneck": 4},
+    "llama_adapter": {"name": "llama_adapter", "virtual_tokens": 3},
 }
 
 
@@ -64,7 +67,8 @@ def test_packed_is_padded(name, family):
     tuned = moved(attach(base.model, parse_method(METHODS[name]), seed=1))
     packed = objective_for(base, tuned.prefix_ids, packing=True)
     assert isinstance(packed, PackedLabels)
-    of = rows(pairs=family == "bert_classes")
+    of = rows(n=20, pairs=family == "bert_classes")
+    assert packed.collate(of).read.numel() < packed.collate(of).inputs["input_ids"].numel()
     one = losses_and_gradients(tuned, Labels(base, tuned.prefix_ids), of)
     other = losses_and_gradients(tuned, packed, of)
     torch.testing.assert_close(other[0], one[0], rtol=2e-5, atol=2e-5)
