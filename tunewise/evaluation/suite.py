@@ -67,7 +67,7 @@ def look_at_harness(name: str, found: Mapping[str, Any]) -> Look:
         key for key, value in found.items() if items and isinstance(value, float) and _is_number(items[0].get(key))
     ]
     if not known:
-        hint = "name one task with a score of its own for each item, as accuracy; texts are a file: retention=texts.jsonl"
+        hint = "name one task with a score of its own for each item; texts are a file: retention=texts.jsonl"
         raise UserError(f"harness:{name} has no score for each item", hint)
     metric = known[0]
     told = [row for row in items if row.get("filter") == items[0].get("filter")]
