@@ -6,7 +6,6 @@ import random
 import re
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,8 +15,8 @@ Answer = Callable[[str], str]
 Fault = Callable[[str, int], str]
 """The digest of a request and how often it came before -> the fault to commit, or "" for an answer."""
 
-FAULTS = ("429", "500", "503", "slow", "cut", "malformed", "no choices", "html", "reset")
-SECONDS_OF_SLOW = 1.0
+FAULTS = ("slow", "429", "500", "503", "cut", "malformed", "no choices", "html", "reset")
+SECONDS_OF_SLOW = 3.0
 
 
 def no_fault(digest: str, arrival: int) -> str:
@@ -37,7 +36,6 @@ class Server:
         self.under_way = self.most_under_way = 0
         self.lock = threading.Lock()
         self.released = threading.Event()
-        self.keys_let_through: set[str] | None = None
 
     def __enter__(self) -> Self:
         outer = self
@@ -65,6 +63,7 @@ class Server:
 class _Handler(BaseHTTPRequestHandler):
     server_of_test: Server
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: Any) -> None: ...
 
@@ -79,23 +78,25 @@ class _Handler(BaseHTTPRequestHandler):
             arrival, own.arrived[digest] = own.arrived[digest], own.arrived[digest] + 1
             own.payloads.append(payload)
             own.headers.append(dict(self.headers))
-            own.under_way += 1
-            own.most_under_way = max(own.most_under_way, own.under_way)
         fault = own.fault(digest, arrival)
         with own.lock:
             own.faults[fault] += bool(fault)
-        try:
-            with contextlib.suppress(ConnectionError):
-                self._misbehave(fault) if fault else self._answer(payload, digest)
-        finally:
-            with own.lock:
-                own.under_way -= 1
+        with contextlib.suppress(ConnectionError):
+            self._misbehave(fault) if fault else self._answer(payload, digest)
 
     def _answer(self, payload: dict[str, Any], digest: str) -> None:
         own = self.server_of_test
         chats = self.path.endswith("/chat/completions")
         asked = payload["messages"][0]["content"] if chats else payload["prompt"]
+        with own.lock:
+            own.under_way += 1
+            own.most_under_way = max(own.most_under_way, own.under_way)
         text = own.answer(asked)
+        with own.lock:
+            own.under_way -= 1
+        if "body" in own.extras:
+            self._send(200, own.extras["body"])
+            return
         usage = {"prompt_tokens": len(asked.split()), "completion_tokens": len(text.split())}
         choice = {"message": {"role": "assistant", "content": text}} if chats else {"text": text}
         self._send(200, {"choices": [choice | {"finish_reason": "stop"}], "usage": usage})
@@ -108,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server_of_test.released.wait(30)
                 self.close_connection = True
             case "slow":
-                time.sleep(SECONDS_OF_SLOW)
+                self.server_of_test.released.wait(SECONDS_OF_SLOW)
                 self.close_connection = True
             case "reset":
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -128,8 +129,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, b"<html><body>Gateway</body></html>", kind="text/html")
             case "429":
                 self._send(429, {"error": {"message": "slow down", "code": "rate_limit"}}, wait="0.05")
-            case _:
-                self._send(int(fault[:3]), {"error": json.loads(fault[4:] or '{"message": "no"}')})
+            case "500" | "503":
+                self._send(int(fault), {"error": {"message": "no"}})
+            case _:  # "!404 {...}"
+                self._send(int(fault[1:4]), {"error": json.loads(fault[5:])})
 
     def _send(self, status: int, body: object, kind: str = "application/json", wait: str = "") -> None:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -170,6 +173,6 @@ def _instruction(drawn: random.Random) -> str:
 
 
 def faults_at_first(digest: str, arrival: int) -> str:
-    """Two requests of three meet one fault or two before they are answered."""
-    drawn = random.Random(f"{digest}")
-    return "" if arrival >= drawn.randint(0, 2) else random.Random(f"{digest} {arrival}").choice(FAULTS)
+    """Two requests of three meet one fault or two before they are answered; slow ones, which take a second, are few."""
+    n_faults, drawn = random.Random(digest).randint(0, 2), random.Random(f"{digest} {arrival}")
+    return "" if arrival >= n_faults else drawn.choices(FAULTS, [0.2] + [1] * (len(FAULTS) - 1))[0]

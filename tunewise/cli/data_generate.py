@@ -97,11 +97,12 @@ def generate(
 
 
 def _teacher(address: "Address", key: str, seed: int) -> "Teacher":
-    from tunewise.models.load import load_base
-    from tunewise.teacher import Endpoint, Local
-    from tunewise.teacher.endpoint import is_url
+    from tunewise.teacher.endpoint import Endpoint, is_url
 
-    if not is_url(address.url):
+    if not is_url(address.url):  # torch is not needed but here
+        from tunewise.models.load import load_base
+        from tunewise.teacher.local import Local
+
         return Local(load_base(address.url), seed=seed, batch_size=address.concurrency)
     if key and key not in os.environ:
         raise UserError(f"there is no environment variable {key}", f"export {key}=..., which is never written anywhere")

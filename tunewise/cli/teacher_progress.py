@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tunewise.report.words import count
 from tunewise.teacher.budget import Budget
 
 SECONDS_BETWEEN_LINES = 30.0  # where nobody watches
@@ -42,7 +41,7 @@ class TeacherProgress:
 
     def __call__(self, n_rows: int, budget: Budget) -> None:
         """So many rows are kept, and so much was spent."""
-        told = f"{count(budget.n_answered)} answers, {count(budget.used)} tokens"
+        told = f"{budget.n_answered:,} answers, {budget.used:,} tokens"
         self._bar.update(self._task, completed=n_rows, told=told)
         if not self._console.is_terminal and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._console.print(f"{n_rows} rows  {told}", soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from tunewise.teacher.endpoint import Address, Endpoint
 from tunewise.teacher.generate import generate
-from tunewise.teacher.local import Local
 from tunewise.teacher.settings import Extent, Wanted
 
-__all__ = ["Address", "Endpoint", "Extent", "Local", "Wanted", "generate"]
+__all__ = ["Address", "Endpoint", "Extent", "Wanted", "generate"]

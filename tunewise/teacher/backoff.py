@@ -1,5 +1,6 @@
 """Waiting before a request is sent again: exponential back-off with jitter, and what the endpoint itself asks for."""
 
+import math
 import random
 import threading
 import time
@@ -16,7 +17,8 @@ def retry_after(header: str | None) -> float:
     if not header:
         return 0.0
     try:
-        return max(0.0, float(header))
+        seconds = float(header)
+        return max(0.0, seconds) if math.isfinite(seconds) else 0.0
     except ValueError:
         pass
     try:

@@ -103,6 +103,7 @@ class Endpoint:
             seconds = backoff.seconds(n_failed, asked)
             if asked:
                 backoff.close_for(asked)
+                logger.info("%s asks for a wait of %.3g s", self._address.url, asked)
 
     def _send(self, request: Request, payload: dict[str, Any]) -> tuple[Reply | Trouble, float]:
         """One sending: what came of it, and the seconds to wait that the endpoint asks for."""

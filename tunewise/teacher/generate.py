@@ -37,18 +37,18 @@ def generate(
     folder = Path(out)
     digest = files.sha256(source)
     wanted = wanted.model_copy(update={"teacher": teacher.name, "source": digest, "template": VERSION})
+    outputs = wanted.kind == "outputs"
+    asked, seeds = (read_prompts(source), []) if outputs else ([], read_seeds(source))
+    n = min(extent.n or len(asked), len(asked)) if outputs else extent.n or N_ROWS
     budget, account = Budget(extent.max_requests, extent.max_tokens), Account()
     with files.held(folder / "RUNNING"), Interrupts() as interrupts:
-        _same_run(folder, wanted)
         journal = Journal(folder / JOURNAL, budget)
+        _same_run(folder, wanted, journal)
         desk = Desk(teacher, journal, budget, interrupts, told or (lambda n, budget: None))
-        if wanted.kind == "outputs":
-            asked = read_prompts(source)
-            n = min(len(asked), extent.n or len(asked))
-            rows = Outputs(asked, wanted, desk, account).run(n)
-        else:
-            n = extent.n or N_ROWS
-            rows = SelfInstruct(read_seeds(source), wanted, desk, account).run(n)
+        maker = Outputs(asked, wanted, desk, account) if outputs else SelfInstruct(seeds, wanted, desk, account)
+        rows = maker.run(n)
+        if desk.failure and not budget.n_answered:
+            raise desk.failure
         summary = {
             "folder": str(folder),
             "teacher": teacher.name,
@@ -72,15 +72,13 @@ def _kept(folder: Path, budget: Budget) -> str:
     return f"the {budget.n_answered:,} answers in {folder / JOURNAL} are kept, and the same command goes on from there"
 
 
-def _same_run(folder: Path, wanted: Wanted) -> None:
-    """Write down what is asked for; UserError where the folder holds what was asked for otherwise."""
-    if not (folder / ASKED).is_file():
-        if (folder / JOURNAL).is_file():
-            raise UserError(f"{folder} has a {JOURNAL} but no {ASKED}, which says how it was made", "name a new folder")
-        files.write_text(folder / ASKED, dump_yaml(wanted))
-        return
-    before, now = read_yaml(folder / ASKED), wanted.model_dump(mode="json")
-    other = next((name for name, value in now.items() if before.get(name) != value), None)
-    if other is not None:
-        told = "of another file" if other == "source" else f"with {other} {before.get(other)}, not {now[other]}"
-        raise UserError(f"{folder} holds a run {told}", "name a new folder, or ask for the same")
+def _same_run(folder: Path, wanted: Wanted, journal: Journal) -> None:
+    """Write down what is asked for; UserError where the folder has answers to what was asked for otherwise."""
+    now = wanted.model_dump(mode="json")
+    if journal.replies:
+        before = read_yaml(folder / ASKED)
+        other = next((name for name, value in now.items() if before.get(name) != value), None)
+        if other is not None:
+            told = "of another file" if other == "source" else f"with {other} {before.get(other)}, not {now[other]}"
+            raise UserError(f"{folder} holds a run {told}", "name a new folder, or ask for the same")
+    files.write_text(folder / ASKED, dump_yaml(now))

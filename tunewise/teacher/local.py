@@ -1,7 +1,9 @@
 """A teacher on this machine: any base that writes, a batch of requests at a time."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor
 
@@ -18,19 +20,32 @@ from tunewise.teacher.teacher import Stopping
 
 
 @dataclass(frozen=True)
-class _Numbered(Sampling):
-    """Draws for each prompt by the key of its request, so that no answer depends on what else is asked."""
+class _Drawing(Sampling):
+    """Draws for each prompt by the key of its request, so that no answer depends on what else is asked, and counts."""
 
     keys: tuple[str, ...] = ()
+    end_id: int | None = None
+    takes_best: bool = False
+    """The most probable token is taken, and nothing drawn."""
+    n_written: Counter[int] = field(default_factory=Counter)
+    """Tokens of each answer, the end among them."""
+    ended: set[int] = field(default_factory=set)
+    """Answers that came to their end by themselves."""
 
     def chooser(self) -> Choose:
-        choose = super().chooser()
-        numbers = {index: int.from_bytes(key.encode()) for index, key in enumerate(self.keys)}
+        draw = super().chooser()
+        numbers = [int.from_bytes(key.encode()) for key in self.keys]
 
-        def of_keys(logits: Tensor, prompts: Sequence[int]) -> Tensor:
-            return choose(logits, [numbers[index] for index in prompts])
+        def choose(logits: Tensor, prompts: Sequence[int]) -> Tensor:
+            best = logits.argmax(dim=-1) if self.takes_best else None
+            tokens = draw(logits, [numbers[index] for index in prompts]) if best is None else best
+            for index, token in zip(prompts, tokens.tolist(), strict=True):
+                if index not in self.ended:  # an encoder-decoder writes on until its whole batch has ended
+                    self.n_written[index] += 1
+                    self.ended.update([index] if token == self.end_id else [])
+            return tokens
 
-        return of_keys
+        return choose
 
 
 class Local:
@@ -47,7 +62,8 @@ class Local:
 
     @property
     def name(self) -> str:
-        return self._base.name
+        """The base's, and what tells its weights from those of another training."""
+        return f"{Path(self._base.name).name}@{self._base.fingerprint[:8]}"
 
     @property
     def chats(self) -> bool:
@@ -79,18 +95,23 @@ class Local:
         longest = self._base.longest
         n_new = min(first.max_tokens, longest // 2) if longest else first.max_tokens
         prompts = [self._ids(request.text, longest - n_new if longest else None) for request in batch]
-        sampling = None
-        if first.temperature:
-            keys = tuple(request.key for request in batch)
-            sampling = _Numbered(first.temperature, first.top_p, self._seed, keys=keys)
-        how = Decoding(n_new, first.stops, sampling)
+        drawing = _Drawing(
+            first.temperature or 1.0, first.top_p, self._seed, keys=tuple(request.key for request in batch),
+            end_id=self._tokenizer.eos_token_id, takes_best=not first.temperature,
+        )  # fmt: skip
+        how = Decoding(n_new, first.stops, drawing)
         if self._base.anatomy.kind == ENCODER_DECODER:
             texts = write(self._base, prompts, how, batch_size=self._batch_size)
         else:
             texts = decode(self._base.model, self._tokenizer, prompts, how, batch_size=self._batch_size)
-        written = [len(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in texts]
         return [
-            Reply(text, len(ids), n, was_cut=n >= n_new) for text, ids, n in zip(texts, prompts, written, strict=True)
+            Reply(
+                text,
+                prompt_tokens=len(ids),
+                completion_tokens=drawing.n_written[index],
+                was_cut=drawing.n_written[index] == n_new and index not in drawing.ended,
+            )
+            for index, (text, ids) in enumerate(zip(texts, prompts, strict=True))
         ]
 
     def _ids(self, text: str, room: int | None) -> list[int]:

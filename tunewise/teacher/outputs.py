@@ -56,7 +56,7 @@ class Outputs:
             for one, request, reply in zip(asked, requests, self._desk.ask(requests)):
                 if reply is None:
                     continue
-                output = parsing.plain(reply.text)
+                output = parsing.without_thought(reply.text)
                 why = "refused by the teacher" if reply.refused else "answer cut short" if reply.was_cut else ""
                 why = why or filters.why_no_output(one.instruction, one.input, output)
                 if why:
@@ -78,5 +78,5 @@ class Outputs:
     def _request(self, one: Prompt) -> Request:
         chats = self._desk.teacher.chats
         text = prompts.answer(one.instruction, one.input, chats)
-        stops = () if chats else ("\nTask:",)
+        stops = () if chats else ("\nHuman:",)
         return Request(f"line/{one.line}", text, TOKENS + self._wanted.thinking_tokens, stops)

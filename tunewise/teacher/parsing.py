@@ -7,9 +7,8 @@ on begin in the middle of a line. Both are read; what cannot be is told by a rea
 import re
 from dataclasses import dataclass
 
-_THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.S)
-_FENCE = re.compile(r"^\s*```[^\n`]*$", re.M)
-_MARK = re.compile(r"^[ \t#>*_]*(?:task[ \t]*)?(\d{1,3})[ \t]*[.:)][ \t*_]*", re.I | re.M)
+_FENCED = re.compile(r"```[^\n`]*\n(((?!```).)*)```", re.S)
+_MARK = re.compile(r"^[ \t#>*_]*(task[ \t]*)?(\d{1,3})[ \t]*[.:)][ \t*_]*", re.I | re.M)
 _FIELD = re.compile(
     r"^[ \t#>*_]*(task|instruction|(?:class )?label|input|output|answer)[ \t]*\d*[ \t]*[*_]*:[*_]*", re.I | re.M
 )
@@ -17,9 +16,17 @@ _BULLET = re.compile(r"^\s*[-*•–]\s+")
 _NO_INPUT = re.compile(r"[\s<(\[\"'*]*(?:none|no ?input|n/?a|not needed|-|–)?[\s>)\].\"'*]*", re.I)
 
 
+def without_thought(text: str) -> str:
+    """The text without what a reasoning model thought before it; "" where it did not come to an end."""
+    _, closed, rest = text.rpartition("</think>")
+    return "" if not closed and text.lstrip().startswith("<think>") else rest.strip()
+
+
 def plain(text: str) -> str:
-    """The text without what a reasoning model thought before it, and without fences."""
-    return _FENCE.sub("", _THOUGHT.sub("", text)).strip()
+    """The same, and without a fence around the whole of it."""
+    answer = without_thought(text)
+    fenced = _FENCED.fullmatch(answer)
+    return fenced[1].strip() if fenced else answer
 
 
 def numbered(text: str, first: int) -> list[str]:
@@ -29,12 +36,14 @@ def numbered(text: str, first: int) -> list[str]:
     is no number at all; otherwise it is a greeting.
     """
     marks = list(_MARK.finditer(text))
+    # an input may hold a numbered list of its own
+    marks = [mark for mark in marks if mark[1]] or marks
     if not marks:
         parts = [_BULLET.sub("", line) for line in text.split("\n") if _BULLET.match(line)] or text.split("\n\n")[:1]
     else:
         ends = [mark.start() for mark in marks[1:]] + [len(text)]
         parts = [text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
-        if int(marks[0][1]) == first + 1:
+        if int(marks[0][2]) == first + 1:
             parts.insert(0, text[: marks[0].start()])
     return [stripped for part in parts if (stripped := part.strip(" \t\n*_"))]
 
@@ -42,8 +51,8 @@ def numbered(text: str, first: int) -> list[str]:
 def one_instruction(part: str) -> str:
     """An instruction on one line, without the label and the quotation marks around it."""
     line = " ".join(re.sub(r"^(?:task|instruction)\s*:\s*", "", part, flags=re.I).split())
-    quoted = len(line) > 2 and line[0] + line[-1] in ('""', "“”", "''")
-    return line[1:-1].strip() if quoted else line
+    quoted = re.fullmatch(r"""["“']([^"“”']+)["”']""", line)
+    return quoted[1].strip() if quoted else line
 
 
 def yes_or_no(text: str) -> bool | None:

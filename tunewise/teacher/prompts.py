@@ -88,10 +88,10 @@ def whole(shown: Sequence[Task], n_new: int) -> str:
 
 
 def answer(instruction: str, given: str, chats: bool) -> str:
-    """Asks for the output alone: bare to a model that chats, with labels to one that writes on."""
+    """Asks for the output alone: bare where a model chats, and else as tunewise trains such rows."""
     if chats:
         return f"{instruction}\n\n{given}" if given else instruction
-    return f"Task: {instruction}\n" + (f"Input: {given}\n" if given else "") + "Output:"
+    return f"Human: {instruction}\n" + (f"{given}\n" if given else "") + "Assistant:"
 
 
 def _filled(given: str, output: str) -> str:
