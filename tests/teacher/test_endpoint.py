@@ -204,6 +204,7 @@ def test_fields_that_a_model_refuses_are_left_out() -> None:
         ({"choices": [{"message": {"content": [{"type": "text", "text": "a"}, {"text": "b"}]}}]}, "ab"),
         ({"choices": [{"message": {"content": "half \ud800"}}]}, "half ?"),
         ({"choices": [{"text": "written on"}]}, "written on"),
+        ({"choices": [{"text": "x"}], "usage": {"prompt_tokens": -5, "completion_tokens": 1}}, "x"),
     ],
 )
 def test_texts_in_every_wrapping(body: dict[str, Any], text: str) -> None:

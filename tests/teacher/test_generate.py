@@ -111,14 +111,16 @@ def test_a_run_goes_on_from_any_cap_with_other_threads(undisturbed: list[Any], s
     with Server(writes, faults_at_first) as server:
         sizes, cap = [], 0
         while len(sizes) < 40 and (not sizes or sizes[-1] < 40):
-            cap += drawn.randint(5, 60)
+            cap += drawn.randint(5, 40)
             found = carried_out(server, seeds, tmp_path, max_requests=cap, concurrency=drawn.randint(1, 8))
             assert server.n_arrived == found["requests"] <= cap, "the cap holds over all processes"
             sizes.append(found["rows"])
+            assert read_jsonl(tmp_path / "rows.jsonl") == undisturbed[: sizes[-1]]
             if found["rows"] < 40:
                 assert found["requests"] == cap
                 assert "requests were sent, and no more than" in found["stopped"]
-        assert len(sizes) >= 3
+        assert len(set(sizes)) >= 4, sizes
+        assert sizes == sorted(sizes)
         assert set(server.answered.values()) == {1}
         before = server.n_arrived
         carried_out(server, seeds, tmp_path)
@@ -221,7 +223,7 @@ def test_an_endpoint_that_dies_leaves_what_it_answered(undisturbed: list[Any], s
             carried_out(server, seeds, tmp_path)
         assert "answers in" in told.value.hint
         rows = read_jsonl(tmp_path / "rows.jsonl")
-        assert all(row in undisturbed for row in rows)
+        assert rows == undisturbed[: len(rows)]
         server.fault = lambda digest, arrival: ""
         summary = carried_out(server, seeds, tmp_path)
         assert summary["requests"] == server.n_arrived, "what was sent in vain counts as well"
@@ -237,6 +239,36 @@ def test_a_teacher_that_repeats_itself_ends_the_run(seeds: Path, tmp_path: Path)
     assert found["stopped"] == "2 rounds in a row brought nothing new"
     rejected = found["proposals"]["instructions"]["rejected"]
     assert rejected["instruction like another"] == found["proposals"]["instructions"]["proposed"] - 1
+
+
+def test_every_proposal_is_accounted_for_once(seeds: Path, tmp_path: Path) -> None:
+    """Of each instruction that is new there is an example, kept or rejected; the sums are those of the files."""
+
+    def answer(asked: str) -> str:
+        drawn = random.Random(f"x {asked}")
+        return drawn.choice(["Perhaps.", "", "I'm sorry, I can't."]) if drawn.random() < 0.3 else writes(asked)
+
+    with Server(answer) as server:
+        found = carried_out(server, seeds, tmp_path)
+    rejected = read_jsonl(tmp_path / "rejected.jsonl")
+    assert found["proposals"]["examples"]["kept"] == found["rows"] == 40
+    for what, row in found["proposals"].items():
+        reasons = Counter(entry["why"] for entry in rejected if entry["what"] == what)
+        assert row["rejected"] == dict(reasons)
+        assert row["proposed"] == row["kept"] + reasons.total()
+    of_examples = found["proposals"]["examples"]["rejected"]
+    assert {"neither yes nor no to classification", "empty answer", "no output in the answer"} <= of_examples.keys()
+    places = {entry["request"].rsplit("/", 1)[0] for entry in rejected if entry["what"] == "examples"}
+    places |= {row["origin"]["request"].rsplit("/", 1)[0] for row in read_jsonl(tmp_path / "rows.jsonl")}
+    assert len(places) <= found["proposals"]["instructions"]["kept"]
+
+
+@pytest.mark.parametrize(("api", "stops"), [("chat", False), ("completions", True)])
+def test_a_model_that_writes_on_is_stopped(seeds: Path, tmp_path: Path, api: str, stops: bool) -> None:
+    with Server(writes) as server:
+        endpoint = Endpoint(Address(server.url, api=api, **QUICK))
+        assert generate(endpoint, seeds, tmp_path, Wanted(), Extent(10))["rows"] == 10
+    assert {"stop" in payload for payload in server.payloads} == {stops}
 
 
 def test_empty_answers_are_answers(seeds: Path, tmp_path: Path) -> None:
@@ -289,7 +321,7 @@ def test_outputs_alone(tmp_path: Path) -> None:
 
 def test_a_folder_goes_on_with_the_same_run_alone(seeds: Path, tmp_path: Path) -> None:
     with Server(writes) as server:
-        carried_out(server, seeds, tmp_path, n=5)
+        carried_out(server, seeds, tmp_path, n=5, concurrency=1)
         with pytest.raises(UserError, match="holds a run with seed 0, not 1"):
             carried_out(server, seeds, tmp_path, n=5, seed=1)
         other = tmp_path / "seeds.jsonl"

@@ -1,8 +1,9 @@
 """Many requests at once, on threads: as many as the budget admits, none lost when some of them fail."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from queue import Empty, SimpleQueue
 
 from tunewise.teacher.budget import Budget
 from tunewise.teacher.exchange import Reply, Request
@@ -10,53 +11,65 @@ from tunewise.teacher.teacher import Stopping, Unanswered
 
 SECONDS_BETWEEN_LOOKS = 0.1
 
+Ask = Callable[[Request], Reply]
+Outcome = tuple[Request, Reply | Exception]
+
 
 class Stopped(Exception):
     """A request was not sent, or not again, since all are to stop."""
 
 
 def at_once(
-    ask: Callable[[Request], Reply],
-    requests: Sequence[Request],
-    n_threads: int,
-    budget: Budget,
-    stopping: Stopping,
-    stop: Callable[[], None],
+    ask: Ask, requests: Sequence[Request], n_threads: int, budget: Budget, stopping: Stopping, stop: Callable[[], None]
 ) -> Iterator[tuple[Request, Reply]]:
     """Replies in the order in which they come. `stop` wakes those who wait to send again.
 
     After the first Unanswered nothing more begins; it is raised when all that was under way is over.
     """
-    waiting, running = deque(requests), {}
+    waiting, n_running = deque(requests), 0
+    todo: SimpleQueue[Request | None] = SimpleQueue()
+    done: SimpleQueue[Outcome] = SimpleQueue()
     failed: Unanswered | None = None
-    with ThreadPoolExecutor(n_threads) as pool:
-        try:
-            while True:
-                if failed or stopping():
-                    waiting.clear()
-                    stop()
-                while waiting and len(running) < n_threads and budget.admits(waiting[0]):
-                    request = waiting.popleft()
-                    running[pool.submit(ask, request)] = request
-                if not running:
-                    break
-                for future in wait(running, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED).done:
-                    request = running.pop(future)
-                    try:
-                        reply = _result(future)
-                    except Unanswered as error:
-                        failed, reply = failed or error, None
-                    budget.settle(request, reply)
-                    if reply is not None:
-                        yield request, reply
-        finally:
-            stop()
+    threads = [
+        # daemons, which a second Ctrl-C does not wait for
+        threading.Thread(target=_work, args=(ask, todo, done), daemon=True)
+        for _ in range(min(n_threads, len(requests)))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        while True:
+            if failed or stopping():
+                waiting.clear()
+                stop()
+            while waiting and n_running < len(threads) and budget.admits(waiting[0]):
+                todo.put(waiting.popleft())
+                n_running += 1
+            if not n_running:
+                break
+            try:
+                request, outcome = done.get(timeout=SECONDS_BETWEEN_LOOKS)
+            except Empty:
+                continue
+            n_running -= 1
+            budget.settle(request, outcome if isinstance(outcome, Reply) else None)
+            if isinstance(outcome, Reply):
+                yield request, outcome
+            elif isinstance(outcome, Unanswered):
+                failed = failed or outcome
+            elif not isinstance(outcome, Stopped):
+                raise outcome
+    finally:
+        stop()
+        for _ in threads:
+            todo.put(None)
     if failed:
         raise failed
 
 
-def _result(future: Future[Reply]) -> Reply | None:
-    try:
-        return future.result()
-    except Stopped:
-        return None
+def _work(ask: Ask, todo: "SimpleQueue[Request | None]", done: "SimpleQueue[Outcome]") -> None:
+    while (request := todo.get()) is not None:
+        try:
+            done.put((request, ask(request)))
+        except Exception as error:  # told where it is waited for
+            done.put((request, error))

@@ -1,12 +1,16 @@
 """Where a run asks its teacher: each request once, whatever stops the run, and why it stopped."""
 
+import logging
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 
 from tunewise.teacher.budget import Budget
 from tunewise.teacher.exchange import Reply, Request
 from tunewise.teacher.journal import Journal, ask_all
 from tunewise.teacher.teacher import Teacher, Unanswered
 from tunewise.training.interrupt import Interrupts
+
+logger = logging.getLogger(__name__)
 
 Watcher = Callable[[int, Budget], None]
 """Told how many rows are kept, and what was spent, whenever either changes."""
@@ -27,8 +31,16 @@ class Desk:
     def is_open(self) -> bool:
         return not self.why_stopped
 
-    def ask(self, requests: Sequence[Request]) -> list[Reply | None]:
-        """The reply to each request; None for what was not answered, after which nothing is sent any more."""
+    def ask(self, requests: Sequence[Request]) -> list[Reply]:
+        """The replies to the requests, in order, up to the first that was not answered; then the desk is closed.
+
+        What was answered behind that one is in the journal, and used when the run goes on: so the rows of a run that
+        was stopped are the first of those that it ends with.
+        """
+        replies = self._replies(requests)
+        return [reply for reply in takewhile(lambda reply: reply is not None, replies) if reply is not None]
+
+    def _replies(self, requests: Sequence[Request]) -> list[Reply | None]:
         try:
             replies = ask_all(requests, self.teacher, self._journal, self.budget, self._stopping)
         except Unanswered as error:
@@ -52,4 +64,6 @@ class Desk:
 
     def _stopping(self) -> bool:
         self._told(self._n_kept, self.budget)
+        if self._interrupts.requested:
+            logger.warning("waiting for the answers under way, which are paid for; a second Ctrl-C does not")
         return bool(self._interrupts.requested or self.why_stopped)

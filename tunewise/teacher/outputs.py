@@ -54,8 +54,6 @@ class Outputs:
             asked = [one for one in self._asked[start : min(n, start + A_TIME)] if self._is_new(one, known)]
             requests = [self._request(one) for one in asked]
             for one, request, reply in zip(asked, requests, self._desk.ask(requests)):
-                if reply is None:
-                    continue
                 output = parsing.without_thought(reply.text)
                 why = "refused by the teacher" if reply.refused else "answer cut short" if reply.was_cut else ""
                 why = why or filters.why_no_output(one.instruction, one.input, output)

@@ -66,13 +66,14 @@ def _reply(response: Response, request: Request) -> Reply | Trouble:
         return Trouble(f"it answered without choices: {_start(response.text)}", passes=True)
     text, finish = _text(choices[0]), choices[0].get("finish_reason")
     usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
-    read_tokens, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if estimated := not (isinstance(read_tokens, int) and isinstance(written, int)):
-        read_tokens, written = estimate(request.text), estimate(text)
+    told = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    counted = [n for n in told if isinstance(n, int) and n >= 0]
+    if estimated := len(counted) < len(told):
+        counted = [estimate(request.text), estimate(text)]
     return Reply(
         text=text,
-        prompt_tokens=read_tokens,
-        completion_tokens=written,
+        prompt_tokens=counted[0],
+        completion_tokens=counted[1],
         was_cut=finish == "length",
         refused="the endpoint filtered the answer" if finish == "content_filter" else "",
         estimated=estimated,

@@ -75,10 +75,8 @@ class SelfInstruct:
                 self._whole_tasks(number, range(done, upto), generated, n)
             else:
                 candidates = list(self._candidates(number, range(done, upto), generated))
-                while candidates and len(self.rows) < n:
-                    missing = n - len(self.rows)
-                    self._examples(candidates[:missing], n)
-                    candidates = candidates[missing:]
+                while candidates and (missing := n - len(self.rows)) > 0:
+                    candidates = candidates[missing:] if self._examples(candidates[:missing], n) else []
             self._n_asked += upto - done
             done = upto
 
@@ -95,19 +93,23 @@ class SelfInstruct:
             parts = parsing.numbered(text, len(tasks) + 1) if text else []
             for index, part in enumerate(parts):
                 instruction = parsing.one_instruction(part)
-                was_cut = reply is not None and reply.was_cut and index == len(parts) - 1
+                was_cut = reply.was_cut and index == len(parts) - 1
                 if self._is_new(instruction, request.key, was_cut):
                     yield Candidate(instruction, f"{place}.{index}", tuple(task.id for task in tasks))
 
-    def _examples(self, candidates: Sequence[Candidate], n: int) -> None:
-        """Ask for the examples of instructions, of which it is asked first whether they are classifications."""
+    def _examples(self, candidates: Sequence[Candidate], n: int) -> bool:
+        """Ask for the examples of instructions, of which it is asked first whether they are classifications.
+
+        Whether all was answered.
+        """
         asked = [
             self._request(one.place, "class", prompts.is_classification(self._shown.mixed, one.instruction), ("\n\n",))
             for one in candidates
         ]
         known: list[tuple[Candidate, bool, Request]] = []
-        for one, request, reply in zip(candidates, asked, self._desk.ask(asked)):
-            text = self._text(request, reply, "instructions")
+        answers = self._desk.ask(asked)
+        for one, request, reply in zip(candidates, asked, answers):
+            text = self._text(request, reply, "examples")
             is_class = parsing.yes_or_no(text) if text else None
             if is_class is not None:
                 text = (
@@ -117,7 +119,7 @@ class SelfInstruct:
                 )
                 known.append((one, is_class, self._request(one.place, "example", text, ("\nTask:",))))
             elif text:
-                self._account.rejects("instructions", request.key, "neither yes nor no to classification", text)
+                self._account.rejects("examples", request.key, "neither yes nor no to classification", text)
         replies = self._desk.ask([request for _, _, request in known])
         for (one, is_class, request), reply in zip(known, replies):
             text = self._text(request, reply, "examples")
@@ -128,7 +130,8 @@ class SelfInstruct:
                 self._account.rejects("examples", request.key, found, text)
                 continue
             pairs = found if isinstance(found, list) else [found]
-            self._take(one, pairs, request, n, is_class=is_class, was_cut=reply is not None and reply.was_cut)
+            self._take(one, pairs, request, n, is_class=is_class, was_cut=reply.was_cut)
+        return len(answers) == len(asked) and len(replies) == len(known)
 
     def _whole_tasks(self, number: int, indices: range, generated: Sequence[Task], n: int) -> None:
         """Ask for instructions with their example, all in one."""
@@ -142,7 +145,7 @@ class SelfInstruct:
             text = self._text(request, reply, "instructions")
             parts = parsing.tasks(text, len(tasks) + 1) if text else []
             for index, part in enumerate(parts):
-                was_cut = reply is not None and reply.was_cut and index == len(parts) - 1
+                was_cut = reply.was_cut and index == len(parts) - 1
                 if not self._is_new(part.instruction, request.key, was_cut and part.output is None):
                     continue
                 if part.output is None:
@@ -187,16 +190,17 @@ class SelfInstruct:
         self._desk.kept(len(self.rows))
 
     def _request(self, place: str, kind: str, text: str, stops: tuple[str, ...]) -> Request:
-        """A request of one kind; new instructions are drawn, all else is the most probable."""
+        """A request of one kind; new instructions are drawn, all else is the most probable. `stops` end the answer of
+        a model that only writes on."""
         most = TOKENS[kind] + self._wanted.thinking_tokens
         draws = kind in ("instructions", "tasks")
         temperature, top_p = (self._wanted.temperature, self._wanted.top_p) if draws else (0.0, 1.0)
+        # a model that chats ends by itself, and one that thinks aloud could be stopped in its thoughts
+        stops = () if self._desk.teacher.chats else stops
         return Request(f"{place}/{kind}", text, most, stops, temperature, top_p)
 
-    def _text(self, request: Request, reply: Reply | None, what: str) -> str:
+    def _text(self, request: Request, reply: Reply, what: str) -> str:
         """What was answered; "" for nothing, which is written down."""
-        if reply is None:
-            return ""
         text = parsing.plain(reply.text)
         if reply.refused or not text:
             self._account.rejects(what, request.key, "refused by the teacher" if reply.refused else "empty answer",
