@@ -1,6 +1,10 @@
 """`tunewise data generate` as it is typed: a server on loopback, a small base, bad input."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -66,6 +70,24 @@ def test_keywords_are_chosen(tmp_path: Path) -> None:
     with Server(writes) as server:
         generated("--teacher", server.url, "-n", "20", "--keywords", "", "--out", tmp_path)
     assert any("picture" in row["instruction"] for row in read_jsonl(tmp_path / "rows.jsonl"))
+
+
+def test_a_second_signal_waits_for_nobody(tmp_path: Path) -> None:
+    with Server(writes, lambda digest, arrival: "hang") as server:
+        words = ["data", "generate", "--teacher", server.url, "--seeds", str(SEEDS), "--out", str(tmp_path), "-n", "20"]
+        process = subprocess.Popen([sys.executable, "-m", "tunewise", *words], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        while server.n_arrived < 3:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert "waiting for the answers under way" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        assert process.wait(10) == 130
+        assert time.monotonic() - start < 5, "threads that wait for an answer do not hold it"
+        assert "To go on:" in process.stderr.read()
+        assert not (tmp_path / "RUNNING").exists()
 
 
 @pytest.mark.parametrize(
