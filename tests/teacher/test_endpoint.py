@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -144,15 +145,17 @@ def test_a_wait_that_is_asked_for_is_kept() -> None:
         assert time.monotonic() - start >= 0.05
 
 
-def test_so_many_at_once_and_no_more() -> None:
-    def slowly(asked: str) -> str:
-        time.sleep(0.03)
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_so_many_at_once_and_no_more(concurrency: int) -> None:
+    together = threading.Barrier(concurrency)
+
+    def answer(asked: str) -> str:
+        together.wait(20)
         return echo(asked)
 
-    for concurrency in (1, 4):
-        with Server(slowly) as server:
-            assert len(asked_of(server, requests(12), concurrency=concurrency, timeout_seconds=5)) == 12
-        assert server.most_under_way == concurrency
+    with Server(answer) as server:
+        assert len(asked_of(server, requests(12), concurrency=concurrency, timeout_seconds=30)) == 12
+    assert server.most_under_way == concurrency
 
 
 @pytest.mark.parametrize("cap", [1, 5, 12])

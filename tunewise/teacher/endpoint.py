@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 OPTIONAL = ("temperature", "top_p", "stop")
 """Fields of a request without which it can be asked as well; some reasoning models refuse them."""
 HIDDEN = "***"
+SECONDS_TO_TELL = 10.0
+"""A wait of so many is told."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ class Endpoint:
             seconds = backoff.seconds(n_failed, asked)
             if asked:
                 backoff.close_for(asked)
-                logger.info("%s asks for a wait of %.3g s", self._address.url, asked)
+            if asked >= SECONDS_TO_TELL:
+                logger.info("%s asks for a wait of %.0f s", self._address.url, asked)
 
     def _send(self, request: Request, payload: dict[str, Any]) -> tuple[Reply | Trouble, float]:
         """One sending: what came of it, and the seconds to wait that the endpoint asks for."""

@@ -25,6 +25,8 @@ NEW = 8
 """Instructions asked for by one request."""
 MOST_EXAMPLES = 4
 """Kept of one instruction, so that classifications of many labels do not fill the set."""
+A_TIME = 64
+"""Instructions whose examples are asked for at a time; the rows are the same with any other number."""
 IDLE_ROUNDS = 2
 """Rounds in a row that keep nothing, after which nothing more is to be hoped for."""
 TOKENS = {"instructions": 1024, "class": 16, "example": 1024, "tasks": 3072}
@@ -75,8 +77,9 @@ class SelfInstruct:
                 self._whole_tasks(number, range(done, upto), generated, n)
             else:
                 candidates = list(self._candidates(number, range(done, upto), generated))
-                while candidates and (missing := n - len(self.rows)) > 0:
-                    candidates = candidates[missing:] if self._examples(candidates[:missing], n) else []
+                while candidates and len(self.rows) < n:
+                    n_next = min(A_TIME, n - len(self.rows))
+                    candidates = candidates[n_next:] if self._examples(candidates[:n_next], n) else []
             self._n_asked += upto - done
             done = upto
 
