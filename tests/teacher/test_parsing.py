@@ -1,6 +1,10 @@
 """Answers as chat models and models that write on set them."""
 
+import time
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tunewise.teacher import parsing
 
@@ -119,3 +123,34 @@ def test_thoughts_and_fences_are_no_answer() -> None:
     assert parsing.plain(code) == code
     two = "```\na\n```\nand\n```\nb\n```"
     assert parsing.plain(two) == two
+
+
+MARKS = ["Task 9:", "10.", "Task:", "Input:", "Output:", "Label:", "**", "```", "<think>", "</think>", "- "]
+PIECES = st.sampled_from([*MARKS, "\n", "\n\n", " ", "none", "yes", "boat", "1", '"', "é", "写"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PIECES, max_size=25).map("".join))
+def test_whatever_is_written_is_read_without_inventing_anything(text: str) -> None:
+    found = [*parsing.numbered(text, 9), parsing.plain(text)]
+    pair, labelled = parsing.pair(text), parsing.labelled(text)
+    found += [] if isinstance(pair, str) else pair
+    found += [] if isinstance(labelled, str) else [part for both in labelled for part in both]
+    for task in parsing.tasks(text, 9):
+        found += [task.input, task.output or ""]
+        assert task.instruction == "" or task.instruction.split()[0] in text
+    assert all(part in text for part in found)
+    assert parsing.yes_or_no(text) in (True, False, None)
+
+
+@pytest.mark.parametrize("filler", [" ", "\n", "*", "(", "#", "`", "<think>", "1.\n", "Input:\n", '"'])
+def test_a_teacher_that_never_stops_is_read_in_no_time(filler: str) -> None:
+    text, start = filler * 4000 + "x", time.process_time()
+    parsing.numbered(text, 9)
+    parsing.tasks(text, 9)
+    parsing.pair(text)
+    parsing.labelled(text)
+    parsing.yes_or_no(text)
+    parsing.one_instruction(text)
+    parsing.plain(text)
+    assert time.process_time() - start < 2

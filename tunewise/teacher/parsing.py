@@ -13,7 +13,7 @@ _FIELD = re.compile(
     r"^[ \t#>*_]*(task|instruction|(?:class )?label|input|output|answer)[ \t]*\d*[ \t]*[*_]*:[*_]*", re.I | re.M
 )
 _BULLET = re.compile(r"^\s*[-*•–]\s+")
-_NO_INPUT = re.compile(r"[\s<(\[\"'*]*(?:none|no ?input|n/?a|not needed|-|–)?[\s>)\].\"'*]*", re.I)
+_NO_INPUT = ("", "none", "no input", "noinput", "n/a", "na", "not needed", "-", "–")
 
 
 def without_thought(text: str) -> str:
@@ -111,7 +111,7 @@ def labelled(text: str) -> list[tuple[str, str]] | str:
 
 def without_none(given: str) -> str:
     """An input, "" where it says that there is none."""
-    return "" if _NO_INPUT.fullmatch(given) else given
+    return "" if given.strip(" \t\n<>()[].\"'*").lower() in _NO_INPUT else given
 
 
 @dataclass(frozen=True)

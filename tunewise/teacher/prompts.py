@@ -15,8 +15,8 @@ NO_INPUT = "none"
 
 _INSTRUCTIONS = """\
 Write new tasks for an assistant that reads and writes text. Each is one instruction in a sentence or two. Let them \
-differ from one another and from those given here in topic, verb and form, and let each be possible without pictures, \
-files or the internet. Write only the tasks, numbered on.
+differ from one another and from those given here in topic, verb and form, but not in their language, and let each be \
+possible without pictures, files or the internet. Write only the tasks, numbered on.
 """
 _CLASSES = """\
 Is the answer to the task always one of a few fixed labels? Answer yes or no.
@@ -32,8 +32,8 @@ then an input for which it is right.
 _WHOLE = """\
 Write new tasks for an assistant that reads and writes text: an instruction in a sentence or two, the input that it is \
 given, and the output that is right. Write "Input: none" where the instruction needs no input. Let the tasks differ \
-from one another and from those given here in topic, verb and form, and let each be possible without pictures, files \
-or the internet. Write only the tasks, numbered on.
+from one another and from those given here in topic, verb and form, but not in their language, and let each be \
+possible without pictures, files or the internet. Write only the tasks, numbered on.
 """
 
 EXAMPLES = (
