@@ -1,6 +1,6 @@
 """Which instructions and which examples are kept. Each filter says why not, or "" where it has nothing against them.
 
-Those of Self-Instruct, section 3.2 and its code, but for novelty, and of its successors where a comment says so.
+Those of Self-Instruct, section 2.2 and its code, but for novelty, and of its successors where a comment says so.
 """
 
 import re
