@@ -147,6 +147,27 @@ def test_a_disk_limit_is_told_and_leaves_everything_as_it_was(tmp_path):
     files.verify(tmp_path / "adapter")
 
 
+def test_what_was_paid_for_reaches_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    files.append_json(tmp_path / "log.jsonl", 1)
+    assert not synced
+    files.append_json(tmp_path / "log.jsonl", 2, durably=True)
+    assert len(synced) == 1
+    assert files.read_jsonl(tmp_path / "log.jsonl") == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "left"), [(b"1\n2\n", b"1\n2\n"), (b'1\n{"a', b"1\n"), (b"1", b""), (b"", b""), (b"\xc3", b"")]
+)
+def test_a_torn_line_is_dropped(tmp_path, content, left):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(content)
+    assert files.drop_torn_line(path) == len(content) - len(left)
+    assert path.read_bytes() == left
+    assert files.drop_torn_line(tmp_path / "none.jsonl") == 0
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_device_refuses_a_line():
     with pytest.raises(UserError, match="cannot write /dev/full: No space left on device"):

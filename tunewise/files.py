@@ -172,8 +172,22 @@ def write_jsonl(path: str | Path, rows: Iterable[object]) -> None:
     write_text(path, lines.encode("utf-8", "backslashreplace").decode())
 
 
-def append_json(path: str | Path, obj: object) -> None:
-    """Append one line of JSON to a log, unbuffered; NaN is refused. A line that does not fit is taken back whole."""
+def drop_torn_line(path: str | Path) -> int:
+    """Cut what a killed process wrote of its last line off a log; how many bytes went."""
+    if not Path(path).is_file():
+        return 0
+    with _told(path), Path(path).open("r+b") as stream:
+        content = stream.read()
+        whole = content.rfind(b"\n") + 1
+        stream.truncate(whole)
+    return len(content) - whole
+
+
+def append_json(path: str | Path, obj: object, *, durably: bool = False) -> None:
+    """Append one line of JSON to a log, unbuffered; NaN is refused. A line that does not fit is taken back whole.
+
+    `durably` waits until the disk has it: what it tells was paid for and cannot be had again.
+    """
     line = (_json(path, obj, indent=None) + "\n").encode()
     with _told(path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -183,6 +197,8 @@ def append_json(path: str | Path, obj: object) -> None:
                 written = stream.write(line)
                 while written < len(line):
                     written += stream.write(line[written:])
+                if durably:
+                    os.fsync(stream.fileno())
             except OSError:
                 with suppress(OSError):  # of a device; the reason to tell is the first one
                     stream.truncate(size)
