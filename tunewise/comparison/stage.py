@@ -14,6 +14,7 @@ from tunewise.files import Held
 from tunewise.methods.attach import count
 from tunewise.models.load import Base
 from tunewise.run import Recipe, base_of, plan, run
+from tunewise.run.prepare import drawn
 from tunewise.run.record import DONE, in_use_by
 from tunewise.run.trials import known
 
@@ -75,7 +76,7 @@ class Stage:
                 base, data = base_of(recipe, self.bases), recipe.data.model_dump_json()
                 tasks[data] = tasks.get(data) or load_task(recipe.data, base.tokenizer)
                 trains[arm] = trains.get(arm) or count(base.model, recipe.method) > 0
-                work = work_of(recipe, tasks[data], trains[arm])
+                work = work_of(recipe, drawn(tasks[data], recipe), trains[arm])
             planned.append(Planned(self.names[number], arm, number in done, **work))
         return planned
 
