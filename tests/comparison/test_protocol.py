@@ -119,3 +119,14 @@ def test_of_an_arm_that_trains_nothing_the_training_does_not_count():
 def test_what_is_wrong_is_named(fields, message):
     with pytest.raises(UserError, match=message):
         build_comparison({**TWO, **fields})
+
+
+def test_two_arms_that_are_one_run_are_refused_and_so_is_one_seed_for_all():
+    twice = {**TWO, "arms": {"a": "lora", "b": {"method": {"name": "lora", "rank": 8}}}}
+    with pytest.raises(UserError, match="the arms a and b are the same"):
+        build_comparison(twice)
+    assert len(build_comparison(twice, {"trials": 2}).recipes) == 2, (
+        "the rank of one is searched, that of the other not"
+    )
+    with pytest.raises(UserError, match="seed=5 would make all runs of an arm one"):
+        build_comparison(TWO, {"seed": 5})

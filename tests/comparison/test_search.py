@@ -14,6 +14,7 @@ from tunewise.comparison.search import points, search
 from tunewise.config import read_yaml
 from tunewise.errors import UserError
 from tunewise.methods import METHODS
+from tunewise.report.arms import read_arms
 from tunewise.run import build_recipe
 from tunewise.training.interrupt import Interrupted
 from tunewise.training.lane import Diverged
@@ -248,6 +249,21 @@ def test_workers_side_by_side_choose_what_one_process_chooses(done, place, tmp_p
         assert [rung["loss"] for rung in trial["rungs"]] == pytest.approx(
             [rung["loss"] for rung in want["rungs"]], 1e-4
         )
+
+
+def test_arms_whose_trials_and_winners_are_the_same_share_them(place, tmp_path):
+    """What one arm states is what the search of the other begins with: carried out once, told of both."""
+    model, data = place
+    arms = {"searched": "lora", "stated": {"method": {"name": "lora", "rank": 8}}}
+    quick = {"train.steps": 4, "train.batch_size": 8, "dtype": "float32", "retention": None, "trials": 2}
+    found = compare(data, model=model, methods=arms, seeds=(0, 1), out=tmp_path, overrides=quick)
+    assert len(list(tmp_path.rglob("trial.json"))) == 2
+    assert len(list(tmp_path.rglob("DONE"))) == 2
+    one, other = found["arms"]
+    assert one["folder"] == other["folder"]
+    (pair,) = found["verdict"]["pairs"]
+    assert (pair["gap"]["mean"], pair["p"]) == (0, 1)
+    assert [(arm.label, arm.seeds) for arm in read_arms(tmp_path)] == [("searched", (0, 1)), ("stated", (0, 1))]
 
 
 def test_data_without_dev_rows_or_with_other_rows_is_refused(place, done, tmp_path):

@@ -75,7 +75,7 @@ def test_the_page_is_one_well_formed_file_that_needs_nothing_else(root: Path, tm
 
 @pytest.mark.usefixtures("no_figures")
 def test_the_page_shows_every_arm_its_interval_and_its_proofs(root: Path) -> None:
-    page = render(read_runs(root), labels={"lora-1c": "LoRA", "full-6b": "full"})
+    page = render(read_runs(root), labels={"LoRA": "lora-1c", "full": "full-6b"})
     for method in (
         "frozen (shots=0)",
         "frozen (shots=8)",

@@ -148,7 +148,7 @@ def carry_out(
     names = [f"{label} seed {recipe.seed}" for (label, _), recipe in zip(jobs, in_order, strict=True)]
     found = Stage(in_order, places, names, [label for label, _ in jobs], bases, progress).carry_out(hands)
     done = [place for place, outcome in zip(places, found, strict=True) if not isinstance(outcome, Diverged)]
-    add_reload_proof(done, base_of(in_order[0], bases))
+    add_reload_proof(list(dict.fromkeys(done)), base_of(in_order[0], bases))
     return {label: [found[jobs.index((label, number))] for number in range(n_seeds)] for label in recipes}
 
 

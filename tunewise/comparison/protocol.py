@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -71,6 +72,8 @@ def build_comparison(fields: Mapping[str, Any], overrides: Mapping[str, Any] | N
     wrong, or unlike between arms.
     """
     changed = dict(overrides or {})
+    if "seed" in changed:
+        raise UserError(f"seed={changed['seed']} would make all runs of an arm one", "name the seeds: seeds")
     own = {name: fields[name] for name in Protocol.model_fields if name in fields}
     own |= {name: changed.pop(name) for name in Protocol.model_fields if name in changed}
     protocol = parse(Protocol, own)
@@ -81,7 +84,10 @@ def build_comparison(fields: Mapping[str, Any], overrides: Mapping[str, Any] | N
         label: tuple(_recipe(label, {**_merged(shared, of_arm), "seed": seed}, changed) for seed in protocol.seeds)
         for label, of_arm in arms_of(fields.get(ARMS, ())).items()
     }
-    unlike = check_alike({label: of_arm[0] for label, of_arm in recipes.items()}, protocol.allow_unlike)
+    first = {label: of_arm[0] for label, of_arm in recipes.items()}
+    if protocol.trials == 1:  # a search leaves alone what an arm states, and may part arms that begin alike
+        _refuse_twins(first)
+    unlike = check_alike(first, protocol.allow_unlike)
     return Comparison(protocol, recipes, unlike)
 
 
@@ -143,6 +149,13 @@ def _refuse_unknown(shared: Mapping[str, Any]) -> None:
         guess = nearest(name, [*own, *Recipe.model_fields])
         if name not in Recipe.model_fields and guess in own:
             raise UserError(f"no field named {name} (given {value!r})", f"did you mean {guess}?")
+
+
+def _refuse_twins(recipes: Mapping[str, Recipe]) -> None:
+    """Refuse two arms that are the same run: their seeds would tell nothing apart."""
+    for (one, mine), (other, theirs) in combinations(recipes.items(), 2):
+        if mine.model_dump() == theirs.model_dump():
+            raise UserError(f"the arms {one} and {other} are the same", "leave one out, or change a field of it")
 
 
 def _label(fields: Mapping[str, Any]) -> str:
