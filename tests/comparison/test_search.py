@@ -117,6 +117,25 @@ def test_arms_climb_together_and_those_that_diverge_are_out(tmp_path):
     assert lost["a"].told()["values"] == {RATE: 1e-4}
 
 
+def test_an_arm_of_fewer_trials_is_told_apart_at_the_end_too(tmp_path):
+    """Four stated points beside eight: by the metric at the end, not by the loss at half of the way."""
+    rates = [10.0**-power for power in range(8)]
+    candidates = {"eight": [{RATE: rate} for rate in rates], "four": [{RATE: rate} for rate in rates[:4]], "one": [{}]}
+    asked = []
+
+    def scores(rate, share):
+        return 100 - rate if share == 1 else 50 + rate
+
+    found = search(
+        {"eight": recipe(), "four": recipe("ia3"), "one": recipe("full")}, candidates, tmp_path, climbing(scores, asked)
+    )
+    assert [(share, len(of_rung)) for share, of_rung in asked] == [(0.25, 8), (0.5, 4 + 4), (1.0, 2 + 2)]
+    for label in ("eight", "four"):
+        told = found[label].told()
+        assert sum(trial["rungs"][-1]["share"] == 1 for trial in told["trials"]) == 2
+        assert told["values"] == {RATE: 0.1}, "the better of the last two by the metric"
+
+
 @pytest.fixture(scope="module", autouse=True)
 def without_reloads():
     """The reload of adapters in a fresh process takes seconds, and is tested elsewhere."""

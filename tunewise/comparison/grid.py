@@ -17,7 +17,7 @@ from tunewise.comparison.cluster import OnCluster, Ray
 from tunewise.comparison.following import GridWatcher, Unfollowed
 from tunewise.comparison.outcome import Outcome, failures
 from tunewise.comparison.protocol import ARMS, Arms, Comparison, build_comparison
-from tunewise.comparison.search import Search, at, points, search
+from tunewise.comparison.search import Search, at, points_of, search
 from tunewise.comparison.stage import Stage
 from tunewise.comparison.tables import rows_of, verdict_of
 from tunewise.comparison.workers import OneByOne, SideBySide, Workers
@@ -120,16 +120,11 @@ def searched(
 ) -> dict[str, Search]:
     """What dev chooses for each arm, out of the first points of its space, with the first seed."""
     first = {label: of_arm[0] for label, of_arm in comparison.recipes.items()}
-    n_trials = comparison.protocol.trials
-    candidates = {
-        label: points(recipe, n_trials, writes=base_of(recipe, bases).head.kind == "lm")
-        for label, recipe in first.items()
-    }
 
     def advance(names: Sequence[str], recipes: Sequence[Recipe], places: Sequence[Path], share: float) -> list[Outcome]:
         return Stage(recipes, places, names, names, bases, progress, share).carry_out(hands)
 
-    return search(first, candidates, root, advance)
+    return search(first, points_of(comparison, bases), root, advance)
 
 
 def carry_out(
