@@ -251,6 +251,7 @@ class Run:
             "method": self.recipe.method.name,
             "seed": self.recipe.seed,
             "test": test.metrics,
+            "n_test": len(test.predictions),
             "dev": None if dev is None else dev.metrics,
             "out_of_domain": out_of_domain,
             "retention": retention,
