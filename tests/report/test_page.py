@@ -113,6 +113,8 @@ def test_samples_beside_the_runs_are_shown(tmp_path: Path) -> None:
     assert "Was the soup good?" in page
     assert "(nothing)" in page
     assert "One seed a method" in page
+    assert "Not settled by one seed; so far take" in page
+    assert "take this" not in page
 
 
 @pytest.mark.usefixtures("no_figures")
