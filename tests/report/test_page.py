@@ -11,8 +11,12 @@ import pytest
 from rich.console import Console
 
 from tests.report.runs import ARMS, write_runs
+from tunewise.cli.console import results
+from tunewise.cli.progress import RunsProgress
+from tunewise.comparison.following import Planned
 from tunewise.errors import UserError
 from tunewise.report.arms import diverged_of, gather_arms, read_arms
+from tunewise.report.calibration_figure import calibration_figure, calibration_of
 from tunewise.report.decision import decide
 from tunewise.report.folders import read_runs
 from tunewise.report.page import render, write_page
@@ -238,6 +242,21 @@ def test_terminal_tables(root: Path) -> None:
     assert "passed" in text
     assert "on and on" in text
     assert max(map(len, text.splitlines())) <= 110
+
+
+def test_a_label_is_shown_as_it_is_written(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No formula in a figure, no style in a terminal, no tag on a page."""
+    label = "pay $x_{$ [/r=8] <b>"
+    arms = gather_arms(read_runs(root), {label: "lora-1c"})
+    print_comparison(results(), arms)
+    assert "pay $x_{$" in capsys.readouterr().out
+    with RunsProgress() as progress:
+        progress.planned([Planned(f"{label} seed 0", label)], 1)
+        progress.ends(0, {"test": {"accuracy": 80.0}, "seconds": 1.0})
+    assert "[/r=8] <b> seed 0" in capsys.readouterr().err
+    calibration = calibration_of([{"scores": {"a": 0.0, "b": -1.0}, "correct": True}])
+    assert calibration is not None
+    assert "pay $x_{$ [/r=8] &lt;b&gt;" in calibration_figure(arms, [(arms[0], calibration)])
 
 
 @pytest.mark.parametrize(
