@@ -130,3 +130,18 @@ def test_two_arms_that_are_one_run_are_refused_and_so_is_one_seed_for_all():
     )
     with pytest.raises(UserError, match="seed=5 would make all runs of an arm one"):
         build_comparison(TWO, {"seed": 5})
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"arms": 3}, "arms = 3: should be labels with fields, or a list"),
+        ({"arms": ["lora", [1]]}, r"arms: \[1\] is no method"),
+        ({"arms": {"a": {"method": "lora", 3: 4}}}, "a: 3 = 3: Keys should be strings"),
+        ({"allow_unlike": ["train.stepps"]}, r"no field of a recipe named 'train.stepps'"),
+    ],
+)
+def test_arms_and_fields_that_are_none_are_refused(fields, told):
+    with pytest.raises(UserError, match=told):
+        build_comparison({**TWO, **fields})
+    assert list(build_comparison({"data": "tiny:sentiment", "arms": "lora"}).recipes) == ["lora"]

@@ -244,6 +244,18 @@ def test_terminal_tables(root: Path) -> None:
     assert max(map(len, text.splitlines())) <= 110
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new"), [("metrics.json", '"sentiment"', '"other"'), ("recipe.yaml", "tiny", "big")]
+)
+def test_runs_of_several_tasks_or_bases_are_not_compared(file: str, old: str, new: str, tmp_path: Path) -> None:
+    write_runs(tmp_path, seeds=(0,))
+    assert read_arms(tmp_path)
+    path = next(tmp_path.rglob("lora-1c/seed0")) / file
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=r"are of 2 (tasks|bases)"):
+        read_arms(tmp_path)
+
+
 def test_a_label_is_shown_as_it_is_written(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No formula in a figure, no style in a terminal, no tag on a page."""
     label = "pay $x_{$ [/r=8] <b>"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tunewise.errors import UserError
+from tunewise.errors import UserError, unknown
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.run import Recipe
 
@@ -23,12 +23,14 @@ def check_alike(recipes: Mapping[str, Recipe], allowed: Sequence[str] = ()) -> d
     """Field -> label -> value, of the allowed fields (`train`, `train.steps`) in which arms differ.
 
     Of an arm that trains nothing the train section counts for nothing. UserError naming the first other field in which
-    two arms differ, with both values, and for arms on several bases, which are never compared.
+    two arms differ, with both values, for arms on several bases, which are never compared, and for an allowed
+    field that no recipe has.
     """
     bases = {tuple(recipe.model_dump()[name] for name in ON_THE_BASE) for recipe in recipes.values()}
     if len(bases) > 1:
         told = "; ".join(" ".join(filter(None, base)) for base in sorted(bases))
         raise UserError(f"the arms stand on {len(bases)} bases: {told}", "compare what stands on one base")
+    _refuse_unknown(allowed, next(iter(recipes.values())))
     flat = {label: dict(_flat(recipe)) for label, recipe in recipes.items()}
     unlike: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(name for fields in flat.values() for name in fields):
@@ -45,6 +47,14 @@ def check_alike(recipes: Mapping[str, Recipe], allowed: Sequence[str] = ()) -> d
             )
         unlike[name] = values
     return unlike
+
+
+def _refuse_unknown(allowed: Sequence[str], recipe: Recipe) -> None:
+    fields = recipe.model_dump(mode="json")
+    inner = [f"{name}.{key}" for name, value in fields.items() if isinstance(value, dict) for key in value]
+    for name in allowed:
+        if name not in fields and not _is_in(name, inner):
+            raise unknown("field of a recipe", name, [*fields, *inner])
 
 
 def _flat(recipe: Recipe) -> Iterator[tuple[str, Any]]:

@@ -96,13 +96,17 @@ def arms_of(methods: Arms) -> dict[str, Mapping[str, Any]]:
 
     A method (its name, its name and fields, or a `Method`) is an arm of its own name.
     """
+    if not isinstance(methods, Mapping | Sequence):
+        raise UserError(f"arms = {methods!r}: should be labels with fields, or a list", "write  arms: [lora, bitfit]")
     if isinstance(methods, Mapping):
         arms = {str(label): {"method": arm} if isinstance(arm, str) else arm for label, arm in methods.items()}
         if wrong := [label for label, arm in arms.items() if not isinstance(arm, Mapping)]:
             raise UserError(f"the arm {wrong[0]} has no fields", "write  label: {method: lora}  or  label: lora")
     else:
         arms = {}
-        for method in methods:
+        for method in [methods] if isinstance(methods, str) else methods:
+            if not isinstance(method, str | Mapping | Method):
+                raise UserError(f"arms: {method!r} is no method", "name it, as in lora, or give {name: lora, rank: 4}")
             fields = method.configuration() if isinstance(method, Method) else method
             label = fields if isinstance(fields, str) else _label(fields)
             if label in arms:
@@ -121,7 +125,7 @@ def is_comparison(fields: Mapping[str, Any]) -> bool:
 def _recipe(label: str, fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:
     if "method" not in fields:
         raise UserError(f"the arm {label} has no method", f"write  {label}: {{method: lora}}")
-    dotted = {name: value for name, value in fields.items() if "." in name}
+    dotted = {name: value for name, value in fields.items() if "." in str(name)}
     sections = {name: value for name, value in fields.items() if name not in dotted}
     try:
         return build_recipe(sections, {**overrides, **dotted})

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tunewise.errors import UserError
 from tunewise.files import read_json
 from tunewise.report.folders import Run, read_run, read_runs
 from tunewise.stats import Interval, mean_interval
@@ -123,9 +124,25 @@ def arms_of(root: Path) -> list[dict[str, Any]]:
 
 
 def runs_of(root: Path) -> list[Run]:
-    """The runs of the comparison in `root`, or else every finished run below it; UserError when there is none."""
+    """The runs of the comparison in `root`, or else every finished run below it.
+
+    UserError when there is none, and for runs of several tasks or bases, whose scores say nothing of each other.
+    """
     places = dict.fromkeys(root / arm["folder"] / f"seed{seed}" for arm in arms_of(root) for seed in arm["seeds"])
-    return [read_run(place) for place in places] or read_runs(root)
+    if places:
+        return [read_run(place) for place in places]
+    runs = read_runs(root)
+    for what, found in (
+        ("tasks", [str(run.metrics.get("task")) for run in runs]),
+        ("bases", [str(run.recipe.get("model")) for run in runs]),
+    ):
+        several = sorted(set(found))
+        if len(several) > 1:
+            raise UserError(
+                f"the runs below {root} are of {len(several)} {what}: {', '.join(several[:8])}",
+                f"give a folder of one, such as {runs[0].folder.parent.parent}",
+            )
+    return runs
 
 
 def labels_of(root: Path) -> dict[str, str]:
