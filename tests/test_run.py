@@ -237,6 +237,8 @@ def test_in_context_learning_is_a_run_as_any_other(place, base, tmp_path):
     assert (found["shots"], found["seed"], found["metrics"]) == (2, 3, metrics["test"])
     bare = evaluate(model=asked.model, data=asked.data.path, shots=2, overrides={"seed": 3, "dtype": "float32"})
     assert bare["metrics"] == metrics["test"]
+    none = evaluate(tmp_path / "run", shots=0)
+    assert (none["shots"], none["serving_tokens"]) == (0, 0), "it may be asked without its demonstrations"
 
 
 @pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
