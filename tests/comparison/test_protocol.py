@@ -87,6 +87,14 @@ def test_what_would_decide_beside_the_method_is_refused_by_name(name):
         assert found.unlike == {name: {"a": one, "b": one, "c": other}}
 
 
+def test_a_test_set_that_one_arm_alone_is_asked_is_refused():
+    arms = {"a": "lora", "b": {"method": "ia3", "out_of_domain": {"twin": "twin.csv"}}}
+    with pytest.raises(UserError, match=r"unlike arms: out_of_domain\.twin is None for a and"):
+        build_comparison({**TWO, "arms": arms})
+    for allowed in ("out_of_domain", "out_of_domain.twin"):
+        assert list(build_comparison({**TWO, "arms": arms, "allow_unlike": [allowed]}).unlike) == ["out_of_domain.twin"]
+
+
 def test_of_an_arm_that_trains_nothing_the_training_does_not_count():
     arms = {
         "a": "frozen",
