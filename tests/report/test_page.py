@@ -244,6 +244,18 @@ def test_terminal_tables(root: Path) -> None:
     assert max(map(len, text.splitlines())) <= 110
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_a_loss_is_told_in_its_own_digits_and_not_in_points(tmp_path: Path) -> None:
+    root = write_runs(tmp_path)
+    for path in root.rglob("metrics.json"):
+        metrics = json.loads(path.read_text())
+        loss = {"loss": 5 - metrics["test"]["accuracy"] / 25}
+        path.write_text(json.dumps({**metrics, "test": loss, "dev": loss}))
+    page = render(read_runs(root))
+    assert "<dd>−0.828</dd><dt>beside the best without training" in page
+    assert "points" not in page[page.index("<main>") : page.index("<nav>")]
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new"), [("metrics.json", '"sentiment"', '"other"'), ("recipe.yaml", "tiny", "big")]
 )
