@@ -8,7 +8,6 @@ import typer
 
 from tunewise.cli import icl_vs_ft
 from tunewise.cli.console import DIVERGED, AsJson, Data, Model, Out, print_json, progress_lines, results, this_command
-from tunewise.cli.train import Words
 from tunewise.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -27,6 +26,14 @@ Cluster = Annotated[
 ]
 
 
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECIPE.yaml] [FIELD=VALUE]...",
+        help="A recipe file, and overrides such as train.steps=200 data.train=500 arms.LABEL.method.rank=4.",
+        show_default=False,
+    ),
+]
 Methods = Annotated[
     str | None,
     typer.Option(
