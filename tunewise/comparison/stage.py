@@ -80,9 +80,9 @@ class Stage:
             work: Mapping[str, float] = {}
             if number not in done:
                 base, data = base_of(recipe, self.bases), recipe.data.model_dump_json()
-                tasks[data] = tasks.get(data) or load_task(recipe.data, base.tokenizer)
+                tasks[data] = tasks.get(data) or drawn(load_task(recipe.data, base.tokenizer), recipe)
                 trains[arm] = trains.get(arm) or count(base.model, recipe.method) > 0
-                work = work_of(recipe, drawn(tasks[data], recipe), trains[arm])
+                work = work_of(recipe, tasks[data], trains[arm])
             planned.append(Planned(self.names[number], arm, number in done, **work))
         return planned
 
