@@ -88,12 +88,17 @@ def test_zero_is_the_base_and_one_the_run(place, tmp_path, method, data, route):
 
 
 def test_a_run_measures_its_dial_where_it_is_asked_to(place, tmp_path, monkeypatch):
-    asked = recipe(place, "lora", dial={"points": 3, "keep": 0.9})
+    few = {"data": str(place / "texts.jsonl"), "rows": 2}
+    asked = recipe(place, "lora", dial={"points": 3, "keep": 0.9}, retention=few)
     metrics = run(asked, tmp_path / "run", prove=False)
     found = files.read_json(tmp_path / "run" / DIAL)
     assert metrics["dial"] in found["points"]
     assert (metrics["dial"]["scale"], found["keep"], len(found["points"])) == (found["knee"], 0.9, 3)
     assert found["points"][-1]["test"] == metrics["test"]["accuracy"]
+    (look,) = metrics["retention"]["suite"]
+    assert look["n_items"] == 2
+    told = [found["points"][at]["retention"] for at in (0, -1)]
+    assert told == pytest.approx([look["base"], look["tuned"]], abs=1e-5), "of the same texts"
     assert all(proof["passed"] for proof in metrics["proofs"].values())
     assert metrics["spent"]["dial"] > 0
     assert not (tmp_path / "run" / "adapter" / DIAL).exists()

@@ -10,6 +10,7 @@ from tunewise.data.task import load_task
 from tunewise.errors import UserError
 from tunewise.models.load import load_base
 from tunewise.run import build_recipe, run
+from tunewise.run.prepare import drawn
 from tunewise.run.rehearsal import training_rows
 
 
@@ -47,6 +48,15 @@ def test_texts_and_another_task_are_trained_on_beside_the_own_rows(place, tmp_pa
     assert again["loss_last"] == both["loss_last"] != without["loss_last"]
     card = json.loads((tmp_path / "both" / "adapter" / "tunewise.json").read_text())
     assert card["notes"]["data"]["replay"] == [], "who serves it needs no source of replayed rows"
+
+
+def test_of_few_rows_the_replayed_ones_keep_their_share(place):
+    """Of 4 rows that are drawn, not of the 48 of the file."""
+    asked = recipe(place, {"path": str(place / "texts.jsonl"), "share": 0.2})
+    few = build_recipe(asked.model_dump(mode="json"), {"data.few_shot": 4})
+    whole, drawn_ones = (drawn(load_task(each.data), each) for each in (asked, few))
+    assert (len(whole.train), [len(each.examples) for each in whole.replayed]) == (48, [12])
+    assert (len(drawn_ones.train), [len(each.examples) for each in drawn_ones.replayed]) == (4, [1])
 
 
 def test_a_changed_source_is_another_run(place, tmp_path):

@@ -24,6 +24,7 @@ from tunewise.run import Recipe, build_recipe, carry_out, evaluate, prove_adapte
 from tunewise.training.interrupt import Interrupted
 from tunewise.training.progress import Silent
 from tunewise.training.proofs import check_longest_batch, check_rows, check_tuned, checksums, probe_logits
+from tunewise.training.state import State
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +238,8 @@ def test_in_context_learning_is_a_run_as_any_other(place, base, tmp_path):
     assert (found["shots"], found["seed"], found["metrics"]) == (2, 3, metrics["test"])
     bare = evaluate(model=asked.model, data=asked.data.path, shots=2, overrides={"seed": 3, "dtype": "float32"})
     assert bare["metrics"] == metrics["test"]
+    none = evaluate(tmp_path / "run", shots=0)
+    assert (none["shots"], none["serving_tokens"]) == (0, 0), "it may be asked without its demonstrations"
 
 
 @pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
@@ -263,7 +266,7 @@ def test_packing_off_reaches_every_forward_of_a_run(data, place, base, tmp_path)
         assert metrics[True][name] == pytest.approx(metrics[False][name], abs=1e-2)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_end(place, base, tmp_path):
+def test_an_interrupted_run_goes_on_to_the_same_end(place, base, tmp_path, monkeypatch):
     class StopAt4(Silent):
         def stepped(self, step, loss, n_tokens):
             if step == 4:
@@ -274,8 +277,16 @@ def test_an_interrupted_run_goes_on_to_the_same_end(place, base, tmp_path):
     with pytest.raises(Interrupted):
         run(asked, tmp_path / "cut", base=base, progress=StopAt4(), prove=False)
     assert not (tmp_path / "cut" / "DONE").exists()
+    restore = State._restore
+
+    def long_ago(self, found):
+        restore(self, found)
+        self.position.seconds = 1_000.0
+
+    monkeypatch.setattr(State, "_restore", long_ago)
     resumed = run(asked, tmp_path / "cut", base=base, prove=False)
     assert resumed["resumed_from"] == 4
+    assert resumed["seconds"] >= resumed["train_seconds"] > 1_000, "what the first process took is paid too"
     for name in ("test", "dev", "loss_last", "best_step", "n_trainable"):
         assert resumed[name] == whole[name], name
     tensors = "adapter/adapter_model.safetensors"

@@ -21,6 +21,7 @@ from tunewise.stats import (
     holm,
     mcnemar,
     mean_interval,
+    of_rounding,
     paired_bootstrap,
     power,
     seeds_to_see,
@@ -230,3 +231,17 @@ def test_power_at_its_ends():
     assert 0.05 < power(16.0, 2.0, 2, alpha=0.01) < 0.5  # its far tail is too small for a double
     assert detectable_gap(1.0, 1) == math.inf
     assert detectable_gap(0.0, 3) == 0.0
+
+
+def test_a_variance_below_that_of_rounding_counts_as_that():
+    """Six values on one step scatter by what rounding hides: against Welch's formula with that variance."""
+    least = of_rounding(2.0)
+    assert least == pytest.approx(np.var(np.linspace(-1, 1, 100_001)), rel=1e-4)
+    found = welch([90.0] * 3, [86.0] * 3, least)
+    root = math.sqrt(least)
+    scattered = welch([90.0 - root, 90.0, 90.0 + root], [86.0 - root, 86.0, 86.0 + root])
+    assert (found.t, found.df, found.p) == pytest.approx((scattered.t, scattered.df, scattered.p))
+    assert difference_interval([90.0] * 3, [86.0] * 3, least=least).half_width == pytest.approx(
+        reference.t.ppf(0.975, 4) * math.sqrt(2 * least / 3)
+    )
+    assert welch([80.0, 99.0], [60.0, 70.0], least) == welch([80.0, 99.0], [60.0, 70.0])

@@ -10,7 +10,7 @@ from tests.small_base import write_base, write_encoder, write_encoder_decoder, w
 from tunewise.data.task import Task
 from tunewise.errors import UserError
 from tunewise.models.load import Base
-from tunewise.run import base_of, build_recipe
+from tunewise.run import base_of, build_recipe, run
 from tunewise.run.carry_out import Run
 from tunewise.run.forecast import forecast
 from tunewise.run.prepare import load_for
@@ -88,6 +88,18 @@ def test_no_test_row_is_ever_asked(place, tmp_path, monkeypatch):
     assert len(seen) == 2
     for task in seen:
         assert not tests & {example.prompt for example in (*task.train, *task.dev, *task.test)}
+
+
+def test_a_trial_has_the_few_rows_that_its_run_has(place, tmp_path):
+    """The same rows of the same seed, where `data.few_shot` draws some; so has the rehearsal of a plan."""
+    asked = recipe(place, **{"data.few_shot": 4, "train.steps": None, "train.epochs": 2.0, "train.batch_size": 2})
+    base = base_of(asked, {})
+    (content,) = advance([asked], [tmp_path / "trial"], base, 1.0)
+    metrics = run(asked, tmp_path / "run", base=base, prove=False)
+    trial, whole = (json.loads((tmp_path / name / "ledger.json").read_text()) for name in ("trial", "run"))
+    assert trial["few_shot"] == whole["few_shot"]
+    assert trial["train"]["trained"] == whole["train"]["trained"] == 4
+    assert content["n_steps"] == metrics["steps"] == forecast(asked, base).n_steps == 4
 
 
 def test_a_trial_that_diverges_is_known_and_the_other_lane_goes_on(place, tmp_path):

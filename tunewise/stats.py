@@ -61,14 +61,15 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     return Interval(mean, mean - half_width, mean + half_width, half_width, n)
 
 
-def welch(a: Sequence[float], b: Sequence[float]) -> Welch:
+def welch(a: Sequence[float], b: Sequence[float], least: float = 0.0) -> Welch:
     """Welch's t test for a difference of means, variances not assumed equal.  Welch 1947; df by Satterthwaite 1946.
 
-    Where one side is a single value nothing can be told: t = 0, df = 0, p = 1. Where both sides have no variance at
-    all, equal means give t = 0, p = 1 and unlike ones t = ±inf, p = 0, with n_a + n_b - 2 degrees of freedom.
+    A variance below `least` counts as that: what rounding may hide (`of_rounding`). Where one side is a single value
+    nothing can be told: t = 0, df = 0, p = 1. Where both sides have no variance at all, equal means give t = 0, p = 1
+    and unlike ones t = ±inf, p = 0, with n_a + n_b - 2 degrees of freedom.
     Raises ValueError for no values or a value that is not finite.
     """
-    (mean_a, variance_a), (mean_b, variance_b) = moments(a), moments(b)
+    (mean_a, variance_a), (mean_b, variance_b) = moments(a, least), moments(b, least)
     if len(a) == 1 or len(b) == 1:
         return Welch(0.0, 0.0, 1.0)
     share_a, share_b = variance_a / len(a), variance_b / len(b)
@@ -84,17 +85,27 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Welch:
     return Welch(t, df, 2 * float(stdtr(df, -abs(t))))
 
 
-def difference_interval(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Interval:
-    """mean(a) − mean(b) with Welch's interval; `n` is the smaller number of values.
+def of_rounding(step: float) -> float:
+    """The variance that rounding to multiples of `step` adds to a value.  Sheppard 1897.
+
+    Values that scatter by less fall on one multiple, and then seem not to scatter at all.
+    """
+    return step**2 / 12
+
+
+def difference_interval(
+    a: Sequence[float], b: Sequence[float], confidence: float = 0.95, least: float = 0.0
+) -> Interval:
+    """mean(a) − mean(b) with Welch's interval, variances as there; `n` is the smaller number of values.
 
     It holds 0 just where `welch` has p above 1 − confidence. With a single value on either side it is everything.
     """
-    (mean_a, variance_a), (mean_b, variance_b) = moments(a), moments(b)
+    (mean_a, variance_a), (mean_b, variance_b) = moments(a, least), moments(b, least)
     gap, n = mean_a - mean_b, min(len(a), len(b))
     if n == 1:
         return Interval(gap, -math.inf, math.inf, math.inf, 1)
     spread = math.sqrt(variance_a / len(a) + variance_b / len(b))
-    half_width = spread * float(stdtrit(welch(a, b).df, (1 + confidence) / 2))
+    half_width = spread * float(stdtrit(welch(a, b, least).df, (1 + confidence) / 2))
     return Interval(gap, gap - half_width, gap + half_width, half_width, n)
 
 
@@ -217,11 +228,11 @@ def seeds_to_see(
     return high
 
 
-def moments(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and unbiased variance (0 for one value), exact for equal values."""
+def moments(values: Sequence[float], least: float = 0.0) -> tuple[float, float]:
+    """Mean and unbiased variance (0 for one value), `least` or more; exact for equal values."""
     if not values or not all(math.isfinite(value) for value in values):
         raise ValueError(f"needs one or more finite numbers, not {list(values)}")
     if all(value == values[0] for value in values):
-        return float(values[0]), 0.0
+        return float(values[0]), least
     mean = math.fsum(values) / len(values)
-    return mean, math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, max(least, math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))

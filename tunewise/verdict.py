@@ -1,7 +1,8 @@
 """Which arm to take, by a stated rule, from what each scored over its seeds and what it costs.
 
 The arm with the best mean is the mark. Every pair of arms is tested with Welch's t, and p is corrected by Holm over all
-pairs, so that among arms that are in truth alike some difference is found once in twenty comparisons at most. Each
+pairs, so that among arms that are in truth alike some difference is found once in twenty comparisons at most. A score
+of n items is a multiple of 100 / n; seeds that seem to scatter less than that rounding count as scattering by it. Each
 other arm is then one of three:
 
 - equal: its mean lies within the margin of the best one, which is how much the user says makes no difference;
@@ -29,6 +30,7 @@ from tunewise.stats import (
     hedges_g,
     holm,
     moments,
+    of_rounding,
     seeds_to_see,
     welch,
 )
@@ -46,6 +48,8 @@ class Contender:
     label: str
     scores: tuple[float, ...]
     costs: Mapping[str, float] = field(default_factory=dict)
+    step: float = 0.0
+    """What one test item is worth: scores are multiples of it, and two that are equal need not scatter less than it."""
 
     @property
     def mean(self) -> float:
@@ -53,12 +57,15 @@ class Contender:
 
     @property
     def variance(self) -> float:
-        """Unbiased; 0 of one score."""
-        return moments(self.scores)[1]
+        """Unbiased, and no less than that of rounding to `step`."""
+        return moments(self.scores, of_rounding(self.step))[1]
 
 
 def contender(label: str, metric: str, runs: Sequence[Mapping[str, Any]]) -> Contender:
-    """An arm from what metrics.json says of each of its seeds: costs are means, memory is the largest."""
+    """An arm from what metrics.json says of each of its seeds: costs are means, memory is the largest.
+
+    The step of a score of `n_test` items is 100 / n_test; a loss has none.
+    """
     changes = [run["retention"]["change"] for run in runs if (run.get("retention") or {}).get("change") is not None]
     costs = {
         "bytes": fmean([run.get("adapter_bytes") or 0 for run in runs]),
@@ -67,7 +74,9 @@ def contender(label: str, metric: str, runs: Sequence[Mapping[str, Any]]) -> Con
         "forgetting": fmean(changes) if changes else 0.0,
         "serving_tokens": fmean([run.get("serving_tokens") or 0 for run in runs]),
     }
-    return Contender(label, tuple(float(run["test"][metric]) for run in runs), costs)
+    n_test = 0 if metric in LOWER_IS_BETTER else min(run.get("n_test") or 0 for run in runs)
+    scores = tuple(float(run["test"][metric]) for run in runs)
+    return Contender(label, scores, costs, 100 / n_test if n_test else 0.0)
 
 
 @dataclass(frozen=True)
@@ -220,11 +229,12 @@ def _cost(arm: Contender, name: str) -> float:
 
 def _pairs(contenders: Sequence[Contender]) -> tuple[Pair, ...]:
     both = list(combinations(contenders, 2))
-    tests = [welch(a.scores, b.scores) for a, b in both]
+    least = of_rounding(max((arm.step for arm in contenders), default=0.0))  # all were asked the same items
+    tests = [welch(a.scores, b.scores, least) for a, b in both]
     corrected = holm([test.p for test in tests])
     return tuple(
         Pair(
-            a.label, b.label, difference_interval(a.scores, b.scores),
+            a.label, b.label, difference_interval(a.scores, b.scores, least=least),
             test.t, test.df, test.p, p_holm, hedges_g(a.scores, b.scores),
             math.sqrt((a.variance + b.variance) / 2),
         )

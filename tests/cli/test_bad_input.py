@@ -220,6 +220,8 @@ def test_an_unknown_option_is_told_by_the_parser() -> None:
         (["--protocol", "icl-vs-ft", "--models", "tiny,tiny"], "the model tiny is there twice"),
         (["--protocol", "icl-vs-ft", "--models", "tiny", "--methods", "lora,full"], "is not one way of fine-tuning"),
         (["--out-of-domain", "hans.jsonl"], "cannot read the test set 'hans.jsonl'"),
+        (["seed=5"], "seed=5 is of one run"),
+        (["--methods", "lora", "method.rank=4"], "method.rank=4 is of one run"),
     ],
 )
 def test_what_a_protocol_needs_is_told(words, told):

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import ttest_ind
 
 from tests.small_base import write_base, write_reviews
-from tunewise.comparison.icl_vs_ft import FINE_TUNED, IN_CONTEXT, IN_DOMAIN, TRAIN, icl_vs_ft, size_grid
+from tunewise.comparison.icl_vs_ft import FINE_TUNED, IN_CONTEXT, IN_DOMAIN, TRAIN, icl_vs_ft, scores_of, size_grid
 from tunewise.config import read_yaml
 from tunewise.errors import UserError
 
@@ -119,3 +119,13 @@ def test_models_that_cannot_be_told_apart_or_found_are_refused(place, tmp_path):
     with pytest.raises(UserError):
         icl_vs_ft([str(place / "wide"), str(tmp_path / "none")], data, out=tmp_path / "runs")
     assert not Path(tmp_path / "runs").exists()  # told before the first model was run
+
+
+def test_a_metric_that_a_set_with_other_labels_has_not_is_told_in_words(tmp_path):
+    arms = [{"label": label, "folder": label, "seeds": [0], "failed": []} for label in (IN_CONTEXT, FINE_TUNED)]
+    for arm in arms:
+        (tmp_path / arm["folder"] / "seed0").mkdir(parents=True)
+        told = {"test": {"f1": 80.0, "accuracy": 90.0}, "out_of_domain": {"hans": {"accuracy": 60.0}}}
+        (tmp_path / arm["folder"] / "seed0" / "metrics.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match="f1 cannot be told of hans"):
+        scores_of({"arms": arms}, tmp_path)

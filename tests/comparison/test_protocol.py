@@ -87,6 +87,14 @@ def test_what_would_decide_beside_the_method_is_refused_by_name(name):
         assert found.unlike == {name: {"a": one, "b": one, "c": other}}
 
 
+def test_a_test_set_that_one_arm_alone_is_asked_is_refused():
+    arms = {"a": "lora", "b": {"method": "ia3", "out_of_domain": {"twin": "twin.csv"}}}
+    with pytest.raises(UserError, match=r"unlike arms: out_of_domain\.twin is None for a and"):
+        build_comparison({**TWO, "arms": arms})
+    for allowed in ("out_of_domain", "out_of_domain.twin"):
+        assert list(build_comparison({**TWO, "arms": arms, "allow_unlike": [allowed]}).unlike) == ["out_of_domain.twin"]
+
+
 def test_of_an_arm_that_trains_nothing_the_training_does_not_count():
     arms = {
         "a": "frozen",
@@ -119,3 +127,29 @@ def test_of_an_arm_that_trains_nothing_the_training_does_not_count():
 def test_what_is_wrong_is_named(fields, message):
     with pytest.raises(UserError, match=message):
         build_comparison({**TWO, **fields})
+
+
+def test_two_arms_that_are_one_run_are_refused_and_so_is_one_seed_for_all():
+    twice = {**TWO, "arms": {"a": "lora", "b": {"method": {"name": "lora", "rank": 8}}}}
+    with pytest.raises(UserError, match="the arms a and b are the same"):
+        build_comparison(twice)
+    assert len(build_comparison(twice, {"trials": 2}).recipes) == 2, (
+        "the rank of one is searched, that of the other not"
+    )
+    with pytest.raises(UserError, match="seed=5 would make all runs of an arm one"):
+        build_comparison(TWO, {"seed": 5})
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"arms": 3}, "arms = 3: should be labels with fields, or a list"),
+        ({"arms": ["lora", [1]]}, r"arms: \[1\] is no method"),
+        ({"arms": {"a": {"method": "lora", 3: 4}}}, "a: 3 = 3: Keys should be strings"),
+        ({"allow_unlike": ["train.stepps"]}, r"no field of a recipe named 'train.stepps'"),
+    ],
+)
+def test_arms_and_fields_that_are_none_are_refused(fields, told):
+    with pytest.raises(UserError, match=told):
+        build_comparison({**TWO, **fields})
+    assert list(build_comparison({"data": "tiny:sentiment", "arms": "lora"}).recipes) == ["lora"]

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from tunewise.comparison.rungs import better_half, cost, shares, sizes
+from tunewise.comparison.rungs import better_half, shares, sizes
 
 
 def test_rungs_begin_at_a_quarter_and_end_at_the_whole_length():
@@ -32,10 +32,3 @@ def test_the_better_half_is_ranked_and_of_equals_the_earlier_is_kept():
     assert better_half([(5.0, -0.7), (5.0, -0.2), (5.0, -0.4), (4.0, -0.1)]) == [1, 2]
     assert better_half([(-math.inf, 0.0), (2.0, 0.0), (-math.inf, 0.0), (-math.inf, 0.0)]) == [1]
     assert better_half([(-math.inf,)] * 4) == []
-
-
-def test_the_cost_of_a_search_in_whole_runs():
-    assert cost(1) == 0
-    assert cost(2) == 2
-    assert cost(4) == 4 * 0.25 + 2 * 0.75
-    assert cost(8) == 8 * 0.25 + 4 * 0.25 + 2 * 0.5

@@ -14,6 +14,7 @@ from tunewise.comparison.search import points, search
 from tunewise.config import read_yaml
 from tunewise.errors import UserError
 from tunewise.methods import METHODS
+from tunewise.report.arms import read_arms
 from tunewise.run import build_recipe
 from tunewise.training.interrupt import Interrupted
 from tunewise.training.lane import Diverged
@@ -114,6 +115,25 @@ def test_arms_climb_together_and_those_that_diverge_are_out(tmp_path):
     assert found["stated"].told()["values"] == {}
     lost = search({"a": recipe()}, {"a": candidates["a"]}, tmp_path, climbing(lambda *_: None, []))
     assert lost["a"].told()["values"] == {RATE: 1e-4}
+
+
+def test_an_arm_of_fewer_trials_is_told_apart_at_the_end_too(tmp_path):
+    """Four stated points beside eight: by the metric at the end, not by the loss at half of the way."""
+    rates = [10.0**-power for power in range(8)]
+    candidates = {"eight": [{RATE: rate} for rate in rates], "four": [{RATE: rate} for rate in rates[:4]], "one": [{}]}
+    asked = []
+
+    def scores(rate, share):
+        return 100 - rate if share == 1 else 50 + rate
+
+    found = search(
+        {"eight": recipe(), "four": recipe("ia3"), "one": recipe("full")}, candidates, tmp_path, climbing(scores, asked)
+    )
+    assert [(share, len(of_rung)) for share, of_rung in asked] == [(0.25, 8), (0.5, 4 + 4), (1.0, 2 + 2)]
+    for label in ("eight", "four"):
+        told = found[label].told()
+        assert sum(trial["rungs"][-1]["share"] == 1 for trial in told["trials"]) == 2
+        assert told["values"] == {RATE: 0.1}, "the better of the last two by the metric"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -248,6 +268,21 @@ def test_workers_side_by_side_choose_what_one_process_chooses(done, place, tmp_p
         assert [rung["loss"] for rung in trial["rungs"]] == pytest.approx(
             [rung["loss"] for rung in want["rungs"]], 1e-4
         )
+
+
+def test_arms_whose_trials_and_winners_are_the_same_share_them(place, tmp_path):
+    """What one arm states is what the search of the other begins with: carried out once, told of both."""
+    model, data = place
+    arms = {"searched": "lora", "stated": {"method": {"name": "lora", "rank": 8}}}
+    quick = {"train.steps": 4, "train.batch_size": 8, "dtype": "float32", "retention": None, "trials": 2}
+    found = compare(data, model=model, methods=arms, seeds=(0, 1), out=tmp_path, overrides=quick)
+    assert len(list(tmp_path.rglob("trial.json"))) == 2
+    assert len(list(tmp_path.rglob("DONE"))) == 2
+    one, other = found["arms"]
+    assert one["folder"] == other["folder"]
+    (pair,) = found["verdict"]["pairs"]
+    assert (pair["gap"]["mean"], pair["p"]) == (0, 1)
+    assert [(arm.label, arm.seeds) for arm in read_arms(tmp_path)] == [("searched", (0, 1)), ("stated", (0, 1))]
 
 
 def test_data_without_dev_rows_or_with_other_rows_is_refused(place, done, tmp_path):

@@ -81,5 +81,6 @@ def test_a_task_of_the_harness_is_told_by_the_first_metric_that_its_items_have()
     assert (found.metric, found.value, found.items, found.of_texts) == ("acc", 0.5, {"0": 1.0, "1": 0.0}, False)
     rows = [{"id": 0, "byte_perplexity": 3.0}]
     assert look_at_harness("text", {"byte_perplexity": 3.0, "n": 1, "items": rows}).of_texts
+    assert look_at_harness("likely", {"brier_score": 0.3, "n": 1, "items": [{"id": 0, "brier_score": 0.3}]}).of_texts
     with pytest.raises(UserError, match="no score for each item"):
         look_at_harness("mmlu", {"acc": 0.5})

@@ -11,8 +11,12 @@ import pytest
 from rich.console import Console
 
 from tests.report.runs import ARMS, write_runs
+from tunewise.cli.console import results
+from tunewise.cli.progress import RunsProgress
+from tunewise.comparison.following import Planned
 from tunewise.errors import UserError
 from tunewise.report.arms import diverged_of, gather_arms, read_arms
+from tunewise.report.calibration_figure import calibration_figure, calibration_of
 from tunewise.report.decision import decide
 from tunewise.report.folders import read_runs
 from tunewise.report.page import render, write_page
@@ -75,7 +79,7 @@ def test_the_page_is_one_well_formed_file_that_needs_nothing_else(root: Path, tm
 
 @pytest.mark.usefixtures("no_figures")
 def test_the_page_shows_every_arm_its_interval_and_its_proofs(root: Path) -> None:
-    page = render(read_runs(root), labels={"lora-1c": "LoRA", "full-6b": "full"})
+    page = render(read_runs(root), labels={"LoRA": "lora-1c", "full": "full-6b"})
     for method in (
         "frozen (shots=0)",
         "frozen (shots=8)",
@@ -113,6 +117,8 @@ def test_samples_beside_the_runs_are_shown(tmp_path: Path) -> None:
     assert "Was the soup good?" in page
     assert "(nothing)" in page
     assert "One seed a method" in page
+    assert "Not settled by one seed; so far take" in page
+    assert "take this" not in page
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -236,6 +242,45 @@ def test_terminal_tables(root: Path) -> None:
     assert "passed" in text
     assert "on and on" in text
     assert max(map(len, text.splitlines())) <= 110
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_loss_is_told_in_its_own_digits_and_not_in_points(tmp_path: Path) -> None:
+    root = write_runs(tmp_path)
+    for path in root.rglob("metrics.json"):
+        metrics = json.loads(path.read_text())
+        loss = {"loss": 5 - metrics["test"]["accuracy"] / 25}
+        path.write_text(json.dumps({**metrics, "test": loss, "dev": loss}))
+    page = render(read_runs(root))
+    assert "<dd>−0.828</dd><dt>beside the best without training" in page
+    assert "points" not in page[page.index("<main>") : page.index("<nav>")]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"), [("metrics.json", '"sentiment"', '"other"'), ("recipe.yaml", "tiny", "big")]
+)
+def test_runs_of_several_tasks_or_bases_are_not_compared(file: str, old: str, new: str, tmp_path: Path) -> None:
+    write_runs(tmp_path, seeds=(0,))
+    assert read_arms(tmp_path)
+    path = next(tmp_path.rglob("lora-1c/seed0")) / file
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=r"are of 2 (tasks|bases)"):
+        read_arms(tmp_path)
+
+
+def test_a_label_is_shown_as_it_is_written(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No formula in a figure, no style in a terminal, no tag on a page."""
+    label = "pay $x_{$ [/r=8] <b>"
+    arms = gather_arms(read_runs(root), {label: "lora-1c"})
+    print_comparison(results(), arms)
+    assert "pay $x_{$" in capsys.readouterr().out
+    with RunsProgress() as progress:
+        progress.planned([Planned(f"{label} seed 0", label)], 1)
+        progress.ends(0, {"test": {"accuracy": 80.0}, "seconds": 1.0})
+    assert "[/r=8] <b> seed 0" in capsys.readouterr().err
+    calibration = calibration_of([{"scores": {"a": 0.0, "b": -1.0}, "correct": True}])
+    assert calibration is not None
+    assert "pay $x_{$ [/r=8] &lt;b&gt;" in calibration_figure(arms, [(arms[0], calibration)])
 
 
 @pytest.mark.parametrize(

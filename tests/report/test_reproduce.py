@@ -20,7 +20,7 @@ def test_a_recipe_has_the_digest_that_names_its_folder(tmp_path: Path) -> None:
 
 
 def test_each_arm_has_its_digests_and_a_command(tmp_path: Path) -> None:
-    root = write_runs(tmp_path)
+    root = write_runs(tmp_path / "my runs")
     lora = next(root.rglob("lora-1c")) / "seed0"
     adapter = lora / "adapter"
     adapter.mkdir()
@@ -31,7 +31,7 @@ def test_each_arm_has_its_digests_and_a_command(tmp_path: Path) -> None:
     found = {each["arm"].label: each for each in digests_of(read_arms(root))}
     assert found["lora"]["adapters"] == [digest]
     assert found["lora"]["seeds"] == "0, 1, 2"
-    assert found["lora"]["command"] == f"tunewise train {lora / 'recipe.yaml'}"
+    assert found["lora"]["command"] == f"tunewise train '{lora / 'recipe.yaml'}'", "one word of a shell"
     assert found["full"]["adapters"] == []
 
 

@@ -34,7 +34,7 @@ def check(
         print_json(found)
     else:
         for name, proofs in found.items():
-            results().print(f"[bold]{name}[/]", soft_wrap=True)
+            results().print(name, style="bold", soft_wrap=True)
             print_proofs(results(), proofs)
     if not all(proof["passed"] for proofs in found.values() for proof in proofs.values()):
         raise typer.Exit(BAD_INPUT)

@@ -8,7 +8,6 @@ import typer
 
 from tunewise.cli import icl_vs_ft
 from tunewise.cli.console import DIVERGED, AsJson, Data, Model, Out, print_json, progress_lines, results, this_command
-from tunewise.cli.train import Words
 from tunewise.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -27,6 +26,14 @@ Cluster = Annotated[
 ]
 
 
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECIPE.yaml] [FIELD=VALUE]...",
+        help="A recipe file, and overrides such as train.steps=200 data.train=500 arms.LABEL.method.rank=4.",
+        show_default=False,
+    ),
+]
 Methods = Annotated[
     str | None,
     typer.Option(
@@ -113,6 +120,7 @@ def compare(
             seeds=seeds_of(seeds or icl_vs_ft.SEEDS), root=out or Path("runs/icl-vs-ft"), as_json=as_json,
         )  # fmt: skip
         return
+    _refuse_of_one_run(words or [])
     if cluster not in (None, *CLUSTERS):
         raise unknown("cluster", cluster, CLUSTERS)
     given: dict[str, Any] = {
@@ -135,6 +143,17 @@ def compare(
         print_json(told) if as_json else _print_plan(told)
         return
     carry_out(comparison, out or Path("runs"), Ray(workers) if cluster else workers or 1, as_json)
+
+
+def _refuse_of_one_run(words: Sequence[str]) -> None:
+    """Refuse fields on the command line that arms have of their own: nothing would read them."""
+    for word in words:
+        name = word.partition("=")[0]
+        if "=" in word and (name in ("seed", "method") or name.startswith("method.")):
+            raise UserError(
+                f"{word} is of one run, and a comparison has several",
+                "write --seeds 0,1,2, or give the field to its arm: --methods lora:rank=4, arms.LABEL.method.rank=4",
+            )
 
 
 def carry_out(comparison: "Comparison", root: Path, workers: "int | Ray", as_json: bool) -> None:

@@ -31,13 +31,14 @@ Data = Annotated[
 
 
 def results() -> Console:
-    """Where a verb prints what was asked for. Made anew: a test may have replaced sys.stdout."""
-    return Console(file=sys.stdout, highlight=False)
+    """Where a verb prints what was asked for, brackets as they are: a label may hold some. Made anew: a test may have
+    replaced sys.stdout."""
+    return Console(file=sys.stdout, highlight=False, markup=False)
 
 
 def progress_lines() -> Console:
     """Where a verb says how it is getting on."""
-    return Console(file=sys.stderr, highlight=False)
+    return Console(file=sys.stderr, highlight=False, markup=False)
 
 
 def print_json(value: object) -> None:

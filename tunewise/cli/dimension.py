@@ -69,7 +69,7 @@ def dimension(
     results().print(
         f"\n{share:.0%} of full fine-tuning's {found['full']:.1f} is {found['target']:.1f}: {answer}{at_most}"
     )
-    results().print(f"[dim]{root}[/]", soft_wrap=True)
+    results().print(str(root), style="dim", soft_wrap=True)
 
 
 def numbers(text: str, option: str, kind: Callable[[str], N]) -> list[N]:

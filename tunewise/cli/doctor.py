@@ -19,9 +19,10 @@ def doctor(
         print_json(found)
         return
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
     for name, value in found.items():
         shown = ", ".join(f"{key} {each:g}" for key, each in value.items()) if isinstance(value, dict) else str(value)
-        table.add_row(f"[dim]{name}[/]", shown)
+        table.add_row(Text(name, "dim"), shown)
     results().print(table)

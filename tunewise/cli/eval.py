@@ -69,7 +69,7 @@ def evaluate(
     from tunewise.run import evaluate as evaluate_run
 
     found = evaluate_run(
-        target, model=model, data=data, split=split, shots=shots or 0, limit=limit, out=out, overrides=overrides
+        target, model=model, data=data, split=split, shots=shots, limit=limit, out=out, overrides=overrides
     )  # fmt: skip
     if as_json:
         print_json(found)

@@ -14,6 +14,8 @@ from tunewise.cli.console import AsJson, print_json, results
 from tunewise.errors import UserError, unknown
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from tunewise.methods.base import Method
 
 DEFAULT = "Default: "  # what the sentence on a field's source begins with
@@ -74,11 +76,12 @@ def _print_matrix(as_json: bool) -> None:
         console.print(f"refused ({number}): {reason}")
 
 
-def _cell(outcome: dict[str, Any], reasons: list[str]) -> str:
+def _cell(outcome: dict[str, Any], reasons: list[str]) -> "Text":
+    from rich.text import Text
+
     if "refused" in outcome:
-        return f"[dim]refused ({reasons.index(outcome['refused']) + 1})[/]"
-    failed = f" [red]{outcome['failed']} failed[/]" if outcome["failed"] else ""
-    return f"{outcome['passed']}{failed}"
+        return Text(f"refused ({reasons.index(outcome['refused']) + 1})", "dim")
+    return Text.assemble(str(outcome["passed"]), (f" {outcome['failed']} failed" if outcome["failed"] else "", "red"))
 
 
 def registry() -> list[dict[str, Any]]:
@@ -196,11 +199,15 @@ def paper_link(paper: str) -> str:
 
 
 def _print_list(rows: list[dict[str, Any]]) -> None:
+    from rich.text import Text
+
     for row in rows:
         _print_head(row, {"fields": ", ".join(row["fields"])})
     console = results()
-    console.print("\n[dim]train one:[/] tunewise train --data tiny:sentiment --method lora method.rank=4")
-    console.print("[dim]all of one:[/] tunewise methods lora")
+    console.print(
+        Text.assemble("\n", ("train one:", "dim"), " tunewise train --data tiny:sentiment --method lora method.rank=4")
+    )
+    console.print(Text.assemble(("all of one:", "dim"), " tunewise methods lora"))
 
 
 def _print_one(row: dict[str, Any]) -> None:

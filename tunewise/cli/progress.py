@@ -25,7 +25,7 @@ class RunsProgress:
     way; elsewhere a line when a run ends, and now and then one on those under way. Use it as a context manager."""
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console or Console(file=sys.stderr, highlight=False)
+        self._console = console or Console(file=sys.stderr, highlight=False, markup=False)
         self._clock = clock
         self._runs: Sequence[Planned] = ()
         self._left = TimeLeft((), 1, clock)
@@ -36,7 +36,7 @@ class RunsProgress:
         # while it holds it: it must never need this one
         self._lock = threading.RLock()
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # an arm may be called anything
             BarColumn(bar_width=None),
             TextColumn("{task.fields[unit]} {task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[told]}", style="dim"),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tunewise.errors import UserError
+from tunewise.errors import UserError, unknown
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.run import Recipe
 
@@ -23,16 +23,19 @@ def check_alike(recipes: Mapping[str, Recipe], allowed: Sequence[str] = ()) -> d
     """Field -> label -> value, of the allowed fields (`train`, `train.steps`) in which arms differ.
 
     Of an arm that trains nothing the train section counts for nothing. UserError naming the first other field in which
-    two arms differ, with both values, and for arms on several bases, which are never compared.
+    two arms differ, with both values, for arms on several bases, which are never compared, and for an allowed
+    field that no recipe has.
     """
     bases = {tuple(recipe.model_dump()[name] for name in ON_THE_BASE) for recipe in recipes.values()}
     if len(bases) > 1:
         told = "; ".join(" ".join(filter(None, base)) for base in sorted(bases))
         raise UserError(f"the arms stand on {len(bases)} bases: {told}", "compare what stands on one base")
+    _refuse_unknown(allowed, list(recipes.values()))
     flat = {label: dict(_flat(recipe)) for label, recipe in recipes.items()}
     unlike: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(name for fields in flat.values() for name in fields):
-        values = {label: fields[name] for label, fields in flat.items() if name in fields}
+        # a test set from elsewhere is a field that only some recipes have; of train some arms have nothing
+        values = {label: of.get(name) for label, of in flat.items() if name in of or not name.startswith("train.")}
         first, *others = values
         other = next((label for label in others if values[label] != values[first]), None)
         if other is None:
@@ -45,6 +48,14 @@ def check_alike(recipes: Mapping[str, Recipe], allowed: Sequence[str] = ()) -> d
             )
         unlike[name] = values
     return unlike
+
+
+def _refuse_unknown(allowed: Sequence[str], recipes: Sequence[Recipe]) -> None:
+    found = [each for recipe in recipes for each in recipe.model_dump(mode="json").items()]
+    inner = dict.fromkeys(f"{name}.{key}" for name, value in found if isinstance(value, dict) for key in value)
+    for name in allowed:
+        if name not in Recipe.model_fields and not _is_in(name, list(inner)):
+            raise unknown("field of a recipe", name, [*Recipe.model_fields, *inner])
 
 
 def _flat(recipe: Recipe) -> Iterator[tuple[str, Any]]:

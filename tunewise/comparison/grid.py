@@ -17,7 +17,7 @@ from tunewise.comparison.cluster import OnCluster, Ray
 from tunewise.comparison.following import GridWatcher, Unfollowed
 from tunewise.comparison.outcome import Outcome, failures
 from tunewise.comparison.protocol import ARMS, Arms, Comparison, build_comparison
-from tunewise.comparison.search import Search, at, points, search
+from tunewise.comparison.search import Search, at, points_of, search
 from tunewise.comparison.stage import Stage
 from tunewise.comparison.tables import rows_of, verdict_of
 from tunewise.comparison.workers import OneByOne, SideBySide, Workers
@@ -120,16 +120,11 @@ def searched(
 ) -> dict[str, Search]:
     """What dev chooses for each arm, out of the first points of its space, with the first seed."""
     first = {label: of_arm[0] for label, of_arm in comparison.recipes.items()}
-    n_trials = comparison.protocol.trials
-    candidates = {
-        label: points(recipe, n_trials, writes=base_of(recipe, bases).head.kind == "lm")
-        for label, recipe in first.items()
-    }
 
     def advance(names: Sequence[str], recipes: Sequence[Recipe], places: Sequence[Path], share: float) -> list[Outcome]:
         return Stage(recipes, places, names, names, bases, progress, share).carry_out(hands)
 
-    return search(first, candidates, root, advance)
+    return search(first, points_of(comparison, bases), root, advance)
 
 
 def carry_out(
@@ -148,7 +143,7 @@ def carry_out(
     names = [f"{label} seed {recipe.seed}" for (label, _), recipe in zip(jobs, in_order, strict=True)]
     found = Stage(in_order, places, names, [label for label, _ in jobs], bases, progress).carry_out(hands)
     done = [place for place, outcome in zip(places, found, strict=True) if not isinstance(outcome, Diverged)]
-    add_reload_proof(done, base_of(in_order[0], bases))
+    add_reload_proof(list(dict.fromkeys(done)), base_of(in_order[0], bases))
     return {label: [found[jobs.index((label, number))] for number in range(n_seeds)] for label in recipes}
 
 

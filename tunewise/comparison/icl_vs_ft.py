@@ -151,6 +151,12 @@ def scores_of(compared: Fields, root: Path) -> Scores:
             raise UserError(f"{root.name}: every run of {arm['label']} diverged: {lost['reason']}", lost["hint"])
         runs = [mapping(root / arm["folder"] / f"seed{seed}" / METRICS) for seed in arm["seeds"]]
         metric = next(iter(runs[0]["test"]))
+        lacking = next((name for name, told in runs[0]["out_of_domain"].items() if metric not in told), None)
+        if lacking is not None:
+            raise UserError(
+                f"{metric} cannot be told of {lacking}, whose labels are not the task's",
+                "let another metric come first: data.metrics=accuracy",
+            )
         scores[arm["label"]] = {IN_DOMAIN: [run["test"][metric] for run in runs]} | {
             name: [run["out_of_domain"][name][metric] for run in runs] for name in runs[0]["out_of_domain"]
         }

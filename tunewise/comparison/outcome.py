@@ -47,7 +47,11 @@ def in_words(outcome: Outcome) -> str:
         return f"diverged: {outcome.message}"
     if "rungs" in outcome:
         last = outcome["rungs"][-1]
-        found = f"loss {last['loss'] or math.inf:.4f}" if last["dev"] is None else f"{last['dev']:.4g}"
+        found = (
+            f"loss {math.inf if last['loss'] is None else last['loss']:.4f}"
+            if last["dev"] is None
+            else f"{last['dev']:.4g}"
+        )
         return f"dev {found} after {last['step']} steps  {last['seconds']:.1f} s"
     name, value = next(iter(outcome["test"].items()))
     return f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.1f}  {outcome['seconds']:.1f} s"

@@ -1,10 +1,11 @@
 """What a comparison would cost, arm by arm, before it is carried out: each arm is rehearsed for a few steps."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunewise.comparison.protocol import Comparison
 from tunewise.comparison.rungs import shares, sizes
-from tunewise.comparison.search import at, points
+from tunewise.comparison.search import Point, at, points_of
 from tunewise.errors import UserError
 from tunewise.models.load import Base
 from tunewise.run import base_of, plan
@@ -19,8 +20,9 @@ def plan_comparison(comparison: Comparison, workers: int = 1) -> dict[str, Any]:
     `refused`.
     """
     bases: dict[str, Base] = {}
-    _arm(next(iter(comparison.recipes)), comparison, bases)  # what is measured once a process is no arm's own
-    arms = [_arm(label, comparison, bases) for label in comparison.recipes]
+    tried = points_of(comparison, bases)
+    _arm(next(iter(tried)), comparison, tried, bases)  # what is measured once a process is no arm's own
+    arms = [_arm(label, comparison, tried, bases) for label in tried]
     planned = [arm for arm in arms if not arm["refused"]]
     recipes = [each for label in comparison.recipes for each in comparison.recipes[label]]
     one_base = [each for each in recipes if each.head == recipes[0].head]
@@ -40,17 +42,18 @@ def plan_comparison(comparison: Comparison, workers: int = 1) -> dict[str, Any]:
     }
 
 
-def _arm(label: str, comparison: Comparison, bases: dict[str, Base]) -> dict[str, Any]:
-    protocol, recipe = comparison.protocol, comparison.recipes[label][0]
+def _arm(
+    label: str, comparison: Comparison, points: Mapping[str, Sequence[Point]], bases: dict[str, Base]
+) -> dict[str, Any]:
+    protocol, recipe, tried = comparison.protocol, comparison.recipes[label][0], points[label]
     base = base_of(recipe, bases)
-    tried = points(recipe, protocol.trials, writes=base.head.kind == "lm")
     n_trials = len(tried) if len(tried) > 1 else 0
     told = {"label": label, "n_trials": n_trials, "n_runs": len(protocol.seeds)}
     try:
         found = forecast(at(recipe, tried[-1] if not recipe.method.learning_rate else {}), base)
     except UserError as error:
         return {**told, "refused": f"{error.message}. {error.hint}"}
-    search = search_seconds(found, n_trials)
+    search = search_seconds(found, n_trials, shares(max(map(len, points.values()))))
     return {
         **told,
         "refused": "",
@@ -64,11 +67,12 @@ def _arm(label: str, comparison: Comparison, bases: dict[str, Base]) -> dict[str
     }
 
 
-def search_seconds(of_run: Forecast, n_trials: int) -> float:
-    """What the trials of an arm take, one after another: what trains nothing is scored once each."""
+def search_seconds(of_run: Forecast, n_trials: int, ladder: Sequence[float]) -> float:
+    """What the trials of an arm take, one after another, on the last rungs of all arms' `ladder`; what trains nothing
+    is scored once each."""
     if n_trials < 2:
         return 0.0
     if not of_run.n_steps:
         return n_trials * of_run.trial_seconds(0.0)
-    climbs = zip(sizes(n_trials), shares(n_trials), (0.0, *shares(n_trials)))
-    return sum(n * of_run.trial_seconds(share - before) for n, share, before in climbs)
+    own = ladder[-len(sizes(n_trials)) :]
+    return sum(n * of_run.trial_seconds(share - before) for n, share, before in zip(sizes(n_trials), own, (0.0, *own)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -71,6 +72,8 @@ def build_comparison(fields: Mapping[str, Any], overrides: Mapping[str, Any] | N
     wrong, or unlike between arms.
     """
     changed = dict(overrides or {})
+    if "seed" in changed:
+        raise UserError(f"seed={changed['seed']} would make all runs of an arm one", "name the seeds: seeds")
     own = {name: fields[name] for name in Protocol.model_fields if name in fields}
     own |= {name: changed.pop(name) for name in Protocol.model_fields if name in changed}
     protocol = parse(Protocol, own)
@@ -81,7 +84,10 @@ def build_comparison(fields: Mapping[str, Any], overrides: Mapping[str, Any] | N
         label: tuple(_recipe(label, {**_merged(shared, of_arm), "seed": seed}, changed) for seed in protocol.seeds)
         for label, of_arm in arms_of(fields.get(ARMS, ())).items()
     }
-    unlike = check_alike({label: of_arm[0] for label, of_arm in recipes.items()}, protocol.allow_unlike)
+    first = {label: of_arm[0] for label, of_arm in recipes.items()}
+    if protocol.trials == 1:  # a search leaves alone what an arm states, and may part arms that begin alike
+        _refuse_twins(first)
+    unlike = check_alike(first, protocol.allow_unlike)
     return Comparison(protocol, recipes, unlike)
 
 
@@ -90,13 +96,17 @@ def arms_of(methods: Arms) -> dict[str, Mapping[str, Any]]:
 
     A method (its name, its name and fields, or a `Method`) is an arm of its own name.
     """
+    if not isinstance(methods, Mapping | Sequence):
+        raise UserError(f"arms = {methods!r}: should be labels with fields, or a list", "write  arms: [lora, bitfit]")
     if isinstance(methods, Mapping):
         arms = {str(label): {"method": arm} if isinstance(arm, str) else arm for label, arm in methods.items()}
         if wrong := [label for label, arm in arms.items() if not isinstance(arm, Mapping)]:
             raise UserError(f"the arm {wrong[0]} has no fields", "write  label: {method: lora}  or  label: lora")
     else:
         arms = {}
-        for method in methods:
+        for method in [methods] if isinstance(methods, str) else methods:
+            if not isinstance(method, str | Mapping | Method):
+                raise UserError(f"arms: {method!r} is no method", "name it, as in lora, or give {name: lora, rank: 4}")
             fields = method.configuration() if isinstance(method, Method) else method
             label = fields if isinstance(fields, str) else _label(fields)
             if label in arms:
@@ -115,7 +125,7 @@ def is_comparison(fields: Mapping[str, Any]) -> bool:
 def _recipe(label: str, fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:
     if "method" not in fields:
         raise UserError(f"the arm {label} has no method", f"write  {label}: {{method: lora}}")
-    dotted = {name: value for name, value in fields.items() if "." in name}
+    dotted = {name: value for name, value in fields.items() if "." in str(name)}
     sections = {name: value for name, value in fields.items() if name not in dotted}
     try:
         return build_recipe(sections, {**overrides, **dotted})
@@ -143,6 +153,13 @@ def _refuse_unknown(shared: Mapping[str, Any]) -> None:
         guess = nearest(name, [*own, *Recipe.model_fields])
         if name not in Recipe.model_fields and guess in own:
             raise UserError(f"no field named {name} (given {value!r})", f"did you mean {guess}?")
+
+
+def _refuse_twins(recipes: Mapping[str, Recipe]) -> None:
+    """Refuse two arms that are the same run: their seeds would tell nothing apart."""
+    for (one, mine), (other, theirs) in combinations(recipes.items(), 2):
+        if mine.model_dump() == theirs.model_dump():
+            raise UserError(f"the arms {one} and {other} are the same", "leave one out, or change a field of it")
 
 
 def _label(fields: Mapping[str, Any]) -> str:

@@ -35,9 +35,3 @@ def better_half(scores: Sequence[tuple[float, ...]]) -> list[int]:
     """
     ranked = sorted(range(len(scores)), key=lambda number: scores[number], reverse=True)  # stable: equals stay in order
     return [number for number in ranked[: math.ceil(len(scores) / 2)] if scores[number][0] > -math.inf]
-
-
-def cost(n_trials: int) -> float:
-    """What a search costs in training, in whole runs."""
-    before = (0.0, *shares(n_trials))
-    return sum(n * (share - last) for n, share, last in zip(sizes(n_trials), before[1:], before))

@@ -11,8 +11,10 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
+from tunewise.comparison.protocol import Comparison
 from tunewise.comparison.rungs import better_half, shares
-from tunewise.run import Recipe, build_recipe, run_folder
+from tunewise.models.load import Base
+from tunewise.run import Recipe, base_of, build_recipe, run_folder
 from tunewise.run.trials import TrialOutcome, put_away
 from tunewise.training.lane import Diverged
 
@@ -89,6 +91,14 @@ def points(recipe: Recipe, n_trials: int, *, writes: bool = True) -> list[Point]
     return [dict(reversed(list(zip(names, values, strict=True)))) for values in combinations]
 
 
+def points_of(comparison: Comparison, bases: dict[str, Base]) -> dict[str, list[Point]]:
+    """The points of each arm that its protocol's number of trials tries, by what its first recipe states."""
+    return {
+        label: points(of_arm[0], comparison.protocol.trials, writes=base_of(of_arm[0], bases).head.kind == "lm")
+        for label, of_arm in comparison.recipes.items()
+    }
+
+
 def at(recipe: Recipe, point: Point) -> Recipe:
     """The recipe with the values of a point."""
     return build_recipe(recipe.model_dump(mode="json"), point)
@@ -99,24 +109,27 @@ def search(
 ) -> dict[str, Search]:
     """Choose one of the candidates of every arm (label -> its recipe with the first seed), by halving on dev.
 
-    All arms climb a rung before any goes to the next. Trials lie below root/trials; the checkpoints of those that are
+    All arms climb a rung before any goes to the next. An arm of fewer trials joins on a later one, so that its last two
+    run to the end too. Trials lie below root/trials; the checkpoints of those that are
     out are removed. An arm all of whose trials diverge keeps its first point.
     """
     trials = {
         label: tuple(_trial(recipe, point, root) for point in candidates[label]) for label, recipe in recipes.items()
     }
     alive = {label: list(of_arm) for label, of_arm in trials.items()}
-    for share in shares(max(map(len, candidates.values()))):
-        climbing = [(label, trial) for label, of_arm in alive.items() if len(of_arm) > 1 for trial in of_arm]
+    ladder = shares(max(map(len, candidates.values())))
+    for number, share in enumerate(ladder):
+        n_left = len(ladder) - number
+        halved = [label for label, of_arm in alive.items() if len(of_arm) > 1 and len(shares(len(of_arm))) >= n_left]
+        climbing = [(label, trial) for label in halved for trial in alive[label]]
         names = [f"{label}, {in_words(trial.point)}, to {share:.0%}" for label, trial in climbing]
         outcomes = advance(
             names, [trial.recipe for _, trial in climbing], [trial.folder for _, trial in climbing], share
         )
         for (_, trial), outcome in zip(climbing, outcomes, strict=True):
             _note(trial, outcome, share)
-        for label, of_arm in alive.items():
-            if len(of_arm) > 1:
-                alive[label] = [of_arm[number] for number in better_half([trial.score for trial in of_arm])]
+        for label in halved:
+            alive[label] = [alive[label][best] for best in better_half([trial.score for trial in alive[label]])]
         for label, trial in climbing:
             if trial not in alive[label]:
                 put_away(trial.folder)

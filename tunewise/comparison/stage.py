@@ -14,6 +14,7 @@ from tunewise.files import Held
 from tunewise.methods.attach import count
 from tunewise.models.load import Base
 from tunewise.run import Recipe, base_of, plan, run
+from tunewise.run.prepare import drawn
 from tunewise.run.record import DONE, in_use_by
 from tunewise.run.trials import known
 
@@ -24,7 +25,10 @@ SECONDS_BETWEEN_LOOKS = 1.0  # at runs that another process carries out
 
 @dataclass
 class Stage:
-    """Recipes in their order, and those that have come to an end. Each is known by its number."""
+    """Recipes in their order, and those that have come to an end. Each is known by its number.
+
+    Recipes of one place are one run: it is carried out once, and what comes of it is all of theirs.
+    """
 
     recipes: Sequence[Recipe]
     places: Sequence[Path]
@@ -47,7 +51,7 @@ class Stage:
         for number, outcome in before.items():
             self._ends(number, outcome)
         while hands is not None and len(self._found) < len(self.places):
-            left = [number for number in range(len(self.places)) if number not in self._found]
+            left = [number for number in self._of_each_place() if number not in self._found]
             free = self._not_in_use(left)
             if free:
                 self._hand_out(hands, self._groups(free, n_workers))
@@ -57,6 +61,9 @@ class Stage:
                 if number not in self._found and (outcome := self._known(number)) is not None:
                     self._ends(number, outcome)
         return [self._found[number] for number in range(len(self.places))]
+
+    def _of_each_place(self) -> list[int]:
+        return [number for number, place in enumerate(self.places) if self.places.index(place) == number]
 
     def _known(self, number: int) -> Outcome | None:
         """What is written of a run that is done, or of a trial that has come so far."""
@@ -73,7 +80,7 @@ class Stage:
             work: Mapping[str, float] = {}
             if number not in done:
                 base, data = base_of(recipe, self.bases), recipe.data.model_dump_json()
-                tasks[data] = tasks.get(data) or load_task(recipe.data, base.tokenizer)
+                tasks[data] = tasks.get(data) or drawn(load_task(recipe.data, base.tokenizer), recipe)
                 trains[arm] = trains.get(arm) or count(base.model, recipe.method) > 0
                 work = work_of(recipe, tasks[data], trains[arm])
             planned.append(Planned(self.names[number], arm, number in done, **work))
@@ -96,8 +103,10 @@ class Stage:
                 self._ends(number, outcome)
 
     def _ends(self, number: int, outcome: Outcome) -> None:
-        self._found[number] = outcome
-        self.progress.ends(number, outcome)
+        for twin in (twin for twin, place in enumerate(self.places) if place == self.places[number]):
+            if twin not in self._found:
+                self._found[twin] = outcome
+                self.progress.ends(twin, outcome)
 
     def _groups(self, numbers: Sequence[int], n_workers: int) -> list[tuple[int, ...]]:
         """These in their order; those that are to be carried out side by side stand together."""

@@ -20,7 +20,7 @@ OTHER_BATCH = 5
 """Rows of a padded batch on the other way to the same losses."""
 OF_CORPORA = ("macro_f1", "mcc")
 """Metrics that one answer has not, as those that read more than answers; one counts as right or wrong instead."""
-LOWER_IN_HARNESS = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
+LOWER_IN_HARNESS = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter")
 """Of the harness's metrics, those of which less is better."""
 OF_VALUES = ("pearson", "spearman", "rmse")
 """Metrics of values; a value counts by its error."""

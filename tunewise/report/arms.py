@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tunewise.errors import UserError
 from tunewise.files import read_json
 from tunewise.report.folders import Run, read_run, read_runs
 from tunewise.stats import Interval, mean_interval
@@ -95,16 +96,19 @@ def main_metric(runs: Sequence[Run]) -> str:
 def gather_arms(
     runs: Sequence[Run], labels: Mapping[str, str] | None = None, diverged: Sequence[DivergedArm] = ()
 ) -> list[Arm]:
-    """The arms of `runs` in the order in which they first appear, or in that of `labels` (arm folder -> label)."""
+    """The arms of `runs` in the order in which they first appear, or in that of `labels` (label -> arm folder).
+
+    Several labels may share a folder: arms for which the search chose the same point.
+    """
     metric = main_metric(runs)
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.arm_folder, []).append(run)
-    names = {**label_by_difference(groups), **(labels or {})}
-    order = [key for key in (labels or {}) if key in groups]
-    order += [key for key in groups if key not in order]
+    order = [(label, key) for label, key in (labels or {}).items() if key in groups]
+    named = {key for _, key in order}
+    order += [(label, key) for key, label in label_by_difference(groups).items() if key not in named]
     n_diverged = {each.label: each.n_diverged for each in diverged}
-    return [replace(_arm(names[key], groups[key], metric), n_diverged=n_diverged.get(names[key], 0)) for key in order]
+    return [replace(_arm(label, groups[key], metric), n_diverged=n_diverged.get(label, 0)) for label, key in order]
 
 
 def comparison_of(root: Path) -> dict[str, Any]:
@@ -120,14 +124,30 @@ def arms_of(root: Path) -> list[dict[str, Any]]:
 
 
 def runs_of(root: Path) -> list[Run]:
-    """The runs of the comparison in `root`, or else every finished run below it; UserError when there is none."""
-    arms = arms_of(root)
-    return [read_run(root / a["folder"] / f"seed{seed}") for a in arms for seed in a["seeds"]] or read_runs(root)
+    """The runs of the comparison in `root`, or else every finished run below it.
+
+    UserError when there is none, and for runs of several tasks or bases, whose scores say nothing of each other.
+    """
+    places = dict.fromkeys(root / arm["folder"] / f"seed{seed}" for arm in arms_of(root) for seed in arm["seeds"])
+    if places:
+        return [read_run(place) for place in places]
+    runs = read_runs(root)
+    for what, found in (
+        ("tasks", [str(run.metrics.get("task")) for run in runs]),
+        ("bases", [str(run.recipe.get("model")) for run in runs]),
+    ):
+        several = sorted(set(found))
+        if len(several) > 1:
+            raise UserError(
+                f"the runs below {root} are of {len(several)} {what}: {', '.join(several[:8])}",
+                f"give a folder of one, such as {runs[0].folder.parent.parent}",
+            )
+    return runs
 
 
 def labels_of(root: Path) -> dict[str, str]:
-    """Arm folder -> label, in the order of the comparison in `root`; {} where there is none."""
-    return {Path(arm["folder"]).name: arm["label"] for arm in arms_of(root)}
+    """Label -> arm folder, in the order of the comparison in `root`; {} where there is none."""
+    return {arm["label"]: Path(arm["folder"]).name for arm in arms_of(root)}
 
 
 def diverged_of(root: Path) -> list[DivergedArm]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunewise.calibration import Bin, expected_calibration_error, probabilities, reliability
 from tunewise.report.arms import Arm
-from tunewise.report.figure import GRID, N_SERIES, QUIET, SERIES, subplots, svg
+from tunewise.report.figure import GRID, N_SERIES, QUIET, SERIES, as_written, subplots, svg
 
 N_BINS = 10  # few test items would leave finer bins all but empty
 BIGGEST_DOT = 130.0
@@ -70,7 +70,7 @@ def calibration_figure(arms: Sequence[Arm], found: Sequence[tuple[Arm, Calibrati
         axis.vlines(sure, sure, right, color=colour, linewidth=1.2, alpha=0.5)
         sizes = [8.0 + BIGGEST_DOT * each.n / most for each in bins]
         axis.scatter(sure, right, s=sizes, color=colour, linewidths=0, zorder=3)
-        axis.set_title(arm.label, fontsize=9.5, color=colour)
+        axis.set_title(as_written(arm.label), fontsize=9.5, color=colour)
         axis.set_xlabel("confidence, %")
         axis.set_xlim(-4, 104)
         axis.set_ylim(-4, 104)

@@ -24,8 +24,8 @@ class Decision:
 
     @property
     def takes(self) -> bool:
-        """Whether `pick` is advised; until all is settled it is the one to take so far."""
-        return self.verdict.settled
+        """Whether `pick` is advised; until all is settled, by more than one seed, it is the one to take so far."""
+        return _is_settled(self.verdict)
 
 
 def decide(arms: Sequence[Arm], rule: Rule | None = None) -> Decision:
@@ -49,11 +49,16 @@ def best_of(arms: Sequence[Arm]) -> Arm:
     return max(arms, key=lambda arm: sign * arm.quality.mean)
 
 
+def _is_settled(verdict: Verdict) -> bool:
+    return verdict.settled and (verdict.n_seeds > 1 or not verdict.pairs)
+
+
 def _headline(pick: Arm, verdict: Verdict) -> str:
     score = f"{words.metric_name(pick.metric)} {words.quality(pick.metric, pick.quality)}{words.unit(pick.metric)}"
     trained = f"{words.count(pick.n_trainable)} trained parameters" if pick.n_trainable else "nothing trained"
-    if not verdict.settled and verdict.n_seeds > 1:
-        return f"Not settled by {verdict.n_seeds} seeds; so far take {pick.label}: {score} with {trained}."
+    if not _is_settled(verdict):
+        seeds = "one seed" if verdict.n_seeds == 1 else f"{verdict.n_seeds} seeds"
+        return f"Not settled by {seeds}; so far take {pick.label}: {score} with {trained}."
     return f"Take {pick.label}: {score} with {trained}."
 
 

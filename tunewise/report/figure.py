@@ -140,6 +140,11 @@ def search_for_a_dimension(found: Mapping[str, Any]) -> str:
     return svg(figure, {**dict.fromkeys(SERIES, "#a86100"), **colours})
 
 
+def as_written(text: str) -> str:
+    """A text that matplotlib draws as it is: a $ begins no formula."""
+    return text.replace("$", r"\$")
+
+
 def subplots(shape: tuple[int, int], width: float, height: float, share: bool = False) -> "tuple[Figure, list[Axes]]":
     """A figure in the page's colours, made without pyplot and so without global state."""
     import matplotlib as mpl

@@ -110,7 +110,8 @@ def _tiles(arms: Sequence[Arm], decision: Decision) -> list[tuple[str, str, str]
     if untrained and pick.n_trainable:
         rival = best_of(untrained)
         gain = pick.quality.mean - rival.quality.mean
-        tiles.append((f"{gain:+.1f}".replace("-", "−"), "points over the best without training", rival.label))
+        digits, what = (3, "beside") if pick.metric in LOWER_IS_BETTER else (1, "points over")
+        tiles.append((f"{gain:+.{digits}f}".replace("-", "−"), f"{what} the best without training", rival.label))
     if pick.adapter_bytes:
         tiles.append((words.size(pick.adapter_bytes), "to store and to ship", pick.label))
     if pick.forgetting is not None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tunewise.report.folders import Run
 
 def command_of(run: Run) -> str:
     """The command that carries out this run's recipe again."""
-    return f"tunewise train {run.folder / 'recipe.yaml'}"
+    return f"tunewise train {shlex.quote(str(run.folder / 'recipe.yaml'))}"
 
 
 def recipe_digest(recipe: Mapping[str, Any]) -> str:

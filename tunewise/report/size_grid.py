@@ -16,7 +16,7 @@ from rich.text import Text
 from tunewise import files
 from tunewise.comparison.icl_vs_ft import FINE_TUNED, IN_CONTEXT
 from tunewise.report import figure, words
-from tunewise.report.figure import GRID, INK, QUIET, SERIES, subplots, svg
+from tunewise.report.figure import GRID, INK, QUIET, SERIES, as_written, subplots, svg
 from tunewise.report.templating import template
 from tunewise.stats import mean_interval
 from tunewise.verdict import LOWER_IS_BETTER
@@ -98,9 +98,9 @@ def heat_map(found: Found, *, narrow: bool = False) -> str:
             told = difference(cell, found["metric"], found["alpha"])
             colour = QUIET if cell["better"] is None else INK
             axis.text(column, row, told, ha="center", va="center", color=colour, size=10.5)
-        axis.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), xlabel="in-context learning", title=domain)
-        axis.set_xticks(range(n), models)
-        axis.set_yticks(range(n), models)
+        axis.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), xlabel="in-context learning", title=as_written(domain))
+        axis.set_xticks(range(n), list(map(as_written, models)))
+        axis.set_yticks(range(n), list(map(as_written, models)))
         if narrow or axis is axes[0]:
             axis.set_ylabel("fine-tuning")
         axis.grid(visible=False)

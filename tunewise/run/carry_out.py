@@ -93,6 +93,7 @@ def run(
             metrics = carried.carry_out(digest, progress, peak)
         finally:
             carried.tuned.detach()
+        start -= metrics["seconds"]
         metrics["seconds"] = round(time.perf_counter() - start, 3)
         if prove:
             files.write_json(out / record.METRICS, metrics)
@@ -222,7 +223,10 @@ class Run:
                 self.proofs |= self._longest_batch_fits() | self.saving.succeeds()
 
     def finish(self, result: FitResult | None, peak: Peak) -> dict[str, Any]:
-        """The adapter, the evaluations, and the in-process proofs: the content of metrics.json, but for the time."""
+        """The adapter, the evaluations, and the in-process proofs: the content of metrics.json.
+
+        `seconds` are those of the training before a resume; who called adds those of this process.
+        """
         proofs, rows = self.proofs, self.rows
         if rows:
             proofs |= self.saving.save()
@@ -251,6 +255,7 @@ class Run:
             "method": self.recipe.method.name,
             "seed": self.recipe.seed,
             "test": test.metrics,
+            "n_test": len(test.predictions),
             "dev": None if dev is None else dev.metrics,
             "out_of_domain": out_of_domain,
             "retention": retention,
@@ -258,7 +263,7 @@ class Run:
             "dial": dial,
             "n_trainable": self.tuned.n_trainable,
             "adapter_bytes": record.folder_bytes(adapter) if rows else 0,
-            "seconds": 0.0,
+            "seconds": 0.0 if result is None else result.seconds_before,
             "peak_bytes": peak_bytes,
             "peak_measure": peak.measure,
             **record.costs(result, others),

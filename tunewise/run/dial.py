@@ -115,8 +115,8 @@ def _asked(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> Asked:
         for name, examples in (("dev", task.dev), ("test", task.test))
     }
     asked = [each for each in recipe.retention_suite if not each.of_harness]
-    tasks = [suite_task(each, recipe, base) for each in asked]
-    texts = next((of_texts.test for of_texts in tasks if of_texts.kind == TEXTS), ())
+    tasks = [(suite_task(each, recipe, base), each.rows) for each in asked]
+    texts = next((of_texts.test[:rows] for of_texts, rows in tasks if of_texts.kind == TEXTS), ())
     longest = None if context is None else context - n_prefix
     asking = Asking(recipe.train.packing, recipe.generation.sampling(recipe.seed))
     return Asked(parts, [example.text for example in texts], longest, asking)

@@ -12,7 +12,7 @@ from tunewise.data.encode import Encoded
 from tunewise.files import read_jsonl
 from tunewise.models.load import Base
 from tunewise.run.carry_out import Run
-from tunewise.run.prepare import load_for
+from tunewise.run.prepare import drawn, load_for
 from tunewise.run.recipe import Recipe
 from tunewise.training.config import TrainConfig
 from tunewise.training.loop import LOG, fit_alone
@@ -59,6 +59,7 @@ def forecast(recipe: Recipe, base: Base) -> Forecast:
     UserError where the run itself would be refused, as when its longest batch does not fit into memory.
     """
     _, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
+    task = drawn(task, recipe)
     few = (task.dev or task.train)[:N_QUESTIONS]
     peak, start = Peak(base.model.device), time.perf_counter()
     with TemporaryDirectory() as folder:

@@ -29,7 +29,7 @@ def evaluate(
     model: str | None = None,
     data: str | Mapping[str, Any] | None = None,
     split: str = "test",
-    shots: int = 0,
+    shots: int | None = None,
     limit: int | None = None,
     out: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -49,7 +49,7 @@ def evaluate(
     if split not in splits:
         raise unknown("split", split, splits)
     shown = recipe.in_context
-    shots = shots or shown.shots
+    shots = shown.shots if shots is None else shots
     if split == "all" and shots:
         raise UserError("demonstrations are drawn from train, and split=all asks its rows too", "choose another split")
     prefix_ids, n_virtual = (), 0

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from tunewise.data.config import DataConfig
+from tunewise.data.replay import n_replayed
 from tunewise.data.splits import few_shot
 from tunewise.data.task import Task, load_task
 from tunewise.errors import UserError
@@ -38,10 +39,14 @@ def load_for(
 
 
 def drawn(task: Task, recipe: Recipe) -> Task:
-    """The task as this run has it: with `data.few_shot`, only so many training rows, drawn by the run's seed."""
+    """The task as this run has it: with `data.few_shot`, only so many training rows, drawn by the run's seed, and of
+    what is replayed beside them only so many that its share is kept."""
     if recipe.data.few_shot is None:
         return task
-    return replace(task, train=few_shot(task.train, recipe.data.few_shot, recipe.seed))
+    train = few_shot(task.train, recipe.data.few_shot, recipe.seed)
+    numbers = n_replayed(len(train), [each.share for each in recipe.data.replay])
+    replayed = tuple(replace(each, examples=each.examples[:n]) for each, n in zip(task.replayed, numbers, strict=True))
+    return replace(task, train=train, replayed=replayed)
 
 
 def base_of(recipe: Recipe, known: dict[str, Base]) -> Base:

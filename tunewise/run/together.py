@@ -128,7 +128,7 @@ def _together(
             found.append(error)
             continue
         share_of_training = 0.0 if result is None else taken * result.tokens / max(1, n_tokens)
-        metrics["seconds"] = round(own + share_of_training + time.perf_counter() - start, 3)
+        metrics["seconds"] = round(metrics["seconds"] + own + share_of_training + time.perf_counter() - start, 3)
         done(run.out, metrics)
         found.append(metrics)
     return found

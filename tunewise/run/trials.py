@@ -22,7 +22,7 @@ from tunewise.methods.lanes import CannotShare
 from tunewise.models.load import Base
 from tunewise.run import record
 from tunewise.run.carry_out import Run
-from tunewise.run.prepare import load_for
+from tunewise.run.prepare import drawn, load_for
 from tunewise.run.recipe import Recipe
 from tunewise.training import checkpoint
 from tunewise.training.lane import Diverged, FitResult, Training
@@ -94,7 +94,8 @@ def _begun(recipe: Recipe, folder: Path, base: Base, share: float, *, beside_oth
         )
     if any(rung["share"] > share for rung in _read(folder).get("rungs", ())):  # by other rungs: it begins anew
         put_away(folder)
-    run = Run(recipe, folder, base, replace(task, test=task.dev))  # nothing of test is there to be read
+    of_trial = replace(drawn(task, recipe), test=task.dev)  # nothing of test is there to be read
+    run = Run(recipe, folder, base, of_trial)
     try:
         run.begin(record.data_digest(recipe.data), beside_others=beside_others)
     except BaseException:

@@ -72,6 +72,8 @@ class FitResult:
     """"steps", "patience", or "until" before the last step."""
     resumed_from: int
     """The step a checkpoint was read at; 0 for a run in one go."""
+    seconds_before: float = 0.0
+    """Of `seconds`, those of the steps before it, which other processes took."""
     lanes: int = 1
     """How many runs shared the base."""
 
@@ -121,7 +123,7 @@ class Lane:
         self._ahead: tuple[int, list[Any]] = (-1, [])
         self._peak = Peak(self._device)
         self._state.resume(self._identity)
-        self.resumed_from = self._state.position.step
+        self.resumed_from, self._seconds_before = self._state.position.step, self._state.position.seconds
 
     def steps(self, interrupts: Interrupts) -> Steps:
         """Every step from the present position on; the reason why it ended."""
@@ -289,6 +291,7 @@ class Lane:
             peak_measure=self._peak.measure + (f", of {self._n_lanes} lanes" if self._n_lanes > 1 else ""),
             stopped_by=stopped_by,
             resumed_from=self.resumed_from,
+            seconds_before=self._seconds_before,
             lanes=self._n_lanes,
         )
 
