@@ -67,7 +67,9 @@ class Unfollowed:
 
 def work_of(recipe: Recipe, task: Task, trains: bool) -> Mapping[str, float]:
     """What a run of `recipe` reads, as fields of Planned; a method that does not train only answers."""
-    config, n_train = recipe.train, len(task.train)
+    config, mixed = recipe.train, recipe.data.mixture
+    sizes = {name: len(each.train) for name, each in task.each.items()}
+    n_train = mixed.draws(sizes) if mixed else len(task.train)
     n_read = config.epochs * n_train if config.steps is None else config.steps * config.batch_size * config.accumulation
     n_looks = 1.0
     if trains and n_train and config.evaluate_every is not None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tunewise.data.config import DataConfig, MixtureConfig
 from tunewise.data.examples import Example, Ledger, Note
-from tunewise.data.leaks import find_leaks
-from tunewise.data.splits import few_shot
+from tunewise.data.splits import few_shot, text_key
 from tunewise.data.template import Template
 from tunewise.errors import UserError
 from tunewise.verdict import LOWER_IS_BETTER
@@ -50,7 +49,7 @@ def mixture_of(config: DataConfig, mixed: MixtureConfig, tasks: Mapping[str, Tas
     sources = {name: _named(task, name) for name, task in tasks.items()}
     mixture = Mixture(mixed, sources)
     first = next(iter(sources.values()))
-    whole = replace(
+    return replace(
         first,
         name=config.path,
         kind=MIXTURE,
@@ -60,9 +59,12 @@ def mixture_of(config: DataConfig, mixed: MixtureConfig, tasks: Mapping[str, Tas
         source=config.path,
         positive="",
         asked=(),
+        train=mixture.examples("train"),
+        dev=mixture.examples("dev"),
+        test=mixture.examples("test"),
+        ledger=_ledger(sources),
         mixture=mixture,
     )
-    return _filled(whole, mixture)
 
 
 def few_of_each(task: Task, n: int, seed: int) -> Task:
@@ -81,23 +83,33 @@ def _named(task: Task, name: str) -> Task:
     return replace(task, train=train, dev=dev, test=test)
 
 
-def _filled(whole: Task, mixture: Mixture) -> Task:
-    train, dev, test = (mixture.examples(part) for part in ("train", "dev", "test"))
-    return replace(whole, train=train, dev=dev, test=test, ledger=_ledger(mixture.sources, train, dev, test))
-
-
-def _ledger(
-    sources: Mapping[str, Task], train: tuple[Example, ...], dev: tuple[Example, ...], test: tuple[Example, ...]
-) -> Ledger:
+def _ledger(sources: Mapping[str, Task]) -> Ledger:
     ledgers = {name: task.ledger for name, task in sources.items()}
     return Ledger(
         rows=sum(each.rows for each in ledgers.values()),
         trained=sum(each.trained for each in ledgers.values()),
         rejected=tuple(
-            Note(note.line, f"{name}: {note.reason}") for name, each in ledgers.items() for note in each.rejected
+            replace(note, reason=f"{name}: {note.reason}") for name, each in ledgers.items() for note in each.rejected
         ),
-        leaks=(*find_leaks(train, dev, "dev"), *find_leaks(train, test, "test")),
+        leaks=_leaks(sources),
         detected="\n".join(f"{name} = {each.detected}" for name, each in ledgers.items()),
+    )
+
+
+def _leaks(sources: Mapping[str, Task]) -> tuple[Note, ...]:
+    """Held-out rows of any source that are also training rows of any; each source has its own way to tell rows apart."""
+    keys = {name: text_key([*task.train, *task.dev, *task.test]) for name, task in sources.items()}
+    trained = {
+        keys[name](example): f"train of {name}, line {example.line}"
+        for name, task in reversed(sources.items())
+        for example in reversed(task.train)
+    }
+    return tuple(
+        Note(example.line, f"this row of {part} of {name} is also in {trained[keys[name](example)]}")
+        for part in ("dev", "test")
+        for name, task in sources.items()
+        for example in getattr(task, part)
+        if keys[name](example) in trained
     )
 
 

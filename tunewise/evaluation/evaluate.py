@@ -149,6 +149,11 @@ def _prepare(
                 f"{base.name} answers by a classifier; method.calibration={calibration} is of answers in words",
                 "leave method.calibration out, or set head=lm",
             )
+        if task.labels != base.head.labels and task.kind != "regression":
+            raise UserError(
+                f"{task.name} has other labels than {base.name} answers by: {', '.join(base.head.labels)}",
+                "ask it of a language model: head=lm",
+            )
         rows, _ = encode_rows(base, task, examples, (base.longest or LONGEST) - n_prefix)
         return LabelledRows(task, tuple(examples), rows)
     context = base.anatomy.context_length

@@ -24,10 +24,14 @@ NAMES = {
     "exact_match": "exact match",
     "rougeL": "ROUGE-L",
     "rougeLsum": "ROUGE-Lsum",
+    "macro_average": "mean of the sources",
 }
 
 
 def metric_name(metric: str) -> str:
+    source, dot, own = metric.rpartition(".")  # of a mixture
+    if dot:
+        return f"{metric_name(own)} of {source}"
     return NAMES.get(metric, metric.replace("_", " "))
 
 
