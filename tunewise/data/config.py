@@ -197,8 +197,8 @@ class MixtureConfig(Strict):
     """How often each is drawn: by its rows, all alike, or by `weight`."""
     cap: int = Field(3_000, gt=0)
     """Rows beyond which none counts more, as in FLAN; an epoch has as many draws as the sources have rows up to it."""
-    temperature: float = Field(1.0, gt=0)
-    """Of `proportional`: the higher it is, the more alike the sources are (T5)."""
+    temperature: float = Field(1.0, ge=1)
+    """Of `proportional`: the higher it is, the more alike the sources are, as in T5."""
 
     @field_validator("sources", mode="before")
     @classmethod

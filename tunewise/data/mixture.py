@@ -97,11 +97,11 @@ def _ledger(sources: Mapping[str, Task]) -> Ledger:
 
 
 def _leaks(sources: Mapping[str, Task]) -> tuple[Note, ...]:
-    """Held-out rows of any source that are also training rows of any; each source has its own way to tell rows apart."""
+    """Held-out rows of any source that are training rows of any; each source has its own way to tell rows apart."""
     keys = {name: text_key([*task.train, *task.dev, *task.test]) for name, task in sources.items()}
     trained = {
         keys[name](example): f"train of {name}, line {example.line}"
-        for name, task in reversed(sources.items())
+        for name, task in reversed(list(sources.items()))
         for example in reversed(task.train)
     }
     return tuple(

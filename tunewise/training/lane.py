@@ -228,12 +228,16 @@ class Lane:
 
     def _by_source(self, rows: list[int], losses: list[float]) -> dict[str, dict[str, float]]:
         """Mean nats per label token of each source that is among these rows, and how many labels those are."""
-        found: dict[str, list[tuple[float, int]]] = {}
+        names = self._sources.names
+        found: list[list[tuple[float, int]]] = [[] for _ in names]
         for row, loss in zip(rows, losses, strict=True):
-            name = self._sources.names[self._sources.of(row)]
-            found.setdefault(name, []).append((loss, self._objective.n_labels(self.training.rows[row])))
-        sums = {name: [math.fsum(column) for column in zip(*of_rows, strict=True)] for name, of_rows in found.items()}
-        return {name: {"loss": loss / n, "label_tokens": int(n)} for name, (loss, n) in sums.items() if n}
+            found[self._sources.of(row)].append((loss, self._objective.n_labels(self.training.rows[row])))
+        n_labels = [sum(n for _, n in of_rows) for of_rows in found]
+        return {
+            name: {"loss": math.fsum(loss for loss, _ in of_rows) / n, "label_tokens": n}
+            for name, of_rows, n in zip(names, found, n_labels, strict=True)
+            if n
+        }
 
     def _batches(self, step: int) -> list[_Drawn]:
         """The batches of one step; a step never crosses from one epoch into the next."""
