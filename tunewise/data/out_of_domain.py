@@ -137,7 +137,9 @@ def _by_itself(
             f"{name}: beside a mixture {config.path} is a task of its own, with its own labels", "leave labels out"
         )
     own = load_task(config, tokenizer)
-    train, examples = ((), (*own.train, *own.dev, *own.test)) if path.is_file() else (own.train, own.test)
+    train, examples = own.train, own.test
+    if path.is_file():
+        train, examples = (), tuple(sorted((*own.train, *own.dev, *own.test), key=lambda example: example.line))
     if not examples:
         raise UserError(f"{name}: {config.path} has no test rows", "add a test file to its folder, or name one file")
     return OutOfDomain(
