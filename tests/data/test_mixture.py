@@ -168,5 +168,5 @@ def test_a_source_named_twice_is_refused(tmp_path):
 
 def test_a_file_that_is_none_says_what_is_missing(tmp_path):
     (tmp_path / "task.yaml").write_text(json.dumps({"name": "x"}))
-    with pytest.raises(UserError, match=r"mixture\.(sources|name)"):
+    with pytest.raises(UserError, match=r"task\.yaml is no mixture"):
         parse(DataConfig, {"path": str(tmp_path / "task.yaml")})

@@ -11,6 +11,7 @@ from pydantic import Field, field_serializer, field_validator, model_validator
 
 from tunewise.config import Strict, read_yaml
 from tunewise.data.mixing import Mixing, normalised, proportional_rates
+from tunewise.errors import UserError
 
 Pattern = Literal["none", "minimal", "question", "verbose"]
 OF_A_SOURCE = (
@@ -91,7 +92,12 @@ class DataConfig(Strict):
             return data
         path, given = data.get("path"), data.get("mixture")
         if isinstance(path, str) and path.endswith((".yaml", ".yml")):
-            return {**data, "path": Path(path).stem, "mixture": _laid_over(read_yaml(path), given or {})}
+            if "sources" not in (content := read_yaml(path)):
+                raise UserError(
+                    f"{path} is no mixture: it names no sources",
+                    "write sources: {NAME: PATH, ...}; of a task.yaml name its folder",
+                )
+            return {**data, "path": Path(path).stem, "mixture": _laid_over(content, given or {})}
         return {"path": "mixture", **data} if given and path is None else data
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """Mixing rates of several sources, and an order of draws in which each has its share of every stretch.
 
 Rates: Raffel et al. 2020, arXiv:1910.10683, section 3.5.2: in proportion to the rows, none counting more than a limit,
-and a temperature; a limit of 3,000: Wei et al. 2022, arXiv:2109.01652, section 2. Order: Tijdeman 1980, The chairman
+and a temperature; a limit of 3,000: Wei et al. 2022, arXiv:2109.01652, section 2.4. Order: Tijdeman 1980, The chairman
 assignment problem, Discrete Mathematics 32: of any first t draws a source has t times its rate, but for less than one.
 """
 
