@@ -10,10 +10,11 @@ from tests.small_base import QUICK, write_encoder, write_place_with_texts, write
 from tunewise.errors import UserError
 from tunewise.files import read_jsonl, write_jsonl
 from tunewise.models.load import load_base
-from tunewise.run import build_recipe, evaluate, run
+from tunewise.run import build_recipe, evaluate, run, run_together
 from tunewise.run.forecast import forecast
 from tunewise.run.prepare import load_for
 from tunewise.run.training_rows import training_rows
+from tunewise.run.trials import advance
 
 pytestmark = pytest.mark.usefixtures("without_a_fresh_process")
 
@@ -167,3 +168,26 @@ def test_a_changed_source_is_noticed_and_its_recipe_makes_the_run_again(place, b
 def test_a_forecast_counts_what_a_mixture_draws(place, base):
     found = forecast(recipe(place, cap=10, overrides={"train.steps": None, "train.epochs": 4}), base)
     assert (found.n_steps, found.n_looks) == (4 * 3, 4)  # 20 draws an epoch, 8 a step
+
+
+def test_runs_side_by_side_tell_their_own_sources(place, base, tmp_path):
+    """Each as a lane of one batch has the log and the scores that it has alone."""
+    asked = [recipe(place, mixing="equal", overrides={"seed": seed}) for seed in (0, 1)]
+    found = run_together(asked, [tmp_path / str(seed) for seed in (0, 1)], base)
+    for seed, metrics in enumerate(found):
+        alone = run(asked[seed], tmp_path / f"alone{seed}", base=base, prove=False)
+        assert (metrics["lanes"], alone["lanes"]) == (2, 1)
+        assert metrics["test"] == pytest.approx(alone["test"], abs=1e-3)
+        logs = [list(read_jsonl(tmp_path / name / "log.jsonl")) for name in (str(seed), f"alone{seed}")]
+        told = [[line["by_source"] for line in log if "loss" in line] for log in logs]
+        assert [set(line) for line in told[0]] == [set(line) for line in told[1]] != []
+        for line, other in zip(*told, strict=True):
+            for name, of_source in line.items():
+                assert of_source == pytest.approx(other[name], abs=1e-4)
+
+
+def test_a_search_looks_at_the_loss_on_dev_of_all_sources(place, base, tmp_path):
+    asked = recipe(place, sources=("reviews.csv", "counts.jsonl", "texts.jsonl"))
+    (found,) = advance([asked], [tmp_path], base, 0.5)
+    assert [(rung["share"], rung["step"]) for rung in found["rungs"]] == [(0.5, 3)]
+    assert found["rungs"][0]["loss"] > 0

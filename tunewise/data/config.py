@@ -80,9 +80,19 @@ class DataConfig(Strict):
     """Rows of other sources to be trained on beside its own: a path and a share, or a list of them."""
 
     @property
-    def paths(self) -> tuple[str, ...]:
-        """Where the rows lie that are its own: one path, or those of the sources of a mixture."""
-        return tuple(source.path for source in self.mixture.sources.values()) if self.mixture else (self.path,)
+    def each(self) -> Mapping[str, DataConfig]:
+        """The data of one task each: name of a source -> it, with what is the same for all; of other data itself."""
+        if self.mixture is None:
+            return {"": self}
+        shared = {"split": self.split, "seed": self.seed}
+        n_train = {
+            name: min((n for n in (self.train, source.train) if n is not None), default=None)
+            for name, source in self.mixture.sources.items()
+        }
+        return {
+            name: source.model_copy(update={**shared, "train": n_train[name]})
+            for name, source in self.mixture.sources.items()
+        }
 
     @model_validator(mode="before")
     @classmethod

@@ -112,13 +112,10 @@ def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase 
 
 
 def _mixed(config: DataConfig, mixed: MixtureConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
-    """Each source with the splits and the seed of the mixture, and at most as many training rows."""
     tasks: dict[str, Task] = {}
-    for name, source in mixed.sources.items():
-        n_train = min((n for n in (config.train, source.train) if n is not None), default=None)
-        shared = {"split": config.split, "seed": config.seed, "train": n_train}
+    for name, source in config.each.items():
         try:
-            tasks[name] = load_task(source.model_copy(update=shared), tokenizer)
+            tasks[name] = load_task(source, tokenizer)
         except UserError as error:
             raise UserError(f"source {name}: {error.message}", error.hint) from None
     return mixture_of(config, mixed, tasks)

@@ -178,7 +178,7 @@ class Run:
         self._begin_the_head()
         self.dev: Prepared | None = None
         self.dev_evaluations: list[Evaluation] = []
-        self.rows: list[Encoded] = []
+        self.rows: Sequence[Encoded] = []
         self.sources = Sources({})
         self.mixture: list[dict[str, Any]] = []
         self.proofs: dict[str, Proof] = {}
@@ -306,7 +306,7 @@ class Run:
             found[each.name] = told.metrics
         return found
 
-    def _check(self, rows: list[Encoded]) -> dict[str, Proof]:
+    def _check(self, rows: Sequence[Encoded]) -> dict[str, Proof]:
         if self.tokenizer is None or self.base.head.kind != "lm":
             return check_labels(rows)
         return check_rows(rows, self.tokenizer)

@@ -28,15 +28,15 @@ TEXTS = "language_modelling"
 class TrainingRows:
     """What a run is trained on: rows with an answer, then rows of text (one that is cut has no end to be checked)."""
 
-    rows: list[Encoded]
+    rows: Sequence[Encoded]
     n_answered: int
     sources: Sources
     """Whose they are, and in which order they are drawn."""
     ledger: Ledger
 
     @property
-    def answered(self) -> list[Encoded]:
-        return self.rows[: self.n_answered]
+    def answered(self) -> Sequence[Encoded]:
+        return self.rows if self.n_answered == len(self.rows) else self.rows[: self.n_answered]
 
     def table(self, config: TrainConfig, seed: int) -> list[dict[str, Any]]:
         """What a whole run draws: of each source its rows, its share, and how many examples, tokens (prefixes left
@@ -71,17 +71,18 @@ def training_rows(base: Base, task: Task, max_length: int) -> TrainingRows:
 
     UserError for a base that cannot be trained on a source, or on what is to be replayed.
     """
-    rows: list[Encoded] = []
+    parts: list[Sequence[Encoded]] = []
     sizes: dict[str, int] = {}
     n_answered, ledger = 0, Ledger()
     blocks = sorted(_blocks(task), key=lambda block: block.is_text)
     for block in blocks:
         found, of_block = _encoded(base, block, max_length)
-        rows += found
+        parts.append(found)
         sizes[block.name] = len(found)
         n_answered += 0 if block.is_text else len(found)
         of_its_own = block.name if block.is_replayed or task.mixture else ""
         ledger = added(ledger, of_block, of_its_own, is_replayed=block.is_replayed)
+    rows = parts[0] if len(parts) == 1 else [row for part in parts for row in part]
     return TrainingRows(rows, n_answered, _sources(task, sizes, {b.name for b in blocks if b.is_replayed}), ledger)
 
 
@@ -126,7 +127,7 @@ def _blocks(task: Task) -> Iterator[_Block]:
         yield _Block(name, task, each.examples, each.is_text, is_replayed=True)
 
 
-def _encoded(base: Base, block: _Block, max_length: int) -> tuple[list[Encoded], Ledger]:
+def _encoded(base: Base, block: _Block, max_length: int) -> tuple[Sequence[Encoded], Ledger]:
     in_words = base.head.kind == "lm"
     if (block.is_replayed and not in_words) or (block.is_text and not (in_words and base.anatomy.kind == DECODER)):
         raise UserError(
