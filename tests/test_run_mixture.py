@@ -10,7 +10,7 @@ from tests.small_base import QUICK, write_encoder, write_place_with_texts, write
 from tunewise.errors import UserError
 from tunewise.files import read_jsonl, write_jsonl
 from tunewise.models.load import load_base
-from tunewise.run import build_recipe, evaluate, run, run_together
+from tunewise.run import build_recipe, evaluate, mixing_table, run, run_together
 from tunewise.run.forecast import forecast
 from tunewise.run.prepare import load_for
 from tunewise.run.training_rows import training_rows
@@ -191,3 +191,11 @@ def test_a_search_looks_at_the_loss_on_dev_of_all_sources(place, base, tmp_path)
     (found,) = advance([asked], [tmp_path], base, 0.5)
     assert [(rung["share"], rung["step"]) for rung in found["rungs"]] == [(0.5, 3)]
     assert found["rungs"][0]["loss"] > 0
+
+
+def test_the_table_can_be_had_before_a_run(place, base, tmp_path):
+    asked = recipe(place, replay={"path": str(place / "texts.jsonl"), "share": 0.1})
+    run(asked, tmp_path, base=base, prove=False)
+    assert mixing_table(asked) == json.loads((tmp_path / "ledger.json").read_text())["mixture"]
+    with pytest.raises(UserError, match="is one source"):
+        mixing_table(build_recipe({"model": str(place / "base"), "data": str(place / "reviews.csv"), "method": "lora"}))

@@ -1,0 +1,15 @@
+"""`tunewise data ...`: what is done with data before anything is trained."""
+
+import typer
+
+from tunewise.cli import data_mixture
+from tunewise.cli.console import verb
+
+app = typer.Typer(name="data", help="Look at data before anything is trained.", no_args_is_help=True)
+
+
+@app.callback()
+def _of_data() -> None: ...
+
+
+app.command("mixture")(verb(data_mixture.mixture))
