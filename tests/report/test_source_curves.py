@@ -11,6 +11,8 @@ from tests.report.runs import write_runs
 from tunewise.report.arms import Arm, read_arms
 from tunewise.report.page import render
 from tunewise.report.source_curves import source_curves, source_losses, source_rows
+from tunewise.report.words import metric_name, quality, unit
+from tunewise.stats import mean_interval
 
 
 @pytest.fixture
@@ -57,3 +59,10 @@ def test_the_page_has_the_table_and_the_curves(arms: list[Arm]) -> None:
     assert "The training loss of each source under lora" in page
     plain = [replace(run, metrics={**run.metrics, "test": {"accuracy": 1.0}}) for run in lora.runs]
     assert "Source by source" not in render(plain)
+
+
+def test_the_metric_of_a_source_is_told_as_that_metric(arms: list[Arm]) -> None:
+    assert metric_name("a.rougeL") == "ROUGE-L of a"
+    assert (unit("a.accuracy"), unit("a.mcc")) == (" %", "")
+    assert quality("b.loss", mean_interval([2.5])) == "2.500"
+    assert quality("a.accuracy", mean_interval([52.84])) == "52.8"
