@@ -7,10 +7,12 @@ from collections import Counter
 import pytest
 
 from tests.small_base import QUICK, write_encoder, write_place_with_texts, write_reviews
+from tunewise.cli.recipes import gather
+from tunewise.config import parse
 from tunewise.errors import UserError
 from tunewise.files import read_jsonl, write_jsonl
 from tunewise.models.load import load_base
-from tunewise.run import build_recipe, evaluate, mixing_table, run, run_together
+from tunewise.run import Recipe, build_recipe, evaluate, mixing_table, run, run_together
 from tunewise.run.forecast import forecast
 from tunewise.run.prepare import load_for
 from tunewise.run.training_rows import training_rows
@@ -92,6 +94,7 @@ def test_each_source_is_scored_as_the_task_it_is(place, base, tmp_path, method):
     assert next(iter(metrics["test"].items())) == ("macro_average", pytest.approx(sum(firsts) / 2))
     again = evaluate(tmp_path / "run")
     assert again["metrics"] == metrics["test"]
+    assert evaluate(tmp_path / "run", limit=1)["n_examples"] == 2
 
 
 def test_a_text_is_trained_whole_and_its_loss_is_no_part_of_the_mean(place, base, tmp_path):
@@ -159,7 +162,9 @@ def test_a_changed_source_is_noticed_and_its_recipe_makes_the_run_again(place, b
     asked = build_recipe(fields)
     first = run(asked, tmp_path / "run", base=base)
     assert run(asked, tmp_path / "run", base=base)["loss_last"] == first["loss_last"]
-    assert run(asked, tmp_path / "again", base=base, prove=False)["loss_last"] == first["loss_last"]
+    written = parse(Recipe, gather([str(tmp_path / "run" / "recipe.yaml")], {}))
+    assert written == asked
+    assert run(written, tmp_path / "again", base=base, prove=False)["loss_last"] == first["loss_last"]
     write_reviews(source, 70)
     with pytest.raises(UserError, match="has changed since"):
         run(asked, tmp_path / "run", base=base)

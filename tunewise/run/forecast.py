@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
+from tunewise.data.examples import Example
+from tunewise.data.task import Task
 from tunewise.files import read_jsonl
 from tunewise.models.load import Base
 from tunewise.run.carry_out import Run
@@ -58,7 +60,7 @@ def forecast(recipe: Recipe, base: Base) -> Forecast:
     UserError where the run itself would be refused, as when its longest batch does not fit into memory.
     """
     _, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
-    few = (task.dev or task.train)[:N_QUESTIONS]
+    few = _few(task)
     peak, start = Peak(base.model.device), time.perf_counter()
     with TemporaryDirectory() as folder:
         run = Run(recipe, Path(folder), base, replace(task, dev=few, test=few))
@@ -88,6 +90,13 @@ def forecast(recipe: Recipe, base: Base) -> Forecast:
         end_seconds=ended - trained - metrics["spent"]["evaluation"],
         peak_bytes=metrics["peak_bytes"],
     )
+
+
+def _few(task: Task) -> tuple[Example, ...]:
+    """Questions of dev, or of train where there is none: of a mixture from all its sources."""
+    part = task.dev or task.train
+    every = max(1, len(part) // N_QUESTIONS) if task.mixture else 1
+    return part[::every][:N_QUESTIONS]
 
 
 def _seconds_a_token(steps: Sequence[object]) -> float:

@@ -53,7 +53,7 @@ class Silent:
 
 
 class BySource:
-    """The losses of several sources, each averaged over its last steps, in words."""
+    """The losses of several sources, each averaged over the last steps it was part of, in words."""
 
     def __init__(self) -> None:
         self._means: dict[str, float] = {}
@@ -77,6 +77,7 @@ class Lines:
 
     def started(self, name: str, first_step: int, n_steps: int) -> None:
         self._name, self._n_steps, self._n_tokens, self._start = name, n_steps, 0, time.perf_counter()
+        self._by_source = BySource()
 
     def stepped(self, step: int, loss: float, n_tokens: int) -> None:
         self._loss = loss
@@ -150,7 +151,9 @@ class Bar:
 
     def started(self, name: str, first_step: int, n_steps: int) -> None:
         self._n_tokens, self._start = 0, time.perf_counter()
+        self._by_source = BySource()
         self._progress.reset(self._task, total=n_steps, completed=first_step, description=name)
+        self._progress.update(self._task, by_source=self._by_source)
         self._progress.start()
 
     def stepped(self, step: int, loss: float, n_tokens: int) -> None:
