@@ -25,6 +25,7 @@ class Sources:
         """Rows of one epoch."""
         self._firsts = tuple(accumulate(self.sizes[:-1], initial=0))
         self._stream, self._of_draws = interleaved(self.rates), array("I")
+        self._passes: dict[int, tuple[tuple[int, int], list[int]]] = {}
 
     def of(self, row: int) -> int:
         """The number of the source of a row."""
@@ -63,6 +64,12 @@ class Sources:
         first, size = self._firsts[source], self.sizes[source]
         rows: list[int] = []
         for number in range(start // size, -(-stop // size)):
-            shuffled = order(size, f"{seed} {self.names[source]}", number)
-            rows += shuffled[max(0, start - number * size) : stop - number * size]
+            rows += self._pass(source, number, seed)[max(0, start - number * size) : stop - number * size]
         return [first + row for row in rows]
+
+    def _pass(self, source: int, number: int, seed: int) -> list[int]:
+        """The order of one pass over the rows of a source; the last one is kept, as the next epoch goes on with it."""
+        if source not in self._passes or self._passes[source][0] != (seed, number):
+            shuffled = order(self.sizes[source], f"{seed} {self.names[source]}", number)
+            self._passes[source] = (seed, number), shuffled
+        return self._passes[source][1]
