@@ -11,7 +11,7 @@ from tunewise.errors import UserError
 from tunewise.models.load import load_base
 from tunewise.run import build_recipe, run
 from tunewise.run.prepare import drawn
-from tunewise.run.rehearsal import training_rows
+from tunewise.run.training_rows import training_rows
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,8 @@ def test_texts_and_another_task_are_trained_on_beside_the_own_rows(place, tmp_pa
     replay = [{"path": str(place / "texts.jsonl"), "share": 0.2}, {"path": str(place / "counts.jsonl"), "share": 0.2}]
     asked = recipe(place, replay)
     base, task = load_base(asked.model, "float32"), load_task(asked.data)
-    answered, texts, _ = training_rows(base, task, 64)
+    found = training_rows(base, task, 64)
+    answered, texts = found.answered, found.rows[found.n_answered :]
     assert (len(task.train), len(answered), len(texts)) == (48, 48 + 16, 16)
     assert all(row.labels == row.ids for row in texts)
     masked = [sum(label == MASKED for label in row.labels) for row in answered[48:]]

@@ -54,6 +54,34 @@ def test_the_bar_shows_steps_loss_score_and_time_left():
     follow(bar)  # one bar serves several runs in turn
 
 
+def test_sources_are_told_by_their_recent_losses_and_forgotten_by_the_next_run():
+    stream = io.StringIO()
+    lines = Lines(stream)
+    lines.started("lora", 0, 10)
+    for losses in ({"a": 2.0, "b": 3.0}, {"a": 1.0}):
+        lines.stepped(1, 2.0, 10)
+        lines.told_by_source(losses)
+    lines.evaluated(2, 0.5, False)
+    lines.told_by_source({f"s{number}": 1.0 for number in range(9)})
+    lines.evaluated(3, 0.5, False)
+    follow(lines)
+    told, many, after = stream.getvalue().splitlines()
+    assert "loss 2.0000  a 1.900  b 3.000  dev 0.5000" in told
+    assert "s3 1.000  and 5 more  dev" in many
+    assert "loss 0.3750  dev 0.7500" in after
+
+
+def test_the_bar_shows_sources():
+    console = Console(file=io.StringIO(), force_terminal=True, width=160, record=True)
+    bar = Bar(console)
+    bar.started("lora", 0, 10)
+    bar.stepped(1, 0.5, 100)
+    bar.told_by_source({"news": 1.25})
+    console.print(bar._progress.get_renderable())
+    assert "loss 0.5000  news 1.250  dev –" in console.export_text()
+    bar.finished()
+
+
 def test_the_peak_is_of_this_stretch_of_work():
     peak = Peak(torch.device("cpu"))
     before = peak.bytes()

@@ -2,9 +2,15 @@
 
 import typer
 
-from tunewise.cli import data_generate
+from tunewise.cli import data_generate, data_mixture
 from tunewise.cli.console import verb
 
-app = typer.Typer(name="data", help="Make data sets, and look into them.", no_args_is_help=True)
+app = typer.Typer(name="data", help="Look at data before training, and make data sets.", no_args_is_help=True)
 
+
+@app.callback()
+def _of_data() -> None: ...
+
+
+app.command("mixture")(verb(data_mixture.mixture))
 app.command("generate")(verb(data_generate.generate))

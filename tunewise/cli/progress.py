@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -140,6 +140,9 @@ class _Batch:
     def stepped(self, step: int, loss: float, n_tokens: int) -> None:
         self.step = step
         self._progress.trained(self, f"loss {loss:.3f}")
+
+    def told_by_source(self, losses: Mapping[str, float]) -> None:
+        """Not shown: a line tells of several runs."""
 
     def evaluated(self, step: int, score: float, is_best: bool) -> None:
         self._progress.trained(self, f"dev {score:.1f}{' (best)' if is_best else ''}")

@@ -76,6 +76,7 @@ def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:
         raise UserError(
             "no data given", "add --data FILE (csv, tsv, json, jsonl), or --data tiny:sentiment to try it out"
         )
-    if isinstance(recipe["data"], dict) and isinstance(path := recipe["data"].get("path"), str):
+    data = recipe["data"]
+    if isinstance(data, dict) and "mixture" not in data and isinstance(path := data.get("path"), str):
         find(path)  # a typing error is told before torch is imported
     return recipe

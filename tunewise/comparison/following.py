@@ -67,7 +67,7 @@ class Unfollowed:
 
 def work_of(recipe: Recipe, task: Task, trains: bool) -> Mapping[str, float]:
     """What a run of `recipe` reads, as fields of Planned; a method that does not train only answers."""
-    config, n_train = recipe.train, len(task.train)
+    config, n_train = recipe.train, recipe.data.n_drawn(task.n_train)
     n_read = config.epochs * n_train if config.steps is None else config.steps * config.batch_size * config.accumulation
     n_looks = 1.0
     if trains and n_train and config.evaluate_every is not None:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from logging.handlers import QueueHandler
 from typing import Any, Protocol
 
@@ -46,6 +46,9 @@ class Telling:
         if step == self._n_steps or now - self._last >= SECONDS_BETWEEN_STEPS:
             self._tell("stepped", step, loss, self._n_tokens)
             self._n_tokens, self._last = 0, now
+
+    def told_by_source(self, losses: Mapping[str, float]) -> None:
+        """Not shown: a line tells of several runs."""
 
     def evaluated(self, step: int, score: float, is_best: bool) -> None:
         self._tell("evaluated", step, score, is_best)

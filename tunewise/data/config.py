@@ -1,13 +1,24 @@
 """What a recipe says about its data."""
 
+from __future__ import annotations
+
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
-from tunewise.config import Strict
+from tunewise.config import Strict, read_yaml
+from tunewise.data.mixing import Mixing, normalised, proportional_rates
+from tunewise.errors import UserError
 
 Pattern = Literal["none", "minimal", "question", "verbose"]
+OF_A_SOURCE = (
+    "folder", "text", "label", "prompt", "completion", "answer", "messages", "tags", "pattern", "words", "choices",
+    "minimal_pair", "metrics", "kind",
+)  # fmt: skip
+"""Fields that say what the rows of one source are."""
 
 
 class Replay(Strict):
@@ -24,7 +35,9 @@ class DataConfig(Strict):
 
     path: str
     """`tiny:sentiment` (embedded), `glue:rte` or `super_glue:boolq`, a folder with task.yaml or with train and test
-    files, or one file."""
+    files, one file, or a yaml file with the fields of `mixture`; of a mixture, what it is called."""
+    mixture: MixtureConfig | None = None
+    """Several sources that are trained on together."""
     folder: str | None = None
     """Where the rows of a `glue:` or `super_glue:` task lie; None takes them from the hub."""
     text: str | None = None
@@ -65,6 +78,48 @@ class DataConfig(Strict):
     """Which rows fall into which split, and which are replayed."""
     replay: tuple[Replay, ...] = ()
     """Rows of other sources to be trained on beside its own: a path and a share, or a list of them."""
+
+    def n_drawn(self, sizes: Mapping[str, int]) -> int:
+        """How many rows an epoch has, by the number of training rows of each of these tasks."""
+        return self.mixture.draws(sizes) if self.mixture else sum(sizes.values())
+
+    @property
+    def each(self) -> Mapping[str, DataConfig]:
+        """The data of one task each: name of a source -> it, with what is the same for all; of other data itself."""
+        if self.mixture is None:
+            return {"": self}
+        shared = {"split": self.split, "seed": self.seed}
+        n_train = {
+            name: min((n for n in (self.train, source.train) if n is not None), default=None)
+            for name, source in self.mixture.sources.items()
+        }
+        return {
+            name: source.model_copy(update={**shared, "train": n_train[name]})
+            for name, source in self.mixture.sources.items()
+        }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_file(cls, data: Any) -> Any:
+        """A yaml file is a mixture; what is said beside it counts more than what it says."""
+        if not isinstance(data, Mapping):
+            return data
+        path, given = data.get("path"), data.get("mixture")
+        if isinstance(path, str) and path.endswith((".yaml", ".yml")):
+            if "sources" not in (content := read_yaml(path)):
+                raise UserError(
+                    f"{path} is no mixture: it names no sources",
+                    "write sources: {NAME: PATH, ...}; of a task.yaml name its folder",
+                )
+            return {**data, "path": Path(path).stem, "mixture": _laid_over(content, given or {})}
+        return {"path": "mixture", **data} if given and path is None else data
+
+    @model_validator(mode="after")
+    def _said_by_its_sources(self) -> Self:
+        given = [name for name in OF_A_SOURCE if self.mixture and getattr(self, name) not in (None, "none", {})]
+        if given:
+            raise ValueError(f"{given[0]} is of one source; write mixture.sources.NAME.{given[0]}")
+        return self
 
     @field_validator("replay", mode="before")
     @classmethod
@@ -135,3 +190,90 @@ class DataConfig(Strict):
         if self.text and self.prompt and "{" not in self.prompt:
             raise ValueError("text and prompt both name the column that is asked; name one of them")
         return self
+
+
+class SourceConfig(DataConfig):
+    """One source of a mixture: anything that is data by itself. Its splits and seed are those of the mixture."""
+
+    weight: float | None = Field(None, gt=0)
+    """Of `mixing: weights`: its share of all draws is this over the sum of all weights."""
+
+    @model_validator(mode="after")
+    def _one_source_alone(self) -> Self:
+        if self.mixture is not None:
+            raise ValueError("a source cannot be a mixture itself; name what that is made of")
+        for name in ("few_shot", "replay", "split", "seed"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is the same for all sources; write data.{name}")
+        return self
+
+
+class MixtureConfig(Strict):
+    """Several sources, and how often each is drawn; each is asked, and scored on dev and test, as its own task."""
+
+    sources: dict[str, SourceConfig]
+    """Name -> what `data` may be; a bare string is its path."""
+    mixing: Mixing = "proportional"
+    """How often each is drawn: by its rows, all alike, or by `weight`."""
+    cap: int = Field(3_000, gt=0)
+    """Rows beyond which none counts more, as in FLAN; an epoch has as many draws as the sources have rows up to it."""
+    temperature: float = Field(1.0, ge=1)
+    """Of `proportional`: the higher it is, the more alike the sources are, as in T5."""
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _paths(cls, sources: Any) -> Any:
+        if not isinstance(sources, Mapping):
+            return sources
+        return {str(name): {"path": each} if isinstance(each, str) else each for name, each in sources.items()}
+
+    @field_validator("sources")
+    @classmethod
+    def _named(cls, sources: dict[str, SourceConfig]) -> dict[str, SourceConfig]:
+        if not sources:
+            raise ValueError("no source; write lines of the form  name: path")
+        wrong = next((name for name in sources if not re.fullmatch(r"[\w-]+", name)), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong!r} is to be part of a metric's name: use letters, digits, - and _")
+        return sources
+
+    @field_serializer("sources")
+    def _as_given(self, sources: dict[str, SourceConfig]) -> dict[str, dict[str, Any]]:
+        """Without what is not said of a source: a recipe with dozens of them stays readable."""
+        return {name: each.model_dump(mode="json", exclude_defaults=True) for name, each in sources.items()}
+
+    @model_validator(mode="after")
+    def _weighed(self) -> Self:
+        weighed = {name: each.weight is not None for name, each in self.sources.items()}
+        if self.mixing == "weights" and not all(weighed.values()):
+            lacking = next(name for name, there in weighed.items() if not there)
+            raise ValueError(f"{lacking} has no weight; write sources.{lacking}.weight, or leave mixing out")
+        if self.mixing != "weights" and any(weighed.values()):
+            raise ValueError(f"weights have no effect with mixing={self.mixing}; write mixing: weights")
+        if self.mixing != "proportional" and self.temperature != 1:
+            raise ValueError(f"temperature has no effect with mixing={self.mixing}; leave it out")
+        return self
+
+    def rates(self, sizes: Mapping[str, int]) -> list[float]:
+        """The mixing rate of each source, of which so many rows can be trained on."""
+        if self.mixing == "proportional":
+            return proportional_rates(list(sizes.values()), self.cap, self.temperature)
+        return normalised([self.sources[name].weight or 1.0 for name in sizes])
+
+    def draws(self, sizes: Mapping[str, int]) -> int:
+        """How many rows an epoch draws."""
+        return sum(min(size, self.cap) for size in sizes.values())
+
+
+def _laid_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, inside their mappings too; `over` wins."""
+    both = dict(under)
+    for name, value in over.items():
+        below = both.get(name)
+        if isinstance(below, str) and isinstance(value, Mapping):
+            below = {"path": below}  # a source by its path alone
+        both[name] = _laid_over(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return both
+
+
+DataConfig.model_rebuild()

@@ -32,6 +32,8 @@ class Example:
     the good sentence and the bad one."""
     accepted: tuple[str, ...] = ()
     """Every right answer, where there can be others than the one that is trained."""
+    source: str = ""
+    """In a mixture, the name of its source."""
 
     @property
     def text(self) -> str:

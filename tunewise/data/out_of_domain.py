@@ -23,7 +23,7 @@ from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.leaks import find_leaks
 from tunewise.data.readers import SUFFIXES, Row, columns, read_rows
 from tunewise.data.shapes import Shape, detect, is_template
-from tunewise.data.task import Task, TaskFile, find
+from tunewise.data.task import Task, TaskFile, find, load_task
 from tunewise.data.template import Template
 from tunewise.errors import UserError, unknown
 
@@ -86,10 +86,15 @@ def load_out_of_domain(
 ) -> OutOfDomain:
     """The set `name`, whose rows fill the template of `task`: by the names of the columns, or else in their order.
 
+    A mixture has no template: beside it the set is asked and scored as a task of its own, one that is held out.
     UserError for rows of another kind, for columns that do not fit, and for labels that are none of the task's and
     have no classes in `config.labels`.
     """
+    if config.mixture is not None:
+        raise UserError(f"{name}: {config.path} is a mixture", "name each of its sources as a set of its own")
     path = find(config.path)
+    if task.mixture is not None:
+        return _by_itself(name, path, config, task, tokenizer)
     if task.reads_images:
         if not (path.is_dir() and is_image_folder(path)):
             raise UserError(f"{name}: {config.path} holds no images, and {task.name} does", "name a folder of images")
@@ -119,6 +124,34 @@ def load_out_of_domain(
             rejected=tuple(rejected),
             leaks=find_leaks(task.train, examples, name),
             detected=sizes,
+        ),
+    )
+
+
+def _by_itself(
+    name: str, path: Path, config: OutOfDomainConfig, task: Task, tokenizer: PreTrainedTokenizerBase | None
+) -> OutOfDomain:
+    """The test part of a task that the mixture is not trained on: all rows of one file, or those of a folder's test."""
+    if config.labels:
+        raise UserError(
+            f"{name}: beside a mixture {config.path} is a task of its own, with its own labels", "leave labels out"
+        )
+    own = load_task(config, tokenizer)
+    train, examples = own.train, own.test
+    if path.is_file():
+        train, examples = (), tuple(sorted((*own.train, *own.dev, *own.test), key=lambda example: example.line))
+    if not examples:
+        raise UserError(f"{name}: {config.path} has no test rows", "add a test file to its folder, or name one file")
+    return OutOfDomain(
+        name=name,
+        task=replace(own, name=name, train=train, dev=(), test=examples, source=config.path),
+        expected=(),
+        counts_as={},
+        ledger=replace(
+            own.ledger,
+            trained=0,
+            leaks=tuple(note for each in task.each.values() for note in find_leaks(each.train, examples, name)),
+            detected=f"{own.ledger.detected}; {len(examples)} rows, asked out of domain as {name}",
         ),
     )
 

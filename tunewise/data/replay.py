@@ -63,10 +63,10 @@ def encode_texts(
     return rows, Ledger(rows=len(examples), trained=len(rows), truncated=tuple(truncated), rejected=tuple(rejected))
 
 
-def added(one: Ledger, other: Ledger, source: str) -> Ledger:
-    """The account `one` and that of replayed rows, each note with its source."""
+def added(one: Ledger, other: Ledger, source: str, *, is_replayed: bool = True) -> Ledger:
+    """The account `one` and that of more rows, each note with its source, where that has a name."""
     truncated, rejected = (
-        tuple(replace(note, reason=f"{source}: {note.reason}") for note in notes)
+        tuple(replace(note, reason=f"{source}: {note.reason}" if source else note.reason) for note in notes)
         for notes in (other.truncated, other.rejected)
     )
     return replace(
@@ -75,5 +75,5 @@ def added(one: Ledger, other: Ledger, source: str) -> Ledger:
         trained=one.trained + other.trained,
         truncated=one.truncated + truncated,
         rejected=one.rejected + rejected,
-        replayed=one.replayed + other.trained,
+        replayed=one.replayed + (other.trained if is_replayed else 0),
     )

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tunewise.config import parse, read_yaml
 from tunewise.data.benchmarks import DEV_ROWS, benchmark_named, benchmark_rows, is_benchmark
 from tunewise.data.build import BAD, GOOD, build, check_labels, labels_of
 from tunewise.data.choices import letter
-from tunewise.data.config import DataConfig
+from tunewise.data.config import DataConfig, MixtureConfig
 from tunewise.data.described import TaskFile, shape_of
 from tunewise.data.examples import Example, Ledger, Note
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.leaks import find_leaks
+from tunewise.data.mixture import Mixture, mixture_of
 from tunewise.data.patterns import asked_by
 from tunewise.data.readers import SUFFIXES, columns, read_rows
 from tunewise.data.replay import Rehearsed, drawn, n_replayed
@@ -52,7 +53,7 @@ class Task:
     """
 
     name: str
-    kind: Kind
+    kind: Kind | Literal["mixture"]
     template: Template
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -69,6 +70,18 @@ class Task:
     """The label whose F1 the metric `f1` counts."""
     asked: tuple[str, ...] = ()
     """The columns that an example's `texts` come from."""
+    mixture: Mixture | None = None
+    """What it is made of, where it is several tasks in one: then those say how to ask, answer and score."""
+
+    @property
+    def each(self) -> Mapping[str, Task]:
+        """The tasks that its examples belong to, by the examples' `source`."""
+        return self.mixture.sources if self.mixture else {"": self}
+
+    @property
+    def n_train(self) -> Mapping[str, int]:
+        """The number of training rows of each of them."""
+        return {name: len(each.train) for name, each in self.each.items()}
 
     def options(self, example: Example) -> tuple[str, ...]:
         """The answers among which one is chosen: of the labels or choices, in their order; () if none are given."""
@@ -92,6 +105,8 @@ def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase 
     UserError for whatever is wrong with the data; what was recognised is told in `task.ledger.detected`.
     """
     config = spec if isinstance(spec, DataConfig) else DataConfig(path=str(spec))
+    if config.mixture is not None:
+        return _with_replay(_mixed(config, config.mixture, tokenizer), config, tokenizer)
     task = _limited(_read(config, tokenizer), config)
     if "f1" in task.metrics and task.positive not in task.labels:
         raise UserError(
@@ -99,6 +114,16 @@ def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase 
             f"take macro_f1, or a task.yaml with positive: {' or '.join(task.labels) or 'LABEL'}",
         )
     return _with_replay(task, config, tokenizer)
+
+
+def _mixed(config: DataConfig, mixed: MixtureConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
+    tasks: dict[str, Task] = {}
+    for name, source in config.each.items():
+        try:
+            tasks[name] = load_task(source, tokenizer)
+        except UserError as error:
+            raise UserError(f"source {name}: {error.message}", error.hint) from None
+    return mixture_of(config, mixed, tasks)
 
 
 def _read(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
@@ -329,7 +354,8 @@ def _with_replay(task: Task, config: DataConfig, tokenizer: PreTrainedTokenizerB
         return task
     found: list[Rehearsed] = []
     leaks: tuple[Note, ...] = task.ledger.leaks
-    for each, n_wanted in zip(config.replay, n_replayed(len(task.train), [one.share for one in config.replay])):
+    n_own = config.n_drawn(task.n_train)
+    for each, n_wanted in zip(config.replay, n_replayed(n_own, [one.share for one in config.replay])):
         source = load_task(each.path, tokenizer)
         is_text = source.kind == "language_modelling"
         found.append(drawn(each.path, source.train, n_wanted, config.seed, is_text))

@@ -109,7 +109,7 @@ def plain(name: str, ids: Sequence[int], n_scored: int) -> Encoded:
     return Encoded(name, tuple(ids), (IGNORED,) * start + tuple(ids[start:]), start, False)
 
 
-def order(n: int, seed: int, epoch: int) -> list[int]:
+def order(n: int, seed: int | str, epoch: int) -> list[int]:
     """A permutation of range(n): a function of (seed, epoch) and of nothing else, on every platform."""
     indices = list(range(n))
     random.Random(f"order {seed} {epoch}").shuffle(indices)

@@ -105,6 +105,9 @@ class FromTrunk:
     def probe(self, row: Encoded) -> dict[str, Tensor]:
         return self.inner.probe(row)
 
+    def n_labels(self, row: Encoded) -> int:
+        return self.inner.n_labels(row)
+
     def collate(self, rows: Sequence[Encoded]) -> TrunkBatch:
         inner = self.inner
         if self._sees_labels_alone:

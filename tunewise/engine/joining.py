@@ -203,15 +203,14 @@ def _stacked(tensors: Sequence[Tensor], padding: int) -> Tensor:
     return torch.cat([functional.pad(tensor, (0, width - tensor.shape[1]), value=padding) for tensor in tensors])
 
 
-def joint_losses(
-    objective: Objective[Any], lanes: Lanes, numbers: Sequence[int], asked: Sequence[tuple[Any, int]]
+def joint_row_losses(
+    objective: Objective[Any], lanes: Lanes, numbers: Sequence[int], batches: Sequence[Any]
 ) -> list[Tensor]:
-    """The loss over n labels of each (batch, n) of the lanes with these numbers: 0-d each, out of one forward."""
+    """The loss of each row, (B,), of the batches of the lanes with these numbers, out of one forward."""
     model = lanes.model
     with_dropout = [model.training and lanes.has_dropout[number] for number in numbers]
     pad_id = model.config.get_text_config().pad_token_id or 0
-    batch, parts = join([batch for batch, _ in asked], numbers, with_dropout, pad_id)
+    batch, parts = join(batches, numbers, with_dropout, pad_id)
     with objective.ready(model), lanes.at(parts):
         by_row = objective.row_losses(model, batch.to(model.device))
-    sums = by_row.split([len(batch.ids) for batch, _ in asked])
-    return [of_lane.sum() / n_labels for of_lane, (_, n_labels) in zip(sums, asked, strict=True)]
+    return list(by_row.split([len(each.ids) for each in batches]))

@@ -57,6 +57,9 @@ class Objective(Protocol[AnyBatch]):
     def probe(self, row: Encoded) -> dict[str, Tensor]:
         """What the model's forward takes to say something of this row alone, the prefix left out."""
 
+    def n_labels(self, row: Encoded) -> int:
+        """How many labels of this row carry loss."""
+
     def row_losses(self, model: PreTrainedModel, batch: AnyBatch) -> Tensor:
         """The loss of each row, summed over its labels: (B,), at least float32."""
 
@@ -73,6 +76,9 @@ class Padded:
 
     layout = "padded"
     why_padded: str = field(default="", kw_only=True)
+
+    def n_labels(self, row: Encoded) -> int:
+        return len(row.labels) - row.labels.count(IGNORED)
 
     def ready(self, model: PreTrainedModel) -> AbstractContextManager[None]:
         return fused(model)
@@ -145,6 +151,10 @@ class NextToken(Padded):
     def probe(self, row: Encoded) -> dict[str, Tensor]:
         return {"input_ids": torch.tensor([row.ids[: row.prompt_length][-PROBE_TOKENS:]])}
 
+    def n_labels(self, row: Encoded) -> int:
+        told = row.labels[1:]  # nothing predicts the first
+        return len(told) - told.count(IGNORED)
+
     def row_losses(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         return loss.row_losses(model, batch)
 
@@ -168,6 +178,9 @@ class PackedNextToken:
 
     def probe(self, row: Encoded) -> dict[str, Tensor]:
         return NextToken(self.pad_id).probe(row)
+
+    def n_labels(self, row: Encoded) -> int:
+        return NextToken(self.pad_id).n_labels(row)
 
     def row_losses(self, model: PreTrainedModel, batch: PackedBatch) -> Tensor:
         losses = packed_losses(model, batch)

@@ -70,6 +70,12 @@ class RetentionTask(Strict):
             return {**opened, "data": {"path": opened["data"]}}
         return opened
 
+    @model_validator(mode="after")
+    def _one_task(self) -> Self:
+        if self.data.mixture is not None:
+            raise ValueError(f"{self.data.path} is a mixture; list its sources, each as a task")
+        return self
+
     @property
     def of_harness(self) -> str:
         """The task of lm-evaluation-harness, where it is one."""

@@ -10,7 +10,7 @@ Language modelling: nats per token, every token of a document but its first.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ from tunewise.engine.writing import write, written_log_probabilities
 from tunewise.errors import UserError
 from tunewise.evaluation.by_head import answers_by_head
 from tunewise.evaluation.by_options import chosen_rows, right_losses
+from tunewise.evaluation.by_source import BySource, Prepared, examples_by_source, rows_of, scores_of
 from tunewise.evaluation.label_prior import calibrated, prior, questions_without_content
 from tunewise.evaluation.metrics import Answers, score
 from tunewise.evaluation.questions import LabelledRows, Questions, ask, stop_text
@@ -118,8 +119,28 @@ def prepare(
     seed: int = 0,
     balanced: bool = True,
     calibration: Calibration = "none",
-) -> Questions | LabelledRows:
+) -> Prepared:
     """The questions as ids, cut to the base's context less `n_prefix`; to be asked several times."""
+    of_task = partial(
+        _prepare, base, n_prefix=n_prefix, shots=shots, seed=seed, balanced=balanced, calibration=calibration
+    )
+    if task.mixture is None:
+        return of_task(task, examples)
+    parts = {name: of_task(task.each[name], found) for name, found in examples_by_source(task, examples).items()}
+    return BySource(task, parts)
+
+
+def _prepare(
+    base: Base,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    n_prefix: int,
+    shots: int,
+    seed: int,
+    balanced: bool,
+    calibration: Calibration,
+) -> Questions | LabelledRows:
     if base.tokenizer is None or base.head.kind != "lm":
         if shots:
             raise UserError(f"{base.name} answers by a classifier, which reads no demonstrations", "set shots to 0")
@@ -127,6 +148,11 @@ def prepare(
             raise UserError(
                 f"{base.name} answers by a classifier; method.calibration={calibration} is of answers in words",
                 "leave method.calibration out, or set head=lm",
+            )
+        if task.labels != base.head.labels and task.kind != "regression":
+            raise UserError(
+                f"{task.name} has other labels than {base.name} answers by: {', '.join(base.head.labels)}",
+                "ask it of a language model: head=lm",
             )
         rows, _ = encode_rows(base, task, examples, (base.longest or LONGEST) - n_prefix)
         return LabelledRows(task, tuple(examples), rows)
@@ -140,8 +166,10 @@ def prepare(
     return replace(encode(examples), without_content=encode(without_content) if without_content else None)
 
 
-def probes_of(base: Base, questions: Questions | LabelledRows) -> list[dict[str, Tensor]]:
+def probes_of(base: Base, questions: Prepared) -> list[dict[str, Tensor]]:
     """What the forward takes for each of these questions alone."""
+    if isinstance(questions, BySource):
+        return [probe for part in questions.parts.values() for probe in probes_of(base, part)]
     if isinstance(questions, LabelledRows):
         rows = questions.rows
     else:
@@ -151,7 +179,7 @@ def probes_of(base: Base, questions: Questions | LabelledRows) -> list[dict[str,
 
 def answer(
     base: Base,
-    questions: Questions | LabelledRows,
+    questions: Prepared,
     *,
     prefix_ids: Sequence[int] = (),
     batch_size: int = 32,
@@ -163,6 +191,9 @@ def answer(
     `trunk` is what is frozen of it: a classifier's rows, and options where nothing but the head is live, run through it
     once, however often they are asked.
     """
+    if isinstance(questions, BySource):
+        how = partial(answer, base, prefix_ids=prefix_ids, batch_size=batch_size, asking=asking, trunk=trunk)
+        return _of_all(questions, {name: how(part) for name, part in questions.parts.items()})
     start = time.perf_counter()
     with chosen(base.model.device):
         if isinstance(questions, LabelledRows):
@@ -173,6 +204,20 @@ def answer(
             found = _in_words(base, questions, prefix_ids, batch_size, asking, trunk)
             n_read, n_bare = sum(map(len, questions.prompts)), sum(questions.n_bare)
     return replace(found, n_read=n_read, n_bare=n_bare, seconds=time.perf_counter() - start)
+
+
+def _of_all(questions: BySource, found: Mapping[str, Evaluation]) -> Evaluation:
+    """The evaluation of a mixture, of those of its sources."""
+    each = found.values()
+    return Evaluation(
+        metrics=scores_of(questions.task, {name: one.metrics for name, one in found.items()}),
+        predictions=rows_of({name: one.predictions for name, one in found.items()}),
+        n_dropped=sum(one.n_dropped for one in each),
+        n_truncated=sum(one.n_truncated for one in each),
+        n_read=sum(one.n_read for one in each),
+        n_bare=sum(one.n_bare for one in each),
+        seconds=math.fsum(one.seconds for one in each),
+    )
 
 
 def _in_words(

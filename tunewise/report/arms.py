@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tunewise.data.mixture import MACRO_AVERAGE
 from tunewise.errors import UserError
 from tunewise.files import read_json
 from tunewise.report.folders import Run, read_run, read_runs
@@ -63,8 +64,18 @@ class Arm:
     def out_of_domain(self) -> dict[str, Interval]:
         """The metric on each out-of-domain test set, by its name."""
         found = [run.metrics.get("out_of_domain") or {} for run in self.runs]
-        names = [name for name in found[0] if all(self.metric in each.get(name, {}) for each in found)]
-        return {name: mean_interval([float(each[name][self.metric]) for each in found]) for name in names}
+        # beside a mixture each set is a task of its own, with its own metric
+        is_mixture = self.metric == MACRO_AVERAGE
+        metrics = {name: next(iter(of)) if is_mixture else self.metric for name, of in found[0].items()}
+        names = [name for name, metric in metrics.items() if all(metric in each.get(name, {}) for each in found)]
+        return {name: mean_interval([float(each[name][metrics[name]]) for each in found]) for name in names}
+
+    @property
+    def by_source(self) -> dict[str, Interval]:
+        """Of a mixture, the first metric of each source, by NAME.metric; {} of any other task."""
+        names = [name for name in self.runs[0].metrics.get("test", {}) if "." in name]
+        firsts = {name.partition(".")[0]: name for name in reversed(names)}
+        return {name: self.interval_of(name) for name in names if firsts[name.partition(".")[0]] == name}
 
     def _mean(self, name: str) -> float:
         values = [float(run.metrics.get(name) or 0.0) for run in self.runs]

@@ -73,7 +73,7 @@ def card_text(arms: Sequence[Arm], decision: Decision) -> str:
         task=task,
         by_peft=by_peft,
         writes=base["head"]["kind"] == "lm",
-        template=adapter["notes"].get("template") or {},
+        templates=_templates(adapter["notes"]),
         scores=_scores(pick),
         metric=words.metric_name(pick.metric) + words.unit(pick.metric),
         qualities={arm.label: words.quality(arm.metric, arm.quality) for arm in arms},
@@ -83,6 +83,12 @@ def card_text(arms: Sequence[Arm], decision: Decision) -> str:
         retention=run.metrics.get("retention"),
         forgotten=forgotten_tasks([pick]),
     )
+
+
+def _templates(notes: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
+    """Source of a mixture -> how it was asked and answered; "" for a task of its own."""
+    asked = notes.get("sources") or {"": notes}
+    return {name: told["template"] for name, told in asked.items() if told.get("template")}
 
 
 def _front_matter(pick: Arm, run: Run, adapter: Mapping[str, Any], by_peft: bool) -> ModelCardData:

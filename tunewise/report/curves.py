@@ -1,6 +1,6 @@
 """Learning curves: the score on dev and the training loss over the steps, averaged over the seeds of each arm."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING
@@ -49,13 +49,18 @@ def dev_curve(arm: Arm) -> DevCurve | None:
 
 
 def smoothed_losses(arm: Arm, n_points: int = 60) -> tuple[list[float], list[float]]:
-    """(steps, losses): the training loss averaged over the seeds and then over windows, for a readable curve."""
+    """(steps, losses): the training loss averaged over the seeds and then over windows."""
     by_step: dict[int, list[float]] = {}
     for run in arm.runs:
         for entry in run.log:
             step, loss = entry.get("step"), entry.get("loss")
             if isinstance(step, int) and isinstance(loss, int | float):
                 by_step.setdefault(step, []).append(float(loss))
+    return windowed(by_step, n_points)
+
+
+def windowed(by_step: Mapping[int, Sequence[float]], n_points: int = 60) -> tuple[list[float], list[float]]:
+    """(steps, means) of values at each step, averaged over windows of steps, for a readable curve."""
     steps = sorted(by_step)
     width = max(1, len(steps) // n_points)
     windows = [steps[start : start + width] for start in range(0, len(steps), width)]

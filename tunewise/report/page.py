@@ -21,6 +21,7 @@ from tunewise.report.proof_table import planner_grades, proof_table
 from tunewise.report.protocol import HowCompared, how_compared
 from tunewise.report.reproduce import command_of, digests_of, environment_of
 from tunewise.report.samples import Sample, contested_items, samples_of
+from tunewise.report.source_curves import source_curves, source_rows
 from tunewise.report.templating import template
 from tunewise.verdict import LOWER_IS_BETTER
 
@@ -54,6 +55,7 @@ def render(
     arms = gather_arms(runs, labels, diverged)
     how = how or HowCompared()
     first, decision = runs[0], decide(arms, how.rule)
+    learnt = next((arm for arm in (decision.pick, *arms) if arm.n_trainable), decision.pick)
     base, task = str(first.recipe.get("model", "")), str(first.metrics.get("task", ""))
     return template("page.html.jinja").render(
         title=title or f"Adapting {Path(base).name} to {task}",
@@ -67,7 +69,9 @@ def render(
         how=how,
         tiles=_tiles(arms, decision),
         shipped=shipped_run(decision.pick).folder / "adapter" if decision.pick.adapter_bytes else None,
-        figures=_figures(arms),
+        figures=_figures(arms, learnt),
+        learnt=learnt,
+        sources=source_rows(arms),
         has_figures=figure.available(),
         glyphs=GLYPHS,
         matrix=matrix_of(arms, decision.verdict),
@@ -120,12 +124,12 @@ def _tiles(arms: Sequence[Arm], decision: Decision) -> list[tuple[str, str, str]
     return tiles
 
 
-def _figures(arms: Sequence[Arm]) -> dict[str, tuple[str, str]]:
-    """Name -> (wide, narrow) svg; empty where matplotlib is missing."""
+def _figures(arms: Sequence[Arm], learnt: Arm) -> dict[str, tuple[str, str]]:
+    """Name -> (wide, narrow) svg; empty where matplotlib is missing. Sources are those of the arm `learnt`."""
     if not figure.available() or not any(arm.n_trainable for arm in arms):
         return {}
     wanted = {"cost": figure.quality_against_cost, "dial": dial_figure, "curves": learning_curves}
-    drawn = {name: _both(draw, arms) for name, draw in wanted.items()}
+    drawn = {name: _both(draw, arms) for name, draw in wanted.items()} | {"sources": _both(source_curves, [learnt])}
     return {name: both for name, both in drawn.items() if both[0]}
 
 

@@ -56,6 +56,19 @@ def out_of_domain_table(arms: Sequence[Arm]) -> Table:
     return table
 
 
+def by_source_table(arms: Sequence[Arm]) -> Table:
+    """The first metric of each source of a mixture, a row a source and a column an arm."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("source")
+    for arm in arms:
+        table.add_column(arm.label, justify="right")
+    for name in arms[0].by_source:
+        metric = name.rpartition(".")[2]
+        told = [words.quality(metric, arm.by_source[name]) if name in arm.by_source else "–" for arm in arms]
+        table.add_row(words.metric_name(name), *told)
+    return table
+
+
 def _with_lost(arm: DivergedArm) -> str:
     return f"{arm.label} ({arm.n_diverged} of {arm.n_seeds} lost)"
 
@@ -67,6 +80,9 @@ def print_comparison(
     how = how or HowCompared()
     found = decide(arms, how.rule)
     console.print(comparison_table(arms, found, diverged))
+    if arms[0].by_source:
+        console.print()
+        console.print(by_source_table(arms))
     if any(arm.out_of_domain for arm in arms):
         console.print()
         console.print(out_of_domain_table(arms))
@@ -97,8 +113,12 @@ def print_run(console: Console, folder: Path, metrics: dict[str, Any]) -> None:
     table.add_column(style="dim")
     table.add_column()
     for split in ("test", "dev"):
-        if metrics.get(split):
-            table.add_row(split, "  ".join(f"{words.metric_name(n)} {v:.4g}" for n, v in metrics[split].items()))
+        of_sources: dict[str, list[str]] = {}
+        for name, value in (metrics.get(split) or {}).items():
+            source, _, metric = name.rpartition(".")
+            of_sources.setdefault(source, []).append(f"{words.metric_name(metric)} {value:.4g}")
+        for source, told in of_sources.items():
+            table.add_row(f"  {source}" if source else split, "  ".join(told))
     for name, found in (metrics.get("out_of_domain") or {}).items():
         table.add_row(f"on {name}", "  ".join(f"{words.metric_name(n)} {v:.4g}" for n, v in found.items()))
     if "accuracy" in (metrics.get("test") or {}):

@@ -24,22 +24,31 @@ NAMES = {
     "exact_match": "exact match",
     "rougeL": "ROUGE-L",
     "rougeLsum": "ROUGE-Lsum",
+    "macro_average": "mean of the sources",
 }
 
 
 def metric_name(metric: str) -> str:
+    source, dot, own = metric.rpartition(".")  # of a mixture
+    if dot:
+        return f"{metric_name(own)} of {source}"
     return NAMES.get(metric, metric.replace("_", " "))
 
 
 def quality(metric: str, interval: Interval) -> str:
     """91.2 ± 1.3, or only the mean where one seed allows no interval."""
-    digits = 3 if metric in LOWER_IS_BETTER else 1
+    digits = 3 if of_any_source(metric) in LOWER_IS_BETTER else 1
     mean = f"{interval.mean:.{digits}f}"
     return f"{mean} ± {interval.half_width:.{digits}f}" if interval.n > 1 else mean
 
 
 def unit(metric: str) -> str:
-    return " %" if metric in PERCENT else ""
+    return " %" if of_any_source(metric) in PERCENT else ""
+
+
+def of_any_source(metric: str) -> str:
+    """The metric itself: accuracy, of the accuracy of one source of a mixture, NAME.accuracy."""
+    return metric.rpartition(".")[2]
 
 
 def signed(interval: Interval | None) -> str:

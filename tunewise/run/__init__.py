@@ -4,9 +4,11 @@ from tunewise.run.adapters import combine_adapters, compare_adapters, merge_adap
 from tunewise.run.carry_out import add_reload_proof, run, train
 from tunewise.run.dial import dial_adapter
 from tunewise.run.measure import evaluate, evaluate_with_harness
+from tunewise.run.mixing_table import mixing_table
 from tunewise.run.prepare import base_of
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.together import plan, run_together
+from tunewise.run.training_rows import in_columns
 from tunewise.training.proofs import prove_adapter
 from tunewise.training.reload import prove_in_fresh_process
 
@@ -20,7 +22,9 @@ __all__ = [
     "dial_adapter",
     "evaluate",
     "evaluate_with_harness",
+    "in_columns",
     "merge_adapter",
+    "mixing_table",
     "plan",
     "prove_adapter",
     "prove_in_fresh_process",

@@ -23,11 +23,12 @@ from tunewise.data.examples import Example, Ledger
 from tunewise.data.out_of_domain import load_out_of_domain
 from tunewise.data.task import Task
 from tunewise.engine.from_trunk import Route, route_for
-from tunewise.engine.objectives import encode_rows, objective_for
+from tunewise.engine.objectives import objective_for
+from tunewise.engine.sources import Sources
 from tunewise.errors import UserError
+from tunewise.evaluation.by_source import Prepared
 from tunewise.evaluation.evaluate import Asking, Evaluation, answer, prepare, probes_of
 from tunewise.evaluation.out_of_domain import by_its_labels
-from tunewise.evaluation.questions import LabelledRows, Questions
 from tunewise.evaluation.serving import cost_of_a_query
 from tunewise.methods.attach import Tuned, attach
 from tunewise.models.fingerprint import checksums
@@ -39,8 +40,8 @@ from tunewise.run.forgetting import RETENTION, check_suite, forgotten
 from tunewise.run.planned import planned
 from tunewise.run.prepare import drawn, load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
-from tunewise.run.rehearsal import training_rows
 from tunewise.run.saving import Saving
+from tunewise.run.training_rows import rows_of, tell, training_rows
 from tunewise.training import checkpoint
 from tunewise.training.lane import FitResult, Training
 from tunewise.training.loop import CHECKPOINTS, fit_alone
@@ -176,9 +177,11 @@ class Run:
         self.objective = objective_for(base, self.tuned.prefix_ids, packing=recipe.train.packing)
         self.route = Route(self.objective, None, "nothing is trained")
         self._begin_the_head()
-        self.dev: Questions | LabelledRows | None = None
+        self.dev: Prepared | None = None
         self.dev_evaluations: list[Evaluation] = []
-        self.rows: list[Encoded] = []
+        self.rows: Sequence[Encoded] = []
+        self.sources = Sources({})
+        self.mixture: list[dict[str, Any]] = []
         self.proofs: dict[str, Proof] = {}
         self.saving = Saving(recipe, base, task, self.tuned, self.probes, out)
 
@@ -191,8 +194,8 @@ class Run:
 
     def _losses(self) -> Iterator[Tensor]:
         """The base's mean loss on one training example after another, for methods that look before they start."""
-        rows, _ = encode_rows(self.base, self.task, self.task.train, self._max_length(0))
         objective = objective_for(self.base)
+        rows = rows_of(self.base, self.task, self.task.train, self._max_length(0))
         for batch in (objective.collate([row]) for row in rows):
             if batch.n_labels:
                 yield objective.loss(self.model, batch.to(self.model.device)) / batch.n_labels
@@ -210,10 +213,11 @@ class Run:
         self.proofs |= self._no_leak()
         ledger = Ledger()
         if self.tuned.n_trainable:
-            answered, texts, ledger = training_rows(self.base, self.task, self._max_length())
-            _tell_rows(ledger)
-            self.proofs |= self._check(answered)
-            self.rows = answered + texts
+            found = training_rows(self.base, self.task, self._max_length())
+            self.rows, self.sources, ledger = found.rows, found.sources, found.ledger
+            self.mixture = found.table(self.recipe.train, self.recipe.seed)
+            tell(ledger, self.mixture)
+            self.proofs |= self._check(found.answered)
         files.write_text(self.out / record.RECIPE, dump_yaml(self.recipe))
         files.write_json(self.out / record.ENVIRONMENT, record.environment(self.base, digest))
         files.write_json(self.out / record.LEDGER, self._accounts(ledger))
@@ -292,6 +296,8 @@ class Run:
         found: dict[str, Any] = {"data": asdict(self.task.ledger), "train": asdict(trained)}
         if self.recipe.data.few_shot is not None:
             found["few_shot"] = [example.id for example in self.task.train]
+        if self.mixture:
+            found["mixture"] = self.mixture
         if self.elsewhere:
             found["out_of_domain"] = {each.name: asdict(each.ledger) for each in self.elsewhere}
         return found
@@ -305,7 +311,7 @@ class Run:
             found[each.name] = told.metrics
         return found
 
-    def _check(self, rows: list[Encoded]) -> dict[str, Proof]:
+    def _check(self, rows: Sequence[Encoded]) -> dict[str, Proof]:
         if self.tokenizer is None or self.base.head.kind != "lm":
             return check_labels(rows)
         return check_rows(rows, self.tokenizer)
@@ -314,16 +320,16 @@ class Run:
         """What is to be trained."""
         dev_score = self.dev_score if self.dev is not None else None
         config, seed, objective = self.recipe.train, self.recipe.seed, self.route.objective
-        return Training(self.tuned, self.rows, config, seed, self.out, objective, dev_score, progress)
+        how = (seed, self.out, objective, dev_score, progress)
+        return Training(self.tuned, self.rows, config, *how, sources=self.sources)
 
     def _route(self) -> Route:
         config = self.recipe.train
-        n_seen = None if config.steps is None else config.steps * config.batch_size * config.accumulation
-        passes = config.epochs if n_seen is None else n_seen / len(self.rows)
-        size = config.batch_size
+        n_drawn = config.n_drawn(self.sources.n)
+        size, passes = config.batch_size, n_drawn / len(self.rows)
         return route_for(self.tuned, self.objective, self.rows, config.trunk, group_size=size, passes=passes)
 
-    def _prepared(self, examples: Sequence[Example], task: Task | None = None) -> Questions | LabelledRows:
+    def _prepared(self, examples: Sequence[Example], task: Task | None = None) -> Prepared:
         n_prefix, shown = len(self.tuned.prefix_ids), self.recipe.in_context
         return prepare(
             self.base, task or self.task, examples, n_prefix=n_prefix, shots=shown.shots, seed=self.recipe.seed,
@@ -339,7 +345,7 @@ class Run:
 
     def dev_loss(self) -> float:
         """Nats per label token of the dev rows, as the present state has it."""
-        rows, _ = encode_rows(self.base, self.task, self.task.dev, self._max_length())
+        rows = rows_of(self.base, self.task, self.task.dev, self._max_length())
         size, total, n_labels = self.recipe.train.batch_size, 0.0, 0
         self.model.eval()
         with torch.no_grad(), self.objective.ready(self.model):
@@ -361,7 +367,7 @@ class Run:
                 return kept[0]
         return self._answer(self.dev)
 
-    def _answer(self, questions: Questions | LabelledRows) -> Evaluation:
+    def _answer(self, questions: Prepared) -> Evaluation:
         asking = Asking(self.recipe.train.packing, self.recipe.generation.sampling(self.recipe.seed))
         with self.spent.on("evaluation"):
             return answer(self.base, questions, prefix_ids=self.tuned.prefix_ids, asking=asking, trunk=self.route.trunk)
@@ -392,8 +398,3 @@ def _tell(ledger: Ledger) -> None:
     logger.info("%s", ledger.detected)
     if ledger.rejected or ledger.leaks:
         logger.warning("%s", ledger.sentence())
-
-
-def _tell_rows(ledger: Ledger) -> None:
-    if ledger.truncated or ledger.rejected:
-        logger.warning("training rows: %s", ledger.sentence())

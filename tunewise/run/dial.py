@@ -15,8 +15,9 @@ from tunewise.engine.backend import chosen
 from tunewise.engine.packed_reading import why_not_read
 from tunewise.engine.scoring_lanes import log_probabilities_by_lane, losses_by_lane
 from tunewise.errors import UserError
+from tunewise.evaluation.by_source import Prepared
 from tunewise.evaluation.evaluate import Asking, Evaluation, answer, classified, prepare
-from tunewise.evaluation.questions import LabelledRows, Questions
+from tunewise.evaluation.questions import Questions
 from tunewise.evaluation.retention import retention_loss
 from tunewise.methods.attach import Tuned
 from tunewise.methods.dialled import Dialled
@@ -50,7 +51,7 @@ class Point:
 class Asked:
     """What is measured at every λ: the parts of the task, dev first, and texts as ids."""
 
-    parts: dict[str, Questions | LabelledRows]
+    parts: dict[str, Prepared]
     documents: list[str]
     longest: int | None
     asking: Asking

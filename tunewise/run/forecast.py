@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from tunewise.data.encode import Encoded
+from tunewise.data.examples import Example
+from tunewise.data.task import Task
 from tunewise.files import read_jsonl
 from tunewise.models.load import Base
 from tunewise.run.carry_out import Run
@@ -60,13 +61,13 @@ def forecast(recipe: Recipe, base: Base) -> Forecast:
     """
     _, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
     task = drawn(task, recipe)
-    few = (task.dev or task.train)[:N_QUESTIONS]
+    few = _few(task)
     peak, start = Peak(base.model.device), time.perf_counter()
     with TemporaryDirectory() as folder:
         run = Run(recipe, Path(folder), base, replace(task, dev=few, test=few))
         try:
             run.begin("")
-            n_steps = recipe.train.n_steps(len(run.rows)) if run.rows else 0
+            n_steps = recipe.train.n_steps(run.sources.n) if run.rows else 0
             part = replace(run.training(None), dev_score=None, until=min(1.0, N_STEPS / max(1, n_steps)))
             begun = time.perf_counter()
             result = fit_alone(part) if run.rows else None
@@ -82,9 +83,9 @@ def forecast(recipe: Recipe, base: Base) -> Forecast:
         n_trainable=run.tuned.n_trainable,
         adapter_bytes=metrics["adapter_bytes"],
         n_steps=n_steps,
-        train_seconds=_seconds_a_token(steps) * _n_tokens(run.rows, n_prefix, recipe.train, n_steps),
+        train_seconds=_seconds_a_token(steps) * _n_tokens(run, n_prefix),
         dev_seconds=a_question * len(task.dev),
-        n_looks=_n_looks(recipe.train, len(run.rows), n_steps),
+        n_looks=_n_looks(recipe.train, run.sources.n, n_steps),
         test_seconds=a_question * len(task.test),
         begin_seconds=begun - start,
         end_seconds=ended - trained - metrics["spent"]["evaluation"],
@@ -92,17 +93,26 @@ def forecast(recipe: Recipe, base: Base) -> Forecast:
     )
 
 
+def _few(task: Task) -> tuple[Example, ...]:
+    """Questions of dev, or of train where there is none: of a mixture from all its sources."""
+    part = task.dev or task.train
+    every = max(1, len(part) // N_QUESTIONS) if task.mixture else 1
+    return part[::every][:N_QUESTIONS]
+
+
 def _seconds_a_token(steps: Sequence[object]) -> float:
     timed = [step["seconds"] / step["tokens"] for step in steps[1:] or steps if isinstance(step, dict)]
     return median(timed) if timed else 0.0
 
 
-def _n_tokens(rows: Sequence[Encoded], n_prefix: int, config: TrainConfig, n_steps: int) -> float:
+def _n_tokens(run: Run, n_prefix: int) -> float:
     """That all steps see, prefixes included."""
-    if not rows:
+    if not run.rows:
         return 0.0
-    of_epoch = sum(len(row.ids) + n_prefix for row in rows)
-    return of_epoch * n_steps / config.steps_per_epoch(len(rows))
+    n_drawn = run.recipe.train.n_drawn(run.sources.n)
+    mean = sum(len(row.ids) for row in run.rows) / len(run.rows)
+    own = sum(row["tokens"] for row in run.mixture) if run.mixture else mean * n_drawn
+    return own + n_prefix * n_drawn
 
 
 def _n_looks(config: TrainConfig, n_rows: int, n_steps: int) -> int:

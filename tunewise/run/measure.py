@@ -8,6 +8,7 @@ from typing import Any
 from tunewise import files
 from tunewise.config import parse, read_yaml
 from tunewise.errors import UserError, missing, no_adapter_yet, unknown
+from tunewise.evaluation.by_source import examples_by_source
 from tunewise.evaluation.evaluate import Asking, evaluate_task
 from tunewise.evaluation.harness import harness_scores, harness_version
 from tunewise.evaluation.serving import cost_of_a_query
@@ -57,7 +58,8 @@ def evaluate(
         tuned = load_adapter(base.model, asked.adapter, tokenizer=base.tokenizer)
         tuned.model.eval()
         prefix_ids, n_virtual = tuned.prefix_ids, tuned.method.virtual_positions(tuned.anatomy)
-    examples = splits[split][:limit]
+    by_source = examples_by_source(task, splits[split]).values()  # of a mixture so many of each
+    examples = [example for of_source in by_source for example in of_source[:limit]]
     sampling = recipe.generation.sampling(recipe.seed)
     asking = Asking(recipe.train.packing, sampling, shown.balanced, shown.calibration)
     found = evaluate_task(base, task, examples, prefix_ids=prefix_ids, shots=shots, seed=recipe.seed, asking=asking)

@@ -1,8 +1,10 @@
 """The base and the task of a recipe, each as the other needs it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from tunewise.data.config import DataConfig
+from tunewise.data.mixture import MIXTURE, few_of_each
 from tunewise.data.replay import n_replayed
 from tunewise.data.splits import few_shot
 from tunewise.data.task import Task, load_task
@@ -31,7 +33,9 @@ def load_for(
     kind = kind_of(load_config(model)) if base is None else base.anatomy.kind
     tokenizer = base.tokenizer if base is not None else None if kind == VISION else load_tokenizer(model)
     task = load_task(data, tokenizer)
-    check(task.metrics, task.kind)
+    for each in task.each.values():
+        assert each.kind != MIXTURE
+        check(each.metrics, each.kind)
     wanted = head_for(task, kind, model, head)
     if base is None or base.head != wanted:
         base = load_base(model, dtype, "cpu" if base is None else str(base.model.device), wanted, quantise)
@@ -43,10 +47,14 @@ def drawn(task: Task, recipe: Recipe) -> Task:
     what is replayed beside them only so many that its share is kept."""
     if recipe.data.few_shot is None:
         return task
-    train = few_shot(task.train, recipe.data.few_shot, recipe.seed)
-    numbers = n_replayed(len(train), [each.share for each in recipe.data.replay])
+    n_few = recipe.data.few_shot
+    if task.mixture is not None:
+        task = few_of_each(task, n_few, recipe.seed)
+    else:
+        task = replace(task, train=few_shot(task.train, n_few, recipe.seed))
+    numbers = n_replayed(recipe.data.n_drawn(task.n_train), [each.share for each in recipe.data.replay])
     replayed = tuple(replace(each, examples=each.examples[:n]) for each, n in zip(task.replayed, numbers, strict=True))
-    return replace(task, train=train, replayed=replayed)
+    return replace(task, replayed=replayed)
 
 
 def base_of(recipe: Recipe, known: dict[str, Base]) -> Base:
@@ -62,6 +70,9 @@ def head_for(task: Task, model_kind: str, model: str, choice: HeadChoice = "auto
     Where both can be had, a classification is answered in words (a pattern, and label words that the language model
     scores) unless `choice` says "classifier". UserError for a base and a task that do not go together.
     """
+    if task.mixture is not None:
+        wanted = {name: head_for(each, model_kind, model, choice) for name, each in task.each.items()}
+        return _head_for_all(wanted, model)
     if task.reads_images != (model_kind == VISION):
         reads, holds = ("images", "text") if model_kind == VISION else ("text", "images")
         raise UserError(f"{model} reads {reads}, and {task.name} holds {holds}", "choose another model, or other data")
@@ -83,3 +94,17 @@ def head_for(task: Task, model_kind: str, model: str, choice: HeadChoice = "auto
             "leave head out, or set head=classifier",
         )
     return TaskHead(classifier, task.labels)
+
+
+def _head_for_all(wanted: Mapping[str, TaskHead], model: str) -> TaskHead:
+    """The one head that every source of a mixture wants; UserError where they want several."""
+    first, *others = wanted
+    other = next((name for name in others if wanted[name] != wanted[first]), None)
+    if other is not None:
+        two = {name: f"{wanted[name].kind} {', '.join(wanted[name].labels)}".rstrip() for name in (first, other)}
+        told = "; ".join(f"{name}: {head}" for name, head in two.items())
+        raise UserError(
+            f"the sources want unlike heads on {model} ({told})",
+            "take a decoder or an encoder-decoder with head=lm, which answers all of them in words",
+        )
+    return wanted[first]

@@ -121,7 +121,8 @@ class Recipe(Strict):
         if self.retention != "auto":
             return self.retention
         writes = self.model == "tiny" and self.head != "classifier"
-        return tuple(each for each in OF_TINY if each.data.path != self.data.path) if writes else ()
+        trained = [each.path for each in self.data.each.values()]
+        return tuple(each for each in OF_TINY if each.data.path not in trained) if writes else ()
 
 
 def build_recipe(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:

@@ -92,7 +92,10 @@ def data_digest(*data: DataConfig) -> str:
 
 
 def _files_of(data: DataConfig) -> list[Path]:
-    found = benchmark_files(data.path, data.folder) if is_benchmark(data.path) else _files_at(data.path)
+    if data.mixture is not None:
+        found = [file for source in data.each.values() for file in _files_of(source)]
+    else:
+        found = benchmark_files(data.path, data.folder) if is_benchmark(data.path) else _files_at(data.path)
     return [*found, *(file for each in data.replay for file in _files_at(each.path))]
 
 

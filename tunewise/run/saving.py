@@ -53,12 +53,21 @@ class Saving:
 
     def _notes(self) -> dict[str, object]:
         """What serving has to know: how the prompts were written that this adapter was trained on."""
+        of_each = {name: _asked(each) for name, each in self.task.each.items()}
         return {
             "task": self.task.name,
-            "kind": self.task.kind,
-            "template": asdict(self.task.template),
-            "labels": list(self.task.labels),
-            "separator": self.task.separator,
+            **_asked(self.task),
+            **({"sources": of_each} if self.task.mixture else {}),
             "head": self.recipe.head,
             "data": self.recipe.data.model_copy(update={"replay": ()}).model_dump(mode="json"),
         }
+
+
+def _asked(task: Task) -> dict[str, object]:
+    """How a task is asked and answered."""
+    return {
+        "kind": task.kind,
+        "template": asdict(task.template),
+        "labels": list(task.labels),
+        "separator": task.separator,
+    }

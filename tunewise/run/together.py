@@ -18,7 +18,7 @@ from tunewise.run import record
 from tunewise.run.carry_out import Run, done
 from tunewise.run.prepare import drawn, load_for
 from tunewise.run.recipe import Recipe
-from tunewise.run.rehearsal import training_rows
+from tunewise.run.training_rows import training_rows
 from tunewise.training.lane import Diverged, FitResult
 from tunewise.training.loop import fit_alone
 from tunewise.training.memory import Peak
@@ -80,8 +80,7 @@ def _lengths(recipe: Recipe, base: Base) -> list[int]:
     found, task = _task(recipe, base)
     if found is not base:
         return []
-    answered, texts, _ = training_rows(base, task, recipe.train.max_length)
-    return [len(row.ids) for row in answered + texts]
+    return [len(row.ids) for row in training_rows(base, task, recipe.train.max_length).rows]
 
 
 def run_together(

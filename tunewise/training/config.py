@@ -53,6 +53,11 @@ class TrainConfig(Strict):
         """Optimiser steps in one pass over so many rows."""
         return math.ceil(math.ceil(n_rows / self.batch_size) / self.accumulation)
 
+    def n_drawn(self, n_rows: int) -> int:
+        """Rows that all steps see: the last batch of an epoch may be short."""
+        epochs, steps = divmod(self.n_steps(n_rows), self.steps_per_epoch(n_rows))
+        return epochs * n_rows + min(n_rows, steps * self.batch_size * self.accumulation)
+
     def n_steps(self, n_rows: int) -> int:
         """Optimiser steps of a whole run."""
         return self.steps or max(1, round(self.epochs * self.steps_per_epoch(n_rows)))

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from tunewise import files
 from tunewise.data.encode import Encoded
-from tunewise.engine.batches import FORWARD_COST, FORWARD_COST_ELSEWHERE, buckets, epoch_batches
+from tunewise.engine.batches import FORWARD_COST, FORWARD_COST_ELSEWHERE, buckets
 from tunewise.engine.objectives import Objective
+from tunewise.engine.sources import Sources
 from tunewise.errors import UserError
 from tunewise.methods.attach import Tuned
 from tunewise.training import checkpoint
@@ -44,6 +45,8 @@ class Training:
     progress: Watcher | None = None
     until: float | None = None
     """Stop at this share of the steps, with a checkpoint from which it goes on; None goes to the end."""
+    sources: Sources | None = None
+    """Whose the rows are, and in which order they are drawn; None for rows of one source."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Asked:
 
     batch: Any
     n_labels: int
+    by_row: bool = False
+    """Whether it wants the loss of each row too."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +97,19 @@ class Answer:
 
     loss: Tensor
     seconds: float
+    by_row: Tensor | None = None
+    """(B,) the loss of each row, summed over its labels."""
 
 
 Steps = Generator[Asked, Answer, str]
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A batch, and the numbers of its rows."""
+
+    batch: Any
+    rows: list[int]
 
 
 class Diverged(UserError):
@@ -113,14 +128,15 @@ class Lane:
         self.training, self._tuned, self._config, self._alone, self._n_lanes = training, tuned, config, alone, n_lanes
         self._objective, self._device = training.objective, tuned.model.device
         self._prefix_ids = tuned.prefix_ids
-        self.steps_per_epoch = config.steps_per_epoch(len(training.rows))
-        self.n_steps = config.n_steps(len(training.rows))
+        self._sources = training.sources or Sources({"": len(training.rows)})
+        self.steps_per_epoch = config.steps_per_epoch(self._sources.n)
+        self.n_steps = config.n_steps(self._sources.n)
         self._last_step = max(1, round((training.until or 1.0) * self.n_steps))
         self._peak_rate = config.learning_rate or tuned.method.learning_rate
         self._optimiser = Optimiser(tuned.trainable, config.weight_decay, tuned.method.learning_rate_factor)
         self._state = State(tuned, self._optimiser, training.folder)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
-        self._ahead: tuple[int, list[Any]] = (-1, [])
+        self._ahead: tuple[int, list[_Drawn]] = (-1, [])
         self._peak = Peak(self._device)
         self._state.resume(self._identity)
         self.resumed_from, self._seconds_before = self._state.position.step, self._state.position.seconds
@@ -159,25 +175,29 @@ class Lane:
         """One optimiser step; False, with nothing changed, when an interrupt came before its last batch."""
         start, shared, waited = time.perf_counter(), 0.0, 0.0
         position = self._state.position
-        batches = self._batches(position.step)
+        drawn, has_several = self._batches(position.step), len(self._sources.names) > 1
+        batches = [each.batch for each in drawn]
         n_labels = sum(batch.n_labels for batch in batches)
         total = torch.zeros((), dtype=torch.float64, device=self._device)
+        by_row: list[Tensor] = []
         for batch in batches:
             if interrupts.requested:
                 self._optimiser.zero_grad()
                 return False
             asked = time.perf_counter()
-            answer = yield Asked(batch, n_labels)
+            answer = yield Asked(batch, n_labels, has_several)
             waited += time.perf_counter() - asked
             shared += answer.seconds
             total += answer.loss
+            by_row += [] if answer.by_row is None else [answer.by_row.to(total)]
         penalty = self._tuned.method.penalty(self._tuned.deltas)
         if penalty is not None:
             penalty.backward()
         norm = self._optimiser.gradient_norm(self._config.clip)
         if position.step + 1 < self.n_steps:  # while a GPU is still at work
             self._ahead = position.step + 1, self._batches(position.step + 1)
-        mean_loss, gradient_norm = torch.stack([total, norm.to(total)]).tolist()
+        told = torch.cat([torch.stack([total, norm.to(total)]), *by_row])  # one wait for a GPU
+        mean_loss, gradient_norm, *losses = told.tolist()
         if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
             raise self._not_finite(mean_loss, batches)
         learning_rate = learning_rate_at(position.step, self.n_steps, self._peak_rate, self._config)
@@ -200,30 +220,47 @@ class Lane:
             "label_tokens": n_labels,
             "seconds": round(seconds, 6),
         }
+        if has_several:
+            record["by_source"] = self._by_source([row for each in drawn for row in each.rows], losses)
         files.append_json(self.training.folder / LOG, record)
         watcher.stepped(position.step, mean_loss, n_tokens)
+        if has_several:
+            watcher.told_by_source({name: found["loss"] for name, found in record["by_source"].items()})
         return True
 
-    def _batches(self, step: int) -> list[Any]:
+    def _by_source(self, rows: list[int], losses: list[float]) -> dict[str, dict[str, float]]:
+        """Mean nats per label token of each source that is among these rows, and how many labels those are."""
+        names = self._sources.names
+        found: list[list[tuple[float, int]]] = [[] for _ in names]
+        for row, loss in zip(rows, losses, strict=True):
+            found[self._sources.of(row)].append((loss, self._objective.n_labels(self.training.rows[row])))
+        n_labels = [sum(n for _, n in of_rows) for of_rows in found]
+        return {
+            name: {"loss": math.fsum(loss for loss, _ in of_rows) / n, "label_tokens": n}
+            for name, of_rows, n in zip(names, found, n_labels, strict=True)
+            if n
+        }
+
+    def _batches(self, step: int) -> list[_Drawn]:
         """The batches of one step; a step never crosses from one epoch into the next."""
         if self._ahead[0] == step:
             return self._ahead[1]
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._epoch[0] != epoch:
-            n = len(self.training.rows)
-            self._epoch = (epoch, epoch_batches(n, self._config.batch_size, self.training.seed, epoch))
+            self._epoch = (epoch, self._sources.batches(self._config.batch_size, self.training.seed, epoch))
         start = index * self._config.accumulation
         chosen = self._epoch[1][start : start + self._config.accumulation]
-        batches = [self._objective.collate(part) for batch in chosen for part in self._parts(batch)]
-        return [batch for batch in batches if batch.n_labels]
+        parts = [part for batch in chosen for part in self._parts(batch)]
+        drawn = [_Drawn(self._objective.collate([self.training.rows[i] for i in part]), part) for part in parts]
+        return [each for each in drawn if each.batch.n_labels]
 
-    def _parts(self, batch: list[int]) -> list[list[Encoded]]:
+    def _parts(self, batch: list[int]) -> list[list[int]]:
         """The rows of a batch; those to be padded are apart by length."""
-        rows = [self.training.rows[i] for i in batch]
         if self._objective.layout != "padded":
-            return [rows]
+            return [batch]
         cost = FORWARD_COST if self._device.type == "cpu" else FORWARD_COST_ELSEWHERE
-        return [[rows[i] for i in part] for part in buckets([len(row.ids) for row in rows], cost)]
+        lengths = [len(self.training.rows[i].ids) for i in batch]
+        return [[batch[i] for i in part] for part in buckets(lengths, cost)]
 
     def _evaluation_is_due(self) -> bool:
         if self._config.evaluate_every is None:
@@ -314,6 +351,8 @@ class Lane:
         config = self._config.model_dump(mode="json", exclude={"checkpoint_every", "lanes"})
         content = [config, self._tuned.method.configuration(), self.training.seed, self._prefix_ids]
         digest = hashlib.sha256(json.dumps(content).encode())
+        if self._sources.rates:
+            digest.update(json.dumps([self._sources.names, self._sources.rates, self._sources.n]).encode())
         for row in self.training.rows:
             digest.update(row.id.encode() + array("q", row.ids).tobytes() + array("d", row.labels).tobytes())
         return digest.hexdigest()[:32]

@@ -61,10 +61,16 @@ def _answered(steps: Steps, objective: Objective[Any], model: PreTrainedModel) -
             asked = next(steps)
             while True:
                 start = time.perf_counter()
+                batch, by_row = asked.batch.to(model.device), None
                 with objective.ready(model):
-                    loss = objective.loss(model, asked.batch.to(model.device)) / asked.n_labels
+                    if asked.by_row:
+                        losses = objective.row_losses(model, batch)
+                        total, by_row = losses.sum(), losses.detach()
+                    else:
+                        total = objective.loss(model, batch)
+                    loss = total / asked.n_labels
                     loss.backward()
-                asked = steps.send(Answer(loss.detach(), time.perf_counter() - start))
+                asked = steps.send(Answer(loss.detach(), time.perf_counter() - start, by_row))
         except StopIteration as end:
             return end.value
 

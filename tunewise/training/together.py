@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from tunewise.engine.backend import chosen
-from tunewise.engine.joining import joint_losses
+from tunewise.engine.joining import joint_row_losses
 from tunewise.errors import UserError
 from tunewise.methods.lanes import CannotShare, Draws, Lanes
 from tunewise.training.interrupt import Interrupted, Interrupts
@@ -100,9 +100,13 @@ def _gradients(turns: Sequence[_Turn], lanes: Lanes) -> list[Answer | None]:
     start, model = time.perf_counter(), lanes.model
     asked = [turn.asked for turn in turns if turn.asked is not None]
     objective, numbers = turns[0].lane.training.objective, [turn.number for turn in turns]
-    losses = joint_losses(objective, lanes, numbers, [(each.batch, each.n_labels) for each in asked])
+    by_row = joint_row_losses(objective, lanes, numbers, [each.batch for each in asked])
+    losses = [of_lane.sum() / each.n_labels for of_lane, each in zip(by_row, asked, strict=True)]
     torch.stack(losses).sum().backward()
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
     seconds = (time.perf_counter() - start) / sum(each.batch.n_tokens for each in asked)
-    return [Answer(loss.detach(), seconds * each.batch.n_tokens) for loss, each in zip(losses, asked, strict=True)]
+    return [
+        Answer(loss.detach(), seconds * each.batch.n_tokens, of_lane.detach())
+        for loss, of_lane, each in zip(losses, by_row, asked, strict=True)
+    ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewise.engine.batches import LabelledBatch
-from tunewise.engine.joining import joint_losses
+from tunewise.engine.joining import joint_row_losses
 from tunewise.methods.lanes import CannotShare, Draws, Lanes, has_dropout
 from tunewise.training.checkpoint import random_state
 from tunewise.training.lane import Training
@@ -57,8 +57,9 @@ def _tried(trainings: Sequence[Training]) -> str:
             asked = [_few_rows(training) for training in trainings]
             alone = [_gradients_alone(training, each, lanes) for training, each in zip(trainings, asked, strict=True)]
             try:
-                losses = joint_losses(trainings[0].objective, lanes, range(len(tuned)), asked)
-                torch.stack(losses).sum().backward()
+                batches = [batch for batch, _ in asked]
+                by_row = joint_row_losses(trainings[0].objective, lanes, range(len(tuned)), batches)
+                torch.stack([of.sum() / n for of, (_, n) in zip(by_row, asked, strict=True)]).sum().backward()
             except (RuntimeError, TypeError, ValueError, IndexError) as error:
                 return f"{type(model).__name__} does not run them in one batch: {error}"
             for each, expected in zip(tuned, alone, strict=True):
