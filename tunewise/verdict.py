@@ -21,6 +21,7 @@ from itertools import combinations
 from statistics import fmean, median
 from typing import Any
 
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
 from tunewise.stats import (
     ALPHA,
@@ -35,8 +36,6 @@ from tunewise.stats import (
     welch,
 )
 
-LOWER_IS_BETTER = ("loss", "perplexity", "rmse", "ece", "brier")
-"""Metrics of which less is better; of all others more is."""
 MARGIN = 2.0
 COSTS = ("bytes", "seconds", "memory", "forgetting", "serving_tokens")
 

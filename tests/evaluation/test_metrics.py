@@ -13,11 +13,11 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from tunewise.data.shapes import Kind
 from tunewise.data.task import METRICS as OWN
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
 from tunewise.evaluation import metrics
 from tunewise.evaluation.metrics import METRICS, Answers, spans
 from tunewise.evaluation.overlap import last_number
-from tunewise.verdict import LOWER_IS_BETTER
 
 labels = st.sampled_from(["ham", "spam", "eggs"])
 label_pairs = st.lists(st.tuples(labels, labels), min_size=1, max_size=40)

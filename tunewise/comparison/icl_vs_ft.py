@@ -14,11 +14,11 @@ from typing import Any
 from tunewise import files
 from tunewise.comparison.following import GridWatcher
 from tunewise.comparison.grid import compare
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
 from tunewise.models.load import load_config
 from tunewise.run.record import METRICS, mapping
 from tunewise.stats import ALPHA, difference_interval, holm, welch
-from tunewise.verdict import LOWER_IS_BETTER
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from tunewise import files
 from tunewise.comparison.grid import compare
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
 from tunewise.methods import METHODS
-from tunewise.verdict import LOWER_IS_BETTER
 
 logger = logging.getLogger(__name__)
 

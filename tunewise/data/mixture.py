@@ -10,8 +10,8 @@ from tunewise.data.config import DataConfig, MixtureConfig
 from tunewise.data.examples import Example, Ledger, Note
 from tunewise.data.splits import few_shot, text_key
 from tunewise.data.template import Template
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
-from tunewise.verdict import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     from tunewise.data.task import Task

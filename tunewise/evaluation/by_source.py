@@ -10,8 +10,8 @@ from typing import Any
 from tunewise.data.examples import Example
 from tunewise.data.mixture import MACRO_AVERAGE
 from tunewise.data.task import Task
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.evaluation.questions import LabelledRows, Questions
-from tunewise.verdict import LOWER_IS_BETTER
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from tunewise.data.encode import Ids, encode_prompt
 from tunewise.data.examples import Example
 from tunewise.data.task import Task
 from tunewise.data.written import SeparateIds
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.engine.backend import chosen
 from tunewise.engine.batches import plain
 from tunewise.engine.decoding import Decoding, Sampling, decode
@@ -38,7 +39,6 @@ from tunewise.evaluation.questions import LabelledRows, Questions, ask, stop_tex
 from tunewise.methods.selective.frozen import Calibration
 from tunewise.models.families import ENCODER_DECODER
 from tunewise.models.load import Base
-from tunewise.verdict import LOWER_IS_BETTER
 
 LONGEST = 512
 """Tokens of a text for a classifier whose base names no limit."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from tunewise.comparison.break_even import BreakEven, between, can_break_even
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report import words
 from tunewise.report.arms import Arm
-from tunewise.verdict import LOWER_IS_BETTER
 
 
 def paid_back(arms: Sequence[Arm], pick: Arm) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from tunewise import files
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
 from tunewise.report import words
 from tunewise.report.arms import Arm
@@ -19,7 +20,6 @@ from tunewise.report.folders import Run
 from tunewise.report.forgotten import forgotten_tasks
 from tunewise.report.proof_table import proof_table
 from tunewise.report.templating import template
-from tunewise.verdict import LOWER_IS_BETTER
 
 FILE = "README.md"
 PEFT_CONFIG, CARD = "adapter_config.json", "tunewise.json"

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report.arms import Arm
 from tunewise.report.figure import N_SERIES, SERIES, subplots, svg
 from tunewise.report.words import metric_name, unit
-from tunewise.verdict import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

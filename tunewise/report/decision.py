@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report import words
 from tunewise.report.arms import Arm
 from tunewise.report.break_even import paid_back
 from tunewise.report.folders import majority_score
-from tunewise.verdict import LOWER_IS_BETTER, Pair, Rule, Verdict, contender, judge
+from tunewise.verdict import Pair, Rule, Verdict, contender, judge
 
 WORTH_SAYING = 1.2  # a cost that is less by a fifth or more
 

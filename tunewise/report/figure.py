@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report.arms import Arm
 from tunewise.report.words import metric_name, unit
-from tunewise.verdict import LOWER_IS_BETTER, Contender, pareto
+from tunewise.verdict import Contender, pareto
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

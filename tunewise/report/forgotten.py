@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report import words
 from tunewise.report.arms import Arm
-from tunewise.verdict import LOWER_IS_BETTER
 
 MEANS = ("base", "tuned", "n_lost", "n_gained")
 

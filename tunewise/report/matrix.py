@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report import words
 from tunewise.report.arms import Arm
-from tunewise.verdict import LOWER_IS_BETTER, Verdict
+from tunewise.verdict import Verdict
 
 STEPS = (1, 5, 50)
 """p below alpha over the first of these is told apart; over the others it is shaded more strongly."""

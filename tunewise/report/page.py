@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewise import files
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report import figure, words
 from tunewise.report.arms import Arm, DivergedArm, diverged_of, gather_arms, labels_of, runs_of
 from tunewise.report.calibration_figure import calibration_figure, calibration_of
@@ -23,7 +24,6 @@ from tunewise.report.reproduce import command_of, digests_of, environment_of
 from tunewise.report.samples import Sample, contested_items, samples_of
 from tunewise.report.source_curves import source_curves, source_rows
 from tunewise.report.templating import template
-from tunewise.verdict import LOWER_IS_BETTER
 
 GLYPHS = "●■◆▲▼✚✖⬟⬢⬧"
 

@@ -15,11 +15,11 @@ from rich.text import Text
 
 from tunewise import files
 from tunewise.comparison.icl_vs_ft import FINE_TUNED, IN_CONTEXT
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report import figure, words
 from tunewise.report.figure import GRID, INK, QUIET, SERIES, as_written, subplots, svg
 from tunewise.report.templating import template
 from tunewise.stats import mean_interval
-from tunewise.verdict import LOWER_IS_BETTER
 
 COLOURS = {FINE_TUNED: SERIES[2], IN_CONTEXT: SERIES[3], None: GRID}
 STYLES = {FINE_TUNED: "bold black on dark_cyan", IN_CONTEXT: "bold black on dark_orange", None: "dim"}

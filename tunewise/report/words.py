@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.stats import Interval
-from tunewise.verdict import LOWER_IS_BETTER
 
 PERCENT = (  # scores are 0 to 100 throughout
     "accuracy accuracy_norm f1 macro_f1 exact_match normalised_match token_f1 numeric_match "

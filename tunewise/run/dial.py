@@ -11,6 +11,7 @@ from typing import Any
 from tunewise import files
 from tunewise.data.encode import Ids
 from tunewise.data.task import Task
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.engine.backend import chosen
 from tunewise.engine.packed_reading import why_not_read
 from tunewise.engine.scoring_lanes import log_probabilities_by_lane, losses_by_lane
@@ -30,7 +31,6 @@ from tunewise.run.measure import asked_of
 from tunewise.run.prepare import load_for
 from tunewise.run.recipe import Recipe
 from tunewise.run.record import RECIPE
-from tunewise.verdict import LOWER_IS_BETTER
 
 logger = logging.getLogger(__name__)
 
