@@ -3,6 +3,7 @@
 import json
 import logging
 from collections import Counter
+from itertools import islice
 
 import pytest
 
@@ -204,3 +205,11 @@ def test_the_table_can_be_had_before_a_run(place, base, tmp_path):
     assert mixing_table(asked) == json.loads((tmp_path / "ledger.json").read_text())["mixture"]
     with pytest.raises(UserError, match="is one source"):
         mixing_table(build_recipe({"model": str(place / "base"), "data": str(place / "reviews.csv"), "method": "lora"}))
+
+
+def test_a_method_that_looks_first_sees_rows_of_all_sources(place, base):
+    _, task = load_for(recipe(place).data, "", base=base)
+    found = training_rows(base, task, 96)
+    first = [row.id.partition(":")[0] for row in islice(found.in_turn(0), 8)]
+    assert Counter(first) == {"reviews": 6, "counts": 2}  # three to one, as there are rows
+    assert len(list(found.in_turn(0))) == 64

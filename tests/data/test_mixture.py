@@ -36,6 +36,11 @@ def test_a_mixture_has_the_rows_of_its_sources_and_each_stays_its_own_task():
     assert {name: each.template for name, each in task.each.items()} == {n: each.template for n, each in alone.items()}
     assert task.ledger.rows == sum(each.ledger.rows for each in alone.values())
     assert len(task.each["twin"].train) == 30
+    assert [one.source for one in task.train[498:502]] == ["mood", "mood", "twin", "twin"]
+    assert task.train[-1].id == alone["news"].train[-1].id
+    assert task.each["mood"].train == alone["mood"].train
+    with pytest.raises(IndexError):
+        task.train[len(task.train)]
     assert alone["mood"].each == {"": alone["mood"]}
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal, overload
 
 from tunewise.data.config import DataConfig, MixtureConfig
 from tunewise.data.examples import Example, Ledger, Note
@@ -29,9 +31,32 @@ class Mixture:
     config: MixtureConfig
     sources: Mapping[str, Task]
 
-    def examples(self, part: Literal["train", "dev", "test"]) -> tuple[Example, ...]:
-        """Those of all sources behind one another."""
-        return tuple(example for source in self.sources.values() for example in getattr(source, part))
+    def examples(self, part: Literal["train", "dev", "test"]) -> Sequence[Example]:
+        """Those of all sources behind one another, each with the name of its source."""
+        return _Named({name: getattr(source, part) for name, source in self.sources.items()})
+
+
+class _Named(Sequence[Example]):
+    """Examples of several sources, which come to know their source when they are asked for: none is held twice."""
+
+    def __init__(self, parts: Mapping[str, Sequence[Example]]) -> None:
+        self._parts = list(parts.items())
+        self._ends = list(accumulate(len(part) for part in parts.values()))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Example, ...]: ...
+    def __getitem__(self, index: int | slice) -> Example | tuple[Example, ...]:
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(*index.indices(len(self))))
+        place = range(len(self))[index]
+        number = bisect_right(self._ends, place)
+        name, part = self._parts[number]
+        return replace(part[place - self._ends[number] + len(part)], source=name)
 
 
 def mixture_of(config: DataConfig, mixed: MixtureConfig, tasks: Mapping[str, Task]) -> Task:
@@ -46,23 +71,22 @@ def mixture_of(config: DataConfig, mixed: MixtureConfig, tasks: Mapping[str, Tas
             f"the source {empty} has no training rows",
             "leave it out; a set that is to be asked alone is an out-of-domain set: out_of_domain.NAME=PATH",
         )
-    sources = {name: _named(task, name) for name, task in tasks.items()}
-    mixture = Mixture(mixed, sources)
-    first = next(iter(sources.values()))
+    mixture = Mixture(mixed, tasks)
+    first = next(iter(tasks.values()))
     return replace(
         first,
         name=config.path,
         kind=MIXTURE,
         template=Template("", ""),
         labels=(),
-        metrics=(_deciding(sources),),
+        metrics=(_deciding(tasks),),
         source=config.path,
         positive="",
         asked=(),
         train=mixture.examples("train"),
         dev=mixture.examples("dev"),
         test=mixture.examples("test"),
-        ledger=_ledger(sources),
+        ledger=_ledger(tasks),
         mixture=mixture,
     )
 
@@ -74,13 +98,6 @@ def few_of_each(task: Task, n: int, seed: int) -> Task:
         name: replace(source, train=few_shot(source.train, n, seed)) for name, source in task.mixture.sources.items()
     }
     return replace(task, train=(mixture := replace(task.mixture, sources=sources)).examples("train"), mixture=mixture)
-
-
-def _named(task: Task, name: str) -> Task:
-    train, dev, test = (
-        tuple(replace(example, source=name) for example in part) for part in (task.train, task.dev, task.test)
-    )
-    return replace(task, train=train, dev=dev, test=test)
 
 
 def _ledger(sources: Mapping[str, Task]) -> Ledger:

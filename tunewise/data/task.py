@@ -57,9 +57,9 @@ class Task:
     template: Template
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
-    train: tuple[Example, ...]
-    dev: tuple[Example, ...]
-    test: tuple[Example, ...]
+    train: Sequence[Example]
+    dev: Sequence[Example]
+    test: Sequence[Example]
     ledger: Ledger
     separator: str
     max_new_tokens: int

@@ -9,7 +9,7 @@ another process is at is left alone.
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +195,8 @@ class Run:
     def _losses(self) -> Iterator[Tensor]:
         """The base's mean loss on one training example after another, for methods that look before they start."""
         objective = objective_for(self.base)
-        rows = rows_of(self.base, self.task, self.task.train, self._max_length(0))
-        for batch in (objective.collate([row]) for row in rows):
+        found = training_rows(self.base, replace(self.task, replayed=()), self._max_length(0))
+        for batch in (objective.collate([row]) for row in found.in_turn(self.recipe.seed)):
             if batch.n_labels:
                 yield objective.loss(self.model, batch.to(self.model.device)) / batch.n_labels
 

@@ -97,7 +97,7 @@ def _few(task: Task) -> tuple[Example, ...]:
     """Questions of dev, or of train where there is none: of a mixture from all its sources."""
     part = task.dev or task.train
     every = max(1, len(part) // N_QUESTIONS) if task.mixture else 1
-    return part[::every][:N_QUESTIONS]
+    return tuple(part[::every][:N_QUESTIONS])
 
 
 def _seconds_a_token(steps: Sequence[object]) -> float:

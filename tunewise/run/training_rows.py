@@ -38,6 +38,11 @@ class TrainingRows:
     def answered(self) -> Sequence[Encoded]:
         return self.rows if self.n_answered == len(self.rows) else self.rows[: self.n_answered]
 
+    def in_turn(self, seed: int) -> Iterator[Encoded]:
+        """Every row in its order; of a mixture those of one epoch as they are drawn, so that the first are of all."""
+        places = self.sources.epoch(seed, 0) if self.sources.rates else range(len(self.rows))
+        return (self.rows[place] for place in places)
+
     def table(self, config: TrainConfig, seed: int) -> list[dict[str, Any]]:
         """What a whole run draws: of each source its rows, its share, and how many examples, tokens (prefixes left
         out) and epochs that is; [] for rows of one source."""
