@@ -29,7 +29,7 @@ EXPECTED = {
     "gpteacher_roleplay/roleplay.json": ("generation", "instruction and response", 300, 0, 0),
     "llamafactory_demo/identity.json": ("generation", "instruction and response", 91, 0, 0),
     "llamafactory_demo/v1_sft_demo.jsonl": ("generation", "chat messages in column messages", 500, 0, 0),
-    "llamafactory_demo/glaive_toolcall_en_demo.json": ("generation", "chat messages", 300, 153, 0),
+    "llamafactory_demo/glaive_toolcall_en_demo.json": ("generation", "chat messages in column conversations; tools in tools", 300, 0, 0),
     "gsm8k/train_300.jsonl": ("generation", "prompt and completion in columns question and answer", 300, 0, 0),
     "scitldr/train_300.jsonl": ("generation", "prompt and completion in columns source and target", 300, 0, 0),
     "xquad/xquad.en.json": ("generation", "context and question in columns context and question", 1190, 0, 0),

@@ -32,6 +32,8 @@ class Example:
     the good sentence and the bad one."""
     accepted: tuple[str, ...] = ()
     """Every right answer, where there can be others than the one that is trained."""
+    group: str = ""
+    """What it shares with rows that must not fall into another split, such as an author."""
 
     @property
     def text(self) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 from tunewise.data.choices import ANSWERS, QUESTIONS, Choices, counting_of, detect_choices
 from tunewise.data.config import DataConfig
 from tunewise.data.readers import Row, columns, require
+from tunewise.data.talk import Talk, beside, detect_talk, named_talk
 from tunewise.data.template import Template
 from tunewise.errors import UserError, unknown
 
@@ -15,7 +16,6 @@ Kind = Literal[
     "classification", "regression", "tagging", "generation", "multiple_choice", "minimal_pairs", "language_modelling"
 ]
 
-MESSAGES = ("messages", "conversations", "conversation", "dialog", "dialogue")
 TEXT = tuple(
     "text sentence content message review tweet utterance sms document comment body headline title "
     "question query input prompt".split()
@@ -43,8 +43,9 @@ IN_CHOICES = ("choices", "choice", "letter")
 class Shape:
     """What a file's rows are.
 
-    `asked` and `answered` are columns; of messages only the first is used, of plain text the second is empty. Of
-    minimal pairs `asked` is the good sentence and the bad one.
+    `asked` and `answered` are columns; of plain text the second is empty. Of minimal pairs `asked` is the good sentence
+    and the bad one. Where answers are chosen and rejected without a column of prompts, the prompt is what both begin
+    with.
     """
 
     name: Literal[
@@ -55,6 +56,7 @@ class Shape:
         "words and tags",
         "instruction and response",
         "prompt and completion",
+        "prompt, chosen and rejected",
         "context and question",
         "question and choices",
         "minimal pairs",
@@ -65,6 +67,10 @@ class Shape:
     answered: str = ""
     choices: Choices | None = None
     """Of questions and choices."""
+    talk: Talk | None = None
+    """Of messages."""
+    rejected: str = ""
+    """The column of answers that are worse than those trained; they are kept in the rows."""
 
     @property
     def kind(self) -> Kind:
@@ -88,7 +94,7 @@ class Shape:
 def detect(rows: Sequence[Row], config: DataConfig) -> Shape:
     """The shape of these rows, the columns that `config` names taking precedence; UserError when it cannot be told."""
     known = columns(rows)
-    shape = _named(known, rows, config) or _by_name(known, rows) or _by_content(known, rows)
+    shape = _named(known, rows, config) or _by_name(known, rows, config) or _by_content(known, rows)
     if shape is None:
         raise UserError(
             f"cannot tell what the columns of {config.path} mean: {', '.join(known)}",
@@ -138,7 +144,7 @@ def template_of(shape: Shape, config: DataConfig, known: Sequence[str]) -> Templ
     labelled = shape.kind in ("classification", "regression")
     allowed = [*known, "label"] if labelled else [*known, *IN_CHOICES] if shape.choices else known
     for slot in template.fields():
-        if slot not in allowed:
+        if slot not in allowed and slot not in shape.asked:
             raise unknown(f"column for the template of {config.path}", slot, known)
     told = {"label", shape.answered} if labelled else {shape.answered}
     told |= {"choice", "letter"} if shape.choices else set()
@@ -164,8 +170,11 @@ def sentence(shape: Shape, template: Template, config: DataConfig, known: Sequen
     """What was recognised, and what to type for something else."""
     asked = " and ".join(shape.asked)
     headless = " (no header line)" if "column1" in known else ""
-    if shape.name == "messages":
-        return f"{config.path}: chat messages in column {asked}; choose another with data.messages=COLUMN"
+    if shape.talk:
+        columns = " and ".join(filter(None, (*shape.asked, shape.answered)))
+        several = "columns" if " and " in columns else "column"
+        told = f"{config.path}: chat messages in {several} {columns}{beside(shape.talk)}"
+        return f"{told}; choose another with data.messages=COLUMN"
     if shape.name == "text":
         return (
             f"{config.path}{headless}: plain text in column {asked}; for other uses name data.label or data.completion"
@@ -205,7 +214,7 @@ def _default_template(shape: Shape) -> Template:
             return Template(f"{slots}\nValue:", " {label}")
         case "instruction and response":
             return Template(f"Human: {slots}\nAssistant:", f" {{{shape.answered}}}")
-        case "prompt and completion":
+        case "prompt and completion" | "prompt, chosen and rejected":
             question = slots.lower() in ("{question}", "{query}")
             return Template(f"{slots}\nAnswer:" if question else slots, f"{{{shape.answered}}}")
         case "context and question":
@@ -225,8 +234,8 @@ def _default_template(shape: Shape) -> Template:
 
 def _named(known: list[str], rows: Sequence[Row], config: DataConfig) -> Shape | None:
     """What the configuration says; columns it leaves out are looked for by name, then by content."""
-    if config.messages:
-        return Shape("messages", (require(config.messages, known, config.path),))
+    if talk := named_talk(known, rows, config):
+        return Shape("messages", talk.asked, talk.answer, talk=talk)
     if config.tags:
         words = (config.text,) if config.text else _first(WORDS, known)
         for name in (*words, config.tags):
@@ -246,6 +255,8 @@ def _named(known: list[str], rows: Sequence[Row], config: DataConfig) -> Shape |
         others = [name for name in known if name != config.label]
         asked = asked or _pair(known) or _first(TEXT, others) or tuple(others[:1])
         return Shape("text and label" if len(asked) < 2 else "pair and label", asked, config.label)
+    if config.rejected:
+        return _preferred(known, config.completion or "", require(config.rejected, known, config.path), asked)
     if config.completion:
         others = [name for name in known if name != config.completion]
         return Shape("prompt and completion", asked or _first(PROMPT, others) or tuple(others[:1]), config.completion)
@@ -289,17 +300,31 @@ def _listed(columns: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in columns.split(",")) if columns else ()
 
 
-def _by_name(known: list[str], rows: Sequence[Row]) -> Shape | None:
-    for name in known:
-        if name.lower() in MESSAGES and isinstance(rows[0].fields.get(name), list):
-            return Shape("messages", (name,))
+def _preferred(known: Sequence[str], chosen: str, rejected: str, asked: tuple[str, ...] = ()) -> Shape | None:
+    """Better and worse answers, in text, behind a prompt of their own column or the one that they begin with."""
+    better = (chosen,) if chosen else _first(("chosen",), known)
+    if not better:
+        return None
+    others = [name for name in known if name not in (*better, rejected)]
+    return Shape(
+        "prompt, chosen and rejected", asked or _first(PROMPT, others) or ("prompt",), better[0], rejected=rejected
+    )
+
+
+def _by_name(known: list[str], rows: Sequence[Row], config: DataConfig) -> Shape | None:
+    if talk := detect_talk(known, rows, config):
+        return Shape("messages", talk.asked, talk.answer, talk=talk)
     if found := detect_choices(known, rows):
         asked, choices, answered = found
         return Shape("question and choices", asked, answered, choices)
     if {"sentence_good", "sentence_bad"} <= set(known):
         return Shape("minimal pairs", ("sentence_good", "sentence_bad"))
-    if {"context", "question", "answers"} <= set(known):
-        return Shape("context and question", ("context", "question"), "answers")
+    if worse := _first(("rejected",), known):
+        if shape := _preferred(known, "", worse[0]):
+            return shape
+    answers = _first(("answers", "answer"), known)
+    if answers and (question := _first(("context",), known) + _first(("question",), known))[1:]:
+        return Shape("context and question", question, answers[0])
     words, tags = _first(WORDS, known), _first(TAGS, known)
     if words and tags and all(isinstance(rows[0].fields.get(name), list) for name in (*words, *tags)):
         return Shape("words and tags", words, tags[0])
