@@ -62,7 +62,7 @@ def read_rows(path: str | Path, unit: Unit | None = None) -> list[Row]:
     elif suffix == ".txt":
         rows = [Row(line, {"text": piece}) for line, piece in pieces(text, unit or unit_of(text))]
     else:
-        rows = [row_of(file, line, value) for line, value in opened(_values(file, text))]
+        rows = [row_of(file, line, value) for line, value in opened(file, _values(file, text))]
     if not rows:
         raise UserError(f"{path} has no rows", "name a file with at least a few rows")
     return rows

@@ -326,7 +326,7 @@ def _by_name(known: list[str], rows: Sequence[Row], config: DataConfig) -> Shape
     if answers and (question := _first(("context",), known) + _first(("question",), known))[1:]:
         return Shape("context and question", question, answers[0])
     words, tags = _first(WORDS, known), _first(TAGS, known)
-    if words and tags and all(isinstance(rows[0].fields.get(name), list) for name in (*words, *tags)):
+    if words and tags and any(all(isinstance(row.fields.get(name), list) for name in (*words, *tags)) for row in rows):
         return Shape("words and tags", words, tags[0])
     answer = _first(COMPLETION, known)
     if answer and (instruction := _first(("instruction",), known)):
