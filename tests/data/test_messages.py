@@ -1,6 +1,7 @@
 """Messages of every usual spelling become one form; what is no conversation is told."""
 
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -155,9 +156,7 @@ anything = st.recursive(
 @given(anything)
 @settings(deadline=None, max_examples=300)
 def test_whatever_is_there_is_messages_or_told(value):
-    are_messages(value)
+    assert are_messages(value) in (True, False)
     for read in (read_messages, tools_of):
-        try:
-            read(value)
-        except UserError as error:
-            assert error.message
+        with suppress(UserError):
+            assert all(read(value))

@@ -108,7 +108,7 @@ def test_questions_and_answers_as_messages(row):
     task = loaded([row])
     assert first(task) == PAIR
     assert ("the answers in rejected are kept and not trained" in task.ledger.detected) == ("rejected" in row)
-    assert [read.value for read in read_rows("rows.jsonl")][0] == json.loads(json.dumps(row).replace("#", "0"))
+    assert read_rows("rows.jsonl")[0].value == json.loads(json.dumps(row).replace("#", "0"))
 
 
 def test_of_a_prompt_only_what_answers_it_is_trained():
@@ -142,8 +142,8 @@ def test_answers_that_are_the_same_and_empty_ones_are_rejected_rows():
     assert {note.reason for note in task.ledger.rejected} == {"its chosen and rejected are the same"}
     good = {"prompt": [user("hi #")], "completion": [assistant("hello")]}
     bad = [
-        good | {"completion": ""}, good | {"completion": [3]}, good | {"prompt": ""}, good | {"completion": [user("x")]},
-        good | {"prompt": None}, {"completion": [assistant("hello")]},
+        good | {"completion": ""}, good | {"completion": [3]}, good | {"prompt": ""}, good | {"prompt": None},
+        good | {"completion": [user("x")]}, {"completion": [assistant("hello")]},
     ]  # fmt: skip
     task = loaded([good, *bad])
     assert len(task.ledger.rejected) == 50 + 10

@@ -31,21 +31,63 @@ EXPECTED = {
     "gpteacher_roleplay/roleplay.json": ("generation", "instruction and response", 300, 0, 0),
     "llamafactory_demo/identity.json": ("generation", "instruction and response", 91, 0, 0),
     "llamafactory_demo/v1_sft_demo.jsonl": ("generation", "chat messages in column messages", 500, 0, 0),
-    "llamafactory_demo/glaive_toolcall_en_demo.json": ("generation", "chat messages in column conversations; tools in tools", 300, 0, 0),
+    "llamafactory_demo/glaive_toolcall_en_demo.json": (
+        "generation",
+        "chat messages in column conversations; tools in tools",
+        300,
+        0,
+        0,
+    ),
     "gsm8k/train_300.jsonl": ("generation", "prompt and completion in columns question and answer", 300, 0, 0),
     "scitldr/train_300.jsonl": ("generation", "prompt and completion in columns source and target", 300, 0, 0),
-    "xquad/xquad.en.json": ("generation", "context and question in columns context and question and answers", 1190, 0, 0),
+    "xquad/xquad.en.json": (
+        "generation",
+        "context and question in columns context and question and answers",
+        1190,
+        0,
+        0,
+    ),
     "mmlu/dev/machine_learning.csv": ("multiple_choice", "the right one by letter in column6", 5, 0, 0),
     "copa_en": ("multiple_choice", "premise and question with the choices in choice1, choice2", 500, 0, 0),
     "bbh/causal_judgement.json": ("classification", "text and label in columns input and target", 187, 0, 2),
     "bbh/web_of_lies.json": ("classification", "text and label in columns input and target", 250, 0, 2),
-    "self_instruct/seed_tasks.jsonl": ("generation", "instruction and response in columns instruction and input and output", 175, 0, 0),
-    "blimp/adjunct_island.jsonl": ("minimal_pairs", "minimal pairs in columns sentence_good and sentence_bad", 150, 0, 0),
+    "self_instruct/seed_tasks.jsonl": (
+        "generation",
+        "instruction and response in columns instruction and input and output",
+        175,
+        0,
+        0,
+    ),
+    "blimp/adjunct_island.jsonl": (
+        "minimal_pairs",
+        "minimal pairs in columns sentence_good and sentence_bad",
+        150,
+        0,
+        0,
+    ),
     "mmlu/dev/us_foreign_policy.csv": ("multiple_choice", "the right one by letter in column6", 5, 0, 0),
-    "tinyshakespeare/input.txt": ("language_modelling", "its paragraphs are the rows, data.rows=lines takes lines", 7222, 0, 0),
-    "gutenberg/alice.txt": ("language_modelling", "its paragraphs are the rows, data.rows=lines takes lines", 820, 0, 0),
-    "ntrex/src.eng.txt": ("language_modelling", "its lines are the rows, data.rows=paragraphs takes paragraphs", 500, 0, 0),
-}  # fmt: skip
+    "tinyshakespeare/input.txt": (
+        "language_modelling",
+        "its paragraphs are the rows, data.rows=lines takes lines",
+        7222,
+        0,
+        0,
+    ),
+    "gutenberg/alice.txt": (
+        "language_modelling",
+        "its paragraphs are the rows, data.rows=lines takes lines",
+        820,
+        0,
+        0,
+    ),
+    "ntrex/src.eng.txt": (
+        "language_modelling",
+        "its lines are the rows, data.rows=paragraphs takes paragraphs",
+        500,
+        0,
+        0,
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +139,9 @@ def test_calls_of_tools_are_calls_and_not_text(stories):
     answers = [message for each in found for message in each.messages if message.role == "tool"]
     assert len(calls) == sum(str(row.value).count("'from': 'function_call'") for row in rows) > 150
     assert len(answers) == sum(str(row.value).count("'from': 'observation'") for row in rows) > 150
-    assert all(message.trained and isinstance(message.tool_calls[0]["function"]["arguments"], dict) for message in calls)
+    assert all(
+        message.trained and isinstance(message.tool_calls[0]["function"]["arguments"], dict) for message in calls
+    )
     assert sum(bool(each.tools) for each in found) == sum(row.fields["tools"] not in ("", "[]") for row in rows)
     assert all(tool["function"]["name"] for each in found for tool in each.tools)
 

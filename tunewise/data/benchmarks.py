@@ -14,8 +14,8 @@ from pathlib import Path
 from tunewise.data.choices import Choices
 from tunewise.data.hub import hub_rows, parquet_rows
 from tunewise.data.readers import Row, columns, read_rows
-from tunewise.data.sources import files_of
 from tunewise.data.shapes import Kind, Shape
+from tunewise.data.sources import files_of
 from tunewise.data.template import Template
 from tunewise.errors import UserError, missing, unknown
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from os.path import commonprefix
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from tunewise.data.chat import parts_of
@@ -30,25 +29,33 @@ def build(
     name: str,
     tokenizer: PreTrainedTokenizerBase | None = None,
     group: str | None = None,
+    taken: Collection[str] = (),
 ) -> tuple[list[Example], list[Note]]:
     """Examples in the order of the rows, and one note for each row that has nothing to ask or nothing to answer.
 
-    Ids are the rows' own `id` where every row has another one, else `name:line`, or `name:number` where lines hold
-    several rows. `group` is the column whose value they keep.
+    Their ids are those of `ids_of`; `group` is the column whose value they keep.
     """
-    ids = Counter(str(row.fields.get("id", "")) for row in rows)
-    own_ids = len(ids) == len(rows) and "" not in ids
     examples: list[Example] = []
     rejected: list[Note] = []
-    own_lines = len({row.line for row in rows}) == len(rows)
-    for number, row in enumerate(rows, start=1):
-        identity = str(row.fields["id"]) if own_ids else f"{name}:{row.line if own_lines else number}"
+    for row, identity in zip(rows, ids_of(rows, name, taken), strict=True):
         try:
             example = _example(row, shape, template, identity, tokenizer)
             examples.append(replace(example, group=str(row.fields.get(group, "")).strip()) if group else example)
         except UserError as error:
             rejected.append(Note(row.line, error.message))
     return examples, rejected
+
+
+def ids_of(rows: Sequence[Row], name: str, taken: Collection[str] = ()) -> list[str]:
+    """The rows' own `id` where every row has another one, else `name:line`, or `name:number` where a line has several.
+
+    Own ids of which one is taken, as where train and test both count from 1, get the name before them.
+    """
+    own = [str(row.fields.get("id", "")) for row in rows]
+    if len(set(own)) == len(rows) and "" not in own:
+        return own if set(own).isdisjoint(taken) else [f"{name}:{each}" for each in own]
+    one_a_line = len({row.line for row in rows}) == len(rows)
+    return [f"{name}:{row.line if one_a_line else number}" for number, row in enumerate(rows, start=1)]
 
 
 def labels_of(examples: Sequence[Example], source: str) -> tuple[str, ...]:
@@ -124,7 +131,7 @@ def _parted(fields: Mapping[str, str], shape: Shape) -> dict[str, str]:
     chosen, rejected = fields.get(shape.answered, ""), fields.get(shape.rejected, "")
     if chosen == rejected:
         raise UserError(f"its {shape.answered} and {shape.rejected} are the same")
-    prompt = commonprefix([chosen, rejected])
+    prompt = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected)))
     prompt = prompt[: max(prompt.rfind(" "), prompt.rfind("\n")) + 1]
     return {shape.asked[0]: prompt, shape.answered: chosen.removeprefix(prompt)}
 

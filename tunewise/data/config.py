@@ -40,7 +40,7 @@ class DataConfig(Strict):
     messages: str | None = None
     """The column with a list of chat messages."""
     rejected: str | None = None
-    """The column with an answer that is worse than `completion`, as preference data has; it is kept, and not trained."""
+    """The column with an answer that is worse than `completion`, as preference data has; kept, and not trained."""
     system: str | None = None
     """The column with the system's text of a conversation."""
     tools: str | None = None

@@ -34,7 +34,9 @@ def split_by_group(
     for name in sorted(bundles, key=lambda name: (-len(bundles[name]).bit_length(), _digest(seed, name))):
         # what is left of each label's share, weighed by how much of it this group has
         room = [
-            sum(count / whole[label] * (left[label] - count / whole[label] / 2) for label, count in counts[name].items())
+            sum(
+                count / whole[label] * (left[label] - count / whole[label] / 2) for label, count in counts[name].items()
+            )
             for left in wanted
         ]
         chosen = room.index(max(room))
@@ -49,7 +51,7 @@ def split_by_group(
 
 
 def _bundles(examples: Sequence[Example], key: Callable[[Example], str]) -> dict[str, list[Example]]:
-    """Rows that belong together: of one group or of one text, and what these are tied to in turn; by their first name."""
+    """Rows that belong together: of one group or text, and what these are tied to in turn; by their first name."""
     first: dict[str, str] = {}
 
     def root(name: str) -> str:

@@ -74,7 +74,9 @@ def parquet_rows(path: Path, class_names: bool = True) -> list[Row]:
 
 def is_saved(folder: Path) -> bool:
     """Whether `save_to_disk` wrote this folder."""
-    return (folder / SAVED_SPLITS).is_file() or ((folder / SAVED).is_file() and (folder / "dataset_info.json").is_file())
+    return (folder / SAVED_SPLITS).is_file() or (
+        (folder / SAVED).is_file() and (folder / "dataset_info.json").is_file()
+    )
 
 
 def _fetched(
@@ -84,11 +86,11 @@ def _fetched(
         from datasets import load_dataset
     except ImportError:
         raise _not_installed(f"{config} of {repository}" if config else repository, "datasets", otherwise) from None
-    asked = {"name": config or None, "revision": revision or None}
+    name, at = config or None, revision or None
     try:
         if splits:
-            return dict(zip(splits, load_dataset(repository, split=list(splits), **asked), strict=True))
-        return {str(name): each for name, each in load_dataset(repository, **asked).items()}
+            return dict(zip(splits, load_dataset(repository, name, split=list(splits), revision=at), strict=True))
+        return {str(split): each for split, each in load_dataset(repository, name, revision=at).items()}
     except _refused_by_datasets() as error:
         what = " of ".join(filter(None, (", ".join(splits), config, repository)))
         raise UserError(f"cannot fetch {what}: {_one_line(error)[:300]}", f"without a network, {otherwise}") from None

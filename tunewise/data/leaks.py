@@ -21,7 +21,10 @@ def find_leaks(train: Sequence[Example], held_out: Sequence[Example], name: str 
     )
     groups = {example.group: example.line for example in reversed(train) if example.group}
     return copies + tuple(
-        Note(example.line, f"{example.group!r}, the group of this row of {name}, is also in train, line {groups[example.group]}")
+        Note(
+            example.line,
+            f"{example.group!r}, the group of this row of {name}, is also in train, line {groups[example.group]}",
+        )
         for example in held_out
         if example.group in groups
     )

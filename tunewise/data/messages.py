@@ -18,7 +18,7 @@ ROLES = {
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `trained` only ever for the assistant's; each of `tool_calls` is {type, function: {name, arguments}}."""
+    """One turn. `trained` only for the assistant's; each of `tool_calls` is {type, function: {name, arguments}}."""
 
     role: str
     content: str
@@ -79,12 +79,13 @@ def tools_of(value: object) -> tuple[Mapping[str, Any], ...]:
     found = json_of(value, value) if isinstance(value, str) else value
     if not found or (isinstance(found, str) and not found.strip()):
         return ()
-    tools = found if isinstance(found, list) else [found]
-    for tool in tools:
+    tools: list[Mapping[str, Any]] = []
+    for tool in found if isinstance(found, list) else [found]:
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise UserError(f"a tool is {_short(tool)}, not an object with a name", 'write [{"name": "...", ...}, ...]')
-    return tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in tools)
+        tools.append({"type": "function", "function": function})
+    return tuple(tools)
 
 
 def json_of(text: str, otherwise: object) -> object:
@@ -110,7 +111,9 @@ def _message(item: object) -> Message:
     tool_calls = _tool_calls(calls) if role == "assistant" and calls else ()
     text = "" if content is None and tool_calls else _text(content)
     weight = item.get("loss_weight", item.get("weight", 1))
-    trained = role == "assistant" and bool(text.strip() or tool_calls) and weight != 0 and item.get("train") is not False
+    trained = (
+        role == "assistant" and bool(text.strip() or tool_calls) and weight != 0 and item.get("train") is not False
+    )
     name, reasoning = item.get("name"), item.get("reasoning_content", item.get("thinking"))
     return Message(
         role,

@@ -1,4 +1,4 @@
-"""Objects that hold several rows -> one object a row: SQuAD's articles of questions, self-instruct's tasks of instances."""
+"""Objects that hold several rows -> an object a row: SQuAD's articles of questions, self-instruct's tasks."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -15,8 +15,8 @@ _BLANK_LINES = re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+")
 def unit_of(text: str) -> Unit:
     """Paragraphs where blank lines part the text into blocks and a quarter of these have several lines, else lines.
 
-    A line a row is what `datasets` makes of a text file; but prose that is wrapped at 70 characters, as books and manuals
-    are, would be torn into rows that begin and end amid a sentence.
+    A line a row is what `datasets` makes of a text file; but prose that is wrapped at 70 characters, as in books and
+    manuals, would be torn into rows that begin and end amid a sentence.
     """
     n_lines = [block.count("\n") + 1 for block in _blocks(text)]
     several = sum(n > 1 for n in n_lines)

@@ -319,9 +319,8 @@ def _by_name(known: list[str], rows: Sequence[Row], config: DataConfig) -> Shape
         return Shape("question and choices", asked, answered, choices)
     if {"sentence_good", "sentence_bad"} <= set(known):
         return Shape("minimal pairs", ("sentence_good", "sentence_bad"))
-    if worse := _first(("rejected",), known):
-        if shape := _preferred(known, "", worse[0]):
-            return shape
+    if (worse := _first(("rejected",), known)) and (shape := _preferred(known, "", worse[0])):
+        return shape
     answers = _first(("answers", "answer"), known)
     if answers and (question := _first(("context",), known) + _first(("question",), known))[1:]:
         return Shape("context and question", question, answers[0])

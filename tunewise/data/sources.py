@@ -54,12 +54,12 @@ def open_source(config: DataConfig) -> Source:
         if config.splits:
             raise UserError(f"data.splits changes nothing: {path} is one file", "leave it out, or name its folder")
         rows, told = _of_file(path, config)
-        return Source((Table("", path.name, rows),), config, _stem(path), told)
+        return Source((Table("", path.name, rows),), config, stem_of(path.name), told)
     if is_saved(path):
         return _of_splits(saved_splits(path), config)
     tables = []
     told = ""
-    for part, files in split_files(path, config.splits).items():
+    for part, files in split_files(path, {**config.splits}).items():
         for file in files:
             rows, told = _of_file(file, config)
             tables.append(Table(part, file.name, rows))
@@ -119,6 +119,11 @@ def files_at(path: str) -> list[Path]:
     return sorted(file for depth in ("*", "*/*") for file in place.glob(depth)) if place.is_dir() else [place]
 
 
+def stem_of(name: str) -> str:
+    """The name of a file without what tells its kind: rows of rows.jsonl.gz; that of a split as it is."""
+    return name.removesuffix(".gz").removesuffix(suffix_of(Path(name)))
+
+
 def missing_source(path: str) -> UserError:
     """The error for a path that is not there, with the name on the hub that may have been meant; to be raised."""
     error = missing(path)
@@ -145,7 +150,7 @@ def _of_splits(found: Mapping[str, list[Row]], config: DataConfig) -> Source:
     if config.splits:
         if lacking := [name for name in config.splits.values() if name not in found]:
             raise unknown(f"split of {config.path}", lacking[0], found)
-        parts = dict(config.splits)
+        parts: dict[str, str] = {**config.splits}
     elif len(found) == 1:
         parts = {"": next(iter(found))}
     else:
@@ -180,7 +185,7 @@ def _of_aligned(files: tuple[Path, ...], config: DataConfig) -> Source:
     ]
     if not (config.prompt or config.completion):
         config = config.model_copy(update={"prompt": names[0], "completion": names[1]})
-    return Source((Table("", files[0].name, rows),), config, "-".join(map(_stem, files)))
+    return Source((Table("", files[0].name, rows),), config, "-".join(stem_of(file.name) for file in files))
 
 
 def _apart(names: Sequence[str]) -> list[str]:
@@ -188,10 +193,6 @@ def _apart(names: Sequence[str]) -> list[str]:
     parts = [name.split(".") for name in names]
     own = [".".join(part for part in mine if part not in other) for mine, other in zip(parts, parts[::-1])]
     return own if all(own) and own[0] != own[1] else ["first", "second"]
-
-
-def _stem(file: Path) -> str:
-    return Path(file.stem).stem if file.suffix.lower() == ".gz" else file.stem
 
 
 def _inside(folder: Path) -> str:

@@ -86,7 +86,7 @@ class Talk:
         return [Message("user", text, False)]
 
     def _answer(self, row: Row) -> list[Message]:
-        """The answer's turns; where it repeats the question that it shares with `rejected`, that part is not trained."""
+        """The answer's turns; what it shares with `rejected` where it repeats the question is not trained."""
         value = row.fields.get(self.answer)
         if not are_messages(value):
             if not isinstance(value, str):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tunewise.config import parse, read_yaml
 from tunewise.data.benchmarks import DEV_ROWS, benchmark_named, benchmark_rows, is_benchmark
-from tunewise.data.build import BAD, GOOD, build, check_labels, labels_of
+from tunewise.data.build import BAD, GOOD, build, check_labels, ids_of, labels_of
 from tunewise.data.choices import letter
 from tunewise.data.config import DataConfig
 from tunewise.data.described import TaskFile, shape_of
@@ -21,7 +21,7 @@ from tunewise.data.patterns import asked_by
 from tunewise.data.readers import columns, read_rows, require
 from tunewise.data.replay import Rehearsed, drawn, n_replayed
 from tunewise.data.shapes import Kind, detect, sentence, template_of
-from tunewise.data.sources import HUB, aligned_files, missing_source, open_source
+from tunewise.data.sources import HUB, aligned_files, missing_source, open_source, stem_of
 from tunewise.data.splits import few_shot, split
 from tunewise.data.template import Template
 from tunewise.errors import UserError, unknown
@@ -226,8 +226,10 @@ def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
     parts: dict[str, list[Example]] = {}
     rejected: list[Note] = []
     group = config.group and require(config.group, columns(every), config.path)
+    taken: set[str] = set()
     for table in source.tables:
-        found, notes = build(table.rows, shape, template, Path(table.name).stem, tokenizer, group)
+        found, notes = build(table.rows, shape, template, stem_of(table.name), tokenizer, group, taken)
+        taken.update(ids_of(table.rows, stem_of(table.name), taken))
         parts.setdefault(table.part, []).extend(found)
         rejected += [replace(note, reason=f"{table.name}: {note.reason}") for note in notes] if table.part else notes
     examples = [example for part in parts.values() for example in part]
