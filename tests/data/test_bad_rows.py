@@ -402,6 +402,10 @@ UGLY = {
     "byte order mark": ("a.csv", b"\xef\xbb\xbf" + CSV.encode()),
     "line ends of Windows": ("a.csv", CSV.replace("\n", "\r\n").encode()),
     "line ends of old": ("a.csv", CSV.replace("\n", "\r").encode()),
+    "line ends of all kinds": (
+        "a.tsv",
+        CSV.replace(",", "\t").replace("x\n", "x\r").replace("y\n", "y\r\r\n").encode(),
+    ),
     "jsonl of Windows": ("a.jsonl", JSONL.replace("\n", "\r\n").encode()),
     "no line end at the end": ("a.jsonl", JSONL.rstrip().encode()),
     "blank lines": ("a.jsonl", JSONL.replace("\n", "\n\n \n").encode()),

@@ -21,7 +21,7 @@ SAVED_SPLITS, SAVED = "dataset_dict.json", "state.json"
 def hub_rows(repository: str, config: str, split: str) -> list[Row]:
     """The rows of one split, classes as their ids; UserError where `datasets` is not installed or finds none."""
     (found,) = _fetched(repository, config, "", [split], "name a folder with its files: data.folder=FOLDER").values()
-    return list(_rows(repository, found, {}))
+    return _rows(repository, found, {})
 
 
 def hub_splits(spec: str, splits: Sequence[str]) -> dict[str, list[Row]]:
@@ -32,7 +32,7 @@ def hub_splits(spec: str, splits: Sequence[str]) -> dict[str, list[Row]]:
     whole, _, revision = spec.partition("@")
     repository, _, config = whole.partition(":")
     found = _fetched(repository, config, revision, splits, "fetch its files and name their folder instead")
-    return {split: list(_rows(spec, each, each.features.to_dict())) for split, each in found.items()}
+    return {split: _rows(spec, each, each.features.to_dict()) for split, each in found.items()}
 
 
 def saved_splits(folder: Path) -> dict[str, list[Row]]:
@@ -44,11 +44,11 @@ def saved_splits(folder: Path) -> dict[str, list[Row]]:
     try:
         found = load_from_disk(str(folder))
         splits = {str(name): each for name, each in found.items()} if isinstance(found, DatasetDict) else {"": found}
-        return {name: list(_rows(folder, each, each.features.to_dict())) for name, each in splits.items()}
     except _refused_by_datasets() as error:
         raise UserError(
             f"cannot read {folder}: {_one_line(error)}", "save it again: dataset.save_to_disk(FOLDER)"
         ) from None
+    return {name: _rows(folder, each, each.features.to_dict()) for name, each in splits.items()}
 
 
 def parquet_rows(path: Path, class_names: bool = True) -> list[Row]:
@@ -65,6 +65,7 @@ def parquet_rows(path: Path, class_names: bool = True) -> list[Row]:
         raise missing(path)
     try:
         table = read_table(path)
+        table.validate(full=True)  # what is damaged inside ends the process when it is read
         features = _features_of(table.schema.metadata or {}) if class_names else {}
         rows = table.to_pylist()
     except (OSError, ArrowException, ValueError) as error:
@@ -103,10 +104,20 @@ def _refused_by_datasets() -> tuple[type[Exception], ...]:
     return OSError, ValueError, KeyError, TypeError, RuntimeError, DatasetsError, ArrowException
 
 
-def _rows(source: str | Path, data: Dataset, features: Mapping[str, Any]) -> Iterator[Row]:
-    classes, line = _classes(features), 0
+def _rows(source: str | Path, data: Dataset, features: Mapping[str, Any]) -> list[Row]:
+    """Every row; UserError for files that are damaged inside."""
+    try:
+        return list(_each_row(source, data, _classes(features)))
+    except _refused_by_datasets() as error:
+        hint = "fetch it again, or save it again: dataset.save_to_disk(FOLDER)"
+        raise UserError(f"cannot read {source}: {_one_line(error)}", hint) from None
+
+
+def _each_row(source: str | Path, data: Dataset, classes: Mapping[str, Sequence[str]]) -> Iterator[Row]:
+    line = 0
     # as arrow, so that images and sounds are not decoded
     for table in data.with_format("arrow").iter(batch_size=1000):
+        table.validate(full=True)  # as above
         for row in table.to_pylist():
             line += 1
             yield _row(source, line, row, classes)

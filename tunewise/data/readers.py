@@ -81,8 +81,8 @@ def text_of(file: Path) -> str:
             f"{file} is UTF-16, by its many NUL bytes, and not UTF-8",
             f"convert it first: iconv -f utf-16le -t utf-8 {file} > converted{file.suffix}",
         )
-    # line ends of a carriage return alone, as old Excel for Macintosh writes them
-    return text if "\n" in text else text.replace("\r", "\n")
+    # a carriage return alone is a line end too: old Excel for Macintosh writes it
+    return re.sub(r"\r(?!\n)", "\n", text) if "\r" in text else text
 
 
 def _unpacked(file: Path) -> str:
