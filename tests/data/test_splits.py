@@ -183,4 +183,4 @@ def test_a_group_that_is_in_train_too_is_told():
     train = [replace(row(1, "a", "x"), group="Kari")]
     test = [replace(row(2, "b", "x"), group="Kari"), replace(row(3, "c", "x"), group="Ola"), row(4, "d", "x")]
     (leak,) = find_leaks(train, test)
-    assert (leak.line, leak.reason) == (2, "'Kari', the group of this row of test, is also in train, line 1")
+    assert (leak.line, leak.reason) == (2, "'Kari', the group of this row in test, has rows in train too, line 1")

@@ -74,6 +74,27 @@ def test_its_columns_can_be_named():
         loaded([renamed], prompt="ask", completion="reply", system="whom")
 
 
+def test_columns_of_a_preference_can_be_named():
+    row = {"q": [user("hi #")], "good": [assistant("hello")], "bad": [assistant("no")]}
+    assert first(loaded([row], prompt="q", completion="good", rejected="bad")) == PAIR
+    whole = {"good": [*row["q"], *row["good"]], "bad": [*row["q"], *row["bad"]]}
+    assert first(loaded([whole], completion="good", rejected="bad")) == PAIR
+    assert first(loaded([{"prompt": row["q"], "chosen": row["good"], "worse": row["bad"]}], rejected="worse")) == PAIR
+    with pytest.raises(UserError, match="did you mean 'worse'"):
+        loaded([{"prompt": row["q"], "chosen": row["good"], "worse": row["bad"]}], rejected="wrose")
+
+
+@pytest.mark.parametrize("field", ["system", "tools", "history", "rejected"])
+def test_a_named_column_of_no_use_is_refused(field):
+    with pytest.raises(
+        UserError, match=f"data.{field} changes nothing: rows.jsonl is taken as text and label"
+    ) as error:
+        loaded(
+            [{"text": "a #", "label": "x", "more": "b"}, {"text": "b #", "label": "y", "more": "b"}], **{field: "more"}
+        )
+    assert "data.messages=COLUMN" in error.value.hint
+
+
 def test_messages_with_a_system_column():
     row = {"conversations": [user("hi #"), assistant("hello")], "system": "Be kind."}
     assert first(loaded([row]))[0] == ("System: Be kind.", False)

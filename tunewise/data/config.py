@@ -23,8 +23,9 @@ class DataConfig(Strict):
     """Where the rows are and which columns mean what; what is left out is detected and told."""
 
     path: str
-    """`tiny:sentiment` (embedded), `glue:rte` or `super_glue:boolq`, `hf:OWNER/NAME` (`hf:OWNER/NAME:CONFIG`), a folder
-    with task.yaml or with train and test files, one that `datasets` saved, one file, or `FILE,FILE` of aligned texts."""
+    """`tiny:sentiment` (embedded), `glue:rte` or `super_glue:boolq`, `hf:OWNER/NAME` or `hf:OWNER/NAME:CONFIG`, a
+    folder with task.yaml, with train and test files or as `datasets` saves it, a file, or two aligned ones (FILE,FILE).
+    """
     folder: str | None = None
     """Where the rows of a `glue:` or `super_glue:` task lie; None takes them from the hub."""
     text: str | None = None

@@ -31,6 +31,8 @@ def hub_splits(spec: str, splits: Sequence[str]) -> dict[str, list[Row]]:
     """
     whole, _, revision = spec.partition("@")
     repository, _, config = whole.partition(":")
+    if not repository:
+        raise UserError(f"hf:{spec} names no data set", "write hf:OWNER/NAME or hf:OWNER/NAME:CONFIG")
     found = _fetched(repository, config, revision, splits, "fetch its files and name their folder instead")
     return {split: _rows(spec, each, each.features.to_dict()) for split, each in found.items()}
 

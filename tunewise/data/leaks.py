@@ -23,7 +23,7 @@ def find_leaks(train: Sequence[Example], held_out: Sequence[Example], name: str 
     return copies + tuple(
         Note(
             example.line,
-            f"{example.group!r}, the group of this row of {name}, is also in train, line {groups[example.group]}",
+            f"{example.group!r}, the group of this row in {name}, has rows in train too, line {groups[example.group]}",
         )
         for example in held_out
         if example.group in groups

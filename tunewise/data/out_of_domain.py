@@ -18,12 +18,13 @@ from pydantic import Field, field_validator, model_validator
 from tunewise.config import parse, read_yaml
 from tunewise.data.build import build, check_labels
 from tunewise.data.config import DataConfig
+from tunewise.data.detect import detect
 from tunewise.data.examples import Example, Ledger, Note, Part
 from tunewise.data.hub import is_saved
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.leaks import find_leaks
 from tunewise.data.readers import Row, columns
-from tunewise.data.shapes import Shape, detect, is_template
+from tunewise.data.shapes import Shape, is_template
 from tunewise.data.sources import files_of, open_source, read_file
 from tunewise.data.task import Task, TaskFile, find
 from tunewise.data.template import Template
@@ -139,6 +140,8 @@ def _from_rows(
     if shape.kind != task.kind:
         kinds = [kind.replace("_", " ") for kind in (shape.kind, task.kind)]
         raise UserError(f"{name}: {config.path} is {kinds[0]}, and {task.name} is {kinds[1]}", "name another set")
+    if shape.talk:  # which no template of the task's changes
+        return build(rows, shape, task.template, stem, tokenizer)
     slots = [slot for slot in task.template.fields() if slot != "label"]
     wanted = list(dict.fromkeys([*task.asked, *slots]))
     named = bool(config.text or config.prompt)

@@ -114,11 +114,19 @@ def named_talk(known: Sequence[str], rows: Sequence[Row], config: DataConfig) ->
     """The conversation in the columns that `config` names, or None; UserError for a column that is not there."""
     if config.messages:
         return _with_beside(Talk((require(config.messages, list(known), config.path),)), known, config)
-    pieces = [name for name in (config.prompt, config.completion) if name and "{" not in name and name in known]
+    lower = {name.lower(): name for name in reversed(known)}
+    prompt = config.prompt if config.prompt and "{" not in config.prompt else ""
+    answer = config.completion or ""
+    if config.rejected:  # the two beside it may have their usual names
+        require(config.rejected, list(known), config.path)
+        prompt, answer = prompt or lower.get("prompt", ""), answer or lower.get("chosen", "")
+    if not answer or not (prompt or config.rejected) or not {prompt, answer} <= {"", *known}:
+        return None
     beside_named = config.system or config.tools or config.history
-    if len(pieces) == 2 and (beside_named or any(_hold_messages(rows, name) for name in pieces)):
-        return _with_beside(Talk((pieces[0],), pieces[1], config.rejected or ""), known, config)
-    return None
+    if not beside_named and not any(_hold_messages(rows, name) for name in (prompt, answer)):
+        return None
+    question = "" if config.rejected and _begins_with_the_question(rows, answer) else prompt
+    return _with_beside(Talk((question,) if question else (), answer, config.rejected or ""), known, config)
 
 
 def detect_talk(known: Sequence[str], rows: Sequence[Row], config: DataConfig) -> Talk | None:
@@ -139,7 +147,8 @@ def detect_talk(known: Sequence[str], rows: Sequence[Row], config: DataConfig) -
         asked = tuple(lower[name] for name in ("instruction", "input", "context") if name in lower)
         talk = _with_beside(Talk(asked, answer), known, config)
         names = filter(None, (talk.system, talk.history, talk.tools))
-        if not any(row.fields.get(name, "") not in ("", "[]", []) for name in names for row in rows):
+        given = config.system or config.tools or config.history
+        if not given and not any(row.fields.get(name, "") not in ("", "[]", []) for name in names for row in rows):
             return None
     return _with_beside(talk, known, config) if talk else None
 

@@ -14,13 +14,14 @@ from tunewise.data.build import BAD, GOOD, build, check_labels, ids_of, labels_o
 from tunewise.data.choices import letter
 from tunewise.data.config import DataConfig
 from tunewise.data.described import TaskFile, shape_of
+from tunewise.data.detect import detect
 from tunewise.data.examples import Example, Ledger, Note
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.leaks import find_leaks
 from tunewise.data.patterns import asked_by
 from tunewise.data.readers import columns, read_rows, require
 from tunewise.data.replay import Rehearsed, drawn, n_replayed
-from tunewise.data.shapes import Kind, detect, sentence, template_of
+from tunewise.data.shapes import Kind, sentence, template_of
 from tunewise.data.sources import HUB, aligned_files, missing_source, open_source, stem_of
 from tunewise.data.splits import few_shot, split
 from tunewise.data.template import Template
