@@ -95,6 +95,14 @@ def test_a_named_column_of_no_use_is_refused(field):
     assert "data.messages=COLUMN" in error.value.hint
 
 
+def test_columns_that_only_have_the_names_are_not_taken():
+    row = {"messages": [user("hi #"), assistant("hello")], "history": "seen twice", "tools": ["hammer"], "system": None}
+    task = loaded([row | {"": "x"}])
+    assert "chat messages in column messages; choose another" in task.ledger.detected
+    assert task.ledger.rejected == ()
+    assert first(task)[0] == ("Human: hi 0", False)
+
+
 def test_messages_with_a_system_column():
     row = {"conversations": [user("hi #"), assistant("hello")], "system": "Be kind."}
     assert first(loaded([row]))[0] == ("System: Be kind.", False)

@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import Any
 
 from tunewise.data.config import DataConfig
-from tunewise.data.messages import Message, all_messages, are_messages, read_messages, tools_of
+from tunewise.data.messages import Message, all_messages, are_messages, json_of, read_messages, tools_of
 from tunewise.data.readers import Row, require
 from tunewise.errors import UserError
 
@@ -37,14 +37,9 @@ class Talk:
     history: str = ""
     """The column of earlier turns, as pairs of a question and its answer."""
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Those that are read."""
-        return tuple(filter(None, (*self.asked, self.answer, self.system, self.tools, self.history)))
-
     def of(self, row: Row) -> "Conversation":
         """The row's conversation; UserError for what is none, and where nothing in it is trained."""
-        tools = tools_of(row.fields.get(self.tools, ""))
+        tools = tools_of(row.fields.get(self.tools, "")) if self.tools else ()
         before = self._before(row)
         if not self.answer:
             messages = read_messages(row.fields.get(self.asked[0]))
@@ -58,17 +53,13 @@ class Talk:
 
     def _before(self, row: Row) -> list[Message]:
         """The system's text and the earlier turns."""
-        system, history = row.fields.get(self.system, ""), row.fields.get(self.history, "") or []
+        system = row.fields.get(self.system, "") if self.system else ""
         if not isinstance(system, str):
             raise UserError(f"its {self.system} is no text")
         messages = [Message("system", system, False)] if system.strip() else []
-        if not isinstance(history, list):
-            raise UserError(f"its {self.history} is no list of pairs")
-        for pair in history:
-            if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(turn, str) for turn in pair):
-                raise UserError(f"its {self.history} holds no pair of a question and an answer")
+        for question, answer in _pairs(row.fields.get(self.history, ""), self.history) if self.history else ():
             # what was answered before was answered by the same assistant, and is trained as it is in messages
-            messages += [Message("user", pair[0], False), Message("assistant", pair[1], bool(pair[1].strip()))]
+            messages += [Message("user", question, False), Message("assistant", answer, bool(answer.strip()))]
         return messages
 
     def _question(self, row: Row) -> list[Message]:
@@ -113,7 +104,7 @@ class Conversation:
 def named_talk(known: Sequence[str], rows: Sequence[Row], config: DataConfig) -> Talk | None:
     """The conversation in the columns that `config` names, or None; UserError for a column that is not there."""
     if config.messages:
-        return _with_beside(Talk((require(config.messages, list(known), config.path),)), known, config)
+        return _with_beside(Talk((require(config.messages, list(known), config.path),)), known, rows, config)
     lower = {name.lower(): name for name in reversed(known)}
     prompt = config.prompt if config.prompt and "{" not in config.prompt else ""
     answer = config.completion or ""
@@ -126,7 +117,7 @@ def named_talk(known: Sequence[str], rows: Sequence[Row], config: DataConfig) ->
     if not beside_named and not any(_hold_messages(rows, name) for name in (prompt, answer)):
         return None
     question = "" if config.rejected and _begins_with_the_question(rows, answer) else prompt
-    return _with_beside(Talk((question,) if question else (), answer, config.rejected or ""), known, config)
+    return _with_beside(Talk((question,) if question else (), answer, config.rejected or ""), known, rows, config)
 
 
 def detect_talk(known: Sequence[str], rows: Sequence[Row], config: DataConfig) -> Talk | None:
@@ -145,12 +136,9 @@ def detect_talk(known: Sequence[str], rows: Sequence[Row], config: DataConfig) -
         talk = Talk((prompt,), answer)
     elif answer and "instruction" in lower:
         asked = tuple(lower[name] for name in ("instruction", "input", "context") if name in lower)
-        talk = _with_beside(Talk(asked, answer), known, config)
-        names = filter(None, (talk.system, talk.history, talk.tools))
-        given = config.system or config.tools or config.history
-        if not given and not any(row.fields.get(name, "") not in ("", "[]", []) for name in names for row in rows):
-            return None
-    return _with_beside(talk, known, config) if talk else None
+        talk = _with_beside(Talk(asked, answer), known, rows, config)
+        return talk if talk.system or talk.tools or talk.history else None
+    return _with_beside(talk, known, rows, config) if talk else None
 
 
 def beside(talk: Talk) -> str:
@@ -161,14 +149,15 @@ def beside(talk: Talk) -> str:
     return f"; {', '.join(told)}" if told else ""
 
 
-def _with_beside(talk: Talk, known: Sequence[str], config: DataConfig) -> Talk:
-    """The talk with the columns that `config` names, or that have the usual names."""
+def _with_beside(talk: Talk, known: Sequence[str], rows: Sequence[Row], config: DataConfig) -> Talk:
+    """The talk with the columns that `config` names, or that have the usual names and hold what they say."""
     lower = {name.lower(): name for name in reversed(known)}
 
     def column(given: str | None, what: str) -> str:
         if given is not None:
             return require(given, list(known), config.path)
-        return next((lower[name] for name in BESIDE[what] if name in lower), "")
+        found = next((lower[name] for name in BESIDE[what] if name in lower), "")
+        return found if found and any(_holds(what, row.fields.get(found, "")) for row in rows) else ""
 
     return replace(
         talk,
@@ -176,6 +165,33 @@ def _with_beside(talk: Talk, known: Sequence[str], config: DataConfig) -> Talk:
         tools=column(config.tools, "tools"),
         history=column(config.history, "history"),
     )
+
+
+def _holds(what: str, value: object) -> bool:
+    """Whether this is a text for the system, some tools, or a history of at least one turn."""
+    try:
+        match what:
+            case "system":
+                return isinstance(value, str) and bool(value.strip())
+            case "tools":
+                return bool(tools_of(value))
+            case _:
+                return bool(_pairs(value, what))
+    except UserError:
+        return False
+
+
+def _pairs(value: object, name: str) -> list[tuple[str, str]]:
+    """The questions and answers of a history, a list of pairs or JSON text of one; UserError for anything else."""
+    found = json_of(value, value) if isinstance(value, str) else value
+    if not found:
+        return []
+    pairs: list[tuple[str, str]] = []
+    for pair in found if isinstance(found, list) else [found]:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(turn, str) for turn in pair):
+            raise UserError(f"its {name} is no list of pairs of a question and an answer")
+        pairs.append((pair[0], pair[1]))
+    return pairs
 
 
 def _hold_messages(rows: Sequence[Row], name: str) -> bool:
