@@ -9,7 +9,7 @@ import pytest
 
 from tunewise.data.config import DataConfig
 from tunewise.data.plain_text import pieces, unit_of
-from tunewise.data.sources import Source, files_at, open_source, read_file
+from tunewise.data.sources import Source, files_at, name_of, open_source, read_file
 from tunewise.data.task import find, load_task
 from tunewise.errors import UserError
 
@@ -95,7 +95,7 @@ def test_aligned_texts_are_rows_of_two_columns():
     Path("train.en").write_text("".join(f"boat {n}\n" for n in range(20)))
     Path("train.nb").write_text("".join(f"båt {n}\r\n" for n in range(20)))
     task = load_task("train.en,train.nb")
-    assert (task.name, task.ledger.rows) == ("train-train", 20)
+    assert (task.name, task.ledger.rows) == ("en-nb", 20)
     assert "prompt and completion in columns en and nb" in task.ledger.detected
     first = task.train[0]
     assert (first.prompt, first.answer) == (f"boat {first.line - 1}", f" båt {first.line - 1}")
@@ -273,6 +273,15 @@ def test_without_the_extra_its_packages_are_named(monkeypatch):
         error = refusal(path=path)
         assert f"is read by the package {package}, which is not installed" in error.message
         assert error.hint.startswith("pip install 'tunewise[data]', or ")
+
+
+def test_names_of_sources_are_names_of_folders():
+    Path("reviews.v2").mkdir()
+    names = ("hf:owner/set:config@main", "hf:imdb", "a/rows.jsonl.gz", "a/train.en,b/train.nb", "reviews.v2", "x.y.csv")
+    assert [name_of(name) for name in names] == [
+        "set-config-main", "imdb", "rows", "en-nb", "reviews.v2", "x.y",
+    ]  # fmt: skip
+    assert name_of(".") == Path.cwd().name
 
 
 def test_rows_of_one_group_stay_in_one_split():

@@ -33,7 +33,6 @@ class Source:
 
     tables: tuple[Table, ...]
     config: DataConfig
-    name: str
     told: str = ""
     """What was chosen on the way, and how to choose otherwise."""
 
@@ -54,7 +53,7 @@ def open_source(config: DataConfig) -> Source:
         if config.splits:
             raise UserError(f"data.splits changes nothing: {path} is one file", "leave it out, or name its folder")
         rows, told = _of_file(path, config)
-        return Source((Table("", path.name, rows),), config, stem_of(path.name), told)
+        return Source((Table("", path.name, rows),), config, told)
     if is_saved(path):
         return _of_splits(saved_splits(path), config)
     tables = []
@@ -63,7 +62,7 @@ def open_source(config: DataConfig) -> Source:
         for file in files:
             rows, told = _of_file(file, config)
             tables.append(Table(part, file.name, rows))
-    return Source(tuple(tables), config, path.resolve().name, told)
+    return Source(tuple(tables), config, told)
 
 
 def read_file(path: Path, unit: Unit | None = None) -> list[Row]:
@@ -119,6 +118,16 @@ def files_at(path: str) -> list[Path]:
     return sorted(file for depth in ("*", "*/*") for file in place.glob(depth)) if place.is_dir() else [place]
 
 
+def name_of(path: str) -> str:
+    """What a task of these rows is called, fit for the name of a folder. Nothing is read."""
+    if path.startswith(HUB):
+        return re.sub(r"[^\w.-]+", "-", Path(path.removeprefix(HUB)).name)
+    if aligned := aligned_files(path):
+        return "-".join(_apart([file.name for file in aligned]))
+    place = Path(path)
+    return place.resolve().name if place.is_dir() else stem_of(place.name)
+
+
 def stem_of(name: str) -> str:
     """The name of a file without what tells its kind: rows of rows.jsonl.gz; that of a split as it is."""
     return name.removesuffix(".gz").removesuffix(suffix_of(Path(name)))
@@ -166,8 +175,7 @@ def _of_splits(found: Mapping[str, list[Row]], config: DataConfig) -> Source:
     for table in tables:
         if not table.rows:
             raise UserError(f"{config.path} has no rows in {table.name}", "name other splits: data.splits.train=NAME")
-    name = re.sub(r"[:@]", "-", Path(config.path).resolve().name)
-    return Source(tables, config, name, f"; not read: {', '.join(left)}" if left else "")
+    return Source(tables, config, f"; not read: {', '.join(left)}" if left else "")
 
 
 def _of_aligned(files: tuple[Path, ...], config: DataConfig) -> Source:
@@ -185,7 +193,7 @@ def _of_aligned(files: tuple[Path, ...], config: DataConfig) -> Source:
     ]
     if not (config.prompt or config.completion):
         config = config.model_copy(update={"prompt": names[0], "completion": names[1]})
-    return Source((Table("", files[0].name, rows),), config, "-".join(stem_of(file.name) for file in files))
+    return Source((Table("", files[0].name, rows),), config)
 
 
 def _apart(names: Sequence[str]) -> list[str]:

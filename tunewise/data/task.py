@@ -22,7 +22,7 @@ from tunewise.data.patterns import asked_by
 from tunewise.data.readers import columns, read_rows, require
 from tunewise.data.replay import Rehearsed, drawn, n_replayed
 from tunewise.data.shapes import Kind, sentence, template_of
-from tunewise.data.sources import HUB, aligned_files, missing_source, open_source, stem_of
+from tunewise.data.sources import HUB, aligned_files, missing_source, name_of, open_source, stem_of
 from tunewise.data.splits import few_shot, split
 from tunewise.data.template import Template
 from tunewise.errors import UserError, unknown
@@ -242,7 +242,7 @@ def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
     if group:
         told += f"; {len({example.group for example in examples})} groups by {group}, each whole in one split"
     return Task(
-        name=source.name,
+        name=name_of(config.path),
         kind=shape.kind,
         template=template,
         labels=labels,
