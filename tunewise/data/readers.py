@@ -258,7 +258,13 @@ def _items(path: Path, text: str, start: int) -> Iterator[tuple[int, object]]:
 
 
 def row_of(path: str | Path, line: int, value: object) -> Row:
-    """A json object as a row; UserError, naming the line, for anything else."""
+    """A json object as a row; errors as in `fields_of`."""
+    fields = fields_of(path, line, value)
+    return Row(line, fields, value if isinstance(value, dict) and fields != value else None)
+
+
+def fields_of(path: str | Path, line: int, value: object) -> dict[str, str | list]:
+    """A json object as a row's fields; UserError, naming the line, for anything else."""
     if not isinstance(value, dict):
         raise UserError(
             f"{path}, line {line} holds {_kind(value)}, not an object",
@@ -273,7 +279,7 @@ def row_of(path: str | Path, line: int, value: object) -> Row:
             f"{path}, line {line} holds half a surrogate pair ({half!r}), which is no character",
             f"remove it from line {line}",
         ) from None
-    return Row(line, fields, None if fields == value else value)
+    return fields
 
 
 def _plain(value: object) -> str | list:
