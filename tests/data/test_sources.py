@@ -294,4 +294,5 @@ def test_rows_of_one_group_stay_in_one_split():
     assert task.ledger.leaks == ()
     assert "did you mean 'author'?" in refusal(path=path, group="auther").hint
     assert "2 groups cannot be split into 3 parts" in refusal(path=path, group="label").message
-    assert "data.group cannot change that" in refusal(path="tiny:sentiment", group="text").message
+    for field in ({"group": "text"}, {"rows": "lines"}, {"splits": {"train": "dev"}}, {"tools": "text"}):
+        assert f"data.{next(iter(field))} cannot change that" in refusal(path="tiny:sentiment", **field).message

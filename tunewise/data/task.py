@@ -41,6 +41,11 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "language_modelling": ("loss", "perplexity"),
 }
 RESULT = re.compile(r"####\s*[-$]?[\d,.]+\s*$")
+COLUMNS = tuple(
+    "text label prompt completion answer messages rejected system tools history tags choices minimal_pair group".split()
+)
+OF_ROWS = ("rows", "splits")
+"""Fields beside the columns that only files of rows and data sets have a use for."""
 LABELLED = ("classification", "tagging")
 
 
@@ -171,8 +176,8 @@ def _from_benchmark(config: DataConfig) -> Task:
 
 
 def _keeps_its_columns(config: DataConfig, why: str) -> None:
-    for name in ("text", "label", "prompt", "completion", "answer", "messages", "choices", "minimal_pair", "group"):
-        if getattr(config, name) is not None:
+    for name in (*COLUMNS, *OF_ROWS):
+        if getattr(config, name):
             raise UserError(
                 f"{why}, which says what its columns mean; data.{name} cannot change that",
                 f"leave data.{name} out, or name a file of rows instead",
@@ -260,8 +265,9 @@ def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
 
 
 def _from_images(folder: Path, config: DataConfig) -> Task:
-    if config.group:
-        raise UserError(f"{config.path} holds images, which have no columns", "leave data.group out")
+    for name in (*COLUMNS, *OF_ROWS):
+        if getattr(config, name):
+            raise UserError(f"{config.path} holds images, which have no columns", f"leave data.{name} out")
     if config.pattern != "none" or config.words:
         raise UserError(f"{config.path} holds images, which are not asked in words", "leave out pattern and words")
     parts = read_images(folder)
