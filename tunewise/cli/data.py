@@ -2,7 +2,7 @@
 
 import typer
 
-from tunewise.cli import data_generate, data_mixture
+from tunewise.cli import data_generate, data_mixture, data_split
 from tunewise.cli.console import verb
 
 app = typer.Typer(name="data", help="Look at data before training, and make data sets.", no_args_is_help=True)
@@ -13,4 +13,5 @@ def _of_data() -> None: ...
 
 
 app.command("mixture")(verb(data_mixture.mixture))
+app.command("split")(verb(data_split.split))
 app.command("generate")(verb(data_generate.generate))

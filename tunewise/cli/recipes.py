@@ -74,7 +74,8 @@ def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:
     recipe = override({**recipe, **given}, overrides)
     if "data" not in recipe:
         raise UserError(
-            "no data given", "add --data FILE (csv, tsv, json, jsonl), or --data tiny:sentiment to try it out"
+            "no data given",
+            "add --data FILE (csv, tsv, json, jsonl, parquet, txt), or --data tiny:sentiment to try it out",
         )
     data = recipe["data"]
     if isinstance(data, dict) and "mixture" not in data and isinstance(path := data.get("path"), str):

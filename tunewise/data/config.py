@@ -15,8 +15,8 @@ from tunewise.errors import UserError
 
 Pattern = Literal["none", "minimal", "question", "verbose"]
 OF_A_SOURCE = (
-    "folder", "text", "label", "prompt", "completion", "answer", "messages", "tags", "pattern", "words", "choices",
-    "minimal_pair", "metrics", "kind",
+    "folder", "splits", "rows", "group", "text", "label", "prompt", "completion", "rejected", "answer", "messages",
+    "system", "history", "tools", "tags", "pattern", "words", "choices", "minimal_pair", "metrics", "kind",
 )  # fmt: skip
 """Fields that say what the rows of one source are."""
 
@@ -34,8 +34,9 @@ class DataConfig(Strict):
     """Where the rows are and which columns mean what; what is left out is detected and told."""
 
     path: str
-    """`tiny:sentiment` (embedded), `glue:rte` or `super_glue:boolq`, a folder with task.yaml or with train and test
-    files, one file, or a yaml file with the fields of `mixture`; of a mixture, what it is called."""
+    """`tiny:sentiment` (embedded), `glue:rte` or `super_glue:boolq`, `hf:OWNER/NAME` or `hf:OWNER/NAME:CONFIG`, a
+    folder with task.yaml, with train and test files or as `datasets` saves it, a file, two aligned ones (FILE,FILE), or
+    a yaml file with the fields of `mixture`; of a mixture, what it is called."""
     mixture: MixtureConfig | None = None
     """Several sources that are trained on together."""
     folder: str | None = None
@@ -52,6 +53,14 @@ class DataConfig(Strict):
     """The template of the answer, such as ` {label}`."""
     messages: str | None = None
     """The column with a list of chat messages."""
+    rejected: str | None = None
+    """The column with an answer that is worse than `completion`, as preference data has; kept, and not trained."""
+    system: str | None = None
+    """The column with the system's text of a conversation."""
+    tools: str | None = None
+    """The column with the tools that the assistant may call."""
+    history: str | None = None
+    """The column with earlier turns of a conversation, as pairs of a question and its answer."""
     tags: str | None = None
     """The column with a list of tags, one for each word of the list in `text`."""
     pattern: Pattern = "none"
@@ -72,6 +81,13 @@ class DataConfig(Strict):
     few_shot: int | None = Field(default=None, ge=1)
     """Train on only so many examples, as many of each class, drawn anew by each run's seed: those that `frozen` with
     as many shots shows."""
+    rows: Literal["lines", "paragraphs", "file"] | None = None
+    """What of a text file is one row; None takes paragraphs where blank lines part them, else lines."""
+    splits: dict[Literal["train", "dev", "test"], str] = Field(default_factory=dict)
+    """What the data calls its splits, such as {train: train_sft, test: test_sft}, where train, dev and test are not
+    recognised; splits that are not named are not read."""
+    group: str | None = None
+    """The column whose rows of one value never fall into two splits, such as the author of a text."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, dev and test where the file has no splits of its own."""
     seed: int = 0

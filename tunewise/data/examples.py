@@ -34,6 +34,8 @@ class Example:
     """Every right answer, where there can be others than the one that is trained."""
     source: str = ""
     """In a mixture, the name of its source."""
+    group: str = ""
+    """What it shares with rows that must not fall into another split, such as an author."""
 
     @property
     def text(self) -> str:
