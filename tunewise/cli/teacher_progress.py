@@ -7,6 +7,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from tunewise.teacher.budget import Budget
 
@@ -53,7 +54,7 @@ def print_summary(console: Console, found: dict[str, Any]) -> None:
     table = Table("proposed", "", "share", box=None)
     table.columns[1].justify = table.columns[2].justify = "right"
     for what, row in found["proposals"].items():
-        table.add_row(f"[bold]{what}[/]", f"{row['proposed']:,}", "")
+        table.add_row(Text(what, "bold"), f"{row['proposed']:,}", "")
         table.add_row("  kept", f"{row['kept']:,}", f"{row['acceptance']:.1%}", style="green")
         for why, n in row["rejected"].items():
             table.add_row(f"  {why}", f"{n:,}", f"{n / row['proposed']:.1%}")
@@ -66,5 +67,5 @@ def print_summary(console: Console, found: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     if found["rows"] < found["wanted"] and found["stopped"]:
-        console.print(f"[yellow]stopped:[/] {found['stopped']}", soft_wrap=True)
+        console.print(Text.assemble(("stopped:", "yellow"), f" {found['stopped']}"), soft_wrap=True)
     console.print(f"wrote {found['folder']}/rows.jsonl: {found['rows']:,} of {found['wanted']:,} rows", soft_wrap=True)
