@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from tunewise.data.chat import parts_of, read_messages
+from tunewise.data.chat import read_messages
 from tunewise.data.choices import letter, lettered, texts_in
+from tunewise.data.conversations import Conversations
 from tunewise.data.examples import Example, Note, Part
 from tunewise.data.readers import Row
 from tunewise.data.shapes import Shape, number_of
 from tunewise.data.template import Template
 from tunewise.errors import UserError, nearest
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 GOOD, BAD = "good", "bad"
 """The sentences of a minimal pair."""
 
 
 def build(
-    rows: Sequence[Row], shape: Shape, template: Template, name: str, tokenizer: PreTrainedTokenizerBase | None = None
+    rows: Sequence[Row], shape: Shape, template: Template, name: str, chat: Conversations | None = None
 ) -> tuple[list[Example], list[Note]]:
     """Examples in the order of the rows, and one note for each row that has nothing to ask or nothing to answer.
 
-    Ids are the rows' own `id` where every row has another one, else `name:line`.
+    `chat` writes rows of messages. Ids are the rows' own `id` where every row has another one, else `name:line`.
     """
     ids = Counter(str(row.fields.get("id", "")) for row in rows)
     own_ids = len(ids) == len(rows) and "" not in ids
@@ -35,7 +31,7 @@ def build(
     for row in rows:
         identity = str(row.fields["id"]) if own_ids else f"{name}:{row.line}"
         try:
-            examples.append(_example(row, shape, template, identity, tokenizer))
+            examples.append(_example(row, shape, template, identity, chat))
         except UserError as error:
             rejected.append(Note(row.line, error.message))
     return examples, rejected
@@ -65,12 +61,10 @@ def check_labels(examples: Sequence[Example], labels: Sequence[str], source: str
             )
 
 
-def _example(
-    row: Row, shape: Shape, template: Template, identity: str, tokenizer: PreTrainedTokenizerBase | None
-) -> Example:
+def _example(row: Row, shape: Shape, template: Template, identity: str, chat: Conversations | None) -> Example:
     if shape.name == "messages":
-        parts = parts_of(read_messages(row.fields.get(shape.asked[0])), tokenizer)
-        return Example(identity, parts, None, row.line)
+        assert chat is not None
+        return chat.example(identity, row.line, read_messages(row.fields.get(shape.asked[0])))
     if shape.name == "words and tags":
         return _tagged(row, shape, identity)
     if shape.name == "minimal pairs":

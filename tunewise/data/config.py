@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from tunewise.config import Strict
+from tunewise.data.trained_on import TrainedOn
 
 Pattern = Literal["none", "minimal", "question", "verbose"]
 
@@ -39,6 +40,13 @@ class DataConfig(Strict):
     """The template of the answer, such as ` {label}`."""
     messages: str | None = None
     """The column with a list of chat messages."""
+    template: str | None = None
+    """How chat messages are written: plain, chatml, alpaca, vicuna, or a .jinja file; None takes the tokenizer's own
+    chat template, or plain where it has none."""
+    roles: tuple[str, ...] = ("assistant",)
+    """Whose turns of a conversation are trained. A list, or `assistant,tool`."""
+    trained_on: TrainedOn = "answers"
+    """What of a training row is trained: every answer, a conversation's last answer, or prompts as well."""
     tags: str | None = None
     """The column with a list of tags, one for each word of the list in `text`."""
     pattern: Pattern = "none"
@@ -105,11 +113,11 @@ class DataConfig(Strict):
             raise ValueError(f"pattern={self.pattern} and the template of {given} both say how to ask; keep one")
         return self
 
-    @field_validator("metrics", mode="before")
+    @field_validator("metrics", "roles", mode="before")
     @classmethod
-    def _listed(cls, metrics: Any) -> Any:
+    def _listed(cls, names: Any) -> Any:
         """`bleu,chrf` as columns are listed."""
-        return [name.strip() for name in metrics.split(",")] if isinstance(metrics, str) else metrics
+        return [name.strip() for name in names.split(",")] if isinstance(names, str) else names
 
     @model_validator(mode="after")
     def _one_shape(self) -> Self:

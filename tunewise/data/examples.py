@@ -32,6 +32,10 @@ class Example:
     the good sentence and the bad one."""
     accepted: tuple[str, ...] = ()
     """Every right answer, where there can be others than the one that is trained."""
+    end: str = ""
+    """What a chat template ends the answer with, such as <|im_end|>; "" where it is the tokenizer's end token."""
+    apart: tuple["Example", ...] = ()
+    """Earlier answers of the same conversation, where they have to stand in texts of their own."""
 
     @property
     def text(self) -> str:

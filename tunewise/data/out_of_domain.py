@@ -17,7 +17,9 @@ from pydantic import Field, field_validator, model_validator
 
 from tunewise.config import parse, read_yaml
 from tunewise.data.build import build, check_labels
+from tunewise.data.chat_template import chat_template
 from tunewise.data.config import DataConfig
+from tunewise.data.conversations import Conversations
 from tunewise.data.examples import Example, Ledger, Note, Part
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.leaks import find_leaks
@@ -151,7 +153,8 @@ def _from_rows(
             )
     else:
         shape = replace(shape, asked=task.asked or shape.asked)
-    return build(rows, shape, task.template, file.stem if path.is_file() else f"{name}-test", tokenizer)
+    chat = Conversations(task.chat or chat_template(None, tokenizer))
+    return build(rows, shape, task.template, file.stem if path.is_file() else f"{name}-test", chat)
 
 
 def _test_file(name: str, path: Path) -> Path:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from tunewise.config import parse, read_yaml
 from tunewise.data.benchmarks import DEV_ROWS, benchmark_named, benchmark_rows, is_benchmark
 from tunewise.data.build import BAD, GOOD, build, check_labels, labels_of
+from tunewise.data.chat_template import ChatTemplate, chat_template
 from tunewise.data.choices import letter
 from tunewise.data.config import DataConfig
+from tunewise.data.conversations import Conversations
 from tunewise.data.described import TaskFile, shape_of
 from tunewise.data.examples import Example, Ledger, Note
 from tunewise.data.images import is_image_folder, read_images
@@ -20,9 +22,10 @@ from tunewise.data.leaks import find_leaks
 from tunewise.data.patterns import asked_by
 from tunewise.data.readers import SUFFIXES, columns, read_rows
 from tunewise.data.replay import Rehearsed, drawn, n_replayed
-from tunewise.data.shapes import Kind, detect, sentence, template_of
+from tunewise.data.shapes import Kind, Shape, detect, sentence, template_of
 from tunewise.data.splits import few_shot, split
 from tunewise.data.template import Template
+from tunewise.data.trained_on import trained_on
 from tunewise.errors import UserError, missing, unknown
 
 if TYPE_CHECKING:
@@ -69,6 +72,8 @@ class Task:
     """The label whose F1 the metric `f1` counts."""
     asked: tuple[str, ...] = ()
     """The columns that an example's `texts` come from."""
+    chat: ChatTemplate | None = None
+    """How its conversations are written."""
 
     def options(self, example: Example) -> tuple[str, ...]:
         """The answers among which one is chosen: of the labels or choices, in their order; () if none are given."""
@@ -93,6 +98,7 @@ def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase 
     """
     config = spec if isinstance(spec, DataConfig) else DataConfig(path=str(spec))
     task = _limited(_read(config, tokenizer), config)
+    task = replace(task, train=trained_on(task.train, config.trained_on))
     if "f1" in task.metrics and task.positive not in task.labels:
         raise UserError(
             f"{config.path}: the metric f1 counts one label, and positive is {task.positive!r}",
@@ -167,7 +173,7 @@ def _from_benchmark(config: DataConfig) -> Task:
 
 
 def _keeps_its_columns(config: DataConfig, why: str) -> None:
-    for name in ("text", "label", "prompt", "completion", "answer", "messages", "choices", "minimal_pair"):
+    for name in ("text", "label", "prompt", "completion", "answer", "messages", "template", "choices", "minimal_pair"):
         if getattr(config, name) is not None:
             raise UserError(
                 f"{why}, which says what its columns mean; data.{name} cannot change that",
@@ -221,16 +227,18 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
     every = [row for part in rows.values() for row in part]
     shape = detect(every, config)
     template = template_of(shape, config, columns(every))
+    chat = _chat(shape, config, tokenizer)
     parts: dict[str, list[Example]] = {}
     rejected: list[Note] = []
     for part, file in files.items():
-        parts[part], notes = build(rows[part], shape, template, file.stem, tokenizer)
+        parts[part], notes = build(rows[part], shape, template, file.stem, chat)
         rejected += [replace(note, reason=f"{file.name}: {note.reason}") for note in notes] if part else notes
     examples = [example for part in parts.values() for example in part]
     _some(examples, rejected, config.path)
     labels = labels_of(examples, config.path) if shape.kind in LABELLED else ()
     # after the split, which goes by the texts of prompts: however rows are asked, they fall into the same parts
     template, parts = asked_by(config, shape, template, labels, _complete(parts, config))
+    told = sentence(shape, template, config, columns(every)) + (f"; {chat.sentence()}" if chat else "")
     return Task(
         name=path.resolve().name if path.is_dir() else path.stem,
         kind=shape.kind,
@@ -240,13 +248,26 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
-        ledger=_ledger(parts, rejected, sentence(shape, template, config, columns(every)) + _label_list(labels)),
+        ledger=_ledger(parts, rejected, told + _label_list(labels)),
         separator="\n\n",
         # half as many tokens as the longest answer has characters are enough for any but the smallest vocabularies
         max_new_tokens=min(256, max(16, max(len(example.answer) for example in examples) // 2)),
         source=config.path,
         asked=shape.asked,
+        chat=chat.template if chat else None,
     )
+
+
+def _chat(shape: Shape, config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Conversations | None:
+    """What writes the rows' conversations; None where they hold none."""
+    if shape.name == "messages":
+        return Conversations(chat_template(config.template, tokenizer), config.roles)
+    for name in ("template", "roles"):
+        if getattr(config, name) != DataConfig.model_fields[name].default:
+            raise UserError(
+                f"data.{name} is of chat messages, and {config.path} holds {shape.name}", f"leave data.{name} out"
+            )
+    return None
 
 
 def _from_images(folder: Path, config: DataConfig) -> Task:

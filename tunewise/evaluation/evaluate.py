@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tunewise.data.encode import Ids, encode_prompt
+from tunewise.data.encode import Ids, encode_prompt, end_ids
 from tunewise.data.examples import Example
 from tunewise.data.task import Task
 from tunewise.data.written import SeparateIds
@@ -223,7 +223,8 @@ def _generate(
 ) -> Evaluation:
     task = questions.task
     stop = stop_text(task)
-    how = Decoding(task.max_new_tokens, (stop,) if stop else (), asking.sampling)
+    ends = end_ids(questions.examples, base.tokenizer)
+    how = Decoding(task.max_new_tokens, (stop,) if stop else (), asking.sampling, ends)
     if base.anatomy.kind == ENCODER_DECODER:
         texts = write(base, questions.prompts, how, prefix_ids=prefix_ids, batch_size=batch_size)
     else:

@@ -59,6 +59,7 @@ class Saving:
             "template": asdict(self.task.template),
             "labels": list(self.task.labels),
             "separator": self.task.separator,
+            "chat_template": None if self.task.chat is None else self.task.chat.source,
             "head": self.recipe.head,
             "data": self.recipe.data.model_copy(update={"replay": ()}).model_dump(mode="json"),
         }

@@ -1,0 +1,127 @@
+"""Which chat template a task is written by: the tokenizer's own, a named plain one, or one of a file; and its render."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunewise.data.sandbox import Refused, Sandboxed
+from tunewise.errors import UserError, missing, unknown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NAMED = Path(__file__).parent / "chat_templates"
+PLAIN = "plain"
+OWN = "the tokenizer's own chat template"
+SENTINEL = "\ue0f0\ue0f1\ue0f2"
+"""Stands for a content where its place is looked for; nobody writes these characters."""
+
+Turn = Mapping[str, Any]
+"""A message as templates read it: role and content, and tool_calls or name where there are any."""
+
+
+@dataclass(frozen=True)
+class Around:
+    """What a template writes around an answer: between the generation prompt and it, and behind it, of which `end` is
+    the part up to the token that ends the turn, "" where there is no such token."""
+
+    lead: str
+    tail: str
+    end: str
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A template with the special tokens of the tokenizer it writes for."""
+
+    name: str
+    source: str
+    with_tools: str = ""
+    """Another source for conversations with tools, where the tokenizer has one."""
+    special: Mapping[str, Any] = field(default_factory=dict)
+    """bos_token, eos_token, ... as templates read them."""
+    tokens: tuple[str, ...] = ()
+    """The texts that are one token each, whatever stands around them."""
+
+    def render(self, turns: Sequence[Turn], tools: Sequence[Turn] = (), *, opened: bool = False) -> str:
+        """The conversation as text, `opened` with what a serving program puts before an answer.
+
+        Raises Refused where the template does not want these turns.
+        """
+        messages = [{name: value for name, value in turn.items() if value is not None} for turn in turns]
+        variables = {"messages": messages, "tools": list(tools) or None, "documents": None}
+        source = self.with_tools if tools and self.with_tools else self.source
+        return _compiled(source, self.name).render(self.special | variables | {"add_generation_prompt": opened})
+
+    def end_in(self, tail: str) -> str:
+        """The beginning of `tail` up to the first token that is one for itself; "" where there is none."""
+        found = [(tail.index(token), -len(token), token) for token in self.tokens if token in tail]
+        if not found:
+            return ""
+        at, _, token = min(found)
+        return tail[: at + len(token)]
+
+    @cached_property
+    def around(self) -> Around:
+        """Learned from a conversation of two turns."""
+        asked, answered = {"role": "user", "content": "a"}, {"role": "assistant", "content": SENTINEL}
+        try:
+            opened, whole = self.render([asked], opened=True), self.render([asked, answered])
+        except Refused:
+            return Around("", "", "")
+        before, _, tail = whole.partition(SENTINEL)
+        lead = before.removeprefix(opened) if before.startswith(opened) else ""
+        return Around(lead, tail, self.end_in(tail))
+
+
+def chat_template(asked: str | None, tokenizer: PreTrainedTokenizerBase | None) -> ChatTemplate:
+    """The template that `asked` names: one of `named()`, or a .jinja file; None takes the tokenizer's own, or `plain`.
+
+    UserError where there is no such template, or it is none.
+    """
+    special: dict[str, Any] = {}
+    tokens: tuple[str, ...] = ()
+    if tokenizer is not None:
+        special = dict(tokenizer.special_tokens_map)
+        added = (str(token) for token in tokenizer.added_tokens_decoder.values())
+        tokens = tuple(dict.fromkeys(token for token in added if token.strip()))
+    name, source, with_tools = _source(asked, tokenizer)
+    _compiled(source, name)
+    return ChatTemplate(name, source, with_tools, special, tokens)
+
+
+def named() -> tuple[str, ...]:
+    """The names of the plain templates."""
+    return tuple(sorted(path.stem for path in NAMED.glob("*.jinja")))
+
+
+def _source(asked: str | None, tokenizer: PreTrainedTokenizerBase | None) -> tuple[str, str, str]:
+    """(what it is called, its text, its text for conversations with tools or "")."""
+    own = None if tokenizer is None else tokenizer.chat_template
+    if asked is None and own:
+        if isinstance(own, str):
+            return OWN, own, ""
+        if "default" not in own:
+            raise UserError(
+                f"the tokenizer has chat templates named {', '.join(own)}, and none of them is the default",
+                "write one of them into a file: data.template=FILE.jinja",
+            )
+        return OWN, own["default"], own.get("tool_use", "")
+    asked = asked or PLAIN
+    if asked in named():
+        return f"the template {asked}", (NAMED / f"{asked}.jinja").read_text("utf-8"), ""
+    if not asked.endswith((".jinja", ".jinja2", ".j2", ".txt")):
+        raise unknown("chat template", asked, named())
+    path = Path(asked)
+    if not path.is_file():
+        raise missing(path)
+    return asked, path.read_text("utf-8"), ""
+
+
+@lru_cache(maxsize=32)
+def _compiled(source: str, name: str) -> Sandboxed:
+    return Sandboxed(source, name)
