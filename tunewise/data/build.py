@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+
 from tunewise.data.chat import read_messages
 from tunewise.data.choices import letter, lettered, texts_in
 from tunewise.data.conversations import Conversations

@@ -1,4 +1,4 @@
-"""Which chat template a task is written by: the tokenizer's own, a named plain one, or one of a file; and its render."""
+"""Which chat template a task is written by: the tokenizer's own, a named plain one, or a file; and what it writes."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ class Around:
     lead: str
     tail: str
     end: str
+    goes_on: bool
+    """Whether what is written begins with the generation prompt."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,26 @@ class ChatTemplate:
 
         Raises Refused where the template does not want these turns.
         """
-        messages = [{name: value for name, value in turn.items() if value is not None} for turn in turns]
+        return self._render(turns, tools, opened, self._in_items)
+
+    def _render(self, turns: Sequence[Turn], tools: Sequence[Turn], opened: bool, in_items: bool) -> str:
+        messages = [dict(turn) for turn in turns]
+        if in_items:
+            messages = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in messages]
         variables = {"messages": messages, "tools": list(tools) or None, "documents": None}
         source = self.with_tools if tools and self.with_tools else self.source
-        return _compiled(source, self.name).render(self.special | variables | {"add_generation_prompt": opened})
+        return _compiled(source, self.name).render({**self.special, **variables, "add_generation_prompt": opened})
+
+    @cached_property
+    def _in_items(self) -> bool:
+        """Whether it reads contents as lists of items, as those of models that see images do, and passes over text."""
+        return not self._shows(in_items=False) and self._shows(in_items=True)
+
+    def _shows(self, *, in_items: bool) -> bool:
+        try:
+            return SENTINEL in self._render([{"role": "user", "content": SENTINEL}], (), False, in_items)
+        except Refused:
+            return False
 
     def end_in(self, tail: str) -> str:
         """The beginning of `tail` up to the first token that is one for itself; "" where there is none."""
@@ -65,6 +83,13 @@ class ChatTemplate:
         at, _, token = min(found)
         return tail[: at + len(token)]
 
+    def end_of_answer(self, tail: str) -> str:
+        """The same with the tokens that follow that one without anything between them."""
+        end = self.end_in(tail)
+        while end and (token := next((token for token in self.tokens if tail.startswith(token, len(end))), "")):
+            end += token
+        return end
+
     @cached_property
     def around(self) -> Around:
         """Learned from a conversation of two turns."""
@@ -72,10 +97,10 @@ class ChatTemplate:
         try:
             opened, whole = self.render([asked], opened=True), self.render([asked, answered])
         except Refused:
-            return Around("", "", "")
+            return Around("", "", "", False)
         before, _, tail = whole.partition(SENTINEL)
-        lead = before.removeprefix(opened) if before.startswith(opened) else ""
-        return Around(lead, tail, self.end_in(tail))
+        goes_on = before.startswith(opened)
+        return Around(before[len(opened) :] if goes_on else "", tail, self.end_of_answer(tail), goes_on)
 
 
 def chat_template(asked: str | None, tokenizer: PreTrainedTokenizerBase | None) -> ChatTemplate:

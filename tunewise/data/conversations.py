@@ -20,11 +20,12 @@ from tunewise.data.examples import Example, Part
 from tunewise.data.sandbox import Refused
 
 ANSWERING = "assistant"
-OPENED_TAG = re.compile(r"<[^<>\s]+>\s*$")
+OPENED_TAG = re.compile(r"(<[^<>\s]+>)(\s*)$")
 FOLDED = "system prompts written at the beginning of the first user's turn"
 JOINED = "conversations with turns of one role in a row, joined by an empty line"
 APART = "answers in texts of their own, because the template writes earlier turns in another way than last ones"
 ENDLESS = "answers in texts of their own, because no token ends a turn of this template"
+LEFT_OUT = "user's and system turns that the template leaves out or changes"
 UNOPENED = "answers that do not go on from the template's generation prompt"
 
 
@@ -140,16 +141,18 @@ class Conversations:
         place = self._place(turns, tools, -1, whole)
         if place is not None:
             start, stop = place
-            goes_on = opened is not None and whole[:start].startswith(opened)
-            begin = len(opened) if goes_on else start
-            self.told[UNOPENED] += not goes_on
-            more = set(turns[-1]) > {"role", "content"}  # tool calls stand behind the content
-            end = "" if more else self.template.end_in(whole[stop:])
-            said, end = (whole[begin:stop], end) if not more else self._cut(whole[begin:])
-            return Answer(whole[:begin], said, end)
+            before = whole[:start]
+            if opened is None or not (before.startswith(opened) or (around.goes_on and before.endswith(around.lead))):
+                self.told[UNOPENED] += 1
+                opened, begin = before, start
+            else:  # some templates show the system prompt only when they open an answer
+                begin = len(opened) if before.startswith(opened) else start - len(around.lead)
+            if set(turns[-1]) > {"role", "content"}:  # tool calls stand behind the content
+                return Answer(opened, *self._cut(whole[begin:]))
+            return Answer(opened, whole[begin:stop], self.template.end_of_answer(whole[stop:]))
         if opened is not None and whole.startswith(opened):
             rest = whole[len(opened) :]
-            if "".join(content.split()) in "".join(rest.split()):
+            if _squeezed(_beyond(opened, content)) in _squeezed(rest):
                 return Answer(opened, *self._cut(rest))
         if opened is not None and content.strip():
             # the template leaves out a part of what was said, such as thoughts: it does so with what it reads, and
@@ -189,7 +192,7 @@ class Conversations:
         return Written((*parts, Part(last.text[: len(last.text) - len(end)], True)), end)
 
     def _other_spans(self, messages: Sequence[Message], tools: Sequence[Turn]) -> tuple[str, list[tuple[int, int]]]:
-        """The text, and where the turns of other roles stand that are trained, each with its end token if one follows."""
+        """The text, and where turns of other roles stand that are trained, with the end token if one follows."""
         spans: list[tuple[int, int]] = []
         if self._roles <= {ANSWERING}:
             return "", spans
@@ -218,11 +221,14 @@ class Conversations:
         refused: Refused | None = None
         for form, changes in _forms(messages):
             try:
-                self.template.render(_turns(form), tools)
+                whole = self.template.render(_turns(form), tools)
             except Refused as error:
                 refused = refused or error
             else:
                 self.told.update(changes)
+                self.told[LEFT_OUT] += sum(
+                    message.role in ("user", "system") and message.content.strip() not in whole for message in form
+                )
                 return form
         assert refused is not None
         raise refused
@@ -276,8 +282,14 @@ def _spellings(content: str) -> tuple[str, ...]:
 
 def _beyond(opened: str, content: str) -> str:
     """The content without the tag that the generation prompt ends with, such as <think>, if it begins with it."""
-    tag = OPENED_TAG.search(opened)
-    return content.lstrip().removeprefix(tag[0].strip()) if tag else content.strip()
+    tag, content = OPENED_TAG.search(opened), content.strip()
+    if tag is None or not content.startswith(tag[1]):
+        return content
+    return content.removeprefix(tag[1]).removeprefix(tag[2])
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
 
 
 def _between(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[Part]:
