@@ -1,7 +1,7 @@
 """Which characters and tokens of a conversation are trained, told slowly, by other means than tunewise's.
 
-The text is transformers' own rendering. Every content is first a letter of its own: where the assistant's letters stand,
-with what the format (written down here by hand) puts before and behind them, is what is trained. Then the letters
+The text is transformers' own rendering. Every content is first a letter of its own: where the assistant's letters
+stand, with what the format (written down here by hand) puts before and behind them, is what is trained. Then the letters
 become the contents, and each token's characters are read off its own spelling.
 """
 
@@ -28,7 +28,7 @@ class Day(datetime):
     """Always the same one."""
 
     @classmethod
-    def now(cls, tz: object = None) -> "Day":
+    def now(cls, tz: object = None) -> Day:
         return cls(2024, 7, 26)
 
 
@@ -64,7 +64,9 @@ FORMATS = {
     "chatml": Format("<|im_end|>", "<|im_end|>", "", "", IM),
     "qwen2": Format("<|im_end|>", "<|im_end|>", "", "", IM),
     "qwen2.5": Format("<|im_end|>", "<|im_end|>", "", "", (*IM, "<tool_call>", "</tool_call>")),
-    "qwen3": Format("<|im_end|>", "<|im_end|>", "<think>\n\n</think>\n\n", "", (*IM, "<think>", "</think>"), apart="always"),
+    "qwen3": Format(
+        "<|im_end|>", "<|im_end|>", "<think>\n\n</think>\n\n", "", (*IM, "<think>", "</think>"), apart="always"
+    ),
     "gemma": Format("<eos>", "<end_of_turn>", "", "<bos>", GEMMA, trims=True, takes_system=False),
     "gemma-3": Format("<eos>", "<end_of_turn>", "", "<bos>", GEMMA, trims=True),
     "phi-3": Format("<|endoftext|>", "<|end|>", "", "", (*ROLES, "<|end|>")),
@@ -82,7 +84,8 @@ FORMATS = {
     ),
     "deepseek-v2": Format("<｜end▁of▁sentence｜>", "<｜end▁of▁sentence｜>", " ", "<｜begin▁of▁sentence｜>"),
     "deepseek-r1": Format(
-        "<｜end▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "", "<｜begin▁of▁sentence｜>", ("<｜User｜>", "<｜Assistant｜>", "<think>")
+        "<｜end▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "", "<｜begin▁of▁sentence｜>",
+        ("<｜User｜>", "<｜Assistant｜>", "<think>"),
     ),
     "falcon": Format("<|endoftext|>", "", " ", apart="always"),
     "openchat": Format("<|end_of_turn|>", "<|end_of_turn|>", " ", "<s>"),
@@ -100,7 +103,9 @@ FORMATS = {
         "<|return|>", "<|return|>", "<|channel|>final<|message|>", "",
         ("<|start|>", "<|end|>", "<|message|>", "<|channel|>"), apart="always",
     ),
-    "idefics": Format("<|end_of_text|>", "<end_of_utterance>", " ", "<|begin_of_text|>", ("<end_of_utterance>",), items=True),
+    "idefics": Format(
+        "<|end_of_text|>", "<end_of_utterance>", " ", "<|begin_of_text|>", ("<end_of_utterance>",), items=True
+    ),
     "chatml-generation": Format("<|im_end|>", "<|im_end|>", "", "", IM),
     "llama-3-generation": Format("<|end_of_text|>", "<|eot_id|>", "", "<|begin_of_text|>", LLAMA3, trims=True),
     "mistral-generation": Format("</s>", "</s>", " ", "<s>"),

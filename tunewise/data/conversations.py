@@ -64,6 +64,7 @@ class Conversations:
         self.template = template
         self._roles = frozenset(roles)
         self.told: Counter[str] = Counter()
+        self._latest: tuple[object, str] = (None, "")
 
     def opened(self, messages: Sequence[Message], tools: Sequence[Turn] = ()) -> str:
         """What is put before the next answer: the same text in serving as in training."""
@@ -91,7 +92,8 @@ class Conversations:
         texts: list[Written] = []
         while wanted:
             *earlier, last = wanted
-            answer = known.get(last) or self._answer(turns[: last + 1], tools)
+            turn = turns[: last + 1]
+            answer = known.get(last) or self._answer(turn, tools, self._opened(turn, tools))
             spans = [(len(answer.prompt), len(answer.prompt) + len(answer.said))]
             wanted = []
             for index in earlier:
@@ -129,11 +131,11 @@ class Conversations:
                 answer = Answer(opened, around.lead + said, around.end)
                 if said and later.startswith(answer.text):
                     return answer
-        return self._answer(turns, tools)
+        return self._answer(turns, tools, opened)
 
-    def _answer(self, turns: list[Turn], tools: Sequence[Turn]) -> Answer:
-        """The answer that the last turn is."""
-        whole, opened = self.template.render(turns, tools), self._opened(turns, tools)
+    def _answer(self, turns: list[Turn], tools: Sequence[Turn], opened: str | None) -> Answer:
+        """The answer that the last turn is; `opened` is what a serving program writes before it, if it can."""
+        whole = self._whole(turns, tools)
         around, content = self.template.around, str(turns[-1]["content"])
         for said in _spellings(content) if opened is not None else ():
             if whole == f"{opened}{around.lead}{said}{around.tail}":
@@ -192,12 +194,12 @@ class Conversations:
         return Written((*parts, Part(last.text[: len(last.text) - len(end)], True)), end)
 
     def _other_spans(self, messages: Sequence[Message], tools: Sequence[Turn]) -> tuple[str, list[tuple[int, int]]]:
-        """The text, and where turns of other roles stand that are trained, with the end token if one follows."""
+        """The text, and where turns of other roles stand that are trained, with an end like an answer's if it follows."""
         spans: list[tuple[int, int]] = []
         if self._roles <= {ANSWERING}:
             return "", spans
         turns = _turns(messages)
-        whole = self.template.render(turns, tools)
+        whole = self._whole(turns, tools)
         for index, message in enumerate(messages):
             if message.role == ANSWERING or message.role not in self._roles or not message.content.strip():
                 continue
@@ -205,9 +207,15 @@ class Conversations:
             if place is None:
                 raise Refused(f"{self.template.name} does not show where turn {index + 1} ({message.role}) stands")
             start, stop = place
-            end = self.template.end_in(whole[stop:])
-            spans.append((start, stop + (len(end) if end.strip() in self.template.tokens else 0)))
+            end = self.template.around.end
+            spans.append((start, stop + len(end) if whole.startswith(end, stop) else stop))
         return whole, spans
+
+    def _whole(self, turns: list[Turn], tools: Sequence[Turn]) -> str:
+        """The conversation as text; the latest one is kept, since it is asked for again."""
+        if self._latest[0] != (turns, tools):
+            self._latest = (turns, tools), self.template.render(turns, tools)
+        return self._latest[1]
 
     def _opened(self, turns: Sequence[Turn], tools: Sequence[Turn]) -> str | None:
         try:
@@ -221,7 +229,7 @@ class Conversations:
         refused: Refused | None = None
         for form, changes in _forms(messages):
             try:
-                whole = self.template.render(_turns(form), tools)
+                whole = self._whole(_turns(form), tools)
             except Refused as error:
                 refused = refused or error
             else:

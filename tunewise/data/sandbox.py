@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+from types import MethodType
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes, pass_context
@@ -98,6 +99,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """The sum, product, power or remainder, if it is of a size that a conversation can want."""
+        if operator == "+":
+            return _sized(left + right)
         if operator == "**" or (operator == "*" and isinstance(left, int) and isinstance(right, int)):
             if max(abs(left), abs(right)) > 1 << 32 or (operator == "**" and abs(right) > 64):
                 raise Unbounded(f"it computes {left} {operator} {right}")
@@ -111,6 +114,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, called: Any, *args: Any, **options: Any) -> Any:  # ty: ignore[invalid-method-override]
         """What a function or a text's own method gives."""
+        if type(called) is MethodType and called.__self__ is self:
+            return called(*args)  # `tick` and `joined`
         name, own = _method(called)
         if own is not None:
             if name in SIZED and any(isinstance(each, int) and each > 10_000 for each in args):
@@ -222,18 +227,15 @@ def _tick(node: nodes.Node) -> nodes.Node:
 
 @pass_context  # with a context, jinja does not carry constants out while it compiles
 def _counted(context: Context, value: Any) -> Any:
-    if isinstance(value, str):
-        _METER.get().count(len(value))
-        return value
-    return _sized(str(value))
+    text = value if isinstance(value, str) else str(value)
+    _METER.get().count(len(text))
+    return text
 
 
 def _sized(value: Any) -> Any:
-    """The same; Unbounded for a text that is too long. Texts count."""
-    if isinstance(value, str):
-        if len(value) > CHARACTERS:
-            raise Unbounded(f"it makes a text of more than {CHARACTERS:,} characters")
-        _METER.get().count(len(value))
+    """The same; Unbounded for a text that is too long."""
+    if isinstance(value, str) and len(value) > CHARACTERS:
+        raise Unbounded(f"it makes a text of more than {CHARACTERS:,} characters")
     return value
 
 
