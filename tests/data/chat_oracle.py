@@ -1,8 +1,8 @@
 """Which characters and tokens of a conversation are trained, told slowly, by other means than tunewise's.
 
 The text is transformers' own rendering. Every content is first a letter of its own: where the assistant's letters
-stand, with what the format (written down here by hand) puts before and behind them, is what is trained. Then the letters
-become the contents, and each token's characters are read off its own spelling.
+stand, with what the format (written down here by hand) puts before and behind them, is what is trained. Then the
+letters become the contents, and each token's characters are read off its own spelling.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ class Conversations:
         return Written((*parts, Part(last.text[: len(last.text) - len(end)], True)), end)
 
     def _other_spans(self, messages: Sequence[Message], tools: Sequence[Turn]) -> tuple[str, list[tuple[int, int]]]:
-        """The text, and where turns of other roles stand that are trained, with an end like an answer's if it follows."""
+        """The text, and where trained turns of other roles stand, with an end like an answer's where it follows."""
         spans: list[tuple[int, int]] = []
         if self._roles <= {ANSWERING}:
             return "", spans
