@@ -98,7 +98,7 @@ def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase 
     """
     config = spec if isinstance(spec, DataConfig) else DataConfig(path=str(spec))
     task = _limited(_read(config, tokenizer), config)
-    task = replace(task, train=trained_on(task.train, config.trained_on))
+    task = _marked(task, config)
     if "f1" in task.metrics and task.positive not in task.labels:
         raise UserError(
             f"{config.path}: the metric f1 counts one label, and positive is {task.positive!r}",
@@ -342,6 +342,14 @@ def _limited(task: Task, config: DataConfig) -> Task:
     chosen = {id(example) for example in few_shot(task.train, config.train, config.seed, balanced=False)}
     train = tuple(example for example in task.train if id(example) in chosen)
     told = f"{task.ledger.detected}; {len(train)} of {len(task.train)} training examples taken"
+    return replace(task, train=train, ledger=replace(task.ledger, detected=told))
+
+
+def _marked(task: Task, config: DataConfig) -> Task:
+    train = trained_on(task.train, config.trained_on)
+    if config.trained_on == "answers":
+        return replace(task, train=train)
+    told = f"{task.ledger.detected}; of training rows {config.trained_on.replace('_', ' ')} is trained"
     return replace(task, train=train, ledger=replace(task.ledger, detected=told))
 
 

@@ -233,8 +233,10 @@ def _generate(
             packing=asking.packing,
         )  # fmt: skip
     rows = []
-    for example, text in zip(questions.examples, texts, strict=True):
-        expected, predicted = example.answer.strip(), text.strip()
+    for example, ids, text in zip(questions.examples, questions.answers, texts, strict=True):
+        # what a chat template writes may hold special tokens, which are left out of what is generated
+        answer = example.answer if task.chat is None else base.tokenizer.decode(ids, skip_special_tokens=True)
+        expected, predicted = answer.strip(), text.strip()
         rows.append(
             {
                 "id": example.id,

@@ -68,7 +68,7 @@ def ask(
     `ids_by` is how the base cuts prompts and answers: `SeparateIds` for an encoder-decoder.
     """
     demonstrations = few_shot(task.train, shots, seed, balanced) if shots else ()
-    shown = [demonstration.prompt + demonstration.answer for demonstration in demonstrations]
+    shown = [one.prompt + one.answer + one.end for one in demonstrations]
     found = Questions(task, tuple(examples), demonstrations, [], [], [], [], [], [])
     whole = [task.separator.join([*shown, example.prompt]) for example in examples]
     asked = [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tunewise.data.encode import end_ids
 from tunewise.data.task import Task
 from tunewise.methods.attach import Tuned
 from tunewise.methods.store import read_card, save_adapter
@@ -51,6 +52,13 @@ class Saving:
             notes=self._notes(), probe=probes,
         )  # fmt: skip
 
+    def _chat(self) -> dict[str, object]:
+        """The template of the conversations, and the ids that end an answer."""
+        if self.task.chat is None or self.base.tokenizer is None:
+            return {}
+        ends = end_ids(self.task.train, self.base.tokenizer)
+        return {"chat_template": self.task.chat.source, "ends": list(ends)}
+
     def _notes(self) -> dict[str, object]:
         """What serving has to know: how the prompts were written that this adapter was trained on."""
         return {
@@ -59,7 +67,7 @@ class Saving:
             "template": asdict(self.task.template),
             "labels": list(self.task.labels),
             "separator": self.task.separator,
-            "chat_template": None if self.task.chat is None else self.task.chat.source,
+            **self._chat(),
             "head": self.recipe.head,
             "data": self.recipe.data.model_copy(update={"replay": ()}).model_dump(mode="json"),
         }
