@@ -64,7 +64,7 @@ def finished(place, base):
         "dtype": "float32",
     }
     quick = {"train.steps": 40, "train.batch_size": 8, "train.learning_rate": 1e-2, "train.evaluate_every": None}
-    return place / "run", run(build_recipe(given, quick), place / "run", base=base)
+    return place / "run", run(build_recipe(given, quick), place / "run", base=base, prove=False)
 
 
 def test_it_learns_to_end_its_turn_and_is_stopped_there(finished):
@@ -101,7 +101,7 @@ def test_another_template_goes_with_the_merged_model(base, place):
         "model": str(place / "base"), "data": {"path": str(place / "chats.jsonl"), "template": "plain"},
         "dtype": "float32", "method": "norms", "retention": (),
     }  # fmt: skip
-    run(build_recipe(given, {"train.steps": 1, "train.evaluate_every": None}), place / "plain", base=base)
+    run(build_recipe(given, {"train.steps": 1, "train.evaluate_every": None}), place / "plain", base=base, prove=False)
     adapter = place / "plain" / "adapter"
     save_merged(merge_adapter(base, adapter), base, adapter, place / "merged_plain")
     tokenizer = AutoTokenizer.from_pretrained(place / "merged_plain")

@@ -36,6 +36,8 @@ ENDLESS = {
     "a wide text": ("{{ 'x'.center(10**9) }}", "1,000,000,000 wide"),
     "a format": ("{{ '%1000000000d' % 1 }}", "in the format"),
     "a text's format": ("{{ '{:>1000000000}'.format(1) }}", "in the format"),
+    "a format in a format": ("{{ '{:{w}}'.format(1, w=10**9) }}", "in the format"),
+    "a format's star": ("{{ '%*d' % (10**9, 1) }}", "in the format"),
     "an indent": ("{{ 'x' | indent(10**9, true) }}", "more than"),
     "indented json": ("{{ messages | tojson(indent=10**8) }}", "indents by"),
 }
@@ -90,9 +92,9 @@ def test_templates_have_what_they_are_written_for():
         "    {%- generation %}{{ m.content ~ n }}{% endgeneration %}\n"
         "{%- endfor %} {{ strftime_now('%d %b %Y') }} {{ {'é': '<'} | tojson }} {{ 'a-b'.split('-') | join('+') }}"
         " {{ messages | selectattr('role', 'equalto', 'user') | list | length }} {{ nothing is defined }}"
-        " {{ '%s!' % 'x' }} {{ 'ab'.replace('a', 'c') }} {{ 2 ** 3 }} {{ [1, 2][::-1] }} {{ dict(a=1) }}"
+        " {{ '*%s*!' % 'x' }} {{ 'ab'.replace('a', 'c') }} {{ 2 ** 3 }} {{ [1, 2][::-1] }} {{ dict(a=1) }}"
     )
-    wanted = 'hi3 26 Jul 2024 {"é": "<"} a+b 1 False x! cb 8 [2, 1] {\'a\': 1}'
+    wanted = 'hi3 26 Jul 2024 {"é": "<"} a+b 1 False *x*! cb 8 [2, 1] {\'a\': 1}'
     assert Sandboxed(source, "x").render(HI).strip() == wanted
 
 

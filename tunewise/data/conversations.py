@@ -137,8 +137,8 @@ class Conversations:
         """The answer that the last turn is; `opened` is what a serving program writes before it, if it can."""
         whole = self._whole(turns, tools)
         around, content = self.template.around, str(turns[-1]["content"])
-        for said in _spellings(content) if opened is not None else ():
-            if whole == f"{opened}{around.lead}{said}{around.tail}":
+        for said in _spellings(content):
+            if opened is not None and whole == opened + around.lead + said + around.tail:
                 return Answer(opened, around.lead + said, around.end)
         place = self._place(turns, tools, -1, whole)
         if place is not None:

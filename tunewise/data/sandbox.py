@@ -39,8 +39,8 @@ WORK = 1 << 28
 """Characters handled in all."""
 DAY = datetime(2024, 7, 26)
 """What `strftime_now` tells: the day that Llama 3.1's template takes where it is told none."""
-WIDE = re.compile(r"\d{5}|\*")
-"""A width in a format that is no width of a text."""
+WIDE = re.compile(r"%[^a-zA-Z%]*(?:\d{5}|\*)|\{[^}]*(?:\d{5}|\{)")
+"""A width in a format, of % or of `format`, that is no width of a text, or that an argument gives."""
 SIZED = ("center", "ljust", "rjust", "zfill", "expandtabs")
 
 
@@ -82,11 +82,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
             finalize=_counted,
             extensions=[_Generation, loopcontrols],
         )
-        self.filters |= {"tojson": _json, "replace": _replace, "join": _join, "indent": _indent}
+        self.filters.update(tojson=_json, replace=_replace, join=_join, indent=_indent)
         for name in ("batch", "center", "format", "slice", "urlize", "wordwrap", "xmlattr"):  # no template has them
             del self.filters[name]
         del self.globals["lipsum"]
-        self.globals |= {"raise_exception": _refuse, "strftime_now": DAY.strftime, "namespace": _Namespace}
+        functions: dict[str, Any] = self.globals
+        functions.update(raise_exception=_refuse, strftime_now=DAY.strftime, namespace=_Namespace)
 
     def tick(self) -> None:
         """One turn of a loop, or one call of a macro."""
@@ -112,7 +113,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             raise Unbounded(f"it writes in the format {left!r}")
         return _sized(super().call_binop(context, operator, left, right))
 
-    def call(self, context: Context, called: Any, *args: Any, **options: Any) -> Any:  # ty: ignore[invalid-method-override]
+    def call(self, context: Context, called: Any, *args: Any, **options: Any) -> Any:
         """What a function or a text's own method gives."""
         if type(called) is MethodType and called.__self__ is self:
             return called(*args)  # `tick` and `joined`
