@@ -127,11 +127,31 @@ def test_what_is_trained_is_a_field_of_the_data(base, place):
     assert users.end == "<end_of_turn>"
 
 
+def test_prompts_and_instructions_are_asked_as_turns_where_that_is_wanted(base, place):
+    write_jsonl(place / "rows.jsonl", [{"prompt": f"a {i}", "completion": "b"} for i in range(9)])
+    told = [{"instruction": f"Add {i}.", "input": "" if i % 2 else "2", "output": "b"} for i in range(9)]
+    write_jsonl(place / "told.jsonl", told)
+    for name, prompts in (("rows", ("a 0",)), ("told", ("Add 0.\n2", "Add 1."))):
+        config = DataConfig(path=str(place / f"{name}.jsonl"), template="own")
+        task = load_task(config, base.tokenizer)
+        asked = {example.prompt: example for part in (task.train, task.dev, task.test) for example in part}
+        for prompt in prompts:
+            found = asked[f"<s><start_of_turn>user\n{prompt}<end_of_turn>\n<start_of_turn>model\n"]
+            assert (found.answer, found.end) == ("b", "<end_of_turn>")
+        assert "written by the tokenizer's own chat template" in task.ledger.detected
+        with pytest.raises(UserError, match="both say how to ask"):
+            load_task(config.model_copy(update={"pattern": "minimal"}), base.tokenizer)
+    plain = load_task(DataConfig(path=str(place / "told.jsonl")))
+    as_turns = load_task(DataConfig(path=str(place / "told.jsonl"), template="plain"))
+    assert [one.text for one in plain.train] == [one.text for one in as_turns.train], "the default is the plain one"
+
+
 def test_fields_of_conversations_are_refused_for_other_rows(place):
     write_jsonl(place / "rows.jsonl", [{"prompt": f"a {i}", "completion": "b"} for i in range(9)])
-    for field in ({"template": "plain"}, {"roles": ("user",)}):
-        with pytest.raises(UserError, match=r"is of chat messages, and .* holds prompt and completion"):
-            load_task(DataConfig(path=str(place / "rows.jsonl"), **field))
+    write_jsonl(place / "labels.jsonl", [{"text": f"a {i}", "label": i % 2} for i in range(9)])
+    for name, field in (("rows", {"roles": ("user",)}), ("labels", {"template": "plain"})):
+        with pytest.raises(UserError, match=r"is of conversations, and .* holds (prompt and com|text and la)"):
+            load_task(DataConfig(path=str(place / f"{name}.jsonl"), **field))
     task = load_task(DataConfig(path=str(place / "rows.jsonl"), trained_on="everything"))
     assert all(part.trained for part in task.train[0].parts)
     assert not task.test[0].parts[0].trained

@@ -14,6 +14,7 @@ TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hel
 
 def test_the_tokenizers_own_or_a_plain_one():
     assert chat_template(None, bytes_without_begin()).name == OWN
+    assert chat_template("own", bytes_without_begin()) == chat_template(None, bytes_without_begin())
     assert chat_template(None, pieces_with_begin()).name == "the template plain"
     assert chat_template(None, None).name == "the template plain"
     assert named() == ("alpaca", "chatml", "plain", "vicuna")
@@ -60,6 +61,8 @@ def test_what_is_not_there_is_told(tmp_path):
     (tmp_path / "bad.jinja").write_text("{% for %}", "utf-8")
     with pytest.raises(UserError, match="is no Jinja template, line 1"):
         chat_template(str(tmp_path / "bad.jinja"), None)
+    with pytest.raises(UserError, match="the model's tokenizer has no chat template of its own"):
+        chat_template("own", pieces_with_begin())
     several = copy.copy(tokenizer_of("chatml"))
     several.chat_template = {"rag": "x", "tool_use": "y"}
     with pytest.raises(UserError, match="named rag, tool_use, and none of them is the default"):

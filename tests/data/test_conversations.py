@@ -1,7 +1,7 @@
 """Conversations against a slow oracle on real templates' formats: the same ids, and the same ids trained."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -262,3 +262,12 @@ def test_a_long_conversation_is_one_text():
     found = encode(example, tokenizer_of("chatml"), 100_000)
     ids, labels = labelled(*marked_texts("chatml", turns)[0], tokenizer_of("chatml"), "<|im_end|>")
     assert (list(found.ids), list(found.labels)) == (ids, labels)
+
+
+def test_demonstrations_begin_once_and_end_their_turns():
+    examples = [examples_of("gemma", talk(f"{n}?", "yes"), tokenizer_of("gemma"))[0][0] for n in range(4)]
+    tokenizer = tokenizer_of("gemma")
+    task = replace(task_of(examples[0]), train=tuple(examples[1:]), chat=chat_template(None, tokenizer))
+    (prompt,) = ask(task, [examples[0]], tokenizer, shots=2).prompts
+    assert prompt.count(tokenizer.bos_token_id) == 1
+    assert tokenizer.decode(prompt).count("yes<end_of_turn>\n\n<start_of_turn>user") == 2

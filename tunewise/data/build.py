@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
-from tunewise.data.chat import read_messages
+from tunewise.data.chat import Message, read_messages
 from tunewise.data.choices import letter, lettered, texts_in
 from tunewise.data.conversations import Conversations
 from tunewise.data.examples import Example, Note, Part
@@ -23,7 +24,8 @@ def build(
 ) -> tuple[list[Example], list[Note]]:
     """Examples in the order of the rows, and one note for each row that has nothing to ask or nothing to answer.
 
-    `chat` writes rows of messages. Ids are the rows' own `id` where every row has another one, else `name:line`.
+    `chat` writes rows of messages, and of prompts with their answers where it is given. Ids are the rows' own `id`
+    where every row has another one, else `name:line`.
     """
     ids = Counter(str(row.fields.get("id", "")) for row in rows)
     own_ids = len(ids) == len(rows) and "" not in ids
@@ -89,6 +91,11 @@ def _example(row: Row, shape: Shape, template: Template, identity: str, chat: Co
         if name not in fields:
             raise UserError(f"it has no text in {name}")
     prompt, answer = template.render(fields)
+    if chat is not None:
+        turns = [Message("user", prompt.strip(), False), Message("assistant", answer.strip(), bool(answer.strip()))]
+        if not turns[-1].trained:
+            raise UserError("its answer is empty")
+        return replace(chat.example(identity, row.line, turns), texts=tuple(fields[name] for name in shape.asked))
     if not answer.strip():
         raise UserError("its answer is empty" if shape.kind == "generation" else "it is empty")
     if shape.asked and not any(fields[name].strip() for name in shape.asked):

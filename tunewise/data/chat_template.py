@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NAMED = Path(__file__).parent / "chat_templates"
-PLAIN = "plain"
+PLAIN, OWN_NAME = "plain", "own"
 OWN = "the tokenizer's own chat template"
 SENTINEL = "\ue0f0\ue0f1\ue0f2"
 """Stands for a content where its place is looked for; nobody writes these characters."""
@@ -104,7 +104,8 @@ class ChatTemplate:
 
 
 def chat_template(asked: str | None, tokenizer: PreTrainedTokenizerBase | None) -> ChatTemplate:
-    """The template that `asked` names: one of `named()`, or a .jinja file; None takes the tokenizer's own, or `plain`.
+    """The template that `asked` names: `own`, one of `named()`, or a .jinja file; None takes the tokenizer's own, or
+    `plain`.
 
     UserError where there is no such template, or it is none.
     """
@@ -127,7 +128,9 @@ def named() -> tuple[str, ...]:
 def _source(asked: str | None, tokenizer: PreTrainedTokenizerBase | None) -> tuple[str, str, str]:
     """(what it is called, its text, its text for conversations with tools or "")."""
     own = None if tokenizer is None else tokenizer.chat_template
-    if asked is None and own:
+    if asked == OWN_NAME and not own:
+        raise UserError("the model's tokenizer has no chat template of its own", f"choose one: {', '.join(named())}")
+    if asked in (None, OWN_NAME) and own:
         if isinstance(own, str):
             return OWN, own, ""
         if "default" not in own:
@@ -140,7 +143,7 @@ def _source(asked: str | None, tokenizer: PreTrainedTokenizerBase | None) -> tup
     if asked in named():
         return f"the template {asked}", (NAMED / f"{asked}.jinja").read_text("utf-8"), ""
     if not asked.endswith((".jinja", ".jinja2", ".j2", ".txt")):
-        raise unknown("chat template", asked, named())
+        raise unknown("chat template", asked, (OWN_NAME, *named()))
     path = Path(asked)
     if not path.is_file():
         raise missing(path)

@@ -42,7 +42,8 @@ class DataConfig(Strict):
     """The column with a list of chat messages."""
     template: str | None = None
     """How chat messages are written: plain, chatml, alpaca, vicuna, or a .jinja file; None takes the tokenizer's own
-    chat template, or plain where it has none."""
+    chat template, or plain where it has none. With one of them, or `own`, instructions and prompts are written as
+    conversations of two turns."""
     roles: tuple[str, ...] = ("assistant",)
     """Whose turns of a conversation are trained. A list, or `assistant,tool`."""
     trained_on: TrainedOn = "answers"

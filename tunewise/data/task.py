@@ -22,7 +22,7 @@ from tunewise.data.leaks import find_leaks
 from tunewise.data.patterns import asked_by
 from tunewise.data.readers import SUFFIXES, columns, read_rows
 from tunewise.data.replay import Rehearsed, drawn, n_replayed
-from tunewise.data.shapes import Kind, Shape, detect, sentence, template_of
+from tunewise.data.shapes import Kind, Shape, bare_template, detect, sentence, template_of
 from tunewise.data.splits import few_shot, split
 from tunewise.data.template import Template
 from tunewise.data.trained_on import trained_on
@@ -42,6 +42,7 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "language_modelling": ("loss", "perplexity"),
 }
 RESULT = re.compile(r"####\s*[-$]?[\d,.]+\s*$")
+ASKED_AS_TURNS = ("instruction and response", "prompt and completion")
 LABELLED = ("classification", "tagging")
 SPLITS = {"train": ("train",), "dev": ("dev", "valid", "validation", "val"), "test": ("test",)}
 
@@ -228,6 +229,8 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
     shape = detect(every, config)
     template = template_of(shape, config, columns(every))
     chat = _chat(shape, config, tokenizer)
+    if chat and shape.name in ASKED_AS_TURNS:
+        template = bare_template(shape, config)
     parts: dict[str, list[Example]] = {}
     rejected: list[Note] = []
     for part, file in files.items():
@@ -259,13 +262,15 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
 
 
 def _chat(shape: Shape, config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Conversations | None:
-    """What writes the rows' conversations; None where they hold none."""
-    if shape.name == "messages":
+    """What writes the rows' conversations; None where they hold none and are not asked as such."""
+    if shape.name == "messages" or (config.template and shape.name in ASKED_AS_TURNS):
+        if config.pattern != "none":
+            raise UserError(f"data.pattern={config.pattern} and conversations both say how to ask", "keep one of them")
         return Conversations(chat_template(config.template, tokenizer), config.roles)
     for name in ("template", "roles"):
         if getattr(config, name) != DataConfig.model_fields[name].default:
             raise UserError(
-                f"data.{name} is of chat messages, and {config.path} holds {shape.name}", f"leave data.{name} out"
+                f"data.{name} is of conversations, and {config.path} holds {shape.name}", f"leave data.{name} out"
             )
     return None
 
