@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.data.tokenizers_for_tests import TOKENIZERS
@@ -44,7 +44,8 @@ class Format:
     bos: str = ""
     others: tuple[str, ...] = ()
     """Its other tokens."""
-    trims: bool = False
+    trims: str = ""
+    """Whose contents are stripped: assistant's, or all."""
     takes_system: bool = True
     apart: str = "never"
     """Whether earlier answers are written in another way than last ones: never, always, or where there is a system."""
@@ -58,26 +59,28 @@ GEMMA = ("<start_of_turn>", "<end_of_turn>")
 COMMAND = ("<|START_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|SYSTEM_TOKEN|>", "<|CHATBOT_TOKEN|>")
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 FORMATS = {
-    "llama-2": Format("</s>", " </s>", " ", "<s>", trims=True),
-    "llama-3": Format("<|end_of_text|>", "<|eot_id|>", "", "<|begin_of_text|>", LLAMA3, trims=True),
-    "llama-3.1": Format("<|eot_id|>", "<|eot_id|>", "", "<|begin_of_text|>", LLAMA3, trims=True),
+    "llama-2": Format("</s>", " </s>", " ", "<s>", trims="all"),
+    "llama-3": Format("<|end_of_text|>", "<|eot_id|>", "", "<|begin_of_text|>", LLAMA3, trims="all"),
+    "llama-3.1": Format("<|eot_id|>", "<|eot_id|>", "", "<|begin_of_text|>", LLAMA3, trims="all"),
     "chatml": Format("<|im_end|>", "<|im_end|>", "", "", IM),
     "qwen2": Format("<|im_end|>", "<|im_end|>", "", "", IM),
     "qwen2.5": Format("<|im_end|>", "<|im_end|>", "", "", (*IM, "<tool_call>", "</tool_call>")),
     "qwen3": Format(
         "<|im_end|>", "<|im_end|>", "<think>\n\n</think>\n\n", "", (*IM, "<think>", "</think>"), apart="always"
     ),
-    "gemma": Format("<eos>", "<end_of_turn>", "", "<bos>", GEMMA, trims=True, takes_system=False),
-    "gemma-3": Format("<eos>", "<end_of_turn>", "", "<bos>", GEMMA, trims=True),
+    "gemma": Format("<eos>", "<end_of_turn>", "", "<bos>", GEMMA, trims="all", takes_system=False),
+    "gemma-3": Format("<eos>", "<end_of_turn>", "", "<bos>", GEMMA, trims="all"),
     "phi-3": Format("<|endoftext|>", "<|end|>", "", "", (*ROLES, "<|end|>")),
     "phi-4": Format("<|im_end|>", "<|im_end|>", "", "", (*IM, "<|im_sep|>")),
     "mistral-v1": Format("</s>", "</s>", "", "<s>", takes_system=False),
-    "mistral-v3": Format("</s>", "</s>", " ", "<s>", ("[INST]", "[/INST]", "[TOOL_CALLS]"), trims=True, apart="system"),
+    "mistral-v3": Format(
+        "</s>", "</s>", " ", "<s>", ("[INST]", "[/INST]", "[TOOL_CALLS]"), trims="assistant", apart="system"
+    ),
     "mistral-v7": Format("</s>", "</s>", "", "<s>", ("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")),
     "zephyr": Format("</s>", "</s>", "", "<s>"),
-    "vicuna": Format("</s>", "</s>", " ", "<s>", trims=True),
-    "alpaca": Format("</s>", "</s>", "", "<s>", trims=True),
-    "command-r": Format("<|END_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "", "<BOS_TOKEN>", COMMAND, trims=True),
+    "vicuna": Format("</s>", "</s>", " ", "<s>", trims="all"),
+    "alpaca": Format("</s>", "</s>", "", "<s>", trims="all"),
+    "command-r": Format("<|END_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "", "<BOS_TOKEN>", COMMAND, trims="all"),
     "command-a": Format(
         "<|END_OF_TURN_TOKEN|>", "<|END_RESPONSE|><|END_OF_TURN_TOKEN|>", "<|START_RESPONSE|>", "<BOS_TOKEN>",
         (*COMMAND, "<|START_RESPONSE|>", "<|END_RESPONSE|>"),
@@ -97,7 +100,7 @@ FORMATS = {
     "glm-4": Format("<|endoftext|>", "", "\n", "", ("[gMASK]", "<sop>", *ROLES), apart="always"),
     "tulu": Format("<|endoftext|>", "<|endoftext|>"),
     "starchat": Format("<|endoftext|>", "<|end|>", "\n", "", (*ROLES, "<|end|>")),
-    "nemotron": Format("<|endoftext|>", "<|endoftext|>", "", "", ("<extra_id_0>", "<extra_id_1>"), trims=True),
+    "nemotron": Format("<|endoftext|>", "<|endoftext|>", "", "", ("<extra_id_0>", "<extra_id_1>"), trims="all"),
     "hermes": Format("<|im_end|>", "<|im_end|>", "", "<s>", IM),
     "gpt-oss": Format(
         "<|return|>", "<|return|>", "<|channel|>final<|message|>", "",
@@ -107,19 +110,24 @@ FORMATS = {
         "<|end_of_text|>", "<end_of_utterance>", " ", "<|begin_of_text|>", ("<end_of_utterance>",), items=True
     ),
     "chatml-generation": Format("<|im_end|>", "<|im_end|>", "", "", IM),
-    "llama-3-generation": Format("<|end_of_text|>", "<|eot_id|>", "", "<|begin_of_text|>", LLAMA3, trims=True),
+    "llama-3-generation": Format("<|end_of_text|>", "<|eot_id|>", "", "<|begin_of_text|>", LLAMA3, trims="all"),
     "mistral-generation": Format("</s>", "</s>", " ", "<s>"),
 }  # fmt: skip
 
 
 @cache
 def tokenizer_of(name: str, kind: str = "bytes") -> PreTrainedTokenizerFast:
-    """One of the two small tokenizers with a format's template and tokens."""
+    """A small tokenizer with a format's template and tokens: `bytes`, `pieces`, or `single` bytes without merges."""
     shape = FORMATS[name]
+    if kind == "single":
+        raw = Tokenizer(
+            models.BPE({letter: n for n, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
+        )
+        raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    else:
+        raw = Tokenizer.from_str(TOKENIZERS[kind]().backend_tokenizer.to_str())
     made = PreTrainedTokenizerFast(
-        tokenizer_object=type(TOKENIZERS[kind]().backend_tokenizer).from_str(
-            TOKENIZERS[kind]().backend_tokenizer.to_str()
-        ),
+        tokenizer_object=raw,
         bos_token=shape.bos or None,
         eos_token=shape.eos,
         chat_template=(FOLDER / f"{name}.jinja").read_text("utf-8").removesuffix("\n"),
@@ -178,7 +186,7 @@ def _marked(name: str, talk: Sequence[dict[str, str]], trained: Sequence[int]) -
             marks.append(False)
             continue
         index = letters.index(character)
-        content = talk[index]["content"].strip() if shape.trims else talk[index]["content"]
+        content = _content(shape, talk[index])
         text += content
         marks += [index in trained] * len(content)
         if index in trained:
@@ -191,13 +199,18 @@ def _marked(name: str, talk: Sequence[dict[str, str]], trained: Sequence[int]) -
     for index in trained:  # the end is what follows the content
         content = letters[index]
         behind = len(of_letters) - of_letters.index(content) - 1
-        start = len(text) - _length(of_letters[-behind:] if behind else "", talk, letters, shape.trims)
+        start = len(text) - _length(
+            of_letters[-behind:] if behind else "", dict(zip(letters, (_content(shape, turn) for turn in talk)))
+        )
         marks[start : start + len(shape.end)] = [True] * len(shape.end)
     return text[:stop], marks[:stop]
 
 
-def _length(of_letters: str, talk: Sequence[dict[str, str]], letters: Sequence[str], trims: bool) -> int:
-    contents = {a: turn["content"].strip() if trims else turn["content"] for a, turn in zip(letters, talk)}
+def _content(shape: Format, turn: dict[str, str]) -> str:
+    return turn["content"].strip() if shape.trims in ("all", turn["role"]) else turn["content"]
+
+
+def _length(of_letters: str, contents: dict[str, str]) -> int:
     return sum(len(contents.get(character, character)) for character in of_letters)
 
 

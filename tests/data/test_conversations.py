@@ -4,6 +4,8 @@ import copy
 from dataclasses import dataclass, replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.data.chat_oracle import FORMATS, folded, labelled, marked_texts, rendered, tokenizer_of
 from tests.data.tokenizers_for_tests import with_template
@@ -67,6 +69,34 @@ def test_ids_and_labels_are_the_oracles(name, kind):
             assert found.labels[-1] != MASKED
             n_seen += 1
     assert n_seen >= len(TALKS)
+
+
+PIECES = [
+    *"ab \n\t<>|/[]:#é猫🙂\u0301",
+    "<|im_end|>",
+    "</s>",
+    "[/INST]",
+    "<end_of_turn>",
+    "<think>",
+    "user",
+    "ASSISTANT:",
+]
+CONTENTS = st.lists(st.lists(st.sampled_from(PIECES), max_size=6).map("".join), min_size=2, max_size=6)
+
+
+@given(name=st.sampled_from(sorted(FORMATS)), contents=CONTENTS, system=st.none() | st.sampled_from(["", "Be kind."]))
+@settings(max_examples=200, deadline=None)
+def test_whatever_is_said_the_ids_and_labels_are_the_oracles(name, contents, system):
+    turns = talk(*contents[: len(contents) // 2 * 2], system=system)
+    if not turns[-1]["content"].strip():
+        turns[-1]["content"] = "yes"
+    if turns[0]["role"] == "system" and FORMATS[name].takes_system is False and not turns[1]["content"].strip():
+        turns[1]["content"] = "so"
+    tokenizer = tokenizer_of(name, "single")
+    examples, _ = examples_of(name, turns, tokenizer)
+    wanted = [labelled(*text, tokenizer, FORMATS[name].end) for text in marked_texts(name, turns)]
+    found = [encode(example, tokenizer, 10_000) for example in examples]
+    assert [(list(one.ids), list(one.labels)) for one in found] == wanted
 
 
 @pytest.mark.parametrize("name", FORMATS)
