@@ -222,7 +222,7 @@ def last_places(text: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerFas
     starts = [0]
     for character in text:
         starts.append(starts[-1] + len(character.encode()))
-    whole, at, places = text.encode(), 0, []
+    whole, at, places, is_first = text.encode(), 0, [], True
     for number, token in zip(ids, tokenizer.convert_ids_to_tokens(list(ids))):
         if number in added and not token.startswith("<0x"):
             spelled = added[number].encode()
@@ -231,13 +231,9 @@ def last_places(text: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerFas
         elif token.startswith("<0x"):
             spelled = bytes([int(token[3:5], 16)])
         else:
-            spelled = token.replace("▁", " ").encode()
-            if token.startswith("▁") and whole[at : at + 1] != b" " and not whole.startswith("▁".encode(), at):
-                spelled = spelled[1:]  # the space that was put before a text
-            elif whole.startswith(token.encode(), at):
-                spelled = token.encode()
+            spelled = token.removeprefix("▁" if is_first else "").replace("▁", " ").encode()  # one was put before
         assert whole[at : at + len(spelled)] == spelled, (token, whole[at : at + 20])
-        at += len(spelled)
+        at, is_first = at + len(spelled), number in added and not token.startswith("<0x")
         places.append(next(i for i in range(len(text)) if starts[i + 1] >= max(at, 1)) if spelled else _at(starts, at))
     assert at == len(whole)
     return places

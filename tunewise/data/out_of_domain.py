@@ -153,7 +153,8 @@ def _from_rows(
             )
     else:
         shape = replace(shape, asked=task.asked or shape.asked)
-    chat = Conversations(task.chat or chat_template(None, tokenizer))
+    has_turns = shape.name == "messages" or task.chat is not None
+    chat = Conversations(task.chat or chat_template(None, tokenizer)) if has_turns else None
     return build(rows, shape, task.template, file.stem if path.is_file() else f"{name}-test", chat)
 
 

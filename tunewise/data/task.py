@@ -264,7 +264,7 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
 def _chat(shape: Shape, config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Conversations | None:
     """What writes the rows' conversations; None where they hold none and are not asked as such."""
     if shape.name == "messages" or (config.template and shape.name in ASKED_AS_TURNS):
-        if config.pattern != "none":
+        if config.pattern != "none" and config.template:
             raise UserError(f"data.pattern={config.pattern} and conversations both say how to ask", "keep one of them")
         return Conversations(chat_template(config.template, tokenizer), config.roles)
     for name in ("template", "roles"):
