@@ -88,6 +88,8 @@ CONTENTS = st.lists(st.lists(st.sampled_from(PIECES), max_size=6).map("".join), 
 @settings(max_examples=200, deadline=None)
 def test_whatever_is_said_the_ids_and_labels_are_the_oracles(name, contents, system):
     turns = talk(*contents[: len(contents) // 2 * 2], system=system)
+    for turn in turns if name == "qwen3" else ():
+        turn["content"] = turn["content"].lstrip("\n")  # as it does itself, of answers
     if not turns[-1]["content"].strip():
         turns[-1]["content"] = "yes"
     if system is not None and not turns[1]["content"].strip():
