@@ -179,6 +179,29 @@ def test_calls_of_tools_are_answers_too(name):
     assert "".join(part.text for part in last.parts[:-1]) == opened[1]
 
 
+@pytest.mark.parametrize("name", ["llama-3.1", "qwen2.5", "hermes", "mistral-v3"])
+def test_of_a_call_with_a_text_beside_it_the_call_is_trained(name):
+    chat = Conversations(chat_template(None, tokenizer_of(name)))
+    asked, call = Message("user", "High water?", False), Call("assistant", "I look.", True, "Bergen")
+    (written,) = chat.written([asked, call], TOOLS)
+    prompt, said = (part.text for part in written.parts)
+    assert prompt == rendered(name, [asked.plain()], opened=True, tools=TOOLS)
+    assert prompt + said + written.end == rendered(name, [asked.plain(), call.plain()], tools=TOOLS).rstrip("\n")
+    assert '"Bergen"' in said
+    assert ("I look." in said) == (name == "qwen2.5")
+    assert ("1 texts beside calls of tools that the template leaves out" in chat.sentence()) == (name != "qwen2.5")
+
+
+def test_a_call_that_a_template_leaves_out_is_told_and_alone_is_refused():
+    chat = Conversations(chat_template(None, tokenizer_of("chatml")))
+    asked = Message("user", "High water?", False)
+    (written,) = chat.written([asked, Call("assistant", "I look.", True, "Bergen")], TOOLS)
+    assert written.parts[-1].text == "I look."
+    assert "1 user's and system turns and calls of tools that the template leaves out" in chat.sentence()
+    with pytest.raises(UserError, match="writes nothing of answer 2"):
+        chat.written([asked, Call("assistant", "", True, "Bergen")], TOOLS)
+
+
 def test_of_several_templates_that_for_tools_is_taken():
     tokenizer = copy.copy(tokenizer_of("chatml"))
     tokenizer.chat_template = {
@@ -240,7 +263,7 @@ def test_a_conversation_that_no_form_fits_is_told():
 def test_a_turn_that_a_template_leaves_out_is_told():
     silent = with_template("{% for m in messages if m.role == 'assistant' %}{{ m.content }}<|im_end|>{% endfor %}")
     (_,), chat = examples_of("chatml", talk("unheard", "hello"), silent)
-    assert "1 user's and system turns that the template leaves out" in chat.sentence()
+    assert "1 user's and system turns and calls of tools that the template leaves out" in chat.sentence()
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "idefics"])

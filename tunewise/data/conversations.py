@@ -25,7 +25,8 @@ FOLDED = "system prompts written at the beginning of the first user's turn"
 JOINED = "conversations with turns of one role in a row, joined by an empty line"
 APART = "answers in texts of their own, because the template writes earlier turns in another way than last ones"
 ENDLESS = "answers in texts of their own, because no token ends a turn of this template"
-LEFT_OUT = "user's and system turns that the template leaves out or changes"
+LEFT_OUT = "user's and system turns and calls of tools that the template leaves out or changes"
+BESIDE_CALLS = "texts beside calls of tools that the template leaves out"
 UNOPENED = "answers that do not go on from the template's generation prompt"
 
 
@@ -94,6 +95,8 @@ class Conversations:
             *earlier, last = wanted
             turn = turns[: last + 1]
             answer = known.get(last) or self._answer(turn, tools, self._opened(turn, tools))
+            if not answer.said.strip():
+                raise Refused(f"{self.template.name} writes nothing of answer {last + 1}")
             spans = [(len(answer.prompt), len(answer.prompt) + len(answer.said))]
             wanted = []
             for index in earlier:
@@ -154,7 +157,9 @@ class Conversations:
             return Answer(opened, whole[begin:stop], self.template.end_of_answer(whole[stop:]))
         if opened is not None and whole.startswith(opened):
             rest = whole[len(opened) :]
-            if _squeezed(_beyond(opened, content)) in _squeezed(rest):
+            is_shown = _squeezed(_beyond(opened, content)) in _squeezed(rest)
+            if is_shown or "tool_calls" in turns[-1]:
+                self.told[BESIDE_CALLS] += not is_shown
                 return Answer(opened, *self._cut(rest))
         if opened is not None and content.strip():
             # the template leaves out a part of what was said, such as thoughts: it does so with what it reads, and
@@ -234,9 +239,7 @@ class Conversations:
                 refused = refused or error
             else:
                 self.told.update(changes)
-                self.told[LEFT_OUT] += sum(
-                    message.role in ("user", "system") and message.content.strip() not in whole for message in form
-                )
+                self.told[LEFT_OUT] += sum(not _is_shown(turn, whole) for turn in _turns(form))
                 return form
         assert refused is not None
         raise refused
@@ -281,6 +284,13 @@ def _joined(messages: Sequence[Message]) -> Sequence[Message]:
 
 def _turns(messages: Sequence[Message]) -> list[Turn]:
     return [message.plain() for message in messages]
+
+
+def _is_shown(turn: Turn, text: str) -> bool:
+    """Whether a text holds what a user or the system says, and the names of the tools that an assistant calls."""
+    if any(call["function"]["name"] not in text for call in turn.get("tool_calls", ())):
+        return False
+    return turn["role"] not in ("user", "system") or turn["content"].strip() in text
 
 
 def _spellings(content: str) -> tuple[str, ...]:
