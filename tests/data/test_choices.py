@@ -227,7 +227,7 @@ def test_bad_choices_are_told(here):
     bare = write("bare.jsonl", [{"x": f"{n}", "y": "two", "right": "AB"[n % 2]} for n in range(9)])
     assert refusal(DataConfig(path=bare, choices="x,y")).message == "no column of bare.jsonl is left to be asked"
     (here / "squad.json").write_text('{"data": [{"paragraphs": [{"qas": []}]}]}')
-    assert refusal("squad.json").message == "the article on line 1 has a paragraph without context or qas"
+    assert refusal("squad.json").message == "squad.json, line 1: an article has a paragraph without context or qas"
     error = refusal(DataConfig(path=good, choices="x,y", label="right", answer=" yes"))
     assert error.message == "the answer ' yes' is the same for every choice"
     error = refusal(DataConfig(path=good, choices="x,y", label="right", prompt="{asked} {letter}"))

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from tests.data.chat_oracle import FORMATS, folded, labelled, marked_texts, rendered, tokenizer_of
 from tests.data.tokenizers_for_tests import with_template
-from tunewise.data.chat import Message, read_messages
 from tunewise.data.chat_template import chat_template
 from tunewise.data.conversations import Conversations
 from tunewise.data.encode import MASKED, encode, encode_prompt
 from tunewise.data.examples import Example, Ledger, Part
+from tunewise.data.messages import Message, read_messages
 from tunewise.data.task import Task
 from tunewise.data.template import Template
 from tunewise.data.trained_on import trained_on

@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import pytest
@@ -141,3 +142,24 @@ def test_generated_answers_keep_the_template_of_the_task(tmp_path):
     other = write(tmp_path / "other.jsonl", [{"prompt": "p 1", "completion": "c 1"}])
     asked = load_out_of_domain("other", config(other), task).task.test[0]
     assert (asked.prompt, asked.answer) == ("p 1\nAnswer:", " c 1")
+
+
+def test_conversations_of_another_column_are_asked_too(tmp_path):
+    def talks(name, column, who, said):
+        turns = [[{who: "user", said: f"{name} {n}"}, {who: "assistant", said: "yes"}] for n in range(9)]
+        return write(tmp_path / f"{name}.jsonl", [{column: each} for each in turns])
+
+    task = load_task(str(talks("own", "messages", "role", "content")))
+    far = config(talks("far", "conversations", "from", "value"))
+    found = load_out_of_domain("chat", far, task).task.test
+    assert [example.prompt for example in found][:2] == ["Human: far 0\nAssistant:", "Human: far 1\nAssistant:"]
+    assert len(found) == 9
+
+
+def test_the_test_split_of_a_folder_is_asked_whatever_its_kind(natural, tmp_path):
+    rows = [{"premise": f"a {n}", "hypothesis": "b", "label": CLASSES[n % 3]} for n in range(6)]
+    (tmp_path / "far").mkdir()
+    content = "\n".join(map(json.dumps, rows)).encode()
+    (tmp_path / "far" / "test.jsonl.gz").write_bytes(gzip.compress(content))
+    found = load_out_of_domain("far", config(tmp_path / "far"), natural).task.test
+    assert [example.id for example in found][:2] == ["far-test:1", "far-test:2"]

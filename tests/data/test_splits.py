@@ -1,12 +1,14 @@
 """Splits are a function of texts and seed, keep labels in their shares, and no text on two sides."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunewise.data.examples import Example, Part
+from tunewise.data.groups import split_by_group
 from tunewise.data.leaks import find_leaks
 from tunewise.data.splits import few_shot, normalised, split
 from tunewise.errors import UserError
@@ -100,3 +102,85 @@ def test_a_leak_names_both_lines():
     test = rows([("a bird", "x"), ("the  CAT.", "x")])
     (leak,) = find_leaks(train, test)
     assert (leak.line, leak.reason) == (2, "this row of test is also in train, line 1")
+
+
+grouped = st.lists(
+    st.tuples(st.text("abc ", min_size=1, max_size=4), st.sampled_from("xyz"), st.sampled_from(["", *"ABCDEFGHIJ"])),
+    min_size=3,
+    max_size=120,
+).map(
+    lambda found: [
+        replace(row(line, text, label), group=group) for line, (text, label, group) in enumerate(found, start=1)
+    ]
+)
+
+
+def components(examples: list[Example]) -> set[frozenset[int]]:
+    """Lines of rows that must stay together, found the slow way: each set grows until nothing touches it."""
+    left, found = list(examples), set()
+    while left:
+        together = [left.pop()]
+        while touched := [
+            other
+            for other in left
+            if any(
+                normalised(one.prompt) == normalised(other.prompt) or (one.group and one.group == other.group)
+                for one in together
+            )
+        ]:
+            together += touched
+            left = [other for other in left if other not in touched]
+        found.add(frozenset(example.line for example in together))
+    return found
+
+
+@given(grouped, st.integers(0, 5), st.randoms())
+@settings(deadline=None, max_examples=80)
+def test_groups_and_texts_stay_whole_whatever_the_order(examples, seed, random):
+    bundles = components(examples)
+    key = lambda example: normalised(example.prompt)
+    if len(bundles) < 3:
+        with pytest.raises(UserError, match=r"groups cannot be split into 3 parts|different rows"):
+            split_by_group(examples, SHARES, seed, key)
+        return
+    parts = split_by_group(examples, SHARES, seed, key)
+    lines = [{example.line for example in part} for part in parts]
+    assert all(lines)
+    assert sorted(line for part in lines for line in part) == [example.line for example in examples]
+    for bundle in bundles:
+        assert sum(bool(bundle & part) for part in lines) == 1
+    if len({example.text for example in examples}) == len(examples):
+        shuffled = split_by_group(random.sample(examples, len(examples)), SHARES, seed, key)
+        assert [{example.line for example in part} for part in shuffled] == lines
+
+
+@pytest.mark.parametrize("sizes", [[1] * 300, [10] * 60, [30, 20, 20, *[7] * 30, *[2] * 60]])
+def test_groups_keep_shares_and_labels_as_nearly_as_they_can(sizes):
+    examples = []
+    for number, size in enumerate(sizes):
+        for _ in range(size):
+            label = "spam" if len(examples) % 5 == 0 else "ham"
+            examples.append(replace(row(len(examples), f"text {len(examples)}", label), group=f"author {number}"))
+    share = sum(example.label == "spam" for example in examples) / len(examples)
+    seen = set()
+    for seed in range(5):
+        parts = split(examples, SHARES, seed)
+        for part, wanted in zip(parts, SHARES):
+            assert len(part) / len(examples) == pytest.approx(wanted, abs=0.02)
+            assert sum(example.label == "spam" for example in part) / len(part) == pytest.approx(share, abs=0.05)
+        seen.add(parts[2])
+    assert len(seen) == 5, "the seed chooses the groups"
+
+
+def test_one_large_group_goes_where_there_is_room():
+    examples = [replace(row(n, f"text {n}", "xy"[n % 2]), group="big" if n < 70 else f"g{n}") for n in range(100)]
+    parts = split(examples, SHARES, 0)
+    assert [len(part) for part in parts] == [80, 10, 10]
+    assert {example.group for example in parts[1] + parts[2]}.isdisjoint({"big"})
+
+
+def test_a_group_that_is_in_train_too_is_told():
+    train = [replace(row(1, "a", "x"), group="Kari")]
+    test = [replace(row(2, "b", "x"), group="Kari"), replace(row(3, "c", "x"), group="Ola"), row(4, "d", "x")]
+    (leak,) = find_leaks(train, test)
+    assert (leak.line, leak.reason) == (2, "'Kari', the group of this row in test, has rows in train too, line 1")

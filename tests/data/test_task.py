@@ -61,6 +61,8 @@ def test_text_and_label(here):
         ({"prompt": "p{}:", "completion": "c"}, "prompt and completion", "p{}:", " c"),
         ({"prompt": "p{}: ", "completion": "c"}, "prompt and completion", "p{}: ", "c"),
         ({"question": "q{}?", "answer": "a"}, "prompt and completion", "q{}?\nAnswer:", " a"),
+        ({"question": "q{}?", "answer": "a{}", "category": "x"}, "prompt and completion", "q{}?\nAnswer:", " a{}"),
+        ({"question": "q{}?", "answer": "yes", "label": 1}, "text and label", "q{}?\nLabel:", " 1"),
         ({"source": ["one.", " two{} "], "target": ["s."]}, "prompt and completion", "one. two{}", " s."),
         ({"instruction": "i{}", "input": "", "output": "o"}, "instruction and response",
          "Human: i{}\nAssistant:", " o"),

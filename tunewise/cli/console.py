@@ -25,7 +25,7 @@ Model = Annotated[str | None, typer.Option("--model", "-m", help="tiny, a folder
 Data = Annotated[
     str | None,
     typer.Option(
-        "--data", "-d", help="An embedded task (tiny:sentiment), a task folder, or a csv, tsv, json or jsonl file."
+        "--data", "-d", help="An embedded task (tiny:sentiment), a task folder, hf:OWNER/NAME, or a file of rows."
     ),
 ]
 

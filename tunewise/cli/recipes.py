@@ -74,7 +74,8 @@ def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:
     recipe = override({**recipe, **given}, overrides)
     if "data" not in recipe:
         raise UserError(
-            "no data given", "add --data FILE (csv, tsv, json, jsonl), or --data tiny:sentiment to try it out"
+            "no data given",
+            "add --data FILE (csv, tsv, json, jsonl, parquet, txt), or --data tiny:sentiment to try it out",
         )
     if isinstance(recipe["data"], dict) and isinstance(path := recipe["data"].get("path"), str):
         find(path)  # a typing error is told before torch is imported

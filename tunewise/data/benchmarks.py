@@ -13,8 +13,9 @@ from pathlib import Path
 
 from tunewise.data.choices import Choices
 from tunewise.data.hub import hub_rows, parquet_rows
-from tunewise.data.readers import SUFFIXES, Row, columns, read_rows
+from tunewise.data.readers import Row, columns, read_rows
 from tunewise.data.shapes import Kind, Shape
+from tunewise.data.sources import files_of
 from tunewise.data.template import Template
 from tunewise.errors import UserError, missing, unknown
 
@@ -211,7 +212,7 @@ def benchmark_rows(spec: str, folder: str | None) -> dict[str, list[Row]]:
     for part, wanted in (("train", "train"), ("test", benchmark.test)):
         files = [] if folder is None else _files(Path(folder), spec, wanted)
         source = ", ".join(map(str, files)) or f"{spec} on the hub"
-        own = [row for file in files for row in (parquet_rows(file) if file.suffix == ".parquet" else read_rows(file))]
+        own = [row for file in files for row in _rows_of(file)]
         found = own if folder is not None else hub_rows(*_on_the_hub(spec), wanted)
         _check_columns(found, benchmark, spec, source)
         rows[part] = [_asked(row, benchmark, source) for row in found]
@@ -236,17 +237,18 @@ def _files(folder: Path, spec: str, part: str) -> list[Path]:
     names = dict.fromkeys((_on_the_hub(spec)[1], spec.partition(":")[2]))
     place = next((folder / name for name in names if (folder / name).is_dir()), folder)
     stems = [part.replace("validation", spelling) for spelling in SPELLINGS] if part != "train" else [part]
-    whole = [place / f"{stem}{suffix}" for stem in stems for suffix in (*SUFFIXES, ".parquet")]
-    found = [file for file in whole if file.is_file()]
-    if len(found) > 1:
-        raise UserError(f"{place} has {found[0].name} and {found[1].name} for {part}", "keep one of them")
-    found = found or sorted(place.glob(f"{part}-*-of-*.parquet"))
+    found = files_of(place, stems, part)
     if not found:
         raise UserError(
             f"{place} has no {part} rows of {spec}",
             f"put {part}.jsonl there (or .json, .csv, .tsv, .parquet), with the columns of {_on_the_hub(spec)[0]}",
         )
     return found
+
+
+def _rows_of(file: Path) -> list[Row]:
+    """With classes as their ids, which a benchmark has words of its own for."""
+    return parquet_rows(file, class_names=False) if file.suffix == ".parquet" else read_rows(file)
 
 
 def _check_columns(rows: Sequence[Row], benchmark: Benchmark, spec: str, source: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
-from tunewise.data.chat import Message, read_messages
 from tunewise.data.choices import letter, lettered, texts_in
 from tunewise.data.conversations import Conversations
 from tunewise.data.examples import Example, Note, Part
+from tunewise.data.messages import Message
 from tunewise.data.readers import Row
 from tunewise.data.shapes import Shape, number_of
 from tunewise.data.template import Template
@@ -20,24 +20,40 @@ GOOD, BAD = "good", "bad"
 
 
 def build(
-    rows: Sequence[Row], shape: Shape, template: Template, name: str, chat: Conversations | None = None
+    rows: Sequence[Row],
+    shape: Shape,
+    template: Template,
+    name: str,
+    chat: Conversations | None = None,
+    group: str | None = None,
+    taken: Collection[str] = (),
 ) -> tuple[list[Example], list[Note]]:
     """Examples in the order of the rows, and one note for each row that has nothing to ask or nothing to answer.
 
-    `chat` writes rows of messages, and of prompts with their answers where it is given. Ids are the rows' own `id`
-    where every row has another one, else `name:line`.
+    `chat` writes rows of messages, and of prompts with their answers where it is given.
+    Their ids are those of `ids_of`; `group` is the column whose value they keep.
     """
-    ids = Counter(str(row.fields.get("id", "")) for row in rows)
-    own_ids = len(ids) == len(rows) and "" not in ids
     examples: list[Example] = []
     rejected: list[Note] = []
-    for row in rows:
-        identity = str(row.fields["id"]) if own_ids else f"{name}:{row.line}"
+    for row, identity in zip(rows, ids_of(rows, name, taken), strict=True):
         try:
-            examples.append(_example(row, shape, template, identity, chat))
+            example = _example(row, shape, template, identity, chat)
+            examples.append(replace(example, group=str(row.fields.get(group, "")).strip()) if group else example)
         except UserError as error:
             rejected.append(Note(row.line, error.message))
     return examples, rejected
+
+
+def ids_of(rows: Sequence[Row], name: str, taken: Collection[str] = ()) -> list[str]:
+    """The rows' own `id` where every row has another one, else `name:line`, or `name:number` where a line has several.
+
+    Own ids of which one is taken, as where train and test both count from 1, get the name before them.
+    """
+    own = [str(row.fields.get("id", "")) for row in rows]
+    if len(set(own)) == len(rows) and "" not in own:
+        return own if set(own).isdisjoint(taken) else [f"{name}:{each}" for each in own]
+    one_a_line = len({row.line for row in rows}) == len(rows)
+    return [f"{name}:{row.line if one_a_line else number}" for number, row in enumerate(rows, start=1)]
 
 
 def labels_of(examples: Sequence[Example], source: str) -> tuple[str, ...]:
@@ -65,9 +81,10 @@ def check_labels(examples: Sequence[Example], labels: Sequence[str], source: str
 
 
 def _example(row: Row, shape: Shape, template: Template, identity: str, chat: Conversations | None) -> Example:
-    if shape.name == "messages":
+    if shape.talk:
         assert chat is not None
-        return chat.example(identity, row.line, read_messages(row.fields.get(shape.asked[0])))
+        conversation = shape.talk.of(row)
+        return chat.example(identity, row.line, conversation.messages, conversation.tools)
     if shape.name == "words and tags":
         return _tagged(row, shape, identity)
     if shape.name == "minimal pairs":
@@ -77,8 +94,12 @@ def _example(row: Row, shape: Shape, template: Template, identity: str, chat: Co
         return _chosen(row, shape, template, identity)
     accepted: tuple[str, ...] = ()
     if shape.name == "context and question":
-        accepted = tuple(dict.fromkeys(text.strip() for text in texts_in(row.fields.get(shape.answered, ""))))
+        told = row.fields.get(shape.answered, "")
+        texts = [told] if isinstance(told, str) and not told.startswith("{") else texts_in(told)
+        accepted = tuple(dict.fromkeys(text.strip() for text in texts))
         fields[shape.answered] = accepted[0] if accepted else ""
+    if shape.name == "prompt, chosen and rejected" and shape.asked[0] not in row.fields:
+        fields |= _parted(fields, shape)
     label = None
     if shape.kind in ("classification", "regression"):
         label = fields.get(shape.answered, "").strip()
@@ -100,11 +121,21 @@ def _example(row: Row, shape: Shape, template: Template, identity: str, chat: Co
         raise UserError("its answer is empty" if shape.kind == "generation" else "it is empty")
     if shape.asked and not any(fields[name].strip() for name in shape.asked):
         raise UserError(f"its {' and '.join(shape.asked)} is empty")
-    if shape.name == "prompt and completion" and prompt and not (prompt[-1].isspace() or answer[0].isspace()):
+    if shape.name.startswith("prompt") and prompt and not (prompt[-1].isspace() or answer[0].isspace()):
         answer = f" {answer}"
     parts = (Part(prompt, False), Part(answer, True))[0 if prompt else 1 :]
     asked = tuple(fields[name] for name in shape.asked)
     return Example(identity, parts, label, row.line, asked, accepted=accepted)
+
+
+def _parted(fields: Mapping[str, str], shape: Shape) -> dict[str, str]:
+    """The prompt that both answers begin with, up to its last white space, and the chosen one without it."""
+    chosen, rejected = fields.get(shape.answered, ""), fields.get(shape.rejected, "")
+    if chosen == rejected:
+        raise UserError(f"its {shape.answered} and {shape.rejected} are the same")
+    prompt = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected)))
+    prompt = prompt[: max(prompt.rfind(" "), prompt.rfind("\n")) + 1]
+    return {shape.asked[0]: prompt, shape.answered: chosen.removeprefix(prompt)}
 
 
 def _chosen(row: Row, shape: Shape, template: Template, identity: str) -> Example:

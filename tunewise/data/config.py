@@ -24,8 +24,9 @@ class DataConfig(Strict):
     """Where the rows are and which columns mean what; what is left out is detected and told."""
 
     path: str
-    """`tiny:sentiment` (embedded), `glue:rte` or `super_glue:boolq`, a folder with task.yaml or with train and test
-    files, or one file."""
+    """`tiny:sentiment` (embedded), `glue:rte` or `super_glue:boolq`, `hf:OWNER/NAME` or `hf:OWNER/NAME:CONFIG`, a
+    folder with task.yaml, with train and test files or as `datasets` saves it, a file, or two aligned ones (FILE,FILE).
+    """
     folder: str | None = None
     """Where the rows of a `glue:` or `super_glue:` task lie; None takes them from the hub."""
     text: str | None = None
@@ -48,6 +49,14 @@ class DataConfig(Strict):
     """Whose turns of a conversation are trained. A list, or `assistant,tool`."""
     trained_on: TrainedOn = "answers"
     """What of a training row is trained: every answer, a conversation's last answer, or prompts as well."""
+    rejected: str | None = None
+    """The column with an answer that is worse than `completion`, as preference data has; kept, and not trained."""
+    system: str | None = None
+    """The column with the system's text of a conversation."""
+    tools: str | None = None
+    """The column with the tools that the assistant may call."""
+    history: str | None = None
+    """The column with earlier turns of a conversation, as pairs of a question and its answer."""
     tags: str | None = None
     """The column with a list of tags, one for each word of the list in `text`."""
     pattern: Pattern = "none"
@@ -68,6 +77,13 @@ class DataConfig(Strict):
     few_shot: int | None = Field(default=None, ge=1)
     """Train on only so many examples, as many of each class, drawn anew by each run's seed: those that `frozen` with
     as many shots shows."""
+    rows: Literal["lines", "paragraphs", "file"] | None = None
+    """What of a text file is one row; None takes paragraphs where blank lines part them, else lines."""
+    splits: dict[Literal["train", "dev", "test"], str] = Field(default_factory=dict)
+    """What the data calls its splits, such as {train: train_sft, test: test_sft}, where train, dev and test are not
+    recognised; splits that are not named are not read."""
+    group: str | None = None
+    """The column whose rows of one value never fall into two splits, such as the author of a text."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, dev and test where the file has no splits of its own."""
     seed: int = 0

@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tunewise.data.chat import Message
 from tunewise.data.chat_template import SENTINEL, ChatTemplate, Turn
 from tunewise.data.examples import Example, Part
+from tunewise.data.messages import Message
 from tunewise.data.sandbox import Refused
 
 ANSWERING = "assistant"

@@ -1,46 +1,161 @@
-"""Rows that need the extra `data`: those of a data set on the Hugging Face hub, and of a parquet file."""
+"""Rows that need the extra `data`: data sets of the Hugging Face hub, folders that `datasets` saved, parquet files."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tunewise.data.readers import Row, fields_of
+from tunewise.data.messages import json_of
+from tunewise.data.readers import Row, row_of
 from tunewise.errors import UserError, missing
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 INSTALL = "pip install 'tunewise[data]'"
+SAVED_SPLITS, SAVED = "dataset_dict.json", "state.json"
+"""By which a folder of `save_to_disk` is known: that of several splits, and that of one."""
 
 
 def hub_rows(repository: str, config: str, split: str) -> list[Row]:
-    """The rows of one split, as those of a file; UserError where `datasets` is not installed or finds none."""
+    """The rows of one split, classes as their ids; UserError where `datasets` is not installed or finds none."""
+    (found,) = _fetched(repository, config, "", [split], "name a folder with its files: data.folder=FOLDER").values()
+    return _rows(repository, found, {})
+
+
+def hub_splits(spec: str, splits: Sequence[str]) -> dict[str, list[Row]]:
+    """The rows of the splits (those named, or all) of OWNER/NAME, OWNER/NAME:CONFIG or either @REVISION.
+
+    Classes are told by their names. A split may be a slice, as in train[:1000]. UserError as above.
+    """
+    whole, _, revision = spec.partition("@")
+    repository, _, config = whole.partition(":")
+    if not repository:
+        raise UserError(f"hf:{spec} names no data set", "write hf:OWNER/NAME or hf:OWNER/NAME:CONFIG")
+    found = _fetched(repository, config, revision, splits, "fetch its files and name their folder instead")
+    return {split: _rows(spec, each, each.features.to_dict()) for split, each in found.items()}
+
+
+def saved_splits(folder: Path) -> dict[str, list[Row]]:
+    """The rows of each split of a folder that `save_to_disk` wrote; the split of a data set without any is ""."""
     try:
-        from datasets import load_dataset
-        from datasets.exceptions import DatasetsError
+        from datasets import DatasetDict, load_from_disk
     except ImportError:
-        raise UserError(
-            f"{config} of {repository} is read by the package datasets, which is not installed",
-            f"{INSTALL}, or name a folder with its files: data.folder=FOLDER",
-        ) from None
+        raise _not_installed(str(folder), "datasets", "save it as jsonl: dataset.to_json(FILE)") from None
     try:
-        found = load_dataset(repository, config, split=split)
-    except (OSError, ValueError, DatasetsError) as error:
+        found = load_from_disk(str(folder))
+        splits = {str(name): each for name, each in found.items()} if isinstance(found, DatasetDict) else {"": found}
+    except _refused_by_datasets() as error:
         raise UserError(
-            f"cannot fetch {split} of {config} of {repository}: {' '.join(str(error).split())[:200]}",
-            "without a network, name a folder with its files: data.folder=FOLDER",
+            f"cannot read {folder}: {_one_line(error)}", "save it again: dataset.save_to_disk(FOLDER)"
         ) from None
-    return [Row(line, fields_of(repository, line, row)) for line, row in enumerate(found, start=1)]
+    return {name: _rows(folder, each, each.features.to_dict()) for name, each in splits.items()}
 
 
-def parquet_rows(path: Path) -> list[Row]:
-    """The rows of a parquet file; UserError where pyarrow is not installed or cannot read it."""
+def parquet_rows(path: Path, class_names: bool = True) -> list[Row]:
+    """The rows of a parquet file; UserError where pyarrow is not installed or cannot read it.
+
+    Where `datasets` wrote the file it knows the names of classes, which are told in place of their ids.
+    """
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import read_table
     except ImportError:
-        raise UserError(
-            f"{path} is read by the package pyarrow, which is not installed", f"{INSTALL}, or convert it to jsonl"
-        ) from None
+        raise _not_installed(str(path), "pyarrow", "convert it to jsonl") from None
     if not path.is_file():
         raise missing(path)
     try:
-        rows = read_table(path).to_pylist()
-    except (OSError, ArrowException) as error:
-        raise UserError(f"cannot read {path}: {error}", "is it a parquet file?") from None
-    return [Row(line, fields_of(path, line, row)) for line, row in enumerate(rows, start=1)]
+        table = read_table(path)
+        table.validate(full=True)  # what is damaged inside ends the process when it is read
+        features = _features_of(table.schema.metadata or {}) if class_names else {}
+        rows = table.to_pylist()
+    except (OSError, ArrowException, ValueError) as error:
+        raise UserError(f"cannot read {path}: {_one_line(error)}", "is it a whole parquet file?") from None
+    return [_row(path, line, row, _classes(features)) for line, row in enumerate(rows, start=1)]
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote this folder."""
+    return (folder / SAVED_SPLITS).is_file() or (
+        (folder / SAVED).is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def _fetched(
+    repository: str, config: str, revision: str, splits: Sequence[str], otherwise: str
+) -> Mapping[str, Dataset]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise _not_installed(f"{config} of {repository}" if config else repository, "datasets", otherwise) from None
+    name, at = config or None, revision or None
+    try:
+        if splits:
+            return dict(zip(splits, load_dataset(repository, name, split=list(splits), revision=at), strict=True))
+        return {str(split): each for split, each in load_dataset(repository, name, revision=at).items()}
+    except _refused_by_datasets() as error:
+        what = " of ".join(filter(None, (", ".join(splits), config, repository)))
+        raise UserError(f"cannot fetch {what}: {_one_line(error)[:300]}", f"without a network, {otherwise}") from None
+
+
+def _refused_by_datasets() -> tuple[type[Exception], ...]:
+    from datasets.exceptions import DatasetsError
+    from pyarrow import ArrowException
+
+    return OSError, ValueError, KeyError, TypeError, RuntimeError, DatasetsError, ArrowException
+
+
+def _rows(source: str | Path, data: Dataset, features: Mapping[str, Any]) -> list[Row]:
+    """Every row; UserError for files that are damaged inside."""
+    try:
+        return list(_each_row(source, data, _classes(features)))
+    except _refused_by_datasets() as error:
+        hint = "fetch it again, or save it again: dataset.save_to_disk(FOLDER)"
+        raise UserError(f"cannot read {source}: {_one_line(error)}", hint) from None
+
+
+def _each_row(source: str | Path, data: Dataset, classes: Mapping[str, Sequence[str]]) -> Iterator[Row]:
+    line = 0
+    # as arrow, so that images and sounds are not decoded
+    for table in data.with_format("arrow").iter(batch_size=1000):
+        table.validate(full=True)  # as above
+        for row in table.to_pylist():
+            line += 1
+            yield _row(source, line, row, classes)
+
+
+def _row(source: str | Path, line: int, row: dict[str, Any], classes: Mapping[str, Sequence[str]]) -> Row:
+    return row_of(source, line, {name: _named(value, classes.get(name, ())) for name, value in row.items()})
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    """Class ids as names; nothing for -1, which is how the hub writes that a class is not told."""
+    if not names:
+        return value
+    if isinstance(value, list):
+        return [_named(item, names) for item in value]
+    if isinstance(value, int):
+        return names[value] if 0 <= value < len(names) else None
+    return value
+
+
+def _classes(features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    """Column -> names of its classes, of columns of a class or of a list of them."""
+    inner = {name: each.get("feature", each) for name, each in features.items() if isinstance(each, dict)}
+    return {name: each["names"] for name, each in inner.items() if isinstance(each, dict) and "names" in each}
+
+
+def _features_of(metadata: Mapping[bytes, bytes]) -> Mapping[str, Any]:
+    """The columns as `datasets` describes them in a parquet file's own metadata."""
+    told = json_of(metadata.get(b"huggingface", b"").decode(errors="replace"), {})
+    features = told.get("info", {}).get("features", {}) if isinstance(told, dict) else {}
+    return features if isinstance(features, dict) else {}
+
+
+def _not_installed(what: str, package: str, otherwise: str) -> UserError:
+    return UserError(f"{what} is read by the package {package}, which is not installed", f"{INSTALL}, or {otherwise}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -10,11 +10,21 @@ def find_leaks(train: Sequence[Example], held_out: Sequence[Example], name: str 
     """One note for each held-out example whose text (letter case and white space aside) is also one of train's.
 
     What is compared is the prompt, as that is what the model is asked; the whole text where prompts tell nothing apart.
+    Of examples with a group also one for each whose group has rows in train.
     """
     key = text_key([*train, *held_out])
     lines = {key(example): example.line for example in reversed(train)}
-    return tuple(
+    copies = tuple(
         Note(example.line, f"this row of {name} is also in train, line {lines[key(example)]}")
         for example in held_out
         if key(example) in lines
+    )
+    groups = {example.group: example.line for example in reversed(train) if example.group}
+    return copies + tuple(
+        Note(
+            example.line,
+            f"{example.group!r}, the group of this row in {name}, has rows in train too, line {groups[example.group]}",
+        )
+        for example in held_out
+        if example.group in groups
     )

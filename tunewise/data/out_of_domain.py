@@ -20,11 +20,14 @@ from tunewise.data.build import build, check_labels
 from tunewise.data.chat_template import chat_template
 from tunewise.data.config import DataConfig
 from tunewise.data.conversations import Conversations
+from tunewise.data.detect import detect
 from tunewise.data.examples import Example, Ledger, Note, Part
+from tunewise.data.hub import is_saved
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.leaks import find_leaks
-from tunewise.data.readers import SUFFIXES, Row, columns, read_rows
-from tunewise.data.shapes import Shape, detect, is_template
+from tunewise.data.readers import Row, columns
+from tunewise.data.shapes import Shape, is_template
+from tunewise.data.sources import files_of, open_source, read_file
 from tunewise.data.task import Task, TaskFile, find
 from tunewise.data.template import Template
 from tunewise.errors import UserError, unknown
@@ -134,12 +137,13 @@ def _answered(example: Example, chosen: str, task: Task) -> Example:
 def _from_rows(
     name: str, path: Path, config: OutOfDomainConfig, task: Task, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[list[Example], list[Note]]:
-    file = _test_file(name, path)
-    rows = read_rows(file)
+    stem, rows = _test_rows(name, path, config)
     shape = _shape(path, rows, config, task)
     if shape.kind != task.kind:
         kinds = [kind.replace("_", " ") for kind in (shape.kind, task.kind)]
         raise UserError(f"{name}: {config.path} is {kinds[0]}, and {task.name} is {kinds[1]}", "name another set")
+    if shape.talk:  # which no template of the task's changes
+        return build(rows, shape, task.template, stem, Conversations(task.chat or chat_template(None, tokenizer)))
     slots = [slot for slot in task.template.fields() if slot != "label"]
     wanted = list(dict.fromkeys([*task.asked, *slots]))
     named = bool(config.text or config.prompt)
@@ -153,19 +157,22 @@ def _from_rows(
             )
     else:
         shape = replace(shape, asked=task.asked or shape.asked)
-    has_turns = shape.name == "messages" or task.chat is not None
-    chat = Conversations(task.chat or chat_template(None, tokenizer)) if has_turns else None
-    return build(rows, shape, task.template, file.stem if path.is_file() else f"{name}-test", chat)
+    chat = Conversations(task.chat) if task.chat else None
+    return build(rows, shape, task.template, stem, chat)
 
 
-def _test_file(name: str, path: Path) -> Path:
-    """The one file, or the folder's file of test rows."""
-    if path.is_file():
-        return path
-    found = [path / f"test{suffix}" for suffix in SUFFIXES if (path / f"test{suffix}").is_file()]
-    if not found:
-        raise UserError(f"{name}: {path} has no test file (test.csv, test.jsonl)", "name one file instead")
-    return found[0]
+def _test_rows(name: str, path: Path, config: OutOfDomainConfig) -> tuple[str, list[Row]]:
+    """Rows of the one file, of the folder's file of test rows, or of the test split of a data set, and their name."""
+    if path.is_dir() and not is_saved(path):
+        files = files_of(path, ("test",), "test")
+        if not files:
+            raise UserError(f"{name}: {path} has no test file (test.csv, test.jsonl)", "name one file instead")
+        return f"{name}-test", [row for file in files for row in read_file(file)]
+    tables = open_source(config).tables
+    rows = [row for table in tables if table.part in ("", "test") for row in table.rows]
+    if not rows:
+        raise UserError(f"{name}: {config.path} has no test split", f"say which it is: out_of_domain.{name}.splits")
+    return path.stem if path.is_file() else f"{name}-test", rows
 
 
 def _shape(path: Path, rows: Sequence[Row], config: OutOfDomainConfig, task: Task) -> Shape:

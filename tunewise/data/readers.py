@@ -1,18 +1,23 @@
-"""Files -> rows: csv, tsv, jsonl and json, each row with the line it starts on."""
+"""Files -> rows: csv, tsv, jsonl, json and plain text, each row with the line it starts on."""
 
 import csv
+import gzip
 import json
+import math
 import re
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tunewise.data.squad import questions
-from tunewise.errors import UserError, unknown
+from tunewise.data.nested import opened
+from tunewise.data.plain_text import Unit, pieces, unit_of
+from tunewise.errors import UserError, unknown, unreadable
 from tunewise.files import read_text
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
+"""Any of them may be compressed, as in .jsonl.gz."""
 
 # Names that make a first line a header without further thought.
 HEADER_WORDS = frozenset(
@@ -27,30 +32,66 @@ class Row:
 
     line: int
     fields: dict[str, str | list]
+    source: dict | None = field(default=None, compare=False, repr=False)
+    """The object that `fields` were read from, where it held more than text and lists."""
+
+    @property
+    def value(self) -> dict:
+        """The row as it was read, to be written out again."""
+        return self.fields if self.source is None else self.source
 
 
-def read_rows(path: str | Path) -> list[Row]:
-    """The rows of a csv, tsv, jsonl or json file. A csv or tsv without a header line gets column1, column2, ...
+def read_rows(path: str | Path, unit: Unit | None = None) -> list[Row]:
+    """The rows of a csv, tsv, jsonl, json or txt file. A csv or tsv without a header line gets column1, column2, ...
 
-    UserError for a file that is missing, empty, of another kind, not UTF-8 (line and byte) or malformed (line).
+    A row of a txt file is a line, a paragraph or the whole; None tells which by its blank lines. UserError for a file
+    that is missing, empty, of another kind, not UTF-8 (line and byte) or malformed (line).
     """
     file = Path(path)
-    suffix = file.suffix.lower()
+    suffix = suffix_of(file)
     if suffix not in SUFFIXES and file.is_file():
         raise UserError(
             f"cannot read {path}: {suffix or 'a file without a suffix'} is no kind of file known here",
             f"convert it to one of {', '.join(SUFFIXES)}",
         )
-    text = read_text(file)
+    text = text_of(file)
     if not text.strip():
         raise UserError(f"{path} is empty", "name a file with at least a few rows")
     if suffix in (".csv", ".tsv"):
         rows = _separated(file, text, tabs=suffix == ".tsv")
+    elif suffix == ".txt":
+        rows = [Row(line, {"text": piece}) for line, piece in pieces(text, unit or unit_of(text))]
     else:
-        rows = [Row(line, fields_of(file, line, value)) for line, value in questions(_values(file, text))]
+        rows = [row_of(file, line, value) for line, value in opened(file, _values(file, text))]
     if not rows:
         raise UserError(f"{path} has no rows", "name a file with at least a few rows")
     return rows
+
+
+def suffix_of(file: Path) -> str:
+    """The suffix that tells what kind of file it is: .jsonl of rows.jsonl and of rows.jsonl.gz."""
+    return (Path(file.stem) if file.suffix.lower() == ".gz" else file).suffix.lower()
+
+
+def text_of(file: Path) -> str:
+    """The text of a UTF-8 file, compressed (.gz) or not; UserError for other bytes and for damaged ones."""
+    text = _unpacked(file) if file.suffix.lower() == ".gz" else read_text(file)
+    if 4 * text[:1000].count("\0") > len(text[:1000]):
+        raise UserError(
+            f"{file} is UTF-16, by its many NUL bytes, and not UTF-8",
+            f"convert it first: iconv -f utf-16le -t utf-8 {file} > converted{file.suffix}",
+        )
+    # a carriage return alone is a line end too: old Excel for Macintosh writes it
+    return re.sub(r"\r(?!\n)", "\n", text) if "\r" in text else text
+
+
+def _unpacked(file: Path) -> str:
+    try:
+        return gzip.decompress(file.read_bytes()).decode("utf-8-sig")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{file} is no whole gzip file: {error}", "fetch it again, or make it again: gzip -k") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(file, error) from None
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
@@ -70,7 +111,7 @@ def _separated(path: Path, text: str, tabs: bool) -> list[Row]:
     records = list(_tabbed(text) if tabs else _comma_separated(path, text))
     if not records:
         return []
-    header = _header([cells for _, cells in records])
+    header = _header(path, [cells for _, cells in records])
     if header:
         records = records[1:]
     names = header or [f"column{number}" for number in range(1, len(records[0][1]) + 1)]
@@ -127,16 +168,26 @@ def _records(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
         csv.field_size_limit(limit)
 
 
-def _header(records: list[list[str]]) -> list[str]:
-    """The first record's cells if they are names of columns, else []."""
+def _header(path: Path, records: list[list[str]]) -> list[str]:
+    """The first record's cells if they are names of columns, else []; UserError for a name that two columns have."""
     names = [name.strip() for name in records[0]]
-    if len(set(names)) < len(names) or not all(re.fullmatch(r"[^\W\d][\w .\-/()]{0,39}", name) for name in names):
+    is_known = any(name.lower() in HEADER_WORDS for name in names)
+    if names[0] == "" and is_known and "index" not in names:
+        names[0] = "index"  # pandas writes its index so
+    if not all(re.fullmatch(r"[^\W\d][\w .\-/()]{0,39}", name) for name in names):
         return []
-    if any(name.lower() in HEADER_WORDS for name in names):
+    if len(set(names)) < len(names):
+        return _refused_twice(path, names) if is_known else []
+    if is_known:
         return names
     # a value such as "ham" comes again further down; the name of a column does not
     again = any(name == cell.strip() for record in records[1:] for name, cell in zip(names, record))
     return [] if again or len(records) == 1 else names
+
+
+def _refused_twice(path: Path, names: Sequence[str]) -> list[str]:
+    twice = next(name for number, name in enumerate(names) if name in names[:number])
+    raise UserError(f"{path} has two columns named {twice!r}", "give each column a name of its own in the first line")
 
 
 def _values(path: Path, text: str) -> Iterator[tuple[int, object]]:
@@ -153,7 +204,7 @@ def _values(path: Path, text: str) -> Iterator[tuple[int, object]]:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -163,7 +214,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, object]]:
         if line.strip():
             try:
                 yield number, json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise _bad_json(path, number, error) from None
 
 
@@ -171,8 +222,8 @@ def _wrapped(path: Path, text: str) -> Iterator[tuple[int, object]]:
     """The rows of an object that holds one list of objects, such as {"version": 1, "data": [...]}."""
     try:
         whole = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise _bad_json(path, error.lineno, error) from None
+    except (ValueError, RecursionError) as error:
+        raise _bad_json(path, 1, error) from None
     lists = [
         key
         for key, value in (whole.items() if isinstance(whole, dict) else ())
@@ -201,9 +252,15 @@ def _items(path: Path, text: str, start: int) -> Iterator[tuple[int, object]]:
             return
         try:
             value, position = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
-            raise _bad_json(path, error.lineno, error) from None
+        except (ValueError, RecursionError) as error:
+            raise _bad_json(path, line, error) from None
         yield line, value
+
+
+def row_of(path: str | Path, line: int, value: object) -> Row:
+    """A json object as a row; errors as in `fields_of`."""
+    fields = fields_of(path, line, value)
+    return Row(line, fields, value if isinstance(value, dict) and fields != value else None)
 
 
 def fields_of(path: str | Path, line: int, value: object) -> dict[str, str | list]:
@@ -215,7 +272,7 @@ def fields_of(path: str | Path, line: int, value: object) -> dict[str, str | lis
         )
     fields = {str(key): _plain(item) for key, item in value.items()}
     try:
-        json.dumps(fields, ensure_ascii=False).encode()
+        _json(fields).encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start]
         raise UserError(
@@ -226,10 +283,21 @@ def fields_of(path: str | Path, line: int, value: object) -> dict[str, str | lis
 
 
 def _plain(value: object) -> str | list:
-    """Text and lists as they are, nothing as "", numbers and the rest as JSON writes them."""
+    """Text and lists as they are, nothing (None, NaN) as "", numbers and the rest as JSON writes them."""
     if isinstance(value, str | list):
         return value
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return _json(value)
+
+
+def _json(value: object) -> str:
+    """JSON, in which a date or a decimal number is text and bytes are counted."""
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if not isinstance(value, dict | list | int | float | bool | None):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False, default=_json)
 
 
 def _kind(value: object) -> str:
@@ -244,5 +312,12 @@ def _kind(value: object) -> str:
     return names.get(type(value), "null")
 
 
-def _bad_json(path: Path, line: int, error: json.JSONDecodeError) -> UserError:
-    return UserError(f"{path}, line {line} is no valid JSON: column {error.colno}: {error.msg}", f"correct line {line}")
+def _bad_json(path: Path, line: int, error: ValueError | RecursionError) -> UserError:
+    if isinstance(error, json.JSONDecodeError):
+        # a text of one line counts its own; a file's is told by the error
+        line = max(line, error.lineno)
+        return UserError(
+            f"{path}, line {line} is no valid JSON: column {error.colno}: {error.msg}", f"correct line {line}"
+        )
+    what = "is nested too deep" if isinstance(error, RecursionError) else "holds a number of thousands of digits"
+    return UserError(f"{path}, line {line} {what}", f"remove it from line {line}, or write it as text")

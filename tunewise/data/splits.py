@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from tunewise.data.examples import Example
+from tunewise.data.groups import split_by_group
 from tunewise.errors import UserError
 
 
@@ -27,9 +28,12 @@ def split(examples: Sequence[Example], shares: Sequence[float], seed: int) -> tu
     """As many parts as there are shares, each with its share of every label, rows in their own order.
 
     Rows of one text stay together, so a part's size can miss its share by the size of one such group. Which part a
-    text falls into does not depend on the order of the rows. UserError for fewer texts than shares.
+    text falls into does not depend on the order of the rows. UserError for fewer texts than shares. Where examples have
+    groups, these stay whole too.
     """
     key = text_key(examples)
+    if any(example.group for example in examples):
+        return split_by_group(examples, shares, seed, key)
     groups: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         groups[key(example)].append(example)

@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING
 
 from tunewise.config import parse, read_yaml
 from tunewise.data.benchmarks import DEV_ROWS, benchmark_named, benchmark_rows, is_benchmark
-from tunewise.data.build import BAD, GOOD, build, check_labels, labels_of
+from tunewise.data.build import BAD, GOOD, build, check_labels, ids_of, labels_of
 from tunewise.data.chat_template import ChatTemplate, chat_template
 from tunewise.data.choices import letter
 from tunewise.data.config import DataConfig
 from tunewise.data.conversations import Conversations
 from tunewise.data.described import TaskFile, shape_of
+from tunewise.data.detect import detect
 from tunewise.data.examples import Example, Ledger, Note
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.leaks import find_leaks
 from tunewise.data.patterns import asked_by
-from tunewise.data.readers import SUFFIXES, columns, read_rows
+from tunewise.data.readers import columns, read_rows, require
 from tunewise.data.replay import Rehearsed, drawn, n_replayed
-from tunewise.data.shapes import Kind, Shape, bare_template, detect, sentence, template_of
+from tunewise.data.shapes import Kind, Shape, bare_template, sentence, template_of
+from tunewise.data.sources import HUB, aligned_files, missing_source, name_of, open_source, stem_of
 from tunewise.data.splits import few_shot, split
 from tunewise.data.template import Template
 from tunewise.data.trained_on import trained_on
-from tunewise.errors import UserError, missing, unknown
+from tunewise.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,8 +45,13 @@ METRICS: dict[Kind, tuple[str, ...]] = {
 }
 RESULT = re.compile(r"####\s*[-$]?[\d,.]+\s*$")
 ASKED_AS_TURNS = ("instruction and response", "prompt and completion")
+COLUMNS = tuple(
+    "text label prompt completion answer messages template rejected system tools history tags choices minimal_pair "
+    "group".split()
+)
+OF_ROWS = ("rows", "splits")
+"""Fields beside the columns that only files of rows and data sets have a use for."""
 LABELLED = ("classification", "tagging")
-SPLITS = {"train": ("train",), "dev": ("dev", "valid", "validation", "val"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Task:
 
 
 def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
-    """The task that `spec` names: "tiny:sentiment" (embedded), "glue:rte", a folder, or a csv, tsv, jsonl or json file.
+    """The task that `spec` names: "tiny:sentiment" (embedded), "glue:rte", "hf:OWNER/NAME", a folder or a file.
 
     The tokenizer is needed only for chat messages, and only if they are to be written in its own chat template.
     UserError for whatever is wrong with the data; what was recognised is told in `task.ledger.detected`.
@@ -118,11 +125,11 @@ def _read(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task
         return _from_task_folder(path, config)
     if path.is_dir() and is_image_folder(path):
         return _from_images(path, config)
-    return _from_rows(path, config, tokenizer)
+    return _from_rows(config, tokenizer)
 
 
 def find(spec: str) -> Path:
-    """Where a task's file or folder lies (a benchmark's rows lie elsewhere); UserError where there is none.
+    """Where a task's file or folder lies (rows of a benchmark or of the hub lie elsewhere); UserError if there is none.
 
     Nothing of it is read.
     """
@@ -135,10 +142,13 @@ def find(spec: str) -> Path:
             raise unknown("embedded task", name, known)
         return EMBEDDED / name
     path = Path(spec)
-    if not path.exists() and not is_benchmark(spec):
-        if spec in known:
-            raise UserError(f"no such file: {path}", f"did you mean the embedded task tiny:{spec}?")
-        raise missing(path)
+    if is_benchmark(spec) or spec.startswith(HUB):
+        return path
+    for each in aligned_files(spec) or (path,):
+        if not each.exists():
+            if spec in known:
+                raise UserError(f"no such file: {path}", f"did you mean the embedded task tiny:{spec}?")
+            raise missing_source(str(each))
     return path
 
 
@@ -174,8 +184,8 @@ def _from_benchmark(config: DataConfig) -> Task:
 
 
 def _keeps_its_columns(config: DataConfig, why: str) -> None:
-    for name in ("text", "label", "prompt", "completion", "answer", "messages", "template", "choices", "minimal_pair"):
-        if getattr(config, name) is not None:
+    for name in (*COLUMNS, *OF_ROWS):
+        if getattr(config, name):
             raise UserError(
                 f"{why}, which says what its columns mean; data.{name} cannot change that",
                 f"leave data.{name} out, or name a file of rows instead",
@@ -222,10 +232,9 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
     )
 
 
-def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
-    files = _split_files(path) if path.is_dir() else {"": path}
-    rows = {part: read_rows(file) for part, file in files.items()}
-    every = [row for part in rows.values() for row in part]
+def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
+    source = open_source(config)
+    config, every = source.config, source.rows
     shape = detect(every, config)
     template = template_of(shape, config, columns(every))
     chat = _chat(shape, config, tokenizer)
@@ -233,17 +242,25 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
         template = bare_template(shape, config)
     parts: dict[str, list[Example]] = {}
     rejected: list[Note] = []
-    for part, file in files.items():
-        parts[part], notes = build(rows[part], shape, template, file.stem, chat)
-        rejected += [replace(note, reason=f"{file.name}: {note.reason}") for note in notes] if part else notes
+    group = config.group and require(config.group, columns(every), config.path)
+    taken: set[str] = set()
+    for table in source.tables:
+        found, notes = build(table.rows, shape, template, stem_of(table.name), chat, group, taken)
+        taken.update(ids_of(table.rows, stem_of(table.name), taken))
+        parts.setdefault(table.part, []).extend(found)
+        rejected += [replace(note, reason=f"{table.name}: {note.reason}") for note in notes] if table.part else notes
     examples = [example for part in parts.values() for example in part]
     _some(examples, rejected, config.path)
     labels = labels_of(examples, config.path) if shape.kind in LABELLED else ()
     # after the split, which goes by the texts of prompts: however rows are asked, they fall into the same parts
     template, parts = asked_by(config, shape, template, labels, _complete(parts, config))
-    told = sentence(shape, template, config, columns(every)) + (f"; {chat.sentence()}" if chat else "")
+    told = sentence(shape, template, config, columns(every)) + source.told
+    if chat:
+        told += f"; {chat.sentence()}"
+    if group:
+        told += f"; {len({example.group for example in examples})} groups by {group}, each whole in one split"
     return Task(
-        name=path.resolve().name if path.is_dir() else path.stem,
+        name=name_of(config.path),
         kind=shape.kind,
         template=template,
         labels=labels,
@@ -276,6 +293,9 @@ def _chat(shape: Shape, config: DataConfig, tokenizer: PreTrainedTokenizerBase |
 
 
 def _from_images(folder: Path, config: DataConfig) -> Task:
+    for name in (*COLUMNS, *OF_ROWS):
+        if getattr(config, name):
+            raise UserError(f"{config.path} holds images, which have no columns", f"leave data.{name} out")
     if config.pattern != "none" or config.words:
         raise UserError(f"{config.path} holds images, which are not asked in words", "leave out pattern and words")
     parts = read_images(folder)
@@ -311,25 +331,6 @@ def _metrics(kind: Kind, labels: Sequence[str], examples: Sequence[Example]) -> 
     if kind == "generation" and all(RESULT.search(example.answer) for example in examples):
         return ("numeric_match", *METRICS[kind])
     return METRICS[kind]
-
-
-def _split_files(folder: Path) -> dict[str, Path]:
-    """The folder's files for train, dev and test; train at least."""
-    files = {}
-    for part, names in SPLITS.items():
-        candidates = [folder / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
-        found = [file for file in candidates if file.is_file()]
-        if len(found) > 1:
-            raise UserError(f"{folder} has {found[0].name} and {found[1].name} for {part}", "keep one of them")
-        if found:
-            files[part] = found[0]
-    if "train" not in files:
-        inside = ", ".join(sorted(file.name for file in folder.iterdir())[:8])
-        raise UserError(
-            f"{folder} has neither a task.yaml nor a train file (train.csv, train.tsv, train.jsonl, train.json)",
-            f"name one of its files: {inside}" if inside else "it is empty",
-        )
-    return files
 
 
 def _complete(parts: dict[str, list[Example]], config: DataConfig) -> dict[str, list[Example]]:

@@ -13,6 +13,7 @@ from tunewise.config import Strict, field_named, override, parse
 from tunewise.data.benchmarks import is_benchmark
 from tunewise.data.config import DataConfig
 from tunewise.data.out_of_domain import OutOfDomainConfig
+from tunewise.data.sources import name_of
 from tunewise.errors import UserError
 from tunewise.evaluation.config import DialConfig, GenerationConfig, RetentionTask
 from tunewise.methods import METHODS, parse_method
@@ -140,6 +141,6 @@ def run_folder(recipe: Recipe, root: str | Path = "runs") -> Path:
     """runs/<task>/<method>-<hash>/seed<k>, where the hash stands for everything in the recipe but the seed."""
     content = json.dumps(recipe.model_dump(mode="json", exclude={"seed"}), sort_keys=True)
     path = recipe.data.path
-    task = path.replace(":", "-") if path.startswith("tiny:") or is_benchmark(path) else Path(path).stem
+    task = path.replace(":", "-") if path.startswith("tiny:") or is_benchmark(path) else name_of(path)
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     return Path(root) / task / f"{recipe.method.name}-{digest}" / f"seed{recipe.seed}"

@@ -17,6 +17,7 @@ from tunewise import files
 from tunewise.config import parse, read_yaml
 from tunewise.data.benchmarks import benchmark_files, is_benchmark
 from tunewise.data.config import DataConfig
+from tunewise.data.sources import files_at
 from tunewise.errors import UserError
 from tunewise.models import fingerprint
 from tunewise.models.load import Base
@@ -92,13 +93,8 @@ def data_digest(*data: DataConfig) -> str:
 
 
 def _files_of(data: DataConfig) -> list[Path]:
-    found = benchmark_files(data.path, data.folder) if is_benchmark(data.path) else _files_at(data.path)
-    return [*found, *(file for each in data.replay for file in _files_at(each.path))]
-
-
-def _files_at(name: str) -> list[Path]:
-    path = Path(name)
-    return sorted(path.iterdir()) if path.is_dir() else [path]
+    found = benchmark_files(data.path, data.folder) if is_benchmark(data.path) else files_at(data.path)
+    return [*found, *(file for each in data.replay for file in files_at(each.path))]
 
 
 def environment(base: Base, digest: str) -> dict[str, Any]:
