@@ -162,7 +162,7 @@ def test_calls_of_tools_are_answers_too(name):
     tokenizer = tokenizer_of(name)
     chat = Conversations(chat_template(None, tokenizer))
     messages = [
-        Message("user", "High water in Bergen?", False), Call("assistant", "", True, "Bergen"),
+        Message("user", "High water in Bergen?", False), Call("assistant", "", True, arguments="Bergen"),
         Message("tool", "at six", False), Message("assistant", "At six.", True),
     ]  # fmt: skip
     turns = [message.plain() for message in messages]
@@ -182,7 +182,7 @@ def test_calls_of_tools_are_answers_too(name):
 @pytest.mark.parametrize("name", ["llama-3.1", "qwen2.5", "hermes", "mistral-v3"])
 def test_of_a_call_with_a_text_beside_it_the_call_is_trained(name):
     chat = Conversations(chat_template(None, tokenizer_of(name)))
-    asked, call = Message("user", "High water?", False), Call("assistant", "I look.", True, "Bergen")
+    asked, call = Message("user", "High water?", False), Call("assistant", "I look.", True, arguments="Bergen")
     (written,) = chat.written([asked, call], TOOLS)
     prompt, said = (part.text for part in written.parts)
     assert prompt == rendered(name, [asked.plain()], opened=True, tools=TOOLS)
@@ -195,11 +195,11 @@ def test_of_a_call_with_a_text_beside_it_the_call_is_trained(name):
 def test_a_call_that_a_template_leaves_out_is_told_and_alone_is_refused():
     chat = Conversations(chat_template(None, tokenizer_of("chatml")))
     asked = Message("user", "High water?", False)
-    (written,) = chat.written([asked, Call("assistant", "I look.", True, "Bergen")], TOOLS)
+    (written,) = chat.written([asked, Call("assistant", "I look.", True, arguments="Bergen")], TOOLS)
     assert written.parts[-1].text == "I look."
     assert "1 user's and system turns and calls of tools that the template leaves out" in chat.sentence()
     with pytest.raises(UserError, match="writes nothing of answer 2"):
-        chat.written([asked, Call("assistant", "", True, "Bergen")], TOOLS)
+        chat.written([asked, Call("assistant", "", True, arguments="Bergen")], TOOLS)
 
 
 def test_of_several_templates_that_for_tools_is_taken():
