@@ -89,11 +89,13 @@ def test_tools_in_every_spelling():
 
 def test_tools_and_calls_stand_where_the_template_puts_them():
     chat = Conversations(chat_template(None, with_template(WITH_TOOLS)))
-    parts = chat.example("a", 1, read_messages(OPENAI), [TOOL]).parts
+    example = chat.example("a", 1, read_messages(OPENAI), [TOOL])
+    parts = example.parts
     assert "".join(part.text for part in parts) == (
-        'tools weather;system:Be brief.;user:Rain?;assistant:[weather {"city": "Bergen"}];tool:rain;assistant:Yes.;'
+        'tools weather;system:Be brief.;user:Rain?;assistant:[weather {"city": "Bergen"}];tool:rain;assistant:Yes.'
     )
-    assert [part.text for part in parts if part.trained] == ['[weather {"city": "Bergen"}];', "Yes.;"]
+    trained = [part.text for one in (*example.apart, example) for part in one.parts if part.trained]
+    assert trained == ['[weather {"city": "Bergen"}]', "Yes."]
 
 
 def test_tools_and_calls_without_a_template():
