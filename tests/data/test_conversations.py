@@ -92,8 +92,8 @@ def test_whatever_is_said_the_ids_and_labels_are_the_oracles(name, contents, sys
         turn["content"] = turn["content"].lstrip("\n")  # as it does itself, of answers
     if not turns[-1]["content"].strip():
         turns[-1]["content"] = "yes"
-    if system is not None and not turns[1]["content"].strip():
-        turns[1]["content"] = "so"  # some strip the two together
+    if system is not None:
+        turns[1]["content"] = turns[1]["content"].strip() or "so"  # some strip the two together
     tokenizer = tokenizer_of(name, "single")
     examples, _ = examples_of(name, turns, tokenizer)
     wanted = [labelled(*text, tokenizer, FORMATS[name].end) for text in marked_texts(name, turns)]
