@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.tokenizers_for_tests import with_template
-from tunewise.data.chat import parts_of
+from tunewise.data.chat_template import chat_template
+from tunewise.data.conversations import Conversations
 from tunewise.data.messages import Message, are_messages, read_messages, tools_of
 from tunewise.errors import UserError
 
@@ -87,15 +88,18 @@ def test_tools_in_every_spelling():
 
 
 def test_tools_and_calls_stand_where_the_template_puts_them():
-    parts = parts_of(read_messages(OPENAI), with_template(WITH_TOOLS), [TOOL])
+    chat = Conversations(chat_template(None, with_template(WITH_TOOLS)))
+    example = chat.example("a", 1, read_messages(OPENAI), [TOOL])
+    parts = example.parts
     assert "".join(part.text for part in parts) == (
-        'tools weather;system:Be brief.;user:Rain?;assistant:[weather {"city": "Bergen"}];tool:rain;assistant:Yes.;'
+        'tools weather;system:Be brief.;user:Rain?;assistant:[weather {"city": "Bergen"}];tool:rain;assistant:Yes.'
     )
-    assert [part.text for part in parts if part.trained] == ['[weather {"city": "Bergen"}];', "Yes.;"]
+    trained = [part.text for one in (*example.apart, example) for part in one.parts if part.trained]
+    assert trained == ['[weather {"city": "Bergen"}]', "Yes."]
 
 
 def test_tools_and_calls_without_a_template():
-    parts = parts_of(read_messages(SHAREGPT), None, [TOOL])
+    parts = Conversations(chat_template(None, None)).example("a", 1, read_messages(SHAREGPT), [TOOL]).parts
     assert "".join(part.text for part in parts) == (
         'Tools: [{"name": "weather", "parameters": {"type": "object"}}]\nSystem: Be brief.\nHuman: Rain?\nAssistant: '
         '{"name": "weather", "arguments": {"city": "Bergen"}}\nTool: rain\nAssistant: Yes.'

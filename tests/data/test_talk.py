@@ -41,8 +41,8 @@ def first(task: Task) -> list[tuple[str, bool]]:
 ALPACA = {"instruction": "Say it # in", "input": "French", "output": "Bonjour", "system": "Be kind.",
           "history": [["Say hello", "hello"]]}  # fmt: skip
 TALKED = [
-    ("System: Be kind.", False), ("\nHuman: Say hello", False), ("\nAssistant:", False), (" hello", True),
-    ("\nHuman: Say it 0 in\nFrench", False), ("\nAssistant:", False), (" Bonjour", True),
+    ("System: Be kind.\nHuman: Say hello\nAssistant:", False), (" hello", True),
+    ("\nHuman: Say it 0 in\nFrench\nAssistant:", False), (" Bonjour", True),
 ]  # fmt: skip
 
 
@@ -51,10 +51,10 @@ def test_an_instruction_with_a_system_text_and_a_history():
     assert first(task) == TALKED
     assert task.ledger.detected.startswith(
         "rows.jsonl: chat messages in columns instruction and input and output; system in system, history in history; "
-        "choose another with data.messages=COLUMN; 8 train"
+        "choose another with data.messages=COLUMN; written by the template plain, "
     )
     bare = [ALPACA | {"system": "", "history": []}, ALPACA | {"instruction": "Other # in"}]
-    assert first(loaded(bare)) == [("Human: Say it 0 in\nFrench", False), ("\nAssistant:", False), (" Bonjour", True)]
+    assert first(loaded(bare)) == [("Human: Say it 0 in\nFrench\nAssistant:", False), (" Bonjour", True)]
     chatml = loaded([ALPACA], bytes_without_begin())
     assert "".join(text for text, _ in first(chatml)).startswith("<|im_start|>system\nBe kind.<|im_end|>\n")
 
@@ -68,7 +68,7 @@ def test_an_instruction_whose_system_and_history_are_empty_is_no_conversation():
 def test_its_columns_can_be_named():
     renamed = {"ask": "Say # it", "reply": "Bonjour", "who": "Be kind.", "before": [["Say hello", "hello"]]}
     assert first(loaded([renamed], prompt="ask", completion="reply", system="who", history="before")) == [
-        *TALKED[:4], ("\nHuman: Say 0 it", False), *TALKED[5:],
+        *TALKED[:2], ("\nHuman: Say 0 it\nAssistant:", False), TALKED[3],
     ]  # fmt: skip
     with pytest.raises(UserError, match="no column named 'whom' in"):
         loaded([renamed], prompt="ask", completion="reply", system="whom")
@@ -100,14 +100,14 @@ def test_columns_that_only_have_the_names_are_not_taken():
     task = loaded([row | {"": "x"}])
     assert "chat messages in column messages; choose another" in task.ledger.detected
     assert task.ledger.rejected == ()
-    assert first(task)[0] == ("Human: hi 0", False)
+    assert first(task)[0] == ("Human: hi 0\nAssistant:", False)
 
 
 def test_messages_with_a_system_column():
     row = {"conversations": [user("hi #"), assistant("hello")], "system": "Be kind."}
-    assert first(loaded([row]))[0] == ("System: Be kind.", False)
+    assert first(loaded([row]))[0] == ("System: Be kind.\nHuman: hi 0\nAssistant:", False)
     own = row | {"conversations": [{"role": "system", "content": "Be short."}, *row["conversations"]]}
-    assert [text for text, _ in first(loaded([own]))][:2] == ["System: Be short.", "\nHuman: hi 0"]
+    assert first(loaded([own]))[0] == ("System: Be short.\nHuman: hi 0\nAssistant:", False)
 
 
 def test_messages_as_json_text_in_a_cell():
@@ -116,7 +116,7 @@ def test_messages_as_json_text_in_a_cell():
     assert load_task("chat.csv").train[0].answer == " hello"
 
 
-PAIR = [("Human: hi 0", False), ("\nAssistant:", False), (" hello", True)]
+PAIR = [("Human: hi 0\nAssistant:", False), (" hello", True)]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_of_a_prompt_only_what_answers_it_is_trained():
     ):
         task = loaded([row])
         assert [text for text, trained in first(task) if trained] == [" because"]
-        assert ("\nAssistant: hello", False) in first(task)
+        assert "\nAssistant: hello\n" in first(task)[0][0]
 
 
 def test_chosen_and_rejected_texts():

@@ -115,7 +115,7 @@ def test_messages_use_the_tokenizers_own_template(here):
     talk = [{"role": "user", "content": "hi {}"}, {"role": "assistant", "content": "hello"}]
     rows = [{"messages": json.loads(json.dumps(talk).replace("{}", str(n)))} for n in range(10)]
     path = write("chat.jsonl", rows)
-    assert load_task(path, bytes_without_begin()).train[0].answer == "hello<|im_end|>"
+    assert load_task(path, bytes_without_begin()).train[0].answer == "hello"
     assert load_task(path).train[0].answer == " hello"
     renamed = write("renamed.jsonl", [{"talk": row["messages"], "x": 1} for row in rows])
     assert len(load_task(DataConfig(path=renamed, messages="talk")).train) == 8

@@ -53,7 +53,7 @@ def merge(
 ) -> None:
     """Fold an adapter into its base and write a full transformers model folder."""
     from tunewise import files
-    from tunewise.run import merge_adapter
+    from tunewise.run import merge_adapter, save_merged
 
     if into not in ("", "dequantised", "original"):
         raise unknown("kind of weights to merge into", into, ("dequantised", "original"))
@@ -61,8 +61,7 @@ def merge(
     base = base_of(adapter, model)
     merged = merge_adapter(base, adapter, into)
     with files.folder(out) as new:
-        merged.save_pretrained(new)
-        base.save_processor(new)
+        save_merged(merged, base, adapter, new)
     n_bytes = sum(file.stat().st_size for file in out.iterdir())
     if as_json:
         print_json({"folder": str(out), "bytes": n_bytes, "base": base.name, "adapter": str(adapter)})

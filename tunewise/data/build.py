@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
-from tunewise.data.chat import parts_of
 from tunewise.data.choices import letter, lettered, texts_in
+from tunewise.data.conversations import Conversations
 from tunewise.data.examples import Example, Note, Part
+from tunewise.data.messages import Message
 from tunewise.data.readers import Row
 from tunewise.data.shapes import Shape, number_of
 from tunewise.data.template import Template
 from tunewise.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 GOOD, BAD = "good", "bad"
 """The sentences of a minimal pair."""
@@ -27,19 +24,20 @@ def build(
     shape: Shape,
     template: Template,
     name: str,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    chat: Conversations | None = None,
     group: str | None = None,
     taken: Collection[str] = (),
 ) -> tuple[list[Example], list[Note]]:
     """Examples in the order of the rows, and one note for each row that has nothing to ask or nothing to answer.
 
+    `chat` writes rows of messages, and of prompts with their answers where it is given.
     Their ids are those of `ids_of`; `group` is the column whose value they keep.
     """
     examples: list[Example] = []
     rejected: list[Note] = []
     for row, identity in zip(rows, ids_of(rows, name, taken), strict=True):
         try:
-            example = _example(row, shape, template, identity, tokenizer)
+            example = _example(row, shape, template, identity, chat)
             examples.append(replace(example, group=str(row.fields.get(group, "")).strip()) if group else example)
         except UserError as error:
             rejected.append(Note(row.line, error.message))
@@ -82,12 +80,11 @@ def check_labels(examples: Sequence[Example], labels: Sequence[str], source: str
             )
 
 
-def _example(
-    row: Row, shape: Shape, template: Template, identity: str, tokenizer: PreTrainedTokenizerBase | None
-) -> Example:
+def _example(row: Row, shape: Shape, template: Template, identity: str, chat: Conversations | None) -> Example:
     if shape.talk:
+        assert chat is not None
         conversation = shape.talk.of(row)
-        return Example(identity, parts_of(conversation.messages, tokenizer, conversation.tools), None, row.line)
+        return chat.example(identity, row.line, conversation.messages, conversation.tools)
     if shape.name == "words and tags":
         return _tagged(row, shape, identity)
     if shape.name == "minimal pairs":
@@ -115,6 +112,11 @@ def _example(
         if name not in fields:
             raise UserError(f"it has no text in {name}")
     prompt, answer = template.render(fields)
+    if chat is not None:
+        turns = [Message("user", prompt.strip(), False), Message("assistant", answer.strip(), bool(answer.strip()))]
+        if not turns[-1].trained:
+            raise UserError("its answer is empty")
+        return replace(chat.example(identity, row.line, turns), texts=tuple(fields[name] for name in shape.asked))
     if not answer.strip():
         raise UserError("its answer is empty" if shape.kind == "generation" else "it is empty")
     if shape.asked and not any(fields[name].strip() for name in shape.asked):

@@ -11,12 +11,14 @@ from pydantic import Field, field_serializer, field_validator, model_validator
 
 from tunewise.config import Strict, read_yaml
 from tunewise.data.mixing import Mixing, normalised, proportional_rates
+from tunewise.data.trained_on import TrainedOn
 from tunewise.errors import UserError
 
 Pattern = Literal["none", "minimal", "question", "verbose"]
 OF_A_SOURCE = (
     "folder", "splits", "rows", "group", "text", "label", "prompt", "completion", "rejected", "answer", "messages",
     "system", "history", "tools", "tags", "pattern", "words", "choices", "minimal_pair", "metrics", "kind",
+    "template", "roles", "trained_on",
 )  # fmt: skip
 """Fields that say what the rows of one source are."""
 
@@ -53,6 +55,14 @@ class DataConfig(Strict):
     """The template of the answer, such as ` {label}`."""
     messages: str | None = None
     """The column with a list of chat messages."""
+    template: str | None = None
+    """How chat messages are written: plain, chatml, alpaca, vicuna, or a .jinja file; None takes the tokenizer's own
+    chat template, or plain where it has none. With one of them, or `own`, instructions and prompts are written as
+    conversations of two turns."""
+    roles: tuple[str, ...] = ("assistant",)
+    """Whose turns of a conversation are trained. A list, or `assistant,tool`."""
+    trained_on: TrainedOn = "answers"
+    """What of a training row is trained: every answer, a conversation's last answer, or prompts as well."""
     rejected: str | None = None
     """The column with an answer that is worse than `completion`, as preference data has; kept, and not trained."""
     system: str | None = None
@@ -132,8 +142,9 @@ class DataConfig(Strict):
 
     @model_validator(mode="after")
     def _said_by_its_sources(self) -> Self:
-        given = [name for name in OF_A_SOURCE if self.mixture and getattr(self, name) not in (None, "none", {})]
-        if given:
+        plain = type(self).model_construct(path="")
+        given = [name for name in OF_A_SOURCE if getattr(self, name) != getattr(plain, name)]
+        if self.mixture and given:
             raise ValueError(f"{given[0]} is of one source; write mixture.sources.NAME.{given[0]}")
         return self
 
@@ -176,11 +187,11 @@ class DataConfig(Strict):
             raise ValueError(f"pattern={self.pattern} and the template of {given} both say how to ask; keep one")
         return self
 
-    @field_validator("metrics", mode="before")
+    @field_validator("metrics", "roles", mode="before")
     @classmethod
-    def _listed(cls, metrics: Any) -> Any:
+    def _listed(cls, names: Any) -> Any:
         """`bleu,chrf` as columns are listed."""
-        return [name.strip() for name in metrics.split(",")] if isinstance(metrics, str) else metrics
+        return [name.strip() for name in names.split(",")] if isinstance(names, str) else names
 
     @model_validator(mode="after")
     def _one_shape(self) -> Self:

@@ -6,11 +6,11 @@ answer tokenised alone where the two merge across the border. So the prompt's id
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from tunewise.data.borders import owners
 from tunewise.data.examples import Example, Ledger, Note
 from tunewise.errors import UserError
 
@@ -69,7 +69,10 @@ def encode_all(
 ) -> tuple[list[Encoded], Ledger]:
     """Every example that can be trained on, in order, and the account of all; UserError when none is left."""
     # the tokenizer is many times faster on a list than on one text after the other
-    ids = Ids(tokenizer, [text for example in examples for text in (example.prompt, example.prompt + example.answer)])
+    ids = Ids(
+        tokenizer,
+        [text for example in examples for text in (example.prompt, example.prompt + example.answer + example.end)],
+    )
     end = _end(tokenizer)
     kept: list[Encoded] = []
     truncated: list[Note] = []
@@ -96,7 +99,7 @@ class Ids:
     """Ids of texts by one tokenizer's conventions, those of the texts given at first made in one go."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] = ()) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._known: dict[str, list[int]] = {"": []}
         wanted = list(dict.fromkeys(text for text in texts if text))
         if wanted:
@@ -109,7 +112,7 @@ class Ids:
     def alone(self, text: str) -> list[int]:
         """Ids of the text without begin and end tokens."""
         if text not in self._known:
-            self._known[text] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            self._known[text] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return self._known[text]
 
     def prompt(self, text: str) -> list[int]:
@@ -131,8 +134,8 @@ def _encode(example: Example, ids: Ids, end: int, max_length: int) -> Encoded:
     if not example.answer:
         raise Rejected("nothing in it is trained", "give it an answer")
     prompt = ids.prompt(example.prompt)
-    answer = ids.answer(example.prompt, example.answer)
-    if answer[-1:] != [end]:
+    answer = ids.answer(example.prompt, example.answer + example.end)
+    if not example.end and answer[-1:] != [end]:
         answer = [*answer, end]
     labels = _prompt_labels(example, prompt, ids)
     room = max_length - len(answer)
@@ -159,23 +162,24 @@ def _encode(example: Example, ids: Ids, end: int, max_length: int) -> Encoded:
 def _prompt_labels(example: Example, prompt: list[int], ids: Ids) -> list[int]:
     """Labels of the prompt's ids: those of earlier trained parts (an assistant's first turns), -100 elsewhere.
 
-    A border between parts lies where the ids of the text up to it stop agreeing with the prompt's; a token that
-    straddles a border belongs to the part behind it.
+    A token that straddles a border belongs to the part that holds its last character. A begin token that the
+    tokenizer puts, and no part holds, is not trained.
     """
-    labels = [MASKED] * len(prompt)
     last = max(index for index, part in enumerate(example.parts) if part.trained)
     earlier = example.parts[:last]
     if not any(part.trained for part in earlier):
-        return labels
-    text = ""
-    start = len(ids.begin)
-    for part in earlier:
-        text += part.text
-        stop = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids.prompt(text), prompt)))
-        if part.trained:
-            labels[start:stop] = prompt[start:stop]
-        start = max(start, stop)
-    return labels
+        return [MASKED] * len(prompt)
+    own = ids.alone(example.prompt)
+    numbers = owners([part.text for part in earlier], own, ids.tokenizer)
+    labels = [token if earlier[number].trained else MASKED for token, number in zip(own, numbers)]
+    return [MASKED] * (len(prompt) - len(own)) + labels
+
+
+def end_ids(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The ids that end these answers: the tokenizer's end token, and what chat templates end a turn with."""
+    ends = {example.end for example in examples if example.end}
+    found = [tokenizer(end, add_special_tokens=False, verbose=False)["input_ids"][-1] for end in sorted(ends)]
+    return tuple(dict.fromkeys([*found, _end(tokenizer)]))
 
 
 def _end(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -34,6 +34,10 @@ class Example:
     """Every right answer, where there can be others than the one that is trained."""
     source: str = ""
     """In a mixture, the name of its source."""
+    end: str = ""
+    """What a chat template ends the answer with, such as <|im_end|>; "" where it is the tokenizer's end token."""
+    apart: tuple["Example", ...] = ()
+    """Earlier answers of the same conversation, where they have to stand in texts of their own."""
     group: str = ""
     """What it shares with rows that must not fall into another split, such as an author."""
 

@@ -17,7 +17,9 @@ from pydantic import Field, field_validator, model_validator
 
 from tunewise.config import parse, read_yaml
 from tunewise.data.build import build, check_labels
+from tunewise.data.chat_template import chat_template
 from tunewise.data.config import DataConfig
+from tunewise.data.conversations import Conversations
 from tunewise.data.detect import detect
 from tunewise.data.examples import Example, Ledger, Note, Part
 from tunewise.data.hub import is_saved
@@ -174,7 +176,7 @@ def _from_rows(
         kinds = [kind.replace("_", " ") for kind in (shape.kind, task.kind)]
         raise UserError(f"{name}: {config.path} is {kinds[0]}, and {task.name} is {kinds[1]}", "name another set")
     if shape.talk:  # which no template of the task's changes
-        return build(rows, shape, task.template, stem, tokenizer)
+        return build(rows, shape, task.template, stem, Conversations(task.chat or chat_template(None, tokenizer)))
     slots = [slot for slot in task.template.fields() if slot != "label"]
     wanted = list(dict.fromkeys([*task.asked, *slots]))
     named = bool(config.text or config.prompt)
@@ -188,7 +190,8 @@ def _from_rows(
             )
     else:
         shape = replace(shape, asked=task.asked or shape.asked)
-    return build(rows, shape, task.template, stem, tokenizer)
+    chat = Conversations(task.chat) if task.chat else None
+    return build(rows, shape, task.template, stem, chat)
 
 
 def _test_rows(name: str, path: Path, config: OutOfDomainConfig) -> tuple[str, list[Row]]:

@@ -156,6 +156,12 @@ def is_template(prompt: str | None) -> bool:
     return prompt is not None and "{" in prompt
 
 
+def bare_template(shape: Shape, config: DataConfig) -> Template:
+    """The texts alone, for rows that a chat template writes the rest of."""
+    prompt = config.prompt if is_template(config.prompt) else "\n".join(f"{{{name}}}" for name in shape.asked)
+    return Template(prompt or "", config.answer or f"{{{shape.answered}}}")
+
+
 def _default_template(shape: Shape) -> Template:
     slots = "\n".join(f"{{{name}}}" for name in shape.asked)
     match shape.name:

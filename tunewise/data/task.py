@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Literal
 from tunewise.config import parse, read_yaml
 from tunewise.data.benchmarks import DEV_ROWS, benchmark_named, benchmark_rows, is_benchmark
 from tunewise.data.build import BAD, GOOD, build, check_labels, ids_of, labels_of
+from tunewise.data.chat_template import ChatTemplate, chat_template
 from tunewise.data.choices import letter
 from tunewise.data.config import DataConfig, MixtureConfig
+from tunewise.data.conversations import Conversations
 from tunewise.data.described import TaskFile, shape_of
 from tunewise.data.detect import detect
 from tunewise.data.examples import Example, Ledger, Note
@@ -22,10 +24,11 @@ from tunewise.data.mixture import Mixture, mixture_of
 from tunewise.data.patterns import asked_by
 from tunewise.data.readers import columns, read_rows, require
 from tunewise.data.replay import Rehearsed, drawn, n_replayed
-from tunewise.data.shapes import Kind, sentence, template_of
+from tunewise.data.shapes import Kind, Shape, bare_template, sentence, template_of
 from tunewise.data.sources import HUB, aligned_files, missing_source, name_of, open_source, stem_of
 from tunewise.data.splits import few_shot, split
 from tunewise.data.template import Template
+from tunewise.data.trained_on import trained_on
 from tunewise.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -42,8 +45,10 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "language_modelling": ("loss", "perplexity"),
 }
 RESULT = re.compile(r"####\s*[-$]?[\d,.]+\s*$")
+ASKED_AS_TURNS = ("instruction and response", "prompt and completion")
 COLUMNS = tuple(
-    "text label prompt completion answer messages rejected system tools history tags choices minimal_pair group".split()
+    "text label prompt completion answer messages template rejected system tools history tags choices minimal_pair "
+    "group".split()
 )
 OF_ROWS = ("rows", "splits")
 """Fields beside the columns that only files of rows and data sets have a use for."""
@@ -76,6 +81,8 @@ class Task:
     """The label whose F1 the metric `f1` counts."""
     asked: tuple[str, ...] = ()
     """The columns that an example's `texts` come from."""
+    chat: ChatTemplate | None = None
+    """How its conversations are written."""
     mixture: Mixture | None = None
     """What it is made of, where it is several tasks in one: then those say how to ask, answer and score."""
 
@@ -114,6 +121,7 @@ def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase 
     if config.mixture is not None:
         return _with_replay(_mixed(config, config.mixture, tokenizer), config, tokenizer)
     task = _limited(_read(config, tokenizer), config)
+    task = _marked(task, config)
     if "f1" in task.metrics and task.positive not in task.labels:
         raise UserError(
             f"{config.path}: the metric f1 counts one label, and positive is {task.positive!r}",
@@ -254,12 +262,15 @@ def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
     config, every = source.config, source.rows
     shape = detect(every, config)
     template = template_of(shape, config, columns(every))
+    chat = _chat(shape, config, tokenizer)
+    if chat and shape.name in ASKED_AS_TURNS:
+        template = bare_template(shape, config)
     parts: dict[str, list[Example]] = {}
     rejected: list[Note] = []
     group = config.group and require(config.group, columns(every), config.path)
     taken: set[str] = set()
     for table in source.tables:
-        found, notes = build(table.rows, shape, template, stem_of(table.name), tokenizer, group, taken)
+        found, notes = build(table.rows, shape, template, stem_of(table.name), chat, group, taken)
         taken.update(ids_of(table.rows, stem_of(table.name), taken))
         parts.setdefault(table.part, []).extend(found)
         rejected += [replace(note, reason=f"{table.name}: {note.reason}") for note in notes] if table.part else notes
@@ -269,6 +280,8 @@ def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
     # after the split, which goes by the texts of prompts: however rows are asked, they fall into the same parts
     template, parts = asked_by(config, shape, template, labels, _complete(parts, config))
     told = sentence(shape, template, config, columns(every)) + source.told
+    if chat:
+        told += f"; {chat.sentence()}"
     if group:
         told += f"; {len({example.group for example in examples})} groups by {group}, each whole in one split"
     return Task(
@@ -286,7 +299,22 @@ def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
         max_new_tokens=min(256, max(16, max(len(example.answer) for example in examples) // 2)),
         source=config.path,
         asked=shape.asked,
+        chat=chat.template if chat else None,
     )
+
+
+def _chat(shape: Shape, config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Conversations | None:
+    """What writes the rows' conversations; None where they hold none and are not asked as such."""
+    if shape.name == "messages" or (config.template and shape.name in ASKED_AS_TURNS):
+        if config.pattern != "none" and config.template:
+            raise UserError(f"data.pattern={config.pattern} and conversations both say how to ask", "keep one of them")
+        return Conversations(chat_template(config.template, tokenizer), config.roles)
+    for name in ("template", "roles"):
+        if getattr(config, name) != DataConfig.model_fields[name].default:
+            raise UserError(
+                f"data.{name} is of conversations, and {config.path} holds {shape.name}", f"leave data.{name} out"
+            )
+    return None
 
 
 def _from_images(folder: Path, config: DataConfig) -> Task:
@@ -345,6 +373,14 @@ def _limited(task: Task, config: DataConfig) -> Task:
     chosen = {id(example) for example in few_shot(task.train, config.train, config.seed, balanced=False)}
     train = tuple(example for example in task.train if id(example) in chosen)
     told = f"{task.ledger.detected}; {len(train)} of {len(task.train)} training examples taken"
+    return replace(task, train=train, ledger=replace(task.ledger, detected=told))
+
+
+def _marked(task: Task, config: DataConfig) -> Task:
+    train = trained_on(task.train, config.trained_on)
+    if config.trained_on == "answers":
+        return replace(task, train=train)
+    told = f"{task.ledger.detected}; of training rows {config.trained_on.replace('_', ' ')} is trained"
     return replace(task, train=train, ledger=replace(task.ledger, detected=told))
 
 

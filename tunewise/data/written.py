@@ -25,13 +25,13 @@ class SeparateIds(Ids):
 
     def alone(self, text: str) -> list[int]:
         if text not in self._known:
-            self._known[text] = self._tokenizer(text, verbose=False)["input_ids"]
+            self._known[text] = self.tokenizer(text, verbose=False)["input_ids"]
         return self._known[text]
 
     def answer(self, prompt_text: str, answer_text: str) -> list[int]:
         """Ids of the answer, whatever was asked, without the end token."""
-        ids = self._tokenizer(text_target=answer_text.strip(), verbose=False)["input_ids"]
-        return ids[:-1] if ids[-1:] == [self._tokenizer.eos_token_id] else ids
+        ids = self.tokenizer(text_target=answer_text.strip(), verbose=False)["input_ids"]
+        return ids[:-1] if ids[-1:] == [self.tokenizer.eos_token_id] else ids
 
 
 def encode_written(

@@ -74,7 +74,7 @@ def _most_probable(logits: Tensor, prompts: Sequence[int]) -> Tensor:
 class Decoding:
     """How long an answer is, and how its tokens are chosen.
 
-    It ends before the first end-of-sequence token, before the first of the `stops` in its text, or after
+    It ends before the first of its end tokens, before the first of the `stops` in its text, or after
     `max_new_tokens`.
     """
 
@@ -82,6 +82,8 @@ class Decoding:
     stops: tuple[str, ...] = ()
     sampling: Sampling | None = None
     """None takes the most probable token."""
+    ends: tuple[int, ...] = ()
+    """Ids that end an answer beside the end-of-sequence tokens, such as a chat template's."""
 
     def cut(self, text: str) -> str:
         """What stands before the first stop."""
@@ -121,7 +123,7 @@ def decode(
     if not prompts or how.max_new_tokens < 1:
         return [""] * len(prompts)
     choose = _most_probable if how.sampling is None else how.sampling.chooser()
-    answers = _Answers(tokenizer, _end_ids(model, tokenizer), how)
+    answers = _Answers(tokenizer, _end_ids(model, tokenizer) | set(how.ends), how)
     if not packing or why_not_read(model, prefix_ids):
         pad_id = tokenizer.pad_token_id
         for read in prefill(model, prompts, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size):

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tunewise.data.encode import Ids, encode_prompt
+from tunewise.data.encode import Ids, encode_prompt, end_ids
 from tunewise.data.examples import Example
 from tunewise.data.task import Task
 from tunewise.data.written import SeparateIds
@@ -268,7 +268,8 @@ def _generate(
 ) -> Evaluation:
     task = questions.task
     stop = stop_text(task)
-    how = Decoding(task.max_new_tokens, (stop,) if stop else (), asking.sampling)
+    ends = end_ids(questions.examples, base.tokenizer)
+    how = Decoding(task.max_new_tokens, (stop,) if stop else (), asking.sampling, ends)
     if base.anatomy.kind == ENCODER_DECODER:
         texts = write(base, questions.prompts, how, prefix_ids=prefix_ids, batch_size=batch_size)
     else:
@@ -277,8 +278,10 @@ def _generate(
             packing=asking.packing,
         )  # fmt: skip
     rows = []
-    for example, text in zip(questions.examples, texts, strict=True):
-        expected, predicted = example.answer.strip(), text.strip()
+    for example, ids, text in zip(questions.examples, questions.answers, texts, strict=True):
+        # what a chat template writes may hold special tokens, which are left out of what is generated
+        answer = example.answer if task.chat is None else base.tokenizer.decode(ids, skip_special_tokens=True)
+        expected, predicted = answer.strip(), text.strip()
         rows.append(
             {
                 "id": example.id,

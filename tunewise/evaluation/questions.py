@@ -4,8 +4,9 @@ Demonstrations are drawn from train, all classes alike or by their shares, and o
 gets the same ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
@@ -68,9 +69,10 @@ def ask(
     `ids_by` is how the base cuts prompts and answers: `SeparateIds` for an encoder-decoder.
     """
     demonstrations = few_shot(task.train, shots, seed, balanced) if shots else ()
-    shown = [demonstration.prompt + demonstration.answer for demonstration in demonstrations]
+    shown = [one.prompt + one.answer + one.end for one in demonstrations]
     found = Questions(task, tuple(examples), demonstrations, [], [], [], [], [], [])
-    whole = [task.separator.join([*shown, example.prompt]) for example in examples]
+    join = partial(_joined, task.separator, str(tokenizer.bos_token or "") if task.chat else "")
+    whole = [join([*shown, example.prompt]) for example in examples]
     asked = [
         text
         for example in examples
@@ -82,7 +84,7 @@ def ask(
         options = [ids.answer(example.prompt, option) for option in task.options(example)]
         longest = task.max_new_tokens if task.kind == "generation" else max(map(len, [*options, answer]))
         budget = None if room is None else max(1, room - longest)
-        prompt, n_dropped, truncated = _prompt([*shown, example.prompt], task.separator, ids, budget)
+        prompt, n_dropped, truncated = _prompt([*shown, example.prompt], join, ids, budget)
         # an empty prompt leaves the first token of the answer without anything to be predicted from
         found.prompts.append(prompt or [tokenizer.eos_token_id])
         found.answers.append(answer)
@@ -103,11 +105,19 @@ def stop_text(task: Task) -> str:
     return "" if inside else task.separator
 
 
-def _prompt(parts: Sequence[str], separator: str, ids: Ids, budget: int | None) -> tuple[list[int], int, bool]:
+def _joined(separator: str, begin: str, parts: Sequence[str]) -> str:
+    """Demonstrations and the question; a begin token that a chat template writes stands before the first alone."""
+    first, *others = parts
+    return separator.join([first, *(part.removeprefix(begin) for part in others)])
+
+
+def _prompt(
+    parts: Sequence[str], join: Callable[[Sequence[str]], str], ids: Ids, budget: int | None
+) -> tuple[list[int], int, bool]:
     """(ids, demonstrations left out, truncated) of one prompt of at most `budget` tokens; its question is the last."""
     prompt: list[int] = []
     for n_dropped in range(len(parts)):
-        prompt = ids.prompt(separator.join(parts[n_dropped:]))
+        prompt = ids.prompt(join(parts[n_dropped:]))
         if budget is None or len(prompt) <= budget:
             return prompt, n_dropped, False
     begin = ids.begin if budget > len(ids.begin) else []

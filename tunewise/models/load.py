@@ -2,6 +2,7 @@
 the embedded `tiny`.
 """
 
+import copy
 import logging
 import os
 from dataclasses import dataclass, field
@@ -62,9 +63,17 @@ class Base:
     quantise: str = ""
     """The format its linear weights are in: nf4, fp4, int8, or plain."""
 
-    def save_processor(self, folder: Path) -> None:
-        """Write what turns texts or images into what the model takes beside a model of this base."""
+    def save_processor(self, folder: Path, chat_template: str = "") -> None:
+        """Write what turns texts or images into what the model takes beside a model of this base.
+
+        Its tokenizer has this `chat_template`, if one is given, or its own.
+        """
         processor = self.image_processor if self.tokenizer is None else self.tokenizer
+        if chat_template and self.tokenizer is not None:
+            own = self.tokenizer.chat_template
+            if chat_template not in (own, own.get("default") if isinstance(own, dict) else own):
+                processor = copy.copy(self.tokenizer)
+                processor.chat_template = chat_template
         assert processor is not None, self.name
         processor.save_pretrained(folder)
 

@@ -1,6 +1,6 @@
 """One run: a base, a method, a task and a seed, carried out into a folder of plain files."""
 
-from tunewise.run.adapters import combine_adapters, compare_adapters, merge_adapter
+from tunewise.run.adapters import combine_adapters, compare_adapters, merge_adapter, save_merged
 from tunewise.run.carry_out import add_reload_proof, run, train
 from tunewise.run.dial import dial_adapter
 from tunewise.run.measure import evaluate, evaluate_with_harness
@@ -31,5 +31,6 @@ __all__ = [
     "run",
     "run_folder",
     "run_together",
+    "save_merged",
     "train",
 ]

@@ -79,6 +79,22 @@ def merge_adapter(base: Base, folder: str | Path, into: Literal["", "dequantised
     return again.fold()
 
 
+def save_merged(merged: PreTrainedModel, base: Base, adapter: str | Path, folder: Path) -> None:
+    """Write the merged model as a transformers folder that is asked, and stops, as the adapter was trained.
+
+    Its tokenizer has the chat template of the training rows, and its generation settings the tokens that end an answer.
+    """
+    notes = read_card(adapter)["notes"] if (Path(adapter) / CARD).is_file() else {}
+    settings = copy.deepcopy(merged.generation_config)
+    if settings is not None and notes.get("ends"):
+        known = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+        ends = dict.fromkeys(end for end in (*known, *notes["ends"]) if end is not None)
+        settings.eos_token_id = list(ends) if len(ends) > 1 else next(iter(ends))
+        merged.generation_config = settings
+    merged.save_pretrained(folder)
+    base.save_processor(folder, notes.get("chat_template") or "")
+
+
 def compare_adapters(base: Base, one: str | Path, other: str | Path) -> dict[str, dict[str, float]]:
     """For every site that either changes: the norms of both changes, and the cosine between them (0 where one is 0)."""
     first, second = (_change(base, Path(folder)) for folder in (one, other))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tunewise import files
 from tunewise.config import dump_yaml
-from tunewise.data.encode import Encoded
+from tunewise.data.encode import Encoded, end_ids
 from tunewise.data.examples import Example, Ledger
 from tunewise.data.out_of_domain import load_out_of_domain
 from tunewise.data.task import Task
@@ -314,7 +314,8 @@ class Run:
     def _check(self, rows: Sequence[Encoded]) -> dict[str, Proof]:
         if self.tokenizer is None or self.base.head.kind != "lm":
             return check_labels(rows)
-        return check_rows(rows, self.tokenizer)
+        replayed = (example for each in self.task.replayed for example in each.examples)
+        return check_rows(rows, self.tokenizer, end_ids([*self.task.train, *replayed], self.tokenizer))
 
     def training(self, progress: Watcher | None) -> Training:
         """What is to be trained."""

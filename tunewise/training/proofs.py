@@ -44,12 +44,21 @@ def at_most(value: float, tolerance: float) -> Proof:
     }
 
 
-def check_rows(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> dict[str, Proof]:
-    """Every row has labels, ends with a trained end token and begins once; UserError naming the row that does not."""
-    end, begin = tokenizer.eos_token_id, tokenizer.bos_token_id
+def check_rows(
+    rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, ends: Sequence[int] = ()
+) -> dict[str, Proof]:
+    """Every row has labels, ends with a trained end token and begins once; UserError naming the row that does not.
+
+    `ends` are the end tokens of chat templates beside the tokenizer's own.
+    """
+    end, begin = {tokenizer.eos_token_id, *ends}, tokenizer.bos_token_id
     unlabelled = [row.id for row in rows if all(label == MASKED for label in row.labels[1:])]
-    endless = [row.id for row in rows if row.labels[-1] != end]
-    doubled = [row.id for row in rows if begin is not None and begin != end and row.ids[:2] == (begin, begin)]
+    endless = [row.id for row in rows if row.labels[-1] not in end]
+    doubled = [
+        row.id
+        for row in rows
+        if begin is not None and begin != tokenizer.eos_token_id and row.ids[:2] == (begin, begin)
+    ]
     for faulty, fault in (
         (unlabelled, "have all their labels masked"),
         (endless, "do not end with a trained end-of-sequence token"),
