@@ -20,6 +20,7 @@ from tunewise.data.build import build, check_labels
 from tunewise.data.config import DataConfig
 from tunewise.data.examples import Example, Ledger, Note, Part
 from tunewise.data.images import is_image_folder, read_images
+from tunewise.data.instruct.reading import OPTIONS
 from tunewise.data.leaks import find_leaks
 from tunewise.data.readers import SUFFIXES, Row, columns, read_rows
 from tunewise.data.shapes import Shape, detect, is_template
@@ -135,7 +136,8 @@ def _from_rows(
     file = _test_file(name, path)
     rows = read_rows(file)
     shape = _shape(path, rows, config, task)
-    if shape.kind != task.kind:
+    is_set = shape.name == "prompt and completion" and any(OPTIONS in row.fields for row in rows)
+    if shape.kind != task.kind and not (is_set and task.kind == "multiple_choice"):
         kinds = [kind.replace("_", " ") for kind in (shape.kind, task.kind)]
         raise UserError(f"{name}: {config.path} is {kinds[0]}, and {task.name} is {kinds[1]}", "name another set")
     slots = [slot for slot in task.template.fields() if slot != "label"]

@@ -16,6 +16,7 @@ from tunewise.data.config import DataConfig
 from tunewise.data.described import TaskFile, shape_of
 from tunewise.data.examples import Example, Ledger, Note
 from tunewise.data.images import is_image_folder, read_images
+from tunewise.data.instruct.reading import kind_of
 from tunewise.data.leaks import find_leaks
 from tunewise.data.patterns import asked_by
 from tunewise.data.readers import SUFFIXES, columns, read_rows
@@ -231,12 +232,13 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
     labels = labels_of(examples, config.path) if shape.kind in LABELLED else ()
     # after the split, which goes by the texts of prompts: however rows are asked, they fall into the same parts
     template, parts = asked_by(config, shape, template, labels, _complete(parts, config))
+    kind = kind_of(shape, parts["dev"], parts["test"])
     return Task(
         name=path.resolve().name if path.is_dir() else path.stem,
-        kind=shape.kind,
+        kind=kind,
         template=template,
         labels=labels,
-        metrics=config.metrics or _metrics(shape.kind, labels, examples),
+        metrics=config.metrics or _metrics(kind, labels, examples),
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
