@@ -233,6 +233,8 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
     # after the split, which goes by the texts of prompts: however rows are asked, they fall into the same parts
     template, parts = asked_by(config, shape, template, labels, _complete(parts, config))
     kind = kind_of(shape, parts["dev"], parts["test"])
+    told = sentence(shape, template, config, columns(every)) + _label_list(labels)
+    told += "" if kind == shape.kind else "; the answer of a row is chosen among its options"
     return Task(
         name=path.resolve().name if path.is_dir() else path.stem,
         kind=kind,
@@ -242,7 +244,7 @@ def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBas
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
-        ledger=_ledger(parts, rejected, sentence(shape, template, config, columns(every)) + _label_list(labels)),
+        ledger=_ledger(parts, rejected, told),
         separator="\n\n",
         # half as many tokens as the longest answer has characters are enough for any but the smallest vocabularies
         max_new_tokens=min(256, max(16, max(len(example.answer) for example in examples) // 2)),

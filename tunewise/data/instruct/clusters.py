@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -47,27 +48,27 @@ class InstructionTemplate(Strict):
     when: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Only for rows with one of these values in the slot; "" is a slot that the row does not have."""
 
-    @property
+    @cached_property
     def asked(self) -> tuple[str, ...]:
         """The slots of the prompt."""
         return Template(self.prompt, "").fields()
 
-    @property
+    @cached_property
     def told(self) -> tuple[str, ...]:
         """The slots of the answer."""
         return Template("", self.answer).fields()
 
-    @property
+    @cached_property
     def reasons(self) -> bool:
         """Whether the answer gives its reasons first (chain of thought)."""
         return RATIONALE in self.told
 
-    @property
+    @cached_property
     def chooses(self) -> bool:
         """Whether the answer is a class, or one of the choices, and nothing beside it."""
         return bool({"label", "answer", LETTER} & set(self.told)) and not self.reasons
 
-    @property
+    @cached_property
     def lists(self) -> bool:
         """Whether the possible answers can be shown."""
         return OPTIONS in self.asked or CHOICES in self.asked
@@ -142,7 +143,7 @@ class Cluster(Strict):
             wordings[wording] = name
         return self
 
-    @property
+    @cached_property
     def known(self) -> tuple[str, ...]:
         """Every slot that a template of this cluster may name."""
         derived = [slot for kind in self.kinds for slot in DERIVED[kind]]

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from random import Random
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ from tunewise.config import Strict
 from tunewise.data.instruct.clusters import CHOICES, OPTIONS, Cluster, InstructionTemplate
 from tunewise.data.instruct.forms import FRAMES, HEADS, Form, Instruction, asked, fits, with_demonstrations
 from tunewise.data.instruct.records import Record
+from tunewise.errors import UserError
 
 TRIES = 8
 """How often another row is drawn for a demonstration before one fewer is shown."""
@@ -51,11 +53,25 @@ class Drawn:
 
 
 def held_out(cluster: Cluster, n: int, seed: int) -> frozenset[str]:
-    """The templates that never ask a training row, n of each form; the same for every task of a cluster."""
-    forwards = {name: each for name, each in cluster.templates.items() if not (each.inverted or each.when)}
-    names = sorted(forwards, key=lambda name: _digest(seed, "held out", name))
-    plain, reasoned = ([name for name in names if forwards[name].reasons == reasons] for reasons in (False, True))
-    return frozenset((*plain[:n], *reasoned[: min(n, len(reasoned) - 1)]))
+    """The templates that never ask a training row; the same n for every task of a cluster.
+
+    Templates that are answered alike, and need the same of a row, take turns, so that each kind of row keeps some to be
+    trained by. UserError where n is more than half of them.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, each in cluster.templates.items():
+        if not each.inverted:
+            groups.setdefault(f"{each.told} {bool(each.words)} {sorted(each.when.items())}", []).append(name)
+    halves = [
+        sorted(names, key=lambda name: _digest(seed, "held out", name))[: len(names) // 2]
+        for names in sorted(groups.values(), key=len, reverse=True)
+    ]
+    turns = [name for turn in zip_longest(*halves) for name in turn if name is not None]
+    if n > len(turns):
+        raise UserError(
+            f"held_out_templates={n} is more than half of the cluster's templates", f"hold out {len(turns)} at most"
+        )
+    return frozenset(turns[:n])
 
 
 def drawn(

@@ -12,8 +12,8 @@ from tunewise import files
 from tunewise.config import Strict, dump_yaml, parse
 from tunewise.data.config import DataConfig
 from tunewise.data.examples import Example, Note
-from tunewise.data.instruct.clusters import Cluster, read_cluster
-from tunewise.data.instruct.drawing import Drawing, Drawn, drawn, held_out
+from tunewise.data.instruct.clusters import read_cluster
+from tunewise.data.instruct.drawing import Drawing, Drawn, drawn
 from tunewise.data.instruct.reading import ACCEPTED, OPTIONS
 from tunewise.data.instruct.recognition import AUTO, recognised
 from tunewise.data.instruct.records import Record, reading_of
@@ -139,8 +139,10 @@ def instruction_set(source: Source, plan: InstructionSets) -> InstructionSet:
         shown = records if part == "train" else shown
         parts[part], left = drawn(records, shown, cluster, plan, part == "train")
         rejected += [Note(record.line, f"{part}: no template of {name} fits it") for record in left]
-    if not any(parts.values()) or (not parts["train"] and not is_held_out and task.train):
-        raise UserError(f"no template of {name} fits a row of {task.source}", _why_none(task, cluster, plan))
+        if records and not parts[part]:
+            raise UserError(f"no template of {name} fits a {part} row of {task.source}", _why_none(plan))
+    if not any(parts.values()):
+        raise UserError(f"{task.source} has no test rows, and {name} is held out", "name a task that has some")
     return InstructionSet(
         name=source.name or task.name, source=task.source, cluster=Path(name).stem, is_held_out=is_held_out,
         parts=parts, rejected=rejected, detected=task.ledger.detected,
@@ -165,10 +167,9 @@ def _limited(examples: Sequence[Example], plan: InstructionSets) -> Sequence[Exa
     return [example for example in examples if id(example) in chosen]
 
 
-def _why_none(task: Task, cluster: Cluster, plan: InstructionSets) -> str:
-    n_left = len(cluster.templates) - len(held_out(cluster, plan.held_out_templates, plan.seed))
-    if plan.held_out_templates and n_left < len(cluster.templates):
-        return f"lower held_out_templates ({plan.held_out_templates}), or draw others by another seed"
+def _why_none(plan: InstructionSets) -> str:
+    if plan.held_out_templates:
+        return f"hold out more or fewer templates than {plan.held_out_templates}, or draw others by another seed"
     return "name another cluster, or write templates of your own over its slots"
 
 
