@@ -24,7 +24,9 @@ def build(
     templates: Annotated[
         str | None,
         typer.Option(
-            "--templates", "-t", help="A cluster (`tunewise data templates`), a yaml file, or auto.",
+            "--templates",
+            "-t",
+            help="A cluster (`tunewise data templates`), a yaml file, or auto.",
             show_default="auto",
         ),
     ] = None,
@@ -32,9 +34,7 @@ def build(
     per_row: Annotated[
         str | None, typer.Option(help="How many templates ask a training row, or all.", show_default="1")
     ] = None,
-    shots: Annotated[
-        int | None, typer.Option(help="Demonstrations before a training row.", show_default="0")
-    ] = None,
+    shots: Annotated[int | None, typer.Option(help="Demonstrations before a training row.", show_default="0")] = None,
     few_shot: Annotated[
         float | None, typer.Option(help="Share of training rows that get them.", show_default="0.5")
     ] = None,
@@ -106,15 +106,14 @@ def plan_of(
         raise UserError("nothing to build from", "name a task, tiny:sentiment or a file, or a yaml file of several")
     if first.suffix.lower() in (".yaml", ".yml"):
         if templates is not None or slots:
-            raise UserError(
-                f"{first} says which templates ask each of its tasks", "leave out --templates and --slot"
-            )
+            raise UserError(f"{first} says which templates ask each of its tasks", "leave out --templates and --slot")
         plan = read_yaml(first)
     else:
         source = {"data": {"path": words[0]}, "templates": templates or "auto"}
         source = override(source, [f"slots.{each}" for each in slots])
-        source = override(source, [each for each in assignments if each.partition(".")[0] in SOURCE_FIELDS])
-        assignments = [each for each in assignments if each.partition(".")[0] not in SOURCE_FIELDS]
+        own = [each for each in assignments if each.partition("=")[0].partition(".")[0] in SOURCE_FIELDS]
+        source = override(source, own)
+        assignments = [each for each in assignments if each not in own]
         plan = {"tasks": [source]}
     return override({**plan, **{name: value for name, value in flags.items() if value is not None}}, assignments)
 

@@ -19,9 +19,8 @@ def _labelled(*labels: str, pair: bool = False) -> list[dict]:
     return rows
 
 
-def _asked(question: str, answer: str, **others: str) -> list[dict]:
-    return [{**{k: v.format(place) for k, v in others.items()}, question: f"Where is the {place}?", answer: place.upper()}
-            for place in PLACES]  # fmt: skip
+def _asked(question: str, answer: str) -> list[dict]:
+    return [{question: f"Where is the {place}?", answer: place.upper()} for place in PLACES]
 
 
 def _tagged() -> list[dict]:
@@ -51,17 +50,19 @@ SAMPLES: dict[str, list[tuple[list[dict], dict]]] = {
     "closed_book_qa": [(_asked("question", "answer"), {})],
     "multiple_choice_qa": [
         ([{"question": f"Which is {p}?", "choices": [p, "none", "all"], "answer": 0} for p in PLACES], {}),
-        ([{"context": f"Of {p}.", "question": f"Which is {p}?", "choices": ["none", p], "answer": "B"} for p in PLACES], {}),
+        ([{"context": f"Of {p}.", "question": f"Which is {p}?", "choices": ["none", p], "answer": "B"}
+          for p in PLACES], {}),
     ],
     "commonsense": [
-        ([{"premise": f"The {p} shut.", "question": ["cause", "effect"][n % 2], "choice1": f"{p} rained", "choice2": "no",
-           "label": n % 2} for n, p in enumerate(PLACES)], {}),
+        ([{"premise": f"The {p} shut.", "question": ["cause", "effect"][n % 2], "choice1": f"{p} rained",
+           "choice2": "no", "label": n % 2} for n, p in enumerate(PLACES)], {}),
         ([{"premise": f"The {p} shut.", "choice1": f"{p} rained", "choice2": "no", "label": n % 2}
           for n, p in enumerate(PLACES)], {}),
     ],
     "summarisation": [([{"document": f"Long ago, the {p} was built.", "summary": f"{p} old"} for p in PLACES], {})],
     "translation": [
-        ([{"english": f"the {p}", "norwegian": f"{p}en"} for p in PLACES], {"prompt": "english", "completion": "norwegian"})
+        ([{"english": f"the {p}", "norwegian": f"{p}en"} for p in PLACES],
+         {"prompt": "english", "completion": "norwegian"})
     ],
     "tagging": [(_tagged(), {})],
     "grammaticality": [

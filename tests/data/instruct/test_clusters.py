@@ -12,8 +12,8 @@ from tunewise.data.instruct.clusters import Cluster, cluster_names, read_cluster
 from tunewise.errors import UserError
 
 ASKED_FOR = (
-    "sentiment topic intent entailment paraphrase extractive_qa closed_book_qa multiple_choice_qa commonsense summarisation "
-    "translation tagging grammaticality data_to_text arithmetic question_generation"
+    "sentiment topic intent entailment paraphrase extractive_qa closed_book_qa multiple_choice_qa commonsense "
+    "summarisation translation tagging grammaticality data_to_text arithmetic question_generation"
 ).split()
 
 
@@ -95,11 +95,11 @@ def template(**fields):
         (template(answer="a colour"), "tells none of label; say inverted: true"),
         (template(answer="{letter}"), r"answered by a letter, and its prompt shows no \{choices\}"),
         (template(inverted=True), "answer is missing"),
-        (changed(templates={"a": {"prompt": "A text?", "answer": "{text}", "inverted": True}}), "its prompt tells none"),
-        (changed(templates={"a": {"prompt": "{label}?", "answer": "yes", "inverted": True}}), "not what belongs to the"),
+        (changed(templates={"a": {"prompt": "A text?", "answer": "{text}", "inverted": True}}), "prompt tells none"),
+        (changed(templates={"a": {"prompt": "{label}?", "answer": "yes", "inverted": True}}), "not what belongs"),
         (template(when={"colour": ["red"]}), r"\{colour\} is no slot"),
         (template(phrases={"colour": {"red": "r"}}), r"\{colour\} is no slot"),
-        (changed(classes={"red": []}, templates={"a": {"prompt": "{text}?", "words": {"rde": "r"}}}), "which is no class"),
+        (changed(classes={"red": []}, templates={"a": {"prompt": "{text}?", "words": {"rde": "r"}}}), "is no class"),
         (changed(optional=["colour"]), "optional 'colour' is no slot"),
         (changed(together=[["red"]]), "together names 'red', which is no class"),
         (changed(kinds=["regression"]), "kind regression has no templates"),

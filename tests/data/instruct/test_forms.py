@@ -111,11 +111,16 @@ def test_the_answer_has_a_line_of_its_own_unless_the_words_run_on(tmp_path):
     assert told["cue"].endswith("\nSentiment:")
     assert told["statement-continues"].endswith("The sentiment expressed above is")
     assert told["tone"].endswith(f"\n\n{record.fields['text']}\n")
+    plausible = next(each for each in records_of("commonsense", tmp_path) if each.fields["question"] == "cause")
+    cue = read_cluster("commonsense").templates["because-so"]
+    assert asked(cue, plausible, Form(False), Random(0)).prompt.endswith("shut. That is because:")
 
 
 def test_demonstrations_are_framed_by_questions_and_answers():
     one, two = Instruction("Is it wet?\n", "yes"), Instruction("Is it dry?\n", "no")
-    assert with_demonstrations([one], two, ("Q: ", "\nA:", "\n\n")).prompt == "Q: Is it wet?\nA: yes\n\nQ: Is it dry?\nA:"
+    assert (
+        with_demonstrations([one], two, ("Q: ", "\nA:", "\n\n")).prompt == "Q: Is it wet?\nA: yes\n\nQ: Is it dry?\nA:"
+    )
     assert with_demonstrations([one], two, ("", "", "\n\n###\n\n")).prompt == "Is it wet?\nyes\n\n###\n\nIs it dry?\n"
     cue = Instruction("Wet? Answer:", "yes")
     assert with_demonstrations([cue], cue, ("Q: ", "\nA:", "\n\n")).prompt == "Wet? Answer: yes\n\nWet? Answer:"

@@ -108,7 +108,9 @@ def _shows(template: InstructionTemplate, record: Record, drawing: Drawing) -> b
     """Whether the template can list the possible answers, or leave them out, where that is always wanted."""
     if template.inverted or not (record.labels or record.choices):
         return True
-    return template.lists if drawing.options == "always" else drawing.options == "mixed" or CHOICES not in template.asked
+    return (
+        template.lists if drawing.options == "always" else drawing.options == "mixed" or CHOICES not in template.asked
+    )
 
 
 def _chosen(fitting: Mapping[str, InstructionTemplate], drawing: Drawing, in_train: bool, draw: Random) -> list[str]:
@@ -126,7 +128,7 @@ def _chosen(fitting: Mapping[str, InstructionTemplate], drawing: Drawing, in_tra
     for _ in range(drawing.per_row if in_train and drawing.per_row != "all" else 1):
         turned, with_reasons = draw.random() < drawing.inverted, draw.random() < drawing.chain_of_thought
         forwards = (reasoned if with_reasons else plain) or plain or reasoned
-        pool = inverted if inverted and (turned or not forwards and drawing.inverted) else forwards
+        pool = inverted if inverted and (turned or (not forwards and drawing.inverted > 0)) else forwards
         if not pool:
             break
         names.append(pool.pop(draw.randrange(len(pool))))
@@ -147,7 +149,9 @@ def _written(
         "options" if is_shown and last.options else "",
         "few_shot" if others else "zero_shot",
     )
-    return Drawn(record, name, " ".join(filter(None, told)), with_demonstrations(others, last, frame) if others else last)
+    return Drawn(
+        record, name, " ".join(filter(None, told)), with_demonstrations(others, last, frame) if others else last
+    )
 
 
 def _demonstrations(

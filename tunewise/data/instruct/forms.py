@@ -74,7 +74,9 @@ def asked(template: InstructionTemplate, record: Record, form: Form, draw: Rando
         fields["label"] = template.words.get(record.label, readable(record.label))
     fields[CHOICES] = lettered(answers)
     fields[OPTIONS] = "\n".join([form.head, *(f"- {answer}" for answer in answers)]) if form.listed and answers else ""
-    prompt = _closed(fill(template.prompt, fields).rstrip(), template.prompt, bool(fields[OPTIONS]))
+    prompt = fill(template.prompt, fields).rstrip()
+    # an answer has a line of its own, unless the words run on into it: "Sentiment:", "I would say"
+    prompt = prompt if _runs_on(template, record, bool(fields[OPTIONS])) else f"{prompt}\n"
     slot = "answer" if record.choices and "label" not in template.told else "label"
     options = tuple(
         fill(template.answer, fields | {slot: answer, LETTER: letter(number)}).strip()
@@ -98,9 +100,7 @@ def with_demonstrations(shown: Sequence[Instruction], last: Instruction, frame: 
     return Instruction(between.join([*parts, opened(last)]), last.completion, last.options)
 
 
-def _answers(
-    template: InstructionTemplate, record: Record, form: Form, draw: Random
-) -> tuple[tuple[str, ...], int]:
+def _answers(template: InstructionTemplate, record: Record, form: Form, draw: Random) -> tuple[tuple[str, ...], int]:
     """The answers that can be chosen, in an order, and the number of the right one; none where the answer is free."""
     if template.inverted and CHOICES not in template.asked:
         return (), 0
@@ -115,8 +115,10 @@ def _answers(
     return tuple(template.words.get(label, readable(label)) for label in labels), labels.index(record.label)
 
 
-def _closed(prompt: str, template: str, is_listed: bool) -> str:
-    """The prompt, and a new line for the answer unless its own words run on into it: "Sentiment:", "I would say"."""
-    lines = [line for line in template.rstrip().split("\n") if is_listed or line.strip() != f"{{{OPTIONS}}}"]
+def _runs_on(template: InstructionTemplate, record: Record, is_listed: bool) -> bool:
+    """Whether the template ends with a word of its own, or a colon."""
+    lines = [line for line in template.prompt.rstrip().split("\n") if is_listed or line.strip() != f"{{{OPTIONS}}}"]
     end = "\n".join(lines).rstrip()
-    return prompt if end.endswith(":") or re.search(r"\w$", end) else f"{prompt}\n"
+    for slot, phrases in template.phrases.items():
+        end = end.replace(f"{{{slot}}}", phrases[record.fields[slot].casefold()])
+    return re.search(r"[\w:]$", end) is not None

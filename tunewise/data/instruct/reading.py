@@ -8,7 +8,7 @@ from tunewise.data.readers import Row
 from tunewise.data.shapes import Kind, Shape
 
 OPTIONS, ACCEPTED = "options", "accepted"
-"""Columns beside a prompt and a completion: a list of answers of which one is right, and one of answers that all are."""
+"""Columns beside a prompt and a completion: answers of which one is right, and answers that all are."""
 
 
 def options_of(row: Row, answer: str) -> tuple[str | None, tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -95,7 +95,7 @@ class InstructionSet:
 def build_instructions(
     plan: InstructionSets | Mapping[str, Any], out: str | Path | None = None
 ) -> list[InstructionSet]:
-    """The instruction set of each task of the plan; with `out` written there, one folder a task where there are several.
+    """The instruction set of each task of the plan; with `out` written there, a folder for each of several.
 
     A folder has train.jsonl, dev.jsonl and test.jsonl, which `--data` takes. UserError for whatever is wrong with plan,
     data or templates.
@@ -135,7 +135,7 @@ def instruction_set(source: Source, plan: InstructionSets) -> InstructionSet:
     for part, examples in (("train", task.train), ("dev", task.dev), ("test", task.test)):
         if is_held_out and part != "test":
             continue
-        records = [reading.record(example) for example in _limited(examples, plan)]
+        records = _told_apart([reading.record(example) for example in _limited(examples, plan)])
         shown = records if part == "train" else shown
         parts[part], left = drawn(records, shown, cluster, plan, part == "train")
         rejected += [Note(record.line, f"{part}: no template of {name} fits it") for record in left]
@@ -158,6 +158,17 @@ def _refuse_what_has_no_slots(task: Task) -> None:
             f"{task.source} holds {'messages' if len(first.parts) > 1 else 'texts'} without columns to fill slots from",
             "it is a set of instructions already, or name its columns: data.prompt=COLUMN data.completion=COLUMN",
         )
+
+
+def _told_apart(records: Sequence[Record]) -> list[Record]:
+    """The records with an id each: rows of one line, such as those of a json without line ends, share theirs."""
+    seen = Counter[str]()
+    found = []
+    for record in records:
+        seen[record.id] += 1
+        again = seen[record.id]
+        found.append(record if again == 1 else replace(record, id=f"{record.id}.{again}"))
+    return found
 
 
 def _limited(examples: Sequence[Example], plan: InstructionSets) -> Sequence[Example]:
