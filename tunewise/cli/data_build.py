@@ -6,62 +6,64 @@ from typing import Annotated, Any
 
 import typer
 
-from tunewise.cli.console import AsJson, print_json, results
+from tunewise.cli.console import AsJson, Out, print_json, results
 from tunewise.errors import UserError
 
 SOURCE_FIELDS = ("data", "slots", "name")
 
 
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TASK|SETS.yaml [FIELD=VALUE]...",
+        help="Anything --data takes, or a yaml file with several tasks; then columns such as data.text=review.",
+        show_default=False,
+    ),
+]
+Templates = Annotated[
+    str | None,
+    typer.Option(
+        "--templates", "-t", help="A cluster (`tunewise data templates`), a yaml file, or auto.", show_default="auto"
+    ),
+]
+PerRow = Annotated[str | None, typer.Option(help="How many templates ask a training row, or all.", show_default="1")]
+Shots = Annotated[int | None, typer.Option(help="Demonstrations before a training row.", show_default="0")]
+FewShot = Annotated[float | None, typer.Option(help="Share of training rows that get them.", show_default="0.5")]
+Options = Annotated[
+    str | None, typer.Option(help="List the possible answers: mixed, always or never.", show_default="mixed")
+]
+Inverted = Annotated[
+    float | None, typer.Option(help="Share of training rows that are turned round.", show_default="0.15")
+]
+Reasons = Annotated[float | None, typer.Option(help="Share of rows answered with their reasons.", show_default="0.5")]
+HeldOut = Annotated[int | None, typer.Option(help="Templates a cluster that ask dev and test alone.", show_default="0")]
+HoldOut = Annotated[
+    list[str] | None, typer.Option(help="A cluster that is tested alone; as often as wanted.", show_default=False)
+]
+Slots = Annotated[
+    list[str] | None, typer.Option(help="A slot that is the same in every row, NAME=TEXT.", show_default=False)
+]
+Limit = Annotated[int | None, typer.Option(help="At most so many rows a part.", show_default="all")]
+Messages = Annotated[bool | None, typer.Option("--messages", help="Write chat messages.", show_default=False)]
+Seed = Annotated[int | None, typer.Option(help="What all of this is drawn by.", show_default="0")]
+
+
 def build(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="TASK|SETS.yaml [FIELD=VALUE]...",
-            help="Anything --data takes, or a yaml file with several tasks; then columns such as data.text=review.",
-            show_default=False,
-        ),
-    ] = None,
-    templates: Annotated[
-        str | None,
-        typer.Option(
-            "--templates",
-            "-t",
-            help="A cluster (`tunewise data templates`), a yaml file, or auto.",
-            show_default="auto",
-        ),
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write.", show_default=False)] = None,
-    per_row: Annotated[
-        str | None, typer.Option(help="How many templates ask a training row, or all.", show_default="1")
-    ] = None,
-    shots: Annotated[int | None, typer.Option(help="Demonstrations before a training row.", show_default="0")] = None,
-    few_shot: Annotated[
-        float | None, typer.Option(help="Share of training rows that get them.", show_default="0.5")
-    ] = None,
-    options: Annotated[
-        str | None, typer.Option(help="List the possible answers: mixed, always or never.", show_default="mixed")
-    ] = None,
-    inverted: Annotated[
-        float | None, typer.Option(help="Share of training rows that are turned round.", show_default="0.15")
-    ] = None,
-    chain_of_thought: Annotated[
-        float | None, typer.Option(help="Share of rows answered with their reasons.", show_default="0.5")
-    ] = None,
-    held_out_templates: Annotated[
-        int | None, typer.Option(help="Templates a cluster that ask dev and test alone.", show_default="0")
-    ] = None,
-    hold_out: Annotated[
-        list[str] | None, typer.Option(help="A cluster that is tested alone; as often as wanted.", show_default=False)
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many rows a part.", show_default="all")] = None,
-    slot: Annotated[
-        list[str] | None,
-        typer.Option(help="A slot that is the same in every row, NAME=TEXT.", show_default=False),
-    ] = None,
-    messages: Annotated[
-        bool | None, typer.Option("--messages", help="Write chat messages.", show_default=False)
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="What all of this is drawn by.", show_default="0")] = None,
+    words: Words = None,
+    templates: Templates = None,
+    out: Out = None,
+    per_row: PerRow = None,
+    shots: Shots = None,
+    few_shot: FewShot = None,
+    options: Options = None,
+    inverted: Inverted = None,
+    chain_of_thought: Reasons = None,
+    held_out_templates: HeldOut = None,
+    hold_out: HoldOut = None,
+    limit: Limit = None,
+    slot: Slots = None,
+    messages: Messages = None,
+    seed: Seed = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn the rows of tasks into instructions and answers, train, dev and test apart."""
