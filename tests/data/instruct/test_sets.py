@@ -4,6 +4,7 @@ import json
 from collections import Counter
 
 import pytest
+import yaml
 
 from tests.data.instruct.samples import SAMPLES, sample_tasks, write_rows
 from tunewise.data.instruct.clusters import cluster_names, read_cluster
@@ -170,7 +171,7 @@ def test_what_is_written_is_a_task_again(tmp_path):
     row = rows_of(tmp_path / "set", "train")[1]
     assert row["id"] == "sentiment-train-001/" + row["template"]
     assert (row["task"], row["cluster"], row["line"]) == ("sentiment", "sentiment", 2)
-    again = build_instructions(__import__("yaml").safe_load((tmp_path / "set" / "sets.yaml").read_text("utf-8")))
+    again = build_instructions(yaml.safe_load((tmp_path / "set" / "sets.yaml").read_text("utf-8")))
     assert again == [found]
 
 
@@ -204,7 +205,7 @@ def test_several_tasks_and_a_cluster_that_is_held_out(tmp_path):
         "tasks": [
             SENTIMENT,
             {"data": "tiny:translation"},
-            {"data": "tiny:headline", "templates": "summarisation", "name": "news"},
+            {"data": "tiny:headline", "templates": "summarisation", "name": "news", "limit": 12},
             {"data": "tiny:entailment", "templates": "entailment"},
         ],
         "hold_out": ["entailment"],
@@ -219,8 +220,10 @@ def test_several_tasks_and_a_cluster_that_is_held_out(tmp_path):
     assert files == trained | {"entailment/test.jsonl"}
     assert len(rows_of(tmp_path / "flan" / "entailment", "test")) == 30
     assert load_task(tmp_path / "flan" / "entailment" / "test.jsonl").kind == "multiple_choice"
+    mixture = yaml.safe_load((tmp_path / "flan" / "mixture.yaml").read_text("utf-8"))
+    assert mixture == {"sources": {n: str(tmp_path / "flan" / n) for n in ("sentiment", "translation", "news")}}
     summary = json.loads((tmp_path / "flan" / "sets.json").read_text("utf-8"))
-    assert [each["rows"]["train"] for each in summary] == [30, 30, 30, 0]
+    assert [each["rows"]["train"] for each in summary] == [30, 30, 12, 0]
 
 
 def test_labels_are_taken_for_the_classes_they_are(tmp_path):

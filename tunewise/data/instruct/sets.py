@@ -1,5 +1,6 @@
 """Instruction sets: tasks in, a folder of instructions and answers out, for each of them."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from tunewise.data.splits import few_shot
 from tunewise.data.task import Task, load_task
 from tunewise.errors import UserError
 
-PLAN, SUMMARY = "sets.yaml", "sets.json"
+PLAN, SUMMARY, MIXTURE = "sets.yaml", "sets.json", "mixture.yaml"
 
 
 class Source(Strict):
@@ -31,8 +32,10 @@ class Source(Strict):
     """Anything that `--data` takes, or that and what its columns mean."""
     templates: str = AUTO
     """A cluster, a yaml file with templates of your own, or auto where the data leave no doubt."""
-    name: str = Field("", pattern=r"^[\w.\- ]*$")
-    """What it is called; "" takes the task's own name."""
+    name: str = Field("", pattern=r"^[\w-]*$")
+    """What it is called, in letters, digits, - and _; "" takes the task's own name."""
+    limit: int | None = Field(None, ge=1)
+    """At most so many rows of each of its parts; None takes that of all tasks."""
     slots: dict[str, str] = Field(default_factory=dict)
     """Slots that hold the same in every row, such as {target_language: Norwegian}."""
 
@@ -49,7 +52,7 @@ class InstructionSets(Drawing):
     hold_out: tuple[str, ...] = ()
     """Clusters of which no row is trained on: their tasks give their test rows alone."""
     limit: int | None = Field(None, ge=1)
-    """At most so many rows of each part of a task are asked; None asks all."""
+    """At most so many rows of each part of a task; None takes all."""
     messages: bool = False
     """Write chat messages in place of prompt and completion."""
 
@@ -97,8 +100,8 @@ def build_instructions(
 ) -> list[InstructionSet]:
     """The instruction set of each task of the plan; with `out` written there, a folder for each of several.
 
-    A folder has train.jsonl, dev.jsonl and test.jsonl, which `--data` takes. UserError for whatever is wrong with plan,
-    data or templates.
+    A folder has train.jsonl, dev.jsonl and test.jsonl, which `--data` takes; mixture.yaml names those with rows to be
+    trained on. UserError for whatever is wrong with plan, data or templates.
     """
     plan = plan if isinstance(plan, InstructionSets) else parse(InstructionSets, plan)
     found: list[InstructionSet] = []
@@ -110,15 +113,22 @@ def build_instructions(
     if all(built.is_held_out for built in found):
         raise UserError("every task is of a cluster that is held out", "leave one of them to be trained on")
     if out is not None:
-        with files.folder(out) as new:
-            for built in found:
-                place = new if len(found) == 1 else new / built.name
-                for part, rows in built.parts.items():
-                    if rows:
-                        files.write_jsonl(place / f"{part}.jsonl", [_row(each, built, plan.messages) for each in rows])
-            files.write_text(new / PLAN, dump_yaml(plan))
-            files.write_json(new / SUMMARY, [built.summary() for built in found])
+        _write(found, plan, Path(out))
     return found
+
+
+def _write(found: Sequence[InstructionSet], plan: InstructionSets, out: Path) -> None:
+    with files.folder(out) as new:
+        for built in found:
+            place = new if len(found) == 1 else new / built.name
+            for part, rows in built.parts.items():
+                if rows:
+                    files.write_jsonl(place / f"{part}.jsonl", [_row(each, built, plan.messages) for each in rows])
+        if len(found) > 1:
+            sources = {built.name: str(out / built.name) for built in found if built.parts["train"]}
+            files.write_text(new / MIXTURE, dump_yaml({"sources": sources}))
+        files.write_text(new / PLAN, dump_yaml(plan))
+        files.write_json(new / SUMMARY, [built.summary() for built in found])
 
 
 def instruction_set(source: Source, plan: InstructionSets) -> InstructionSet:
@@ -135,7 +145,8 @@ def instruction_set(source: Source, plan: InstructionSets) -> InstructionSet:
     for part, examples in (("train", task.train), ("dev", task.dev), ("test", task.test)):
         if is_held_out and part != "test":
             continue
-        records = _told_apart([reading.record(example) for example in _limited(examples, plan)])
+        taken = _limited(examples, source.limit or plan.limit, plan.seed)
+        records = _told_apart([reading.record(example) for example in taken])
         shown = records if part == "train" else shown
         parts[part], left = drawn(records, shown, cluster, plan, part == "train")
         rejected += [Note(record.line, f"{part}: no template of {name} fits it") for record in left]
@@ -144,9 +155,14 @@ def instruction_set(source: Source, plan: InstructionSets) -> InstructionSet:
     if not any(parts.values()):
         raise UserError(f"{task.source} has no test rows, and {name} is held out", "name a task that has some")
     return InstructionSet(
-        name=source.name or task.name, source=task.source, cluster=Path(name).stem, is_held_out=is_held_out,
-        parts=parts, rejected=rejected, detected=task.ledger.detected,
-    )  # fmt: skip
+        name=source.name or re.sub(r"[^\w-]+", "-", task.name),
+        source=task.source,
+        cluster=Path(name).stem,
+        is_held_out=is_held_out,
+        parts=parts,
+        rejected=rejected,
+        detected=task.ledger.detected,
+    )
 
 
 def _refuse_what_has_no_slots(task: Task) -> None:
@@ -171,10 +187,10 @@ def _told_apart(records: Sequence[Record]) -> list[Record]:
     return found
 
 
-def _limited(examples: Sequence[Example], plan: InstructionSets) -> Sequence[Example]:
-    if plan.limit is None or len(examples) <= plan.limit:
+def _limited(examples: Sequence[Example], limit: int | None, seed: int) -> Sequence[Example]:
+    if limit is None or len(examples) <= limit:
         return examples
-    chosen = {id(example) for example in few_shot(examples, plan.limit, plan.seed, balanced=False)}
+    chosen = {id(example) for example in few_shot(examples, limit, seed, balanced=False)}
     return [example for example in examples if id(example) in chosen]
 
 
