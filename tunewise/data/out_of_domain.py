@@ -137,6 +137,8 @@ def _from_rows(
     rows = read_rows(file)
     shape = _shape(path, rows, config, task)
     is_set = shape.name == "prompt and completion" and any(OPTIONS in row.fields for row in rows)
+    if is_set and task.kind == "multiple_choice" and not all(row.fields.get(OPTIONS) for row in rows):
+        raise UserError(f"{name}: {config.path} has rows without options", "name a set whose answers can be chosen")
     if shape.kind != task.kind and not (is_set and task.kind == "multiple_choice"):
         kinds = [kind.replace("_", " ") for kind in (shape.kind, task.kind)]
         raise UserError(f"{name}: {config.path} is {kinds[0]}, and {task.name} is {kinds[1]}", "name another set")

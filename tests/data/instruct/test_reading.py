@@ -3,7 +3,9 @@
 import pytest
 
 from tests.data.instruct.samples import write_rows
+from tunewise.data.out_of_domain import OutOfDomainConfig, load_out_of_domain
 from tunewise.data.task import load_task
+from tunewise.errors import UserError
 
 ROWS = [
     {"prompt": f"Is {n} even?", "completion": ["yes", "no"][n % 2], "options": ["no", "yes", "perhaps"]}
@@ -43,3 +45,19 @@ def test_accepted_answers_are_counted_by_the_best_of_them(tmp_path):
     task = load_task(write_rows(tmp_path / "rows.jsonl", rows))
     assert task.metrics == ("token_f1", "normalised_match")
     assert task.test[0].accepted == ("at home", "home")
+
+
+def test_a_set_of_another_task_is_asked_out_of_domain(tmp_path):
+    task = load_task(write_rows(tmp_path / "rows.jsonl", ROWS))
+    other = [{"prompt": f"Is {n} odd?", "completion": "aye", "options": ["aye", "nay"]} for n in range(5)]
+    path = write_rows(tmp_path / "other.jsonl", other)
+    found = load_out_of_domain("odd", OutOfDomainConfig(path=str(path)), task)
+    assert (found.task.kind, len(found.task.test)) == ("multiple_choice", 5)
+    assert found.task.test[0].prompt == "Is 0 odd?"
+    assert found.task.options(found.task.test[0]) == (" aye", " nay")
+    free = write_rows(tmp_path / "free.jsonl", [{"prompt": "Why?", "completion": "because"}])
+    with pytest.raises(UserError, match="is generation, and rows is multiple choice"):
+        load_out_of_domain("free", OutOfDomainConfig(path=str(free)), task)
+    with pytest.raises(UserError, match=r"odd: .* has rows without options"):
+        write_rows(path, [*other, {"prompt": "Why?", "completion": "because"}])
+        load_out_of_domain("odd", OutOfDomainConfig(path=str(path)), task)

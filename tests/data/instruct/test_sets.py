@@ -309,3 +309,14 @@ def test_a_template_file_of_ones_own(tmp_path):
     assert found.cluster == "own"
     assert {each.instruction.completion for each in found.parts["train"]} == {"five", "one"}
     assert found.parts["test"][0].instruction.prompt.startswith("How many stars? ")
+
+
+def test_a_benchmark_is_a_task_as_any_other(tmp_path):
+    rows = [{"sentence1": f"It was {n}.", "sentence2": f"It is {n}.", "label": n % 2} for n in range(40)]
+    for part in ("train", "validation"):
+        write_rows(tmp_path / "rte" / f"{part}.jsonl", rows)
+    found = one({"data": {"path": "glue:rte", "folder": str(tmp_path)}, "templates": "entailment"}, limit=20)
+    assert found.name == "glue-rte"
+    by_line = {each.record.line % 2: each.record.label for each in found.parts["train"]}
+    assert by_line == {1: "entailment", 0: "not_entailment"}  # 0 and 1 of the file
+    assert {each.record.fields["premise"] for each in found.parts["test"]} <= {row["sentence1"] for row in rows}
