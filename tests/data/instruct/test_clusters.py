@@ -100,6 +100,7 @@ def template(**fields):
         (template(when={"colour": ["red"]}), r"\{colour\} is no slot"),
         (template(phrases={"colour": {"red": "r"}}), r"\{colour\} is no slot"),
         (changed(classes={"red": []}, templates={"a": {"prompt": "{text}?", "words": {"rde": "r"}}}), "is no class"),
+        (changed(leave_out="<<["), "leave_out = '<<\\[': no regular expression"),
         (changed(optional=["colour"]), "optional 'colour' is no slot"),
         (changed(together=[["red"]]), "together names 'red', which is no class"),
         (changed(kinds=["regression"]), "kind regression has no templates"),

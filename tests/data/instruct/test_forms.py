@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from tests.data.instruct.samples import sample_tasks
-from tunewise.data.instruct.clusters import CHOICES, OPTIONS, cluster_names, read_cluster
+from tunewise.data.instruct.clusters import CHOICES, OPTIONS, InstructionTemplate, cluster_names, read_cluster
 from tunewise.data.instruct.forms import FRAMES, Form, Instruction, asked, fits, with_demonstrations
 from tunewise.data.instruct.records import reading_of
 
@@ -114,6 +114,18 @@ def test_the_answer_has_a_line_of_its_own_unless_the_words_run_on(tmp_path):
     plausible = next(each for each in records_of("commonsense", tmp_path) if each.fields["question"] == "cause")
     cue = read_cluster("commonsense").templates["because-so"]
     assert asked(cue, plausible, Form(False), Random(0)).prompt.endswith("shut. That is because:")
+
+
+def test_a_template_needs_a_word_of_its_own_for_each_class(tmp_path):
+    record = next(each for each in records_of("sentiment", tmp_path) if len(each.labels) == 2)
+    asks = {"prompt": "{text}", "answer": "{label}"}
+    for words, fitting in (
+        ({}, True),
+        ({"positive": "yes", "negative": "no"}, True),
+        ({"positive": "yes", "negative": "yes"}, False),
+        ({"positive": "yes"}, False),
+    ):
+        assert fits(InstructionTemplate(**asks, words=words), record) is fitting
 
 
 def test_demonstrations_are_framed_by_questions_and_answers():

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tunewise.config import Strict, parse, read_yaml
 from tunewise.data.shapes import Kind
@@ -42,7 +42,8 @@ class InstructionTemplate(Strict):
     inverted: bool = False
     """Whether the task is turned round: the answer is told, and what belongs to it is written."""
     words: dict[str, str] = Field(default_factory=dict)
-    """What is written for a class. A task with a class that is not among them is not asked by this template."""
+    """What is written for a class. A task with a class that is not among them, or with two that are written alike, is
+    not asked by this template."""
     phrases: dict[str, dict[str, str]] = Field(default_factory=dict)
     """What is written for a value of a slot, such as {question: {cause: why did it happen}}."""
     when: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -121,6 +122,15 @@ class Cluster(Strict):
                 fields = {"answer": f"{{{first}}}", **fields}
             opened[str(name)] = fields
         return {**data, "templates": opened}
+
+    @field_validator("leave_out")
+    @classmethod
+    def _an_expression(cls, leave_out: str) -> str:
+        try:
+            re.compile(leave_out)
+        except re.error as error:
+            raise ValueError(f"no regular expression: {error}") from None
+        return leave_out
 
     @model_validator(mode="after")
     def _each_template_can_be_filled(self) -> Self:

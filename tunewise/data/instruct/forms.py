@@ -44,8 +44,8 @@ class Form:
 
 def fits(template: InstructionTemplate, record: Record) -> bool:
     """Whether the record has all that the template asks for and tells."""
-    if template.words and not set(record.labels) <= set(template.words):
-        return False
+    if template.words and len({template.words.get(label, "") for label in record.labels} - {""}) < len(record.labels):
+        return False  # a class without words, or two with the same
     for slot, values in template.when.items():
         if (record.label if slot == "label" else record.fields.get(slot, "").casefold()) not in values:
             return False

@@ -41,7 +41,7 @@ def _is_of(task: Task, cluster: Cluster, constants: Mapping[str, str]) -> bool:
         case "columns":
             columns = {column.lower() for column in task.asked}
             wanted = {slot: found for slot, found in cluster.slots.items() if slot not in cluster.optional}
-            by_name = all(columns & {slot, *found} for slot, found in wanted.items())
+            by_name = all(columns & {each.lower() for each in (slot, *found)} for slot, found in wanted.items())
             needs_accepted = task.kind == "generation" and not all(example.accepted for example in examples)
             return by_name and not needs_accepted and _can_be_read(task, cluster, constants)
         case "languages":

@@ -103,7 +103,7 @@ def _places(task: Task, cluster: Cluster, constants: Mapping[str, str], name: st
     wanted = {slot: found for slot, found in cluster.slots.items() if slot not in constants}
     places: dict[str, int] = {}
     for slot, found in wanted.items():
-        names = [each for each in (slot, *found) if each in columns]
+        names = [each.lower() for each in (slot, *found) if each.lower() in columns]
         free = [columns.index(each) for each in names if columns.index(each) not in places.values()]
         if free:
             places[slot] = free[0]
