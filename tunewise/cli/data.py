@@ -2,16 +2,16 @@
 
 import typer
 
-from tunewise.cli import data_generate, data_mixture, data_split
+from tunewise.cli import data_build, data_generate, data_mixture, data_split, data_templates
 from tunewise.cli.console import verb
 
 app = typer.Typer(name="data", help="Look at data before training, and make data sets.", no_args_is_help=True)
 
-
-@app.callback()
-def _of_data() -> None: ...
-
-
-app.command("mixture")(verb(data_mixture.mixture))
-app.command("split")(verb(data_split.split))
-app.command("generate")(verb(data_generate.generate))
+for _name, _function in {
+    "split": data_split.split,
+    "mixture": data_mixture.mixture,
+    "build": data_build.build,
+    "templates": data_templates.templates,
+    "generate": data_generate.generate,
+}.items():
+    app.command(_name)(verb(_function))

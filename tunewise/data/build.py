@@ -9,6 +9,7 @@ from itertools import takewhile
 from tunewise.data.choices import letter, lettered, texts_in
 from tunewise.data.conversations import Conversations
 from tunewise.data.examples import Example, Note, Part
+from tunewise.data.instruct.reading import accepted_of, options_of
 from tunewise.data.messages import Message
 from tunewise.data.readers import Row
 from tunewise.data.shapes import Shape, number_of
@@ -123,9 +124,13 @@ def _example(row: Row, shape: Shape, template: Template, identity: str, chat: Co
         raise UserError(f"its {' and '.join(shape.asked)} is empty")
     if shape.name.startswith("prompt") and prompt and not (prompt[-1].isspace() or answer[0].isspace()):
         answer = f" {answer}"
+    choices: tuple[str, ...] = ()
+    if shape.name == "prompt and completion":
+        label, choices = options_of(row, answer)
+        accepted = accepted_of(row)
     parts = (Part(prompt, False), Part(answer, True))[0 if prompt else 1 :]
     asked = tuple(fields[name] for name in shape.asked)
-    return Example(identity, parts, label, row.line, asked, accepted=accepted)
+    return Example(identity, parts, label, row.line, asked, choices=choices, accepted=accepted)
 
 
 def _parted(fields: Mapping[str, str], shape: Shape) -> dict[str, str]:

@@ -24,6 +24,7 @@ from tunewise.data.detect import detect
 from tunewise.data.examples import Example, Ledger, Note, Part
 from tunewise.data.hub import is_saved
 from tunewise.data.images import is_image_folder, read_images
+from tunewise.data.instruct.reading import OPTIONS
 from tunewise.data.leaks import find_leaks
 from tunewise.data.readers import Row, columns
 from tunewise.data.shapes import Shape, is_template
@@ -172,7 +173,10 @@ def _from_rows(
 ) -> tuple[list[Example], list[Note]]:
     stem, rows = _test_rows(name, path, config)
     shape = _shape(path, rows, config, task)
-    if shape.kind != task.kind:
+    is_set = shape.name == "prompt and completion" and any(OPTIONS in row.fields for row in rows)
+    if is_set and task.kind == "multiple_choice" and not all(row.fields.get(OPTIONS) for row in rows):
+        raise UserError(f"{name}: {config.path} has rows without options", "name a set whose answers can be chosen")
+    if shape.kind != task.kind and not (is_set and task.kind == "multiple_choice"):
         kinds = [kind.replace("_", " ") for kind in (shape.kind, task.kind)]
         raise UserError(f"{name}: {config.path} is {kinds[0]}, and {task.name} is {kinds[1]}", "name another set")
     if shape.talk:  # which no template of the task's changes

@@ -19,6 +19,7 @@ from tunewise.data.described import TaskFile, shape_of
 from tunewise.data.detect import detect
 from tunewise.data.examples import Example, Ledger, Note
 from tunewise.data.images import is_image_folder, read_images
+from tunewise.data.instruct.reading import kind_of
 from tunewise.data.leaks import find_leaks
 from tunewise.data.mixture import Mixture, mixture_of
 from tunewise.data.patterns import asked_by
@@ -279,21 +280,23 @@ def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
     labels = labels_of(examples, config.path) if shape.kind in LABELLED else ()
     # after the split, which goes by the texts of prompts: however rows are asked, they fall into the same parts
     template, parts = asked_by(config, shape, template, labels, _complete(parts, config))
-    told = sentence(shape, template, config, columns(every)) + source.told
+    kind = kind_of(shape, parts["dev"], parts["test"])
+    told = sentence(shape, template, config, columns(every)) + source.told + _label_list(labels)
+    told += "" if kind == shape.kind else "; the answer of a row is chosen among its options"
     if chat:
         told += f"; {chat.sentence()}"
     if group:
         told += f"; {len({example.group for example in examples})} groups by {group}, each whole in one split"
     return Task(
         name=name_of(config.path),
-        kind=shape.kind,
+        kind=kind,
         template=template,
         labels=labels,
-        metrics=config.metrics or _metrics(shape.kind, labels, examples),
+        metrics=config.metrics or _metrics(kind, labels, examples),
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
-        ledger=_ledger(parts, rejected, told + _label_list(labels)),
+        ledger=_ledger(parts, rejected, told),
         separator="\n\n",
         # half as many tokens as the longest answer has characters are enough for any but the smallest vocabularies
         max_new_tokens=min(256, max(16, max(len(example.answer) for example in examples) // 2)),
