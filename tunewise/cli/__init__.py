@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tunewise.cli import adapter, compare, demo, dimension, doctor, eval, methods, plan, remedies, report, train
+from tunewise.cli import adapter, compare, data, demo, dimension, doctor, eval, methods, plan, remedies, report, train
 from tunewise.cli.console import verb, version
 
 # before torch is imported: threads that wait for work sleep, so that a busy machine costs seconds and not minutes
@@ -37,6 +37,7 @@ VERBS = {
 for _name, _function in VERBS.items():
     app.command(_name)(verb(_function))
 app.add_typer(adapter.app, name="adapter")
+app.add_typer(data.app, name="data")
 
 
 @app.callback()

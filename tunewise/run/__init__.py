@@ -3,9 +3,11 @@
 from tunewise.run.adapters import combine_adapters, compare_adapters, merge_adapter
 from tunewise.run.carry_out import add_reload_proof, run, train
 from tunewise.run.dial import dial_adapter
+from tunewise.run.examined import examine_data, refuse_unfit
 from tunewise.run.measure import evaluate, evaluate_with_harness
 from tunewise.run.prepare import base_of
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
+from tunewise.run.record import is_done
 from tunewise.run.together import plan, run_together
 from tunewise.training.proofs import prove_adapter
 from tunewise.training.reload import prove_in_fresh_process
@@ -20,10 +22,13 @@ __all__ = [
     "dial_adapter",
     "evaluate",
     "evaluate_with_harness",
+    "examine_data",
+    "is_done",
     "merge_adapter",
     "plan",
     "prove_adapter",
     "prove_in_fresh_process",
+    "refuse_unfit",
     "run",
     "run_folder",
     "run_together",

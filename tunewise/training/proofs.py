@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tunewise.data.doctor import tokens
+from tunewise.data.doctor.reading import flattened
 from tunewise.data.encode import MASKED, Encoded
 from tunewise.engine.batches import plain
 from tunewise.engine.objectives import Objective, objective_for
@@ -47,21 +49,24 @@ def at_most(value: float, tolerance: float) -> Proof:
 def check_rows(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> dict[str, Proof]:
     """Every row has labels, ends with a trained end token and begins once; UserError naming the row that does not."""
     end, begin = tokenizer.eos_token_id, tokenizer.bos_token_id
-    unlabelled = [row.id for row in rows if all(label == MASKED for label in row.labels[1:])]
-    endless = [row.id for row in rows if row.labels[-1] != end]
-    doubled = [row.id for row in rows if begin is not None and begin != end and row.ids[:2] == (begin, begin)]
+    flat = flattened(rows)
+    unlabelled, unended, begun_twice = (
+        tokens.unlabelled(flat),
+        tokens.endless(flat, end),
+        tokens.doubled(flat, begin, end),
+    )
     for faulty, fault in (
         (unlabelled, "have all their labels masked"),
-        (endless, "do not end with a trained end-of-sequence token"),
-        (doubled, "begin with two begin tokens"),
+        (unended, "do not end with a trained end-of-sequence token"),
+        (begun_twice, "begin with two begin tokens"),
     ):
-        if faulty:
-            named = ", ".join(faulty[:5])
+        if len(faulty):
+            named = ", ".join(rows[int(number)].id for number in faulty[:5])
             raise UserError(f"{len(faulty)} training rows {fault}: {named}", "check the template and the tokenizer")
     return {
         "labels_are_trained": at_most(len(unlabelled), 0),
-        "answers_end_with_a_trained_token": at_most(len(endless), 0),
-        "begins_once": at_most(len(doubled), 0),
+        "answers_end_with_a_trained_token": at_most(len(unended), 0),
+        "begins_once": at_most(len(begun_twice), 0),
     }
 
 

@@ -1,0 +1,97 @@
+"""The data doctor before a run: the task of a recipe, as its base would read it, without the base's weights."""
+
+import logging
+import shlex
+from collections.abc import Sequence
+
+from tunewise.data.config import DataConfig
+from tunewise.data.doctor import Examination, Reading, Rows, examine, read_part
+from tunewise.data.doctor.reading import Way
+from tunewise.data.task import Task, load_task
+from tunewise.engine.objectives import encoder_for
+from tunewise.errors import UserError
+from tunewise.evaluation.evaluate import LONGEST
+from tunewise.models.anatomy import context_length
+from tunewise.models.families import ENCODER_DECODER, VISION, kind_of
+from tunewise.models.heads import HeadChoice, TaskHead
+from tunewise.models.load import UNLIMITED, load_config, load_tokenizer
+from tunewise.run.prepare import head_for
+from tunewise.run.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_LENGTH = 512
+"""Tokens to which training rows are cut where no recipe says so; TrainConfig.max_length."""
+
+
+def examine_data(
+    data: DataConfig, model: str = "tiny", head: HeadChoice = "auto", max_length: int = DEFAULT_LENGTH
+) -> Examination:
+    """What the doctor finds of this data, for a base of this name; UserError where it cannot be read as a task."""
+    return examine(rows_of(data, model, head, max_length))
+
+
+def rows_of(data: DataConfig, model: str, head: HeadChoice = "auto", max_length: int = DEFAULT_LENGTH) -> Rows:
+    """The rows of a task, and how a base of this name reads them; images are not read."""
+    config = load_config(model)
+    kind = kind_of(config)
+    tokenizer = None if kind == VISION else load_tokenizer(model)
+    task = load_task(data, tokenizer)
+    chosen = head_for(task, kind, model, head)
+    if tokenizer is None:
+        return Rows(task)
+    if chosen.kind == "tags":
+        tokenizer = load_tokenizer(model, chosen)
+    told = [n for n in (context_length(config), _limit(chosen, tokenizer.model_max_length)) if n is not None]
+    context = min(told, default=None)
+    encode = encoder_for(task, tokenizer, kind, chosen)
+    asked_up_to = context or (max_length if chosen.kind == "lm" else LONGEST)
+    lengths = {"train": min(max_length, context or max_length), "dev": asked_up_to, "test": asked_up_to}
+    parts = {part: read_part(examples, encode, lengths[part]) for part, examples in _parts(task).items()}
+    return Rows(task, Reading(model, tokenizer, _way(kind, chosen), lengths["train"], context, parts))
+
+
+def refuse_unfit(recipes: Sequence[Recipe]) -> None:
+    """Examine the data of these recipes, each once; UserError where it has errors, and the rest is told by logging."""
+    seen: dict[str, Recipe] = {}
+    for recipe in recipes:
+        seen.setdefault(
+            f"{recipe.data.model_dump_json()} {recipe.model} {recipe.head} {recipe.train.max_length}", recipe
+        )
+    for recipe in seen.values():
+        found = examine_data(recipe.data, recipe.model, recipe.head, recipe.train.max_length)
+        command = check_command(recipe)
+        if not found.is_fit:
+            errors = found.of("error")
+            told = "; ".join(error.message for error in errors) or found.account.sum_told()
+            raise UserError(
+                f"{recipe.data.path} is not fit to be trained on: {told}",
+                f"{errors[0].remedy if errors else 'report this'}; all of it: {command}; "
+                "--ignore-findings trains all the same",
+            )
+        if warnings := found.of("warning"):
+            first = "; ".join(warning.message for warning in warnings[:2])
+            more = f", and {len(warnings) - 2} more" if len(warnings) > 2 else ""
+            logger.warning("%s: %s%s. All of it: %s", recipe.data.path, first, more, command)
+
+
+def check_command(recipe: Recipe) -> str:
+    """What to type to see everything that the doctor finds of a recipe's data."""
+    said = recipe.data.model_dump(mode="json", exclude_defaults=True, exclude={"path"})
+    words = [f"data.{name}={value}" for name, value in said.items() if isinstance(value, str | int | float)]
+    return shlex.join(["tunewise", "data", "check", recipe.data.path, "--model", recipe.model, *words])
+
+
+def _parts(task: Task) -> dict[str, tuple]:
+    return {"train": task.train, "dev": task.dev, "test": task.test}
+
+
+def _way(kind: str, head: TaskHead) -> Way:
+    if head.kind != "lm":
+        return "classified"
+    return "read and written" if kind == ENCODER_DECODER else "one sequence"
+
+
+def _limit(head: TaskHead, model_max_length: int) -> int | None:
+    """What a tokenizer's own limit is to a classifier; one that writes goes by the context alone."""
+    return model_max_length if head.kind != "lm" and model_max_length < UNLIMITED else None
