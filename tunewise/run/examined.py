@@ -5,12 +5,11 @@ import shlex
 from collections.abc import Sequence
 
 from tunewise.data.config import DataConfig
-from tunewise.data.doctor import Examination, Reading, Rows, examine, read_part
+from tunewise.data.doctor import Examination, Reading, Rows, examine
 from tunewise.data.doctor.reading import Way
-from tunewise.data.task import Task, load_task
+from tunewise.data.task import load_task
 from tunewise.engine.objectives import encoder_for
 from tunewise.errors import UserError
-from tunewise.evaluation.evaluate import LONGEST
 from tunewise.models.anatomy import context_length
 from tunewise.models.families import ENCODER_DECODER, VISION, kind_of
 from tunewise.models.heads import HeadChoice, TaskHead
@@ -45,10 +44,9 @@ def rows_of(data: DataConfig, model: str, head: HeadChoice = "auto", max_length:
     told = [n for n in (context_length(config), _limit(chosen, tokenizer.model_max_length)) if n is not None]
     context = min(told, default=None)
     encode = encoder_for(task, tokenizer, kind, chosen)
-    asked_up_to = context or (max_length if chosen.kind == "lm" else LONGEST)
-    lengths = {"train": min(max_length, context or max_length), "dev": asked_up_to, "test": asked_up_to}
-    parts = {part: read_part(examples, encode, lengths[part]) for part, examples in _parts(task).items()}
-    return Rows(task, Reading(model, tokenizer, _way(kind, chosen), lengths["train"], context, parts))
+    longest = min(max_length, context or max_length)
+    reading = Reading(model, tokenizer, _way(kind, chosen), longest, context)
+    return Rows(task, reading.of(task, encode))
 
 
 def refuse_unfit(recipes: Sequence[Recipe]) -> None:
@@ -80,10 +78,6 @@ def check_command(recipe: Recipe) -> str:
     said = recipe.data.model_dump(mode="json", exclude_defaults=True, exclude={"path"})
     words = [f"data.{name}={value}" for name, value in said.items() if isinstance(value, str | int | float)]
     return shlex.join(["tunewise", "data", "check", recipe.data.path, "--model", recipe.model, *words])
-
-
-def _parts(task: Task) -> dict[str, tuple]:
-    return {"train": task.train, "dev": task.dev, "test": task.test}
 
 
 def _way(kind: str, head: TaskHead) -> Way:

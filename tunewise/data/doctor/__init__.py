@@ -2,7 +2,7 @@
 
 from tunewise.data.doctor.checks import CHECKS, Examination, described, examine
 from tunewise.data.doctor.finding import Finding, Shown
-from tunewise.data.doctor.reading import Reading, read_part
+from tunewise.data.doctor.reading import Reading
 from tunewise.data.doctor.rows import Rows
 
-__all__ = ["CHECKS", "Examination", "Finding", "Reading", "Rows", "Shown", "described", "examine", "read_part"]
+__all__ = ["CHECKS", "Examination", "Finding", "Reading", "Rows", "Shown", "described", "examine"]

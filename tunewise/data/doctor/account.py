@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tunewise.data.doctor.finding import N_SHOWN, Finding, Shown, share
 from tunewise.data.doctor.reading import PartRead
 from tunewise.data.doctor.rows import PARTS, Rows
 from tunewise.data.encode import MASKED, Encoded
@@ -87,26 +89,51 @@ def account_of(rows: Rows) -> Account:
     left_out = ledger.trained - sum(used.values())
     rejected = [RejectedRow("", note.line, note.reason) for note in ledger.rejected]
     cut: list[Cut] = []
-    for part, read in ({} if rows.reading is None else rows.reading.parts).items():
-        used[part] = len(read.encoded)
-        rejected += [RejectedRow(part, note.line, note.reason) for note in read.ledger.rejected]
-        cut += _cut(part, read)
+    if rows.reading is not None:
+        trained = rows.reading.parts["train"]
+        used["train"] = len(trained.encoded)
+        rejected += [RejectedRow("train", note.line, note.reason) for note in trained.ledger.rejected]
+        cut += _cut("train", trained)
+        for part in ("dev", "test"):
+            cut += _beyond(part, rows.reading.parts[part], rows.reading.context)
     return Account(ledger.rows, used, tuple(cut), tuple(rejected), left_out)
+
+
+def _beyond(part: str, read: PartRead, context: int | None) -> list[Cut]:
+    """Held-out rows are asked whatever their length; the beginning of what does not fit is cut off."""
+    if context is None:
+        return []
+    lines = {example.id: example.line for example in read.examples}
+    return [Cut(part, lines[row.id], len(row.ids), context, 0) for row in read.whole if len(row.ids) > context]
+
+
+def rejected_rows(found: Rows) -> Iterator[Finding]:
+    """Rows that are not used, with the reasons."""
+    account = account_of(found)
+    if not account.rejected:
+        return
+    reason, alike = next(iter(account.by_reason.items()))
+    most = f", {len(alike):,} of them" if len(alike) < len(account.rejected) else ""
+    message = f"{share(len(account.rejected), account.rows)} rejected{most}: {reason}"
+    remedy = "correct these lines; --json lists all"
+    if found.reading is not None and "max_length" in reason:
+        most, is_all = found.reading.context, found.reading.context == found.reading.max_length
+        told = "" if most is None else f" ({found.reading.model} reads {most:,} tokens)"
+        remedy = (
+            f"shorten them, or take a base that reads more than {most:,}" if is_all else f"raise train.max_length{told}"
+        )
+    shown = tuple(Shown(of[0].part, of[0].line, of[0].reason) for of in account.by_reason.values())
+    yield Finding("rejected-rows", "warning", message, remedy, shown[:N_SHOWN], len(account.rejected))
 
 
 def _cut(part: str, read: PartRead) -> list[Cut]:
     lines = {example.id: example.line for example in read.examples}
     whole = {row.id: row for row in read.whole}
     return [
-        Cut(part, lines[row.id], n_tokens(whole[row.id]), n_tokens(row), n_trained(whole[row.id]) - n_trained(row))
+        Cut(part, lines[row.id], len(whole[row.id].ids), len(row.ids), n_trained(whole[row.id]) - n_trained(row))
         for row in read.encoded
         if row.truncated
     ]
-
-
-def n_tokens(row: Encoded) -> int:
-    """Tokens that are read of a row; its answer is among them unless it is written by a decoder of its own."""
-    return len(row.ids)
 
 
 def n_trained(row: Encoded) -> int:

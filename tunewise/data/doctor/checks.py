@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from tunewise.data.doctor import answers, duplicates, labels, leaks, lengths, text, tokens
+from tunewise.data.doctor import account, answers, duplicates, labels, leaks, lengths, text, tokens
 from tunewise.data.doctor.account import Account, account_of
 from tunewise.data.doctor.finding import SEVERITIES, Finding, Severity, by_severity
 from tunewise.data.doctor.lengths import Lengths, lengths_of
@@ -21,10 +21,11 @@ class Check(Protocol):
 
 CHECKS: dict[str, tuple[Check, ...]] = {
     "tokens": (
-        tokens.all_labels_masked, tokens.end_token_untrained, tokens.doubled_begin_token, tokens.rejected_rows,
+        tokens.all_labels_masked, tokens.end_token_untrained, tokens.doubled_begin_token,
         tokens.special_tokens_in_text, tokens.unknown_tokens, tokens.template_differs, tokens.pad_is_end,
     ),
-    "lengths": (lengths.truncated_rows, lengths.held_out_too_long, lengths.absurdly_long_rows),
+    "lengths": (lengths.truncated_rows, lengths.held_out_too_long),
+    "rows": (account.rejected_rows, lengths.absurdly_long_rows),
     "leaks": (leaks.leaked_rows, leaks.shared_passages, leaks.leaked_nearly),
     "duplicates": (
         duplicates.duplicates, duplicates.near_duplicates, duplicates.contradictions, duplicates.several_answers,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Literal
@@ -18,6 +18,8 @@ from tunewise.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from tunewise.data.task import Task
 
 Ints = NDArray[np.int64]
 Encoder = Callable[[Sequence[Example], int], tuple[list[Encoded], Ledger]]
@@ -74,7 +76,16 @@ class Reading:
     """Tokens to which training rows are cut."""
     context: int | None
     """Tokens that the base can read; None where it does not say."""
-    parts: Mapping[str, PartRead]
+    parts: Mapping[str, PartRead] = field(default_factory=dict)
+
+    def of(self, task: Task, encode: Encoder) -> Reading:
+        """The same base reading this task by `encode`: training rows cut, those that are only asked whole."""
+        lengths = (
+            ("train", task.train, self.max_length),
+            ("dev", task.dev, sys.maxsize),
+            ("test", task.test, sys.maxsize),
+        )
+        return replace(self, parts={part: read_part(rows, encode, longest) for part, rows, longest in lengths})
 
     @cached_property
     def n_begin(self) -> int:

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewise.data.doctor.account import account_of
-from tunewise.data.doctor.finding import N_SHOWN, Finding, Shown, share
+from tunewise.data.doctor.finding import Finding, Shown, share
 from tunewise.data.doctor.reading import Flat, PartRead, Reading
 from tunewise.data.doctor.rows import Rows
 from tunewise.data.encode import MASKED
@@ -152,25 +151,6 @@ def pad_is_end(found: Rows) -> Iterator[Finding]:
         message = f"the padding token is the end token {tokenizer.eos_token}: harmless here"
         remedy = "nothing: labels are masked by position, so that end tokens stay trained"
         yield Finding("pad-is-end", "note", message, remedy)
-
-
-def rejected_rows(found: Rows) -> Iterator[Finding]:
-    """Rows that are not used, with the reasons."""
-    account = account_of(found)
-    if not account.rejected:
-        return
-    reason, alike = next(iter(account.by_reason.items()))
-    most = f", {len(alike):,} of them" if len(alike) < len(account.rejected) else ""
-    message = f"{share(len(account.rejected), account.rows)} rejected{most}: {reason}"
-    remedy = "correct these lines; --json lists all"
-    if found.reading is not None and "max_length" in reason:
-        most, is_all = found.reading.context, found.reading.context == found.reading.max_length
-        told = "" if most is None else f" ({found.reading.model} reads {most:,} tokens)"
-        remedy = (
-            f"shorten them, or take a base that reads more than {most:,}" if is_all else f"raise train.max_length{told}"
-        )
-    shown = tuple(Shown(of[0].part, of[0].line, of[0].reason) for of in account.by_reason.values())
-    yield Finding("rejected-rows", "warning", message, remedy, shown[:N_SHOWN], len(account.rejected))
 
 
 def _read(found: Rows) -> tuple[Reading | None, PartRead | None]:
