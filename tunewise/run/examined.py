@@ -50,14 +50,13 @@ def rows_of(data: DataConfig, model: str, head: HeadChoice = "auto", max_length:
 
 
 def refuse_unfit(recipes: Sequence[Recipe]) -> None:
-    """Examine the data of these recipes, each once; UserError where it has errors, and the rest is told by logging."""
-    seen: dict[str, Recipe] = {}
-    for recipe in recipes:
-        seen.setdefault(
-            f"{recipe.data.model_dump_json()} {recipe.model} {recipe.head} {recipe.train.max_length}", recipe
-        )
-    for recipe in seen.values():
-        found = examine_data(recipe.data, recipe.model, recipe.head, recipe.train.max_length)
+    """Examine the data of these recipes, each once; UserError where it has errors, and the rest is told by logging.
+
+    Rows are not tokenised for it: what only tokens tell, a run proves itself by the same functions before its first
+    step.
+    """
+    for recipe in {recipe.data.model_dump_json(): recipe for recipe in reversed(recipes)}.values():
+        found = examine(Rows(load_task(recipe.data)))
         command = check_command(recipe)
         if not found.is_fit:
             errors = found.of("error")

@@ -1,7 +1,8 @@
 """Checks of rows that stand on both sides of a split."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +11,8 @@ from numpy.typing import NDArray
 from tunewise.data.doctor.duplicates import finding, in_parts
 from tunewise.data.doctor.finding import N_SHOWN, Finding, share
 from tunewise.data.doctor.rows import ALIKE, Rows
-from tunewise.data.doctor.words import Words, words_in
-from tunewise.data.examples import Example
-from tunewise.data.leaks import shared_rows
+from tunewise.data.doctor.words import Words, is_in, words_in
+from tunewise.data.leaks import shared
 
 HELD_OUT = ("test", "dev")
 REMEDY = "remove them from train, or else what was learnt by heart is measured too"
@@ -35,19 +35,18 @@ def shared_words(words: Words, seen: range, held: range, n: int = N_WORDS) -> li
     """The rows of `held` that share `n` words that follow one another with one of `seen`, or all words if fewer."""
     hashes, owners, places = words.sequences(n)
     of_seen, of_held = (slice(*np.searchsorted(owners, [side.start, side.stop])) for side in (seen, held))
-    common = np.isin(hashes[of_seen], hashes[of_held])
-    pairs = np.unique(np.stack([hashes[of_seen][common], owners[of_seen][common].astype(np.uint64)]), axis=1)
-    values, first, n_rows = np.unique(pairs[0], return_index=True, return_counts=True)
-    row_of = dict(zip(values.tolist(), pairs[1][first].tolist()))
-    start = of_held.start
-    often = np.isin(hashes[of_held], values[n_rows > MOST_ROWS])
-    told = np.isin(hashes[of_held], values) & (
-        2 * _n_commonplace(often, words.starts[owners[of_held]] + places[of_held], n) < n
-    )
+    common = is_in(hashes[of_seen], hashes[of_held])
+    pairs = sorted(set(zip(hashes[of_seen][common].tolist(), owners[of_seen][common].tolist())))
+    n_rows = Counter(value for value, _ in pairs)
+    row_of = dict(reversed(pairs))
+    own = hashes[of_held]
+    often = is_in(own, np.array([value for value, k in n_rows.items() if k > MOST_ROWS], np.uint64))
+    told = is_in(own, np.array(list(n_rows), np.uint64))
+    told &= 2 * _n_commonplace(often, words.starts[owners[of_held]] + places[of_held], n) < n
     found: dict[int, SharedWords] = {}
-    for at in (np.flatnonzero(told) + start).tolist():
+    for at in (np.flatnonzero(told) + of_held.start).tolist():
         row = int(owners[at])
-        known = found.get(row, SharedWords(row, int(row_of[int(hashes[at])]), int(places[at]), 0))
+        known = found.get(row, SharedWords(row, row_of[int(hashes[at])], int(places[at]), 0))
         found[row] = SharedWords(row, known.seen, known.place, known.n_shared + 1)
     wholes, short = words.wholes(), (words.counts < n) & (words.counts > 0)
     whole_of = {int(wholes[row]): row for row in reversed(seen) if short[row]}
@@ -59,6 +58,8 @@ def shared_words(words: Words, seen: range, held: range, n: int = N_WORDS) -> li
 
 def _n_commonplace(often: NDArray[np.bool_], at: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     """How many words of each sequence, which begins at word `at`, stand in one of those that come `often`."""
+    if not often.any():
+        return np.zeros(len(at), np.int64)
     covered = np.zeros(int(at.max(initial=0)) + n, np.int64)
     for step in range(n):
         covered[at[often] + step] = 1
@@ -83,21 +84,21 @@ def leaked_rows(found: Rows) -> Iterator[Finding]:
 
 def shared_passages(found: Rows) -> Iterator[Finding]:
     """Held-out rows that share 13 words in a row with train, or all of their words where they have fewer."""
-    shared: list[SharedWords] = []
+    both: list[SharedWords] = []
     for held in HELD_OUT:
         same = {one for one, _ in _same(found, "train", held)}
         every = shared_words(found.words, found.of("train"), found.of(held))
-        shared += [each for each in every if each.held not in same]
-    if shared:
-        pairs = {part: [(s.held, s.seen) for s in shared if s.held in found.of(part)] for part in HELD_OUT}
-        words = words_in(found.asked[shared[0].held])[shared[0].place :][:N_WORDS]
+        both += [each for each in every if each.held not in same]
+    if both:
+        pairs = {part: [(s.held, s.seen) for s in both if s.held in found.of(part)] for part in HELD_OUT}
+        words = words_in(found.asked[both[0].held])[both[0].place :][:N_WORDS]
         message = (
             f"{in_parts(found, pairs)} with {N_WORDS} words in a row from one of train, or all they have, beside those "
             f"that are the same: “{' '.join(words)}”"
         )
-        place = {each.held: _place(found.asked[each.held], each.place) for each in shared[:N_SHOWN]}
-        shown = found.shown([each.held for each in shared], [each.seen for each in shared], place.__getitem__)
-        yield Finding("shared-passages", "warning", message, REMEDY, shown, len(shared))
+        place = {each.held: _place(found.asked[each.held], each.place) for each in both[:N_SHOWN]}
+        shown = found.shown([each.held for each in both], [each.seen for each in both], place.__getitem__)
+        yield Finding("shared-passages", "warning", message, REMEDY, shown, len(both))
 
 
 def leaked_nearly(found: Rows) -> Iterator[Finding]:
@@ -117,11 +118,9 @@ def leaked_nearly(found: Rows) -> Iterator[Finding]:
 def _same(found: Rows, seen: str, held: str) -> list[tuple[int, int]]:
     """(row of `held`, row of `seen`) that are asked the same."""
     start, first = found.of(held).start, found.of(seen).start
-    return [(start + there, first + here) for there, here in shared_rows(_part(found, seen), _part(found, held))]
-
-
-def _part(found: Rows, part: str) -> Sequence[Example]:
-    return found.examples[found.of(part).start : found.of(part).stop]
+    texts = found.tellers
+    pairs = shared(*(texts[found.of(part).start : found.of(part).stop] for part in (seen, held)))
+    return [(start + there, first + here) for there, here in pairs]
 
 
 def _place(text: str, place: int) -> int:

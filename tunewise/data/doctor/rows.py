@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tunewise.data.doctor.finding import N_SHOWN, Shown, excerpt
 from tunewise.data.doctor.near import near_pairs
 from tunewise.data.doctor.reading import Reading
-from tunewise.data.doctor.words import Words, words_of
+from tunewise.data.doctor.words import Words, is_in, mixed, words_of
 from tunewise.data.examples import Example
 from tunewise.data.splits import normalised
 
@@ -95,6 +95,15 @@ class Rows:
         return [normalised(text) for text in self.asked]
 
     @cached_property
+    def tellers(self) -> list[str]:
+        """What tells rows apart: what they are asked, and the answer too where many are asked the same."""
+        n_asked = len(set(self.keys))
+        if 2 * n_asked > len(self.keys):
+            return self.keys
+        both = [f"{key}\0{normalised(answer)}" for key, answer in zip(self.keys, self.answers, strict=True)]
+        return self.keys if 2 * n_asked > len(set(both)) else both
+
+    @cached_property
     def words(self) -> Words:
         """The words of what is asked."""
         return words_of(self.asked)
@@ -115,10 +124,11 @@ class Rows:
         members, owners, _ = self.words.sequences(N_TOGETHER)
         if self.task.kind == "generation":
             answered, of, _ = words_of(self.answers).sequences(N_TOGETHER)
-            members, owners = np.concatenate([members, answered]), np.concatenate([owners, of])
+            # as members of their own: what one row is asked another may answer
+            members, owners = np.concatenate([members, mixed(answered)]), np.concatenate([owners, of])
         ours = kept[owners]
         members, owners = members[ours], owners[ours]
-        told = ~np.isin(members, _moulds(members, owners, int(kept.sum())))
+        told = ~is_in(members, _moulds(members, owners, int(kept.sum())))
         return near_pairs(members[told], owners[told], len(kept), ALIKE)
 
     def shown(

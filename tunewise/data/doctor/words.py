@@ -87,6 +87,14 @@ def codes_of(text: str) -> NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
+def is_in(values: Hashes, wanted: Hashes) -> NDArray[np.bool_]:
+    """Which of these are among the wanted: np.isin, which would build a table of both."""
+    if not len(wanted):
+        return np.zeros(len(values), bool)
+    wanted = np.sort(wanted)
+    return wanted[np.minimum(np.searchsorted(wanted, values), len(wanted) - 1)] == values
+
+
 def mixed(values: Hashes) -> Hashes:
     """The same numbers, spread evenly over all 64 bits."""
     values = (values ^ (values >> np.uint64(31))) * _MIXER
