@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NOT_FIT = 1
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
-N_SHOWN = {"error": 3, "warning": 2, "note": 1}
+N_SHOWN = {"error": 3, "warning": 1, "note": 1}
 
 File = Annotated[
     str,
@@ -63,6 +63,9 @@ def recipe_of(file: str, words: list[str], model: str | None) -> "Recipe":
 
 def print_examination(console: "Console", found: "Examination") -> None:
     """Verdict, account, findings, lengths."""
+    from rich.padding import Padding
+    from rich.text import Text
+
     n_of = {kind: sum(finding.severity == kind for finding in found.findings) for kind in STYLES}
     told = ", ".join(f"{n} {kind}{'s' * (n != 1)}" for kind, n in n_of.items() if n) or "nothing found"
     by = f" by {found.model}" if found.model else ""
@@ -71,7 +74,7 @@ def print_examination(console: "Console", found: "Examination") -> None:
     else:
         verdict = f"[bold red]✗[/] [bold]{escaped(found.data)}[/] is not fit to be trained on{by}: {told}"
     console.print(verdict)
-    console.print(f"  {found.detected}", style="dim", markup=False)
+    console.print(Padding(Text(found.detected, style="dim"), (0, 0, 0, 2)))
     console.print()
     console.print(account_table(found.account))
     if found.findings:

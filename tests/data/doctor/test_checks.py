@@ -1,5 +1,6 @@
 """Each finding has rows that have it and rows that have not; a clean set has none."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tests.data.doctor.sick_rows import answered, but, codes, labelled, of_folder, sentence
 from tunewise.data.doctor import CHECKS, described, examine
 from tunewise.data.doctor.checks import OF_TOKENS, code_of
+from tunewise.data.doctor.finding import SEVERITIES
 
 LATIN_ACCENTS = {k: f"{sentence(k)} café" for k in range(3, 9)}
 
@@ -112,3 +114,13 @@ def test_errors_come_first_and_make_it_unfit(tmp_path):
     assert set(severities) == {"error", "warning", "note"}
     assert not found.is_fit
     assert found.told()["counts"]["error"] == 1
+
+
+def test_the_page_lists_every_check_in_its_own_words():
+    page = (Path(__file__).parents[3] / "docs" / "data-check.md").read_text("utf-8")
+    listed = dict(re.findall(r"^\| `([\w-]+)` \| \w+ \| (.+) \|$", page, re.M))
+    plain = {code: says.replace("`", "").replace("\\|", "|") for code, says in listed.items()}
+    assert plain == {code: " ".join(says.split()) for code, says in described()}
+    worst = dict(re.findall(r"^\| `([\w-]+)` \| (\w+) \|", page, re.M))
+    for code, (severity, _, _) in SICK.items():
+        assert SEVERITIES.index(worst[code]) <= SEVERITIES.index(severity), code

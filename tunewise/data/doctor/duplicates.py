@@ -19,7 +19,7 @@ def duplicates(found: Rows) -> Iterator[Finding]:
     """Rows of one part with the same text (letter case and white space aside) and the same answer."""
     pairs = _again(found, lambda one, other: found.answers[one] == found.answers[other])
     if any(pairs.values()):
-        remedy = "remove the later ones: they are trained on, or counted in the score, more often than the rest"
+        remedy = "remove the later ones: they are trained on, or counted, more often than the rest"
         many = any(len(same) >= MANY * len(found.of(part)) for part, same in pairs.items() if same)
         message = f"{in_parts(found, pairs)} with the text and the answer of an earlier one"
         yield finding("duplicates", "warning" if many else "note", message, remedy, found, pairs)
@@ -43,7 +43,7 @@ def near_duplicates(found: Rows) -> Iterator[Finding]:
     later, place = np.unique(other[ours], return_index=True)
     if len(later):
         earlier, n = one[ours][place], len(found.task.train)
-        told = f"at least {ALIKE:.0%} of their three-word sequences"
+        told = f"at least {100 * ALIKE:.0f} % of their three-word sequences"
         message = f"{share(len(later), n)} of train with {told} in an earlier one"
         remedy = "remove those that were made from one another; split what is left by group"
         severity = "warning" if len(later) >= MANY_NEAR * n else "note"
@@ -69,8 +69,8 @@ def several_answers(found: Rows) -> Iterator[Finding]:
 
 
 def in_parts(found: Rows, pairs: Pairs) -> str:
-    """ "348 rows (8 %) of train and 29 rows (5 %) of test"."""
-    return " and ".join(f"{share(len(of), len(found.of(part)))} of {part}" for part, of in pairs.items() if of)
+    """ "348 rows (8 %) of train, 29 rows (5 %) of test"."""
+    return ", ".join(f"{share(len(of), len(found.of(part)))} of {part}" for part, of in pairs.items() if of)
 
 
 def finding(code: str, severity: Severity, message: str, remedy: str, found: Rows, pairs: Pairs) -> Finding:

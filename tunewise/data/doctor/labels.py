@@ -88,7 +88,7 @@ def label_imbalance(found: Rows) -> Iterator[Finding]:
         f"{most!r} in {share(n_most, n)} of train, {least!r} in {share(n_least, n)}: {n_most / n_least:.1f} to 1, "
         f"entropy {entropy:.2f} of 1"
     )
-    message += f"; always saying {most!r} is right {n_most / n:.0%} of the time" * (2 * n_most > n)
+    message += f"; always saying {most!r} is right in {100 * n_most / n:.0f} %" * (2 * n_most > n)
     yield Finding("label-imbalance", severity, message, "judge by macro_f1 or mcc: data.metrics=macro_f1,mcc", n_rows=n)
 
 

@@ -93,8 +93,8 @@ def shared_passages(found: Rows) -> Iterator[Finding]:
         pairs = {part: [(s.held, s.seen) for s in both if s.held in found.of(part)] for part in HELD_OUT}
         words = words_in(found.asked[both[0].held])[both[0].place :][:N_WORDS]
         message = (
-            f"{in_parts(found, pairs)} with {N_WORDS} words in a row from one of train, or all they have, beside those "
-            f"that are the same: “{' '.join(words)}”"
+            f"{in_parts(found, pairs)} sharing {N_WORDS} words in a row with one of train, or all words of a shorter "
+            f"one, such as “{' '.join(words)}”"
         )
         place = {each.held: _place(found.asked[each.held], each.place) for each in both[:N_SHOWN]}
         shown = found.shown([each.held for each in both], [each.seen for each in both], place.__getitem__)
@@ -110,7 +110,7 @@ def leaked_nearly(found: Rows) -> Iterator[Finding]:
         rows, place = np.unique(other[ours], return_index=True)
         pairs[part] = list(zip(rows.tolist(), one[ours][place].tolist()))
     if any(pairs.values()):
-        told = f"with at least {ALIKE:.0%} of their three-word sequences in one of train"
+        told = f"with at least {100 * ALIKE:.0f} % of their three-word sequences in one of train"
         message = f"{in_parts(found, pairs)} {told}"
         yield finding("leaked-nearly", "warning", message, REMEDY, found, pairs)
 

@@ -80,7 +80,7 @@ def misread_encoding(found: Rows) -> Iterator[Finding]:
         stands_for = mark.encode("latin-1").decode("cp1252", "replace")
         message = (
             f"{share(len(controls), len(found.examples))} with cp1252 that was read as Latin-1, such as "
-            f"U+{ord(mark):04X} for {stands_for}"
+            f"U+{ord(mark):04X} for {stands_for!r}"
         )
         remedy = "read the source again: iconv -f cp1252 -t utf-8 SOURCE > FILE"
         shown = _shown(found, controls, _C1)
