@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ def write_rows(path: Path, n: int, kind: str) -> None:
     """So many rows of 8 to 30 words; one in twenty repeats an earlier text, one in fifty with a word changed."""
     draw = random.Random(0)
     words = ["".join(draw.choices("aeiostnrdlmkvb", k=draw.randrange(2, 9))) for _ in range(30_000)]
-    weights = [1 / (rank + 3) for rank in range(len(words))]
+    weights = list(accumulate(1 / (rank + 3) for rank in range(len(words))))
     texts: list[str] = []
     for number in range(n):
-        own = draw.choices(words, weights, k=draw.randrange(8, 31))
+        own = draw.choices(words, cum_weights=weights, k=draw.randrange(8, 31))
         if number > 100 and number % 20 == 0:
             own = draw.choice(texts).split()
         if number > 100 and number % 50 == 0:

@@ -16,21 +16,21 @@ from tunewise.models.heads import HeadChoice, TaskHead
 from tunewise.models.load import UNLIMITED, load_config, load_tokenizer
 from tunewise.run.prepare import head_for
 from tunewise.run.recipe import Recipe
+from tunewise.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_LENGTH = 512
-"""Tokens to which training rows are cut where no recipe says so; TrainConfig.max_length."""
+MAX_LENGTH = TrainConfig().max_length
 
 
 def examine_data(
-    data: DataConfig, model: str = "tiny", head: HeadChoice = "auto", max_length: int = DEFAULT_LENGTH
+    data: DataConfig, model: str = "tiny", head: HeadChoice = "auto", max_length: int = MAX_LENGTH
 ) -> Examination:
     """What the doctor finds of this data, for a base of this name; UserError where it cannot be read as a task."""
     return examine(rows_of(data, model, head, max_length))
 
 
-def rows_of(data: DataConfig, model: str, head: HeadChoice = "auto", max_length: int = DEFAULT_LENGTH) -> Rows:
+def rows_of(data: DataConfig, model: str, head: HeadChoice = "auto", max_length: int = MAX_LENGTH) -> Rows:
     """The rows of a task, and how a base of this name reads them; images are not read."""
     config = load_config(model)
     kind = kind_of(config)

@@ -9,6 +9,7 @@ from tests.data.doctor.sick_rows import answered, but, codes, labelled, of_folde
 from tunewise.data.doctor import CHECKS, described, examine
 from tunewise.data.doctor.checks import OF_TOKENS, code_of
 from tunewise.data.doctor.finding import SEVERITIES
+from tunewise.data.doctor.text import misread, undone
 
 LATIN_ACCENTS = {k: f"{sentence(k)} café" for k in range(3, 9)}
 
@@ -97,6 +98,31 @@ def test_a_finding_shows_its_rows_and_what_to_do(tmp_path):
     assert finding.message == "1 row (10 %) of test also in train, 1 of them but for letter case or white space"
     assert finding.remedy.startswith("remove them from train")
     assert (finding.severity, finding.n_rows) == (severity, 1)
+
+
+def test_what_is_leaked_is_told_of_its_own_part(tmp_path):
+    dev = but(labelled(10, 500), text={3: f"{sentence(7)} again"})
+    test = but(labelled(10, 600), text={1: f"{sentence(4)} again", 2: f"{sentence(5)} again"})
+    (finding,) = examine(of_folder(tmp_path / "rows", labelled(), dev, test)).findings
+    assert finding.message.startswith("2 rows (20 %) of test, 1 row (10 %) of dev with at least 70 %")
+    assert [(row.part, row.line, row.twin.line) for row in finding.rows] == [
+        ("test", 2, 5), ("dev", 4, 8), ("test", 3, 6),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a cafÃ© there", "Ã©"), ("itâ€™s shut", "â€™"), ("he said â€œyes", "â€œ"), ("20Â\xa0km", "Â\xa0"),
+        ("ÐŸÑ€Ð¸Ð²ÐµÑ‚", "ÐŸÑ€Ð¸Ð²ÐµÑ‚"), ("pÅ‚yn", "Å‚"),
+        ("a café there", ""), ("NÃO É", ""), ("«CAFÉ»", ""), ("“yes” – it’s", ""), ("Größe Ärger", ""),
+        ("Привет", ""), ("漢字", ""),
+    ],
+)  # fmt: skip
+def test_utf_8_that_was_misread_is_told_from_what_is_meant(text, found):
+    assert misread(text) == found
+    if found:
+        assert undone(found).encode().decode("cp1252", "ignore")[:1] == found[:1]
 
 
 def test_the_shown_place_is_where_it_is(tmp_path):

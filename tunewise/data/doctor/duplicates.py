@@ -22,7 +22,7 @@ def duplicates(found: Rows) -> Iterator[Finding]:
         remedy = "remove the later ones: they are trained on, or counted, more often than the rest"
         many = any(len(same) >= MANY * len(found.of(part)) for part, same in pairs.items() if same)
         message = f"{in_parts(found, pairs)} with the text and the answer of an earlier one"
-        yield finding("duplicates", "warning" if many else "note", message, remedy, found, pairs)
+        yield finding_of("duplicates", "warning" if many else "note", message, remedy, found, pairs)
 
 
 def contradictions(found: Rows) -> Iterator[Finding]:
@@ -33,7 +33,7 @@ def contradictions(found: Rows) -> Iterator[Finding]:
     if any(pairs.values()):
         message = f"{in_parts(found, pairs)} with the text of an earlier one and another label"
         remedy = "decide which label is right, and remove the other row"
-        yield finding("contradictions", "warning", message, remedy, found, pairs)
+        yield finding_of("contradictions", "warning", message, remedy, found, pairs)
 
 
 def near_duplicates(found: Rows) -> Iterator[Finding]:
@@ -73,7 +73,7 @@ def in_parts(found: Rows, pairs: Pairs) -> str:
     return ", ".join(f"{share(len(of), len(found.of(part)))} of {part}" for part, of in pairs.items() if of)
 
 
-def finding(code: str, severity: Severity, message: str, remedy: str, found: Rows, pairs: Pairs) -> Finding:
+def finding_of(code: str, severity: Severity, message: str, remedy: str, found: Rows, pairs: Pairs) -> Finding:
     """A finding of pairs of rows: the first of each part are shown first."""
     first = [of[0] for of in pairs.values() if of] + [pair for of in pairs.values() for pair in of[1:]]
     shown = found.shown([one for one, _ in first], [other for _, other in first])

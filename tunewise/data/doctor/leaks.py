@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewise.data.doctor.duplicates import finding, in_parts
+from tunewise.data.doctor.duplicates import finding_of, in_parts
 from tunewise.data.doctor.finding import N_SHOWN, Finding, share
-from tunewise.data.doctor.rows import ALIKE, Rows
+from tunewise.data.doctor.rows import ALIKE, PARTS, Rows
 from tunewise.data.doctor.words import Words, is_in, words_in
 from tunewise.data.leaks import shared
 
@@ -75,11 +75,11 @@ def leaked_rows(found: Rows) -> Iterator[Finding]:
         n_unlike = sum(found.asked[one] != found.asked[other] for one, other in every)
         but = f", {n_unlike:,} of them but for letter case or white space" if n_unlike else ""
         message = f"{in_parts(found, pairs)} also in train{but}"
-        yield finding("leaked-rows", "warning", message, REMEDY, found, pairs)
+        yield finding_of("leaked-rows", "warning", message, REMEDY, found, pairs)
     if between := _same(found, "dev", "test"):
         message = f"{share(len(between), len(found.of('test')))} of test also in dev"
         remedy = "remove them from dev: test is to be new to the state that dev chooses"
-        yield finding("leaked-rows", "note", message, remedy, found, {"test": between})
+        yield finding_of("leaked-rows", "note", message, remedy, found, {"test": between})
 
 
 def shared_passages(found: Rows) -> Iterator[Finding]:
@@ -105,14 +105,14 @@ def leaked_nearly(found: Rows) -> Iterator[Finding]:
     """Held-out rows of which most three-word sequences stand in one row of train."""
     one, other, _ = found.near
     pairs = {}
-    for number, part in enumerate(HELD_OUT, start=1):
-        ours = (found.part[one] == 0) & (found.part[other] == number)
+    for part in HELD_OUT:
+        ours = (found.part[one] == 0) & (found.part[other] == PARTS.index(part))
         rows, place = np.unique(other[ours], return_index=True)
         pairs[part] = list(zip(rows.tolist(), one[ours][place].tolist()))
     if any(pairs.values()):
         told = f"with at least {100 * ALIKE:.0f} % of their three-word sequences in one of train"
         message = f"{in_parts(found, pairs)} {told}"
-        yield finding("leaked-nearly", "warning", message, REMEDY, found, pairs)
+        yield finding_of("leaked-nearly", "warning", message, REMEDY, found, pairs)
 
 
 def _same(found: Rows, seen: str, held: str) -> list[tuple[int, int]]:

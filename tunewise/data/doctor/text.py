@@ -24,7 +24,7 @@ _MARKUP = re.compile(
     r"&(?:amp|lt|gt|quot|nbsp|apos|#\d{1,5}|#x[0-9a-fA-F]{1,5});|</?(?:br|p|div|span|font)\b[^<>]{0,99}>"
 )
 # the bytes that UTF-8 begins a Latin letter, a quotation mark or a Cyrillic or Greek letter with, read as cp1252
-_MISREAD = re.compile(r"[ÂÃÄÅ][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â[\x80€][^\s\w]|(?:[ÐÑÎÏ][^\sA-Za-z]){2}")
+_MISREAD = re.compile(r"[ÂÃÄÅ][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â[\x80€].|(?:[ÐÑÎÏ][^\sA-Za-z]){2}")
 Pattern = re.Pattern[str]
 _BYTES = {chr(number): bytes([number]) for number in range(0x80, 0xA0)}
 
