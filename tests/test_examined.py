@@ -10,7 +10,7 @@ from tests.data.doctor.sick_rows import but, labelled, sentence
 from tunewise.comparison import build_comparison
 from tunewise.comparison import grid as comparison_grid
 from tunewise.data.config import DataConfig
-from tunewise.data.doctor import Rows
+from tunewise.data.doctor import Rows, at_most
 from tunewise.data.task import load_task
 from tunewise.errors import UserError
 from tunewise.models.load import load_base
@@ -58,6 +58,15 @@ def test_warnings_are_told_in_one_line(tmp_path, caplog):
     assert "of test also in train; 1 row" in record.getMessage()
     assert record.getMessage().endswith(f"tunewise data check {path} --model tiny")
     assert "\n" not in record.getMessage()
+
+
+def test_of_many_rows_some_are_looked_at_from_all_over_the_file():
+    task = load_task("tiny:sentiment")
+    few = at_most(task, 200)
+    assert [len(part) for part in (few.train, few.dev, few.test)] == [200, 200, 200]
+    assert few.train == tuple(task.train[number * 500 // 200] for number in range(200))
+    assert few.dev == task.dev
+    assert at_most(task, 1_000) == task
 
 
 def test_a_comparison_asks_once_for_all_arms_and_seeds(tmp_path, monkeypatch):

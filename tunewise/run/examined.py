@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from tunewise.data.config import DataConfig
-from tunewise.data.doctor import Examination, Reading, Rows, examine
+from tunewise.data.doctor import Examination, Reading, Rows, at_most, examine
 from tunewise.data.doctor.reading import Way
 from tunewise.data.task import load_task
 from tunewise.engine.objectives import encoder_for
@@ -21,6 +21,8 @@ from tunewise.training.config import TrainConfig
 logger = logging.getLogger(__name__)
 
 MAX_LENGTH = TrainConfig().max_length
+LOOKED_AT = 200_000
+"""Rows of a part that are looked at before a run; more than that only `tunewise data check` does."""
 
 
 def examine_data(
@@ -56,7 +58,7 @@ def refuse_unfit(recipes: Sequence[Recipe]) -> None:
     step.
     """
     for recipe in {recipe.data.model_dump_json(): recipe for recipe in reversed(recipes)}.values():
-        found = examine(Rows(load_task(recipe.data)))
+        found = examine(Rows(at_most(load_task(recipe.data), LOOKED_AT)))
         command = check_command(recipe)
         if not found.is_fit:
             errors = found.of("error")

@@ -52,7 +52,7 @@ def check_rows(rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> d
     flat = flattened(rows)
     unlabelled, unended, begun_twice = (
         tokens.unlabelled(flat),
-        tokens.endless(flat, end),
+        tokens.endless(flat, [end]),
         tokens.doubled(flat, begin, end),
     )
     for faulty, fault in (

@@ -58,7 +58,8 @@ def test_what_is_wrong_is_told_row_by_row():
     ]
     flat = flattened(rows)
     assert unlabelled(flat).tolist() == [1, 2, 4]
-    assert endless(flat, 2).tolist() == [1, 2]
+    assert endless(flat, [2]).tolist() == [1, 2]
+    assert endless(flat, [2, MASKED]).tolist() == []
     assert doubled(flat, 1, 2).tolist() == [3]
     assert doubled(flat, None, 2).tolist() == doubled(flat, 1, 1).tolist() == []
     assert flat.n_trained.tolist() == [2, 1, 0, 2, 1]

@@ -3,6 +3,6 @@
 from tunewise.data.doctor.checks import CHECKS, Examination, described, examine
 from tunewise.data.doctor.finding import Finding, Shown
 from tunewise.data.doctor.reading import Reading
-from tunewise.data.doctor.rows import Rows
+from tunewise.data.doctor.rows import Rows, at_most
 
-__all__ = ["CHECKS", "Examination", "Finding", "Reading", "Rows", "Shown", "described", "examine"]
+__all__ = ["CHECKS", "Examination", "Finding", "Reading", "Rows", "Shown", "at_most", "described", "examine"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -146,6 +146,15 @@ class Rows:
         told = f"{excerpt(text, around)} → {excerpt(answer)}" if answer and around < len(text) else ""
         whole = told or excerpt(f"{text} → {answer}" if answer else text, around)
         return Shown(PARTS[self.part[number]], self.examples[number].line, whole, twin)
+
+
+def at_most(task: Task, n: int) -> Task:
+    """The task with no more than `n` rows in a part, evenly from its beginning to its end."""
+
+    def thinned(rows: Sequence[Example]) -> tuple[Example, ...]:
+        return tuple(rows[number * len(rows) // n] for number in range(n)) if len(rows) > n else tuple(rows)
+
+    return replace(task, train=thinned(task.train), dev=thinned(task.dev), test=thinned(task.test))
 
 
 def _moulds(members: NDArray[np.uint64], owners: NDArray[np.int64], n_rows: int) -> NDArray[np.uint64]:

@@ -22,9 +22,9 @@ def unlabelled(flat: Flat) -> Numbers:
     return np.flatnonzero(flat.n_trained - at_first <= 0)
 
 
-def endless(flat: Flat, end: int) -> Numbers:
-    """The rows that do not end with a trained end token."""
-    return np.flatnonzero(flat.labels[flat.label_starts[1:] - 1] != end)
+def endless(flat: Flat, ends: Sequence[int]) -> Numbers:
+    """The rows that do not end with one of these end tokens, trained."""
+    return np.flatnonzero(~np.isin(flat.labels[flat.label_starts[1:] - 1], ends))
 
 
 def doubled(flat: Flat, begin: int | None, end: int) -> Numbers:
@@ -57,7 +57,7 @@ def end_token_untrained(found: Rows) -> Iterator[Finding]:
     reading, part = _read(found)
     if reading is None or part is None or reading.way == "classified":
         return
-    bad = endless(part.flat, reading.tokenizer.eos_token_id)
+    bad = endless(part.flat, [reading.tokenizer.eos_token_id])
     if len(bad):
         message = f"{share(len(bad), len(part.encoded))} of train without a trained end token"
         remedy = "check the chat template and eos_token in tokenizer_config.json"
