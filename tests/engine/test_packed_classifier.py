@@ -1,4 +1,4 @@
-"""Packed texts against padded ones, on encoders with a classifier: the same losses and gradients."""
+"""Packed texts against padded ones, on encoders and decoders with a classifier: the same losses and gradients."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ import torch
 from tests import bases
 from tests.tuned import moved
 from tunewise.data.encode import Encoded
+from tunewise.engine.from_trunk import route_for
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.objectives import Labels, PackedLabels, objective_for
 from tunewise.engine.packed_classifier import first_position, pack_texts
@@ -20,11 +21,15 @@ pytestmark = pytest.mark.skipif(library() is None, reason=f"no kernels here: {wh
 METHODS = {
     "lora": {"name": "lora", "rank": 4, "roles": ["all"]},
     "full": {"name": "full"},
-    "bitfit": {"name": "bitfit"},
+    "bitfit": {"name": "bitfit", "add": True},
     "bottleneck": {"name": "bottleneck", "bottleneck": 4},
     "prompt_tuning": {"name": "prompt_tuning", "virtual_tokens": 3},
     "head": {"name": "head"},
+    "ia3": {"name": "ia3"},
+    "parallel": {"name": "parallel", "bottleneck": 4},
+    "llama_adapter": {"name": "llama_adapter", "virtual_tokens": 3},
 }
+FAMILIES = ["bert_classes", "roberta_classes", "distilbert_classes", "llama_classes", "gpt2_classes"]
 
 
 def base_of(family, head=None):
@@ -58,13 +63,14 @@ def losses_and_gradients(tuned, objective, of):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("family", ["bert_classes", "roberta_classes", "distilbert_classes"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_packed_is_padded(name, family):
     base = base_of(family)
     tuned = moved(attach(base.model, parse_method(METHODS[name]), seed=1))
     packed = objective_for(base, tuned.prefix_ids, packing=True)
     assert isinstance(packed, PackedLabels)
-    of = rows(pairs=family == "bert_classes")
+    of = rows(n=20, pairs=family == "bert_classes")
+    assert packed.collate(of).read.numel() < packed.collate(of).inputs["input_ids"].numel()
     one = losses_and_gradients(tuned, Labels(base, tuned.prefix_ids), of)
     other = losses_and_gradients(tuned, packed, of)
     torch.testing.assert_close(other[0], one[0], rtol=2e-5, atol=2e-5)
@@ -99,14 +105,39 @@ def test_what_does_not_run_packed_is_found_out(family, method, reason):
 def test_the_layout_of_a_batch():
     batch = pack_texts(rows(3), pad_id=0, prefix_ids=(70,), first_position=2)
     lengths = [1 + len(row.ids) for row in rows(3)]
-    assert batch.firsts.tolist() == [0, lengths[0], lengths[0] + lengths[1]]
+    assert batch.pooled.tolist() == [0, lengths[0], lengths[0] + lengths[1]]
     assert batch.inputs["input_ids"].shape[1] % ROUND == 0
-    assert batch.inputs["position_ids"][0, batch.firsts].eq(2).all()
-    assert batch.inputs["input_ids"][0, batch.firsts].eq(70).all()
+    assert batch.inputs["position_ids"][0, batch.pooled].eq(2).all()
+    assert batch.inputs["input_ids"][0, batch.pooled].eq(70).all()
     assert batch.inputs["token_type_ids"].shape == batch.inputs["input_ids"].shape
+
+
+def test_a_decoder_reads_the_last_token_that_is_no_padding():
+    of = [Encoded("", ids, (0,), len(ids), False) for ids in ((5, 6, 7), (5, 6, 0, 0), (9,))]
+    batch = pack_texts(of, 0, (70,), 0, reads_last=True)
+    assert batch.inputs["input_ids"][0, batch.pooled].tolist() == [7, 6, 9]
+    base = base_of("llama_classes")
+    tuned = attach(base.model, parse_method(METHODS["head"]), seed=1)
+    one, other = (
+        losses_and_gradients(tuned, objective, of)[0] for objective in (Labels(base), objective_for(base, packing=True))
+    )
+    torch.testing.assert_close(other, one, rtol=2e-5, atol=2e-5)
 
 
 def test_the_starts_of_a_batch_stay_where_lengths_are_read():
     batch = pack_texts(rows(3), 0, (), 0).to(torch.device("meta"))
     assert batch.inputs["segment_starts"].tolist()[0] == 0
-    assert batch.inputs["input_ids"].device.type == batch.labels.device.type == batch.firsts.device.type == "meta"
+    assert batch.inputs["input_ids"].device.type == batch.labels.device.type == batch.pooled.device.type == "meta"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_head_is_trained_on_what_was_packed_once(family):
+    base = base_of(family)
+    tuned = moved(attach(base.model, parse_method(METHODS["head"]), seed=1))
+    packed, of = objective_for(base, packing=True), rows(pairs=family == "bert_classes")
+    route = route_for(tuned, packed, of)
+    assert (route.reason, route.trunk.live, route.trunk.n_dims) == ("", "head", 2)
+    one, other = (losses_and_gradients(tuned, objective, of) for objective in (packed, route.objective))
+    torch.testing.assert_close(other[0], one[0], rtol=2e-5, atol=2e-5)
+    for key, gradient in one[1].items():
+        torch.testing.assert_close(other[1][key], gradient, rtol=0, atol=3e-4, msg=key)

@@ -113,7 +113,8 @@ class FromTrunk:
             blank = self.trunk.blank.expand(len(rows), *self.trunk.blank.shape[1:])
             own = inner.labelled(rows, {"pixel_values": blank}, len(rows))
         elif isinstance(inner, Labels) and self.trunk.live == "head" and self.trunk.n_dims == 2:
-            own = inner.labelled(rows, {}, sum(len(inner.prefix_ids) + len(row.ids) for row in rows))
+            nothing = {"input_ids": torch.zeros(1, 1, dtype=torch.long)}  # the body that would read them is left out
+            own = inner.labelled(rows, nothing, sum(len(inner.prefix_ids) + len(row.ids) for row in rows))
         else:
             own = inner.collate(rows)
         return TrunkBatch(own, tuple(rows))
@@ -145,10 +146,11 @@ class FromTrunk:
     def logits(self, model: PreTrainedModel, batch: TrunkBatch) -> Tensor:
         """As the inner objective's; (1, K, vocabulary) where a language model's head is all that is live."""
         self._enter(model, batch)
-        if self.trunk.live == "head":
-            nothing = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-            return wide(model(**{"input_ids": nothing} if self._sees_labels_alone else batch.own.inputs).logits)
+        if self._sees_labels_alone:
+            return wide(model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device)).logits)
         assert isinstance(self.inner, Labels)
+        if self.trunk.live == "head":
+            return self.inner.logits_of(model, batch.own.inputs)
         return self.inner.logits(model, batch.own)
 
     def losses(self, logits: Tensor, batch: TrunkBatch) -> Tensor:

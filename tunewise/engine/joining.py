@@ -100,7 +100,7 @@ def _packed_texts(batches: Sequence[PackedTexts], lanes: Sequence[int]) -> tuple
         sum(batch.n_labels for batch in batches),
         sum(batch.n_tokens for batch in batches),
         [row_id for batch in batches for row_id in batch.ids],
-        torch.cat([batch.firsts + first for batch, first in zip(batches, firsts)]),
+        torch.cat([batch.pooled + first for batch, first in zip(batches, firsts)]),
         torch.cat([batch.read + first for batch, first in zip(batches, firsts)]),
     )
     parts = [

@@ -113,17 +113,19 @@ def _parts(model: PreTrainedModel) -> tuple[nn.Module, ...]:
     around: dict[str, list[Site]] = {}
     for site in sites:
         around.setdefault(site.module.rpartition(".")[0], []).append(site)
+    inner = {path: held for path, held in around.items() if any(site.role in FEED_FORWARD for site in held)}
     was_training = model.training
     model.eval()
     try:
-        whole = {path for path, held in around.items() if _is_by_token(model, path, held, anatomy.layers)}
+        whole = {path for path, held in inner.items() if _is_by_token(model, path, held, anatomy.layers)}
     finally:
         model.train(was_training)
-    inner = {path for path, held in around.items() if any(site.role in FEED_FORWARD for site in held)}
-    if not inner <= whole.union(anatomy.layers):
+    if not inner.keys() <= whole.union(anatomy.layers):
         return ()  # what mixes tokens needs all of those before it
-    if not inner <= whole:  # a delta may bring what enters one part to what leaves another: all or none
-        whole -= inner
+    # a delta may bring what enters one part to what leaves another: the feed-forward parts are taken all or none, and
+    # of the part behind attention its linear layer alone, as that of the queries is
+    if not inner.keys() <= whole:
+        whole = set()
     found = [
         path if path in whole else site.module
         for path, held in around.items()

@@ -26,10 +26,10 @@ from tunewise.data.written import encode_written
 from tunewise.engine import loss
 from tunewise.engine.batches import IGNORED, Batch, LabelledBatch, collate
 from tunewise.engine.fused import fused
-from tunewise.engine.packed_classifier import PackedTexts, first_position, gathered, pack_texts
+from tunewise.engine.packed_classifier import PackedTexts, class_logits, first_position, gathered, pack_texts
 from tunewise.engine.packed_writing import PackedPairs, Place, logits, pack_pairs, packed_pairs, places, why_not_pairs
 from tunewise.engine.packing import PackedBatch, pack, packed_attention, packed_losses, why_not_packed
-from tunewise.models.families import ENCODER, ENCODER_DECODER
+from tunewise.models.families import DECODER, ENCODER_DECODER
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base
 
@@ -115,8 +115,8 @@ def _padded(base: Base, prefix: tuple[int, ...], why: str = "") -> Objective[Any
 def _packed(base: Base, prefix: tuple[int, ...]) -> tuple[Objective[Any] | None, str]:
     """The objective on packed rows, or why there is none."""
     if base.head.kind != "lm":
-        if base.anatomy.kind != ENCODER or base.head.kind == "tags":
-            return None, "packed rows are for language models, and for encoders with a classifier of sequences"
+        if base.head.kind == "tags":
+            return None, "packed rows are for language models and for classifiers of sequences"
         first, reason = first_position(base.model, base.anatomy, prefix)
         return (None if reason else PackedLabels(base, prefix, first)), reason
     if base.anatomy.kind == ENCODER_DECODER:
@@ -271,7 +271,11 @@ class Labels(Padded):
 
     def logits(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
         """(B, C), (B, T, C) for tags, (B, 1) for values."""
-        return loss.wide(model(**batch.inputs).logits)
+        return self.logits_of(model, batch.inputs)
+
+    def logits_of(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The same, of what the model is given."""
+        return loss.wide(model(**inputs).logits)
 
     def row_losses(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
         return self.losses(self.logits(model, batch), batch)
@@ -287,14 +291,15 @@ class Labels(Padded):
 
 @dataclass(frozen=True)
 class PackedLabels(Labels):
-    """A classifier of sequences whose head reads the first position, texts behind one another."""
+    """A classifier of sequences whose head reads one token of each, texts behind one another."""
 
     first_position: int = 0
 
     layout = "packed"
 
     def collate(self, rows: Sequence[Encoded]) -> PackedTexts:
-        return pack_texts(rows, self.base.tokenizer.pad_token_id, self.prefix_ids, self.first_position)
+        reads_last = self.base.anatomy.kind == DECODER
+        return pack_texts(rows, self.base.tokenizer.pad_token_id, self.prefix_ids, self.first_position, reads_last)
 
     def ready(self, model: PreTrainedModel) -> AbstractContextManager[None]:
         return packed_attention(model)
@@ -305,7 +310,10 @@ class PackedLabels(Labels):
     def logits(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
         assert isinstance(batch, PackedTexts)
         with gathered(model, self.base.anatomy, batch):
-            return loss.wide(model(**batch.inputs).logits)
+            return self.logits_of(model, batch.inputs)
+
+    def logits_of(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+        return loss.wide(class_logits(model, self.base.anatomy, inputs))
 
 
 @dataclass(frozen=True)

@@ -60,14 +60,15 @@ def _item(metric: str, row: Mapping[str, Any]) -> float:
 def look_at_harness(name: str, found: Mapping[str, Any]) -> Look:
     """What `harness_scores` found of one task: the first metric that its items have too, in the harness's own units.
 
-    UserError for a group of tasks, which has no items.
+    UserError for a group of tasks, which has no items, and for texts, whose items have no score but together.
     """
     items = found.get("items", [])
     known = [
         key for key, value in found.items() if items and isinstance(value, float) and _is_number(items[0].get(key))
     ]
     if not known:
-        raise UserError(f"harness:{name} has no score for each item", "name one task of a group, by itself")
+        hint = "name one task with a score of its own for each item; texts are a file: retention=texts.jsonl"
+        raise UserError(f"harness:{name} has no score for each item", hint)
     metric = known[0]
     told = [row for row in items if row.get("filter") == items[0].get("filter")]
     ids, values = [str(row["id"]) for row in told], [float(row[metric]) for row in told]
