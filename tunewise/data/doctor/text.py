@@ -157,7 +157,7 @@ def _is_misread(stretch: str) -> bool:
     if not _MISREAD.search(stretch):
         return False
     try:
-        return undone(stretch).isprintable()
+        return undone(stretch).replace("\xa0", " ").isprintable()
     except UnicodeError:
         return False
 

@@ -42,6 +42,8 @@ def all_labels_masked(found: Rows) -> Iterator[Finding]:
     if reading is None or part is None:
         return
     bad = unlabelled(part.flat)
+    if reading.way == "classified":  # which reads everything before it tells its first label
+        bad = np.flatnonzero(part.flat.n_trained == 0) if found.task.kind == "tagging" else bad[:0]
     if len(bad):
         message = f"{share(len(bad), len(part.encoded))} of train with all labels masked"
         yield Finding("all-labels-masked", "error", message, "give each an answer", _shown(found, part, bad), len(bad))
