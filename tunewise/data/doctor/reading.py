@@ -62,7 +62,7 @@ class PartRead:
 
     @cached_property
     def flat_whole(self) -> Flat:
-        return flattened(self.whole)
+        return self.flat if self.whole is self.encoded else flattened(self.whole)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def read_part(examples: Sequence[Example], encode: Encoder, max_length: int) -> 
     kept = {row.id for row in encoded if not row.truncated}
     others = [example for example in examples if example.id not in kept]
     longer = {row.id: row for row in _encoded(others, encode, sys.maxsize)[0]} if others else {}
-    whole = [row for row in encoded if not row.truncated] + list(longer.values())
+    whole = [*(row for row in encoded if not row.truncated), *longer.values()] if others else encoded
     return PartRead(examples, encoded, ledger, whole)
 
 
@@ -118,5 +118,6 @@ def flattened(rows: Sequence[Encoded]) -> Flat:
     """Rows behind one another. Values of a regression are left out as labels."""
     lengths, n_labels = ([0, *map(len, sides)] for sides in ([r.ids for r in rows], [r.labels for r in rows]))
     ids = np.fromiter(chain.from_iterable(row.ids for row in rows), np.int64, sum(lengths))
-    labels = np.fromiter(chain.from_iterable(row.labels for row in rows), np.float64, sum(n_labels)).astype(np.int64)
-    return Flat(ids, np.cumsum(lengths), labels, np.cumsum(n_labels))
+    numbers = np.float64 if any(isinstance(row.labels[0], float) for row in rows[:1] if row.labels) else np.int64
+    labels = np.fromiter(chain.from_iterable(row.labels for row in rows), numbers, sum(n_labels))
+    return Flat(ids, np.cumsum(lengths), labels.astype(np.int64), np.cumsum(n_labels))
