@@ -33,15 +33,14 @@ def unseen_labels(found: Rows) -> Iterator[Finding]:
     if found.task.kind not in ("classification", "tagging"):
         return
     seen = {part: Counter(_labels(found, part)) for part in PARTS}
-    for part in ("dev", "test"):
-        unseen = [label for label in seen[part] if label not in seen["train"]]
-        if unseen:
-            n = sum(seen[part][label] for label in unseen)
-            told = f"{_named(unseen)}; {share(n, seen[part].total())}"
-            message = f"{counted(len(unseen), 'label')} of {part} in no training row ({told})"
-            numbers = [number for number in found.of(part) if set(_of(found, number)) & set(unseen)]
-            remedy = "add training rows with them, or drop them from the test"
-            yield Finding("unseen-labels", "warning", message, remedy, found.shown(numbers), len(numbers))
+    unseen = [label for label in {**seen["test"], **seen["dev"]} if label not in seen["train"]]
+    if unseen:
+        numbers = [number for number, _ in enumerate(found.examples) if set(_of(found, number)) & set(unseen)]
+        n_asked = len(found.task.dev) + len(found.task.test)
+        told = f"{_named(unseen)}; {share(len(numbers), n_asked)} of dev and test"
+        message = f"{counted(len(unseen), 'label')} in no training row ({told})"
+        remedy = "add training rows with them, or drop them from the test"
+        yield Finding("unseen-labels", "warning", message, remedy, found.shown(numbers), len(numbers))
     untested = [label for label in seen["train"] if label not in seen["test"]]
     if untested and seen["test"]:
         message = f"{counted(len(untested), 'label')} of train in no test row ({_named(untested)})"

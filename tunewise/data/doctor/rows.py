@@ -46,8 +46,8 @@ class Rows:
 
     def of(self, part: str) -> range:
         """The numbers of the rows of a part."""
-        found = np.flatnonzero(self.part == PARTS.index(part))
-        return range(int(found[0]), int(found[-1]) + 1) if len(found) else range(0)
+        sizes, number = (len(self.task.train), len(self.task.dev), len(self.task.test)), PARTS.index(part)
+        return range(sum(sizes[:number]), sum(sizes[: number + 1]))
 
     @property
     def is_chat(self) -> bool:
