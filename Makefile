@@ -43,6 +43,7 @@ bench: $(STAMP)
 	$(BIN)/python -m bench.lanes
 	$(BIN)/python -m bench.gpu
 	$(BIN)/python -m bench.compare
+	$(BIN)/python -m bench.data_doctor
 	$(BIN)/python -m bench.performance
 
 clean:

@@ -8,6 +8,7 @@ import typer
 
 from tunewise.cli import icl_vs_ft
 from tunewise.cli.console import DIVERGED, AsJson, Data, Model, Out, print_json, progress_lines, results, this_command
+from tunewise.cli.train import IgnoreFindings
 from tunewise.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def compare(
     shots: Shots = 16,
     out_of_domain: OutOfDomain = None,
     out: Out = None,
+    ignore_findings: IgnoreFindings = False,
     as_json: AsJson = False,
 ) -> None:
     """Run every method with every seed on the same data, say which to take, and write a report page.
@@ -131,6 +133,7 @@ def compare(
         "alpha": alpha,
         "weights": None if weights is None else weights_of(weights),
         "allow_unlike": None if allow_unlike is None else allow_unlike.split(","),
+        "ignore_findings": ignore_findings or None,
     }
     asked = {"arms": arms_of(METHODS), **fields, **{name: value for name, value in given.items() if value is not None}}
 

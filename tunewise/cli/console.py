@@ -30,10 +30,10 @@ Data = Annotated[
 ]
 
 
-def results() -> Console:
-    """Where a verb prints what was asked for, brackets as they are: a label may hold some. Made anew: a test may have
-    replaced sys.stdout."""
-    return Console(file=sys.stdout, highlight=False, markup=False)
+def results(*, markup: bool = False) -> Console:
+    """Where a verb prints what was asked for, brackets as they are: a label may hold some. With `markup` they are
+    styles, and texts of the user have to be escaped. Made anew: a test may have replaced sys.stdout."""
+    return Console(file=sys.stdout, highlight=False, markup=markup)
 
 
 def progress_lines() -> Console:

@@ -16,6 +16,7 @@ def templates(
 ) -> None:
     """List the clusters of templates, or print the templates of one as they are written."""
     from rich.table import Table
+    from rich.text import Text
 
     from tunewise.data.instruct.clusters import cluster_names, read_cluster
 
@@ -27,8 +28,8 @@ def templates(
         for name, template in found.templates.items():
             notes = [f"{slot} is {' or '.join(values) or 'anything'}" for slot, values in template.when.items()]
             told = "; ".join((["inverted"] if template.inverted else []) + notes)
-            results().print(f"[bold]{name}[/]" + (f"  [dim]{told}[/]" if told else ""))
-            results().print(f"{template.prompt.rstrip()}\n-> {template.answer}\n", markup=False, soft_wrap=True)
+            results().print(Text.assemble((name, "bold"), (f"  {told}" if told else "", "dim")))
+            results().print(f"{template.prompt.rstrip()}\n-> {template.answer}\n", soft_wrap=True)
         return
     clusters = {name: read_cluster(name) for name in cluster_names()}
     if as_json:
@@ -40,6 +41,5 @@ def templates(
     for name, each in clusters.items():
         n_inverted = sum(template.inverted for template in each.templates.values())
         slots = [f"[{slot}]" if slot in each.optional else slot for slot in each.slots]
-        told = ", ".join(slots).replace("[", "\\[")
-        table.add_row(name, str(len(each.templates)), str(n_inverted), told, each.description)
+        table.add_row(name, str(len(each.templates)), str(n_inverted), ", ".join(slots), each.description)
     results().print(table)

@@ -16,6 +16,9 @@ Words = Annotated[
         show_default=False,
     ),
 ]
+IgnoreFindings = Annotated[
+    bool, typer.Option("--ignore-findings", help="Do not ask the data doctor (`tunewise data check`) first.")
+]
 
 
 def train(
@@ -27,6 +30,7 @@ def train(
         int | None, typer.Option(help="Initialisation, data order, few-shot sample.", show_default="0")
     ] = None,
     out: Out = None,
+    ignore_findings: IgnoreFindings = False,
     as_json: AsJson = False,
 ) -> None:
     """Train one method on one data set, evaluate it on test, and prove the adapter."""
@@ -39,11 +43,13 @@ def train(
 
     from tunewise.config import parse
     from tunewise.report.table import print_run
-    from tunewise.run import Recipe, run, run_folder
+    from tunewise.run import Recipe, is_done, refuse_unfit, run, run_folder
     from tunewise.training.progress import watcher_for
 
     parsed = parse(Recipe, recipe)
     folder = out if out is not None else run_folder(parsed, Path("runs"))
+    if not (ignore_findings or is_done(folder)):
+        refuse_unfit([parsed])
     metrics = run(parsed, folder, progress=watcher_for())
     if as_json:
         print_json({"folder": str(folder), **metrics})

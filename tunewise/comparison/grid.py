@@ -23,7 +23,7 @@ from tunewise.comparison.tables import rows_of, verdict_of
 from tunewise.comparison.workers import OneByOne, SideBySide, Workers
 from tunewise.errors import UserError
 from tunewise.models.load import Base
-from tunewise.run import Recipe, add_reload_proof, base_of, run_folder
+from tunewise.run import Recipe, add_reload_proof, base_of, refuse_unfit, run_folder
 from tunewise.training.lane import Diverged
 
 COMPARISON = "comparison.json"
@@ -61,9 +61,11 @@ def carry_out_comparison(
     out again; those that another process is at are waited for. Returns the content of comparison.json: one row an arm,
     with means and 95 % intervals over the seeds that were trained to their end, what was searched, and the verdict with
     a test of each pair. Runs that diverged stand under `failed` of their arm, with the reason, and begin anew with the
-    same call. UserError where all of them did.
+    same call. UserError where all of them did, and where the data doctor finds errors that are not to be ignored.
     """
     root, protocol, recipes = Path(out), comparison.protocol, comparison.recipes
+    if not protocol.ignore_findings:
+        refuse_unfit([of_arm[0] for of_arm in recipes.values()])
     bases: dict[str, Base] = {}
     searches: dict[str, Search] = {}
     watcher = Unfollowed() if progress is None else progress

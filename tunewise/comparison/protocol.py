@@ -35,6 +35,9 @@ class Protocol(Strict):
     weights: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(COSTS, 1.0))
     """What each cost counts when the cheapest of equals is taken; one that is not named counts nothing."""
 
+    ignore_findings: bool = False
+    """Compare although the data doctor finds errors (`tunewise data check`)."""
+
     @field_validator("seeds")
     @classmethod
     def _some(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from tunewise.methods.attach import count
 from tunewise.models.load import Base
 from tunewise.run import Recipe, base_of, plan, run
 from tunewise.run.prepare import drawn
-from tunewise.run.record import DONE, in_use_by
+from tunewise.run.record import in_use_by, is_done
 from tunewise.run.trials import known
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Stage:
         recipe, place = self.recipes[number], self.places[number]
         if self.share is not None:
             return known(recipe, place, self.share)
-        return run(recipe, place) if (place / DONE).is_file() else None
+        return run(recipe, place) if is_done(place) else None
 
     def _planned(self, done: set[int]) -> list[Planned]:
         tasks: dict[str, Task] = {}

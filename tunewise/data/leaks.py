@@ -6,6 +6,16 @@ from tunewise.data.examples import Example, Note
 from tunewise.data.splits import text_key
 
 
+def shared(train: Sequence[str], held_out: Sequence[str]) -> list[tuple[int, int]]:
+    """(number of the held-out text, of the first of train that is the same)."""
+    wanted = set(held_out)
+    first: dict[str, int] = {}
+    for number, text in enumerate(train):
+        if text in wanted:
+            first.setdefault(text, number)
+    return [(number, first[text]) for number, text in enumerate(held_out) if text in first]
+
+
 def find_leaks(train: Sequence[Example], held_out: Sequence[Example], name: str = "test") -> tuple[Note, ...]:
     """One note for each held-out example whose text (letter case and white space aside) is also one of train's.
 
@@ -13,11 +23,9 @@ def find_leaks(train: Sequence[Example], held_out: Sequence[Example], name: str 
     Of examples with a group also one for each whose group has rows in train.
     """
     key = text_key([*train, *held_out])
-    lines = {key(example): example.line for example in reversed(train)}
     copies = tuple(
-        Note(example.line, f"this row of {name} is also in train, line {lines[key(example)]}")
-        for example in held_out
-        if key(example) in lines
+        Note(held_out[number].line, f"this row of {name} is also in train, line {train[twin].line}")
+        for number, twin in shared(list(map(key, train)), list(map(key, held_out)))
     )
     groups = {example.group: example.line for example in reversed(train) if example.group}
     return copies + tuple(

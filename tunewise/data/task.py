@@ -183,7 +183,8 @@ def _from_benchmark(config: DataConfig) -> Task:
     _keeps_its_columns(config, f"{name} is a benchmark")
     parts: dict[str, list[Example]] = {}
     rejected: list[Note] = []
-    for part, rows in benchmark_rows(name, config.folder).items():
+    found = benchmark_rows(name, config.folder)
+    for part, rows in found.items():
         parts[part], notes = build(rows, benchmark.shape, benchmark.template, f"{name}-{part}")
         rejected += [replace(note, reason=f"{part}: {note.reason}") for note in notes]
         _some(parts[part], notes, f"{name}, {part}")
@@ -201,7 +202,7 @@ def _from_benchmark(config: DataConfig) -> Task:
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
-        ledger=_ledger(parts, rejected, told),
+        ledger=_ledger(parts, rejected, told, _n_rows(found)),
         separator="\n\n",
         max_new_tokens=16,
         source=name,
@@ -249,7 +250,7 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
-        ledger=_ledger(parts, rejected, told),
+        ledger=_ledger(parts, rejected, told, _n_rows(rows)),
         separator=file.separator,
         max_new_tokens=file.max_new_tokens,
         source=config.path,
@@ -296,7 +297,7 @@ def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
-        ledger=_ledger(parts, rejected, told),
+        ledger=_ledger(parts, rejected, told, len(every)),
         separator="\n\n",
         # half as many tokens as the longest answer has characters are enough for any but the smallest vocabularies
         max_new_tokens=min(256, max(16, max(len(example.answer) for example in examples) // 2)),
@@ -328,6 +329,7 @@ def _from_images(folder: Path, config: DataConfig) -> Task:
         raise UserError(f"{config.path} holds images, which are not asked in words", "leave out pattern and words")
     parts = read_images(folder)
     labels = labels_of([example for part in parts.values() for example in part], config.path)
+    n_rows = _n_rows(parts)
     parts = _complete(parts, config)
     told = f"{config.path}: images in a folder for each class" + _label_list(labels)
     return Task(
@@ -339,7 +341,7 @@ def _from_images(folder: Path, config: DataConfig) -> Task:
         train=tuple(parts["train"]),
         dev=tuple(parts["dev"]),
         test=tuple(parts["test"]),
-        ledger=_ledger(parts, [], told),
+        ledger=_ledger(parts, [], told, n_rows),
         separator="",
         max_new_tokens=16,
         source=config.path,
@@ -403,13 +405,15 @@ def _with_replay(task: Task, config: DataConfig, tokenizer: PreTrainedTokenizerB
     return replace(task, replayed=tuple(found), ledger=ledger)
 
 
-def _ledger(parts: dict[str, list[Example]], rejected: Sequence[Note], told: str) -> Ledger:
-    used = sum(len(part) for part in parts.values())
+def _n_rows(parts: Mapping[str, Sequence[object]]) -> int:
+    return sum(map(len, parts.values()))
+
+
+def _ledger(parts: dict[str, list[Example]], rejected: Sequence[Note], told: str, n_rows: int) -> Ledger:
+    used = _n_rows(parts)
     leaks = (*find_leaks(parts["train"], parts["dev"], "dev"), *find_leaks(parts["train"], parts["test"], "test"))
     sizes = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
-    return Ledger(
-        rows=used + len(rejected), trained=used, rejected=tuple(rejected), leaks=leaks, detected=f"{told}; {sizes}"
-    )
+    return Ledger(rows=n_rows, trained=used, rejected=tuple(rejected), leaks=leaks, detected=f"{told}; {sizes}")
 
 
 def _some(examples: Sequence[Example], rejected: Sequence[Note], source: str) -> None:

@@ -14,9 +14,10 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_utils import load_image
 
+from tunewise.data.doctor.reading import Encoder
 from tunewise.data.encode import Encoded, encode_all
 from tunewise.data.examples import Example, Ledger
 from tunewise.data.labelled import encode_labelled
@@ -29,6 +30,7 @@ from tunewise.engine.packed_classifier import PackedTexts, class_logits, first_p
 from tunewise.engine.packed_writing import PackedPairs, Place, logits, pack_pairs, packed_pairs, places, why_not_pairs
 from tunewise.engine.packing import PackedBatch, pack, packed_attention, packed_losses, why_not_packed
 from tunewise.models.families import DECODER, ENCODER_DECODER
+from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base
 
 logger = logging.getLogger(__name__)
@@ -132,10 +134,15 @@ def _packed(base: Base, prefix: tuple[int, ...]) -> tuple[Objective[Any] | None,
 
 def encode_rows(base: Base, task: Task, examples: Sequence[Example], max_length: int) -> tuple[list[Encoded], Ledger]:
     """Rows of at most `max_length` tokens, as this base with its head is trained on them, and the account of all."""
-    if base.tokenizer is None or base.head.kind != "lm":
-        return encode_labelled(task, examples, base.tokenizer, max_length)
-    encode = encode_written if base.anatomy.kind == ENCODER_DECODER else encode_all
-    return encode(examples, base.tokenizer, max_length)
+    return encoder_for(task, base.tokenizer, base.anatomy.kind, base.head)(examples, max_length)
+
+
+def encoder_for(task: Task, tokenizer: PreTrainedTokenizerBase | None, model_kind: str, head: TaskHead) -> Encoder:
+    """(examples, max_length) -> rows and account, as a base of this kind (families.KINDS) is trained on them."""
+    if tokenizer is None or head.kind != "lm":
+        return lambda examples, max_length: encode_labelled(task, examples, tokenizer, max_length)
+    encode = encode_written if model_kind == ENCODER_DECODER else encode_all
+    return lambda examples, max_length: encode(examples, tokenizer, max_length)
 
 
 @dataclass(frozen=True)

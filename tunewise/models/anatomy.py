@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from tunewise.errors import UserError, unknown
 from tunewise.models.families import Family, family_of
@@ -165,7 +165,7 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         model_type=model.config.model_type,
         d_model=next(site.d_out for site in by_layer[0] if site.role == "down"),
         vocab_size=embedding.d_in if embedding else 0,
-        context_length=_context_length(model),
+        context_length=context_length(model.config),
         n_heads=heads,
         n_key_value_heads=text_config.get("num_key_value_heads") or heads,
         layers=tuple(path for _, path in layers),
@@ -239,6 +239,7 @@ def _whole(model: PreTrainedModel, role: str, layer: int | None, path: str) -> S
     return Site(name, role.removeprefix("cross_"), layer, path, d_in, d_out, has_bias=has_bias)
 
 
-def _context_length(model: PreTrainedModel) -> int | None:
-    config = model.config.get_text_config().to_dict()
-    return config.get("max_position_embeddings") or config.get("n_positions")
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Positions that a base with this configuration was made for, where it says so."""
+    told = config.get_text_config().to_dict()
+    return told.get("max_position_embeddings") or told.get("n_positions")

@@ -3,10 +3,12 @@
 from tunewise.run.adapters import combine_adapters, compare_adapters, merge_adapter, save_merged
 from tunewise.run.carry_out import add_reload_proof, run, train
 from tunewise.run.dial import dial_adapter
+from tunewise.run.examined import examine_data, refuse_unfit
 from tunewise.run.measure import evaluate, evaluate_with_harness
 from tunewise.run.mixing_table import mixing_table
 from tunewise.run.prepare import base_of
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
+from tunewise.run.record import is_done
 from tunewise.run.together import plan, run_together
 from tunewise.run.training_rows import in_columns
 from tunewise.training.proofs import prove_adapter
@@ -22,12 +24,15 @@ __all__ = [
     "dial_adapter",
     "evaluate",
     "evaluate_with_harness",
+    "examine_data",
     "in_columns",
+    "is_done",
     "merge_adapter",
     "mixing_table",
     "plan",
     "prove_adapter",
     "prove_in_fresh_process",
+    "refuse_unfit",
     "run",
     "run_folder",
     "run_together",

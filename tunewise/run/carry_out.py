@@ -36,6 +36,7 @@ from tunewise.models.heads import draw_head
 from tunewise.models.load import Base
 from tunewise.run import record
 from tunewise.run.dial import DIAL, measure_dial
+from tunewise.run.examined import refuse_unfit
 from tunewise.run.forgetting import RETENTION, check_suite, forgotten
 from tunewise.run.planned import planned
 from tunewise.run.prepare import drawn, load_for
@@ -120,13 +121,17 @@ def train(
     out: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     progress: Watcher | None = None,
+    ignore_findings: bool = False,
 ) -> dict[str, Any]:
     """`tunewise train`: one run, into `out` or runs/<task>/<method>-<hash>/seed<k>; its metrics and its folder.
 
-    `overrides` holds dotted fields, {"train.learning_rate": 2e-4, "data.train": 500}.
+    `overrides` holds dotted fields, {"train.learning_rate": 2e-4, "data.train": 500}. UserError where the data doctor
+    finds errors, unless they are to be ignored.
     """
     recipe = build_recipe({"model": model, "data": data, "method": method, "seed": seed}, overrides)
     folder = run_folder(recipe) if out is None else Path(out)
+    if not (ignore_findings or record.is_done(folder)):
+        refuse_unfit([recipe])
     return {"folder": str(folder), **run(recipe, folder, progress=progress)}
 
 

@@ -49,9 +49,14 @@ class Spent:
         return {what: round(seconds, 3) for what, seconds in self._seconds.items()}
 
 
+def is_done(out: Path) -> bool:
+    """Whether the run in this folder came to its end."""
+    return (out / DONE).is_file()
+
+
 def finished(recipe: Recipe, out: Path, digest: str) -> dict[str, Any] | None:
     """The metrics of a run that is done; None where there is still something to do; UserError for another run."""
-    if not (out / DONE).is_file():
+    if not is_done(out):
         return None
     there = parse(Recipe, read_yaml(out / RECIPE), where=str(out / RECIPE))
     if there != recipe:
@@ -67,7 +72,7 @@ def finished(recipe: Recipe, out: Path, digest: str) -> dict[str, Any] | None:
 def alone(out: Path) -> Iterator[None]:
     """Nobody else carries the run in `out` out inside the block; Held where another process does, or just has."""
     with files.held(out / RUNNING):
-        if (out / DONE).is_file():
+        if is_done(out):
             raise files.Held(f"{out} was finished by another process this moment", "run the same command again")
         yield
 

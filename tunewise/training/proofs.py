@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tunewise.data.doctor import tokens
+from tunewise.data.doctor.reading import flattened
 from tunewise.data.encode import MASKED, Encoded
 from tunewise.engine.batches import plain
 from tunewise.engine.objectives import Objective, objective_for
@@ -51,26 +53,25 @@ def check_rows(
 
     `ends` are the end tokens of chat templates beside the tokenizer's own.
     """
-    end, begin = {tokenizer.eos_token_id, *ends}, tokenizer.bos_token_id
-    unlabelled = [row.id for row in rows if all(label == MASKED for label in row.labels[1:])]
-    endless = [row.id for row in rows if row.labels[-1] not in end]
-    doubled = [
-        row.id
-        for row in rows
-        if begin is not None and begin != tokenizer.eos_token_id and row.ids[:2] == (begin, begin)
-    ]
+    end, begin = tokenizer.eos_token_id, tokenizer.bos_token_id
+    flat = flattened(rows)
+    unlabelled, unended, begun_twice = (
+        tokens.unlabelled(flat),
+        tokens.endless(flat, [end, *ends]),
+        tokens.doubled(flat, begin, end),
+    )
     for faulty, fault in (
         (unlabelled, "have all their labels masked"),
-        (endless, "do not end with a trained end-of-sequence token"),
-        (doubled, "begin with two begin tokens"),
+        (unended, "do not end with a trained end-of-sequence token"),
+        (begun_twice, "begin with two begin tokens"),
     ):
-        if faulty:
-            named = ", ".join(faulty[:5])
+        if len(faulty):
+            named = ", ".join(rows[int(number)].id for number in faulty[:5])
             raise UserError(f"{len(faulty)} training rows {fault}: {named}", "check the template and the tokenizer")
     return {
         "labels_are_trained": at_most(len(unlabelled), 0),
-        "answers_end_with_a_trained_token": at_most(len(endless), 0),
-        "begins_once": at_most(len(doubled), 0),
+        "answers_end_with_a_trained_token": at_most(len(unended), 0),
+        "begins_once": at_most(len(begun_twice), 0),
     }
 
 

@@ -1,0 +1,102 @@
+"""The data doctor before a run: the task of a recipe, as its base would read it, without the base's weights."""
+
+import logging
+import shlex
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from tunewise.data.config import DataConfig
+from tunewise.data.doctor import Examination, Reading, Rows, at_most, examine
+from tunewise.data.doctor.reading import Way
+from tunewise.data.task import load_task
+from tunewise.engine.objectives import encoder_for
+from tunewise.errors import UserError
+from tunewise.models.anatomy import context_length
+from tunewise.models.families import ENCODER_DECODER, VISION, kind_of
+from tunewise.models.heads import HeadChoice, TaskHead
+from tunewise.models.load import UNLIMITED, load_config, load_tokenizer
+from tunewise.run.prepare import head_for
+from tunewise.run.recipe import Recipe
+from tunewise.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+MAX_LENGTH = TrainConfig().max_length
+LOOKED_AT = 200_000
+"""Rows of a part that are looked at before a run; more than that only `tunewise data check` does."""
+
+
+def examine_data(
+    data: DataConfig, model: str = "tiny", head: HeadChoice = "auto", max_length: int = MAX_LENGTH
+) -> Examination:
+    """What the doctor finds of this data, for a base of this name; UserError where it cannot be read as a task."""
+    return examine(rows_of(data, model, head, max_length))
+
+
+def rows_of(data: DataConfig, model: str, head: HeadChoice = "auto", max_length: int = MAX_LENGTH) -> Rows:
+    """The rows of a task, and how a base of this name reads them; images are not read."""
+    config, tokenizer = load_config(model), _tokenizer(model)
+    kind = kind_of(config)
+    task = load_task(data, tokenizer)
+    chosen = head_for(task, kind, model, head)
+    if tokenizer is None:
+        return Rows(task)
+    if chosen.kind == "tags":
+        tokenizer = load_tokenizer(model, chosen)
+    told = [n for n in (context_length(config), _limit(chosen, tokenizer.model_max_length)) if n is not None]
+    context = min(told, default=None)
+    encode = encoder_for(task, tokenizer, kind, chosen)
+    longest = min(max_length, context or max_length)
+    reading = Reading(model, tokenizer, _way(kind, chosen), longest, context)
+    return Rows(task, reading.of(task, encode))
+
+
+def refuse_unfit(recipes: Sequence[Recipe]) -> None:
+    """Examine the data of these recipes, each once; UserError where it has errors, and the rest is told by logging.
+
+    Rows are not tokenised for it: what only tokens tell, a run proves itself by the same functions before its first
+    step.
+    """
+    distinct: dict[str, tuple[DataConfig, Recipe]] = {}
+    for recipe in recipes:
+        for data in recipe.data.each.values():
+            distinct.setdefault(data.model_dump_json(), (data, recipe))
+    for data, recipe in distinct.values():
+        found = examine(Rows(at_most(load_task(data, _tokenizer(recipe.model)), LOOKED_AT)))
+        command = check_command(data, recipe.model)
+        if not found.is_fit:
+            errors = found.of("error")
+            told = "; ".join(error.message for error in errors) or found.account.sum_told()
+            raise UserError(
+                f"{data.path} is not fit to be trained on: {told}",
+                f"{errors[0].remedy if errors else 'report this'}; all of it: {command}; "
+                "--ignore-findings trains all the same",
+            )
+        if warnings := found.of("warning"):
+            first = "; ".join(warning.message for warning in warnings[:2])
+            more = f", and {len(warnings) - 2} more" if len(warnings) > 2 else ""
+            logger.warning("%s: %s%s. All of it: %s", data.path, first, more, command)
+
+
+def check_command(data: DataConfig, model: str) -> str:
+    """What to type to see everything that the doctor finds of this data."""
+    said = data.model_dump(mode="json", exclude_defaults=True, exclude={"path"})
+    words = [f"data.{name}={value}" for name, value in said.items() if isinstance(value, str | int | float)]
+    return shlex.join(["tunewise", "data", "check", data.path, "--model", model, *words])
+
+
+def _tokenizer(model: str) -> PreTrainedTokenizerBase | None:
+    """The one of a base, which its chat template belongs to; None of a base that reads images."""
+    return None if kind_of(load_config(model)) == VISION else load_tokenizer(model)
+
+
+def _way(kind: str, head: TaskHead) -> Way:
+    if head.kind != "lm":
+        return "classified"
+    return "read and written" if kind == ENCODER_DECODER else "one sequence"
+
+
+def _limit(head: TaskHead, model_max_length: int) -> int | None:
+    """What a tokenizer's own limit is to a classifier; one that writes goes by the context alone."""
+    return model_max_length if head.kind != "lm" and model_max_length < UNLIMITED else None
