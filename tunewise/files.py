@@ -24,6 +24,14 @@ MANIFEST = "manifest.json"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+SHARE = 0.25
+"""Of free memory or free disk, for a cache whose cap is not set."""
+
+
+JUST_NOW_NS = 2_000_000_000
+_SUMS: dict[tuple[int, ...], str] = {}
+
+
 class Held(UserError):
     """Another process works where this one was to."""
 
@@ -155,6 +163,25 @@ def sha256(path: str | Path) -> str:
         raise unreadable(path, error) from None
 
 
+def sha256_once(path: str | Path) -> str:
+    """`sha256`, by which a file is read once in this process for as long as it stays as it is.
+
+    Its state is its place on the disk, its size and the times of its last change. A file that was changed this moment
+    is not remembered: it could change again within one tick of the file system's clock.
+    """
+    try:
+        found = Path(path).stat()
+    except OSError as error:
+        raise unreadable(path, error) from None
+    state = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    if state not in _SUMS:
+        digest = sha256(path)
+        if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < JUST_NOW_NS:
+            return digest
+        _SUMS[state] = digest
+    return _SUMS[state]
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 file in one step, line ends as given."""
     with writing(path) as temporary:
@@ -187,6 +214,12 @@ def append_json(path: str | Path, obj: object) -> None:
                 with suppress(OSError):  # of a device; the reason to tell is the first one
                     stream.truncate(size)
                 raise
+
+
+def append_bytes(path: str | Path, content: bytes) -> None:
+    """Add to a file that `folder` or `writing` has under way, which makes it whole in one step later."""
+    with _told(path), Path(path).open("ab") as stream:
+        stream.write(content)
 
 
 def read_text(path: str | Path) -> str:
@@ -223,6 +256,26 @@ def read_jsonl(path: str | Path) -> list[object]:
                 f"correct or remove line {number}",
             ) from None
     return values
+
+
+def cache_folder() -> Path:
+    """Where what was measured, built and read on this machine is kept: TUNEWISE_CACHE, or the user's cache folder."""
+    named = os.environ.get("TUNEWISE_CACHE")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(named) if named else base / "tunewise"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def allowed_bytes(variable: str, n_free: int) -> int:
+    """The cap on a cache in bytes: gigabytes that the environment's `variable` says, else a share of what is free."""
+    told = os.environ.get(variable)
+    if told is None:
+        return int(SHARE * n_free)
+    try:
+        return int(float(told) * 1e9)
+    except ValueError:
+        raise UserError(f"{variable}={told!r} is no number of gigabytes", f"{variable}=2") from None
 
 
 def _json(path: str | Path, obj: object, indent: int | None) -> str:

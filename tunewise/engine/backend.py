@@ -22,7 +22,7 @@ import torch
 from tunewise import files
 from tunewise.engine import gpu
 from tunewise.engine.denormals import flushed
-from tunewise.engine.native.build import cache_folder, library, processor, why_not
+from tunewise.engine.native.build import library, processor, why_not
 
 FASTER = 1.1
 """oneDNN has to be so many times faster: figures scatter, and a choice that flips changes the last bits of a run."""
@@ -99,7 +99,7 @@ def backend() -> Backend:
     threads = torch.get_num_threads()
     told = [processor(), platform.platform(), torch.__version__, str(threads)]
     digest = hashlib.sha256("\0".join(told).encode()).hexdigest()[:16]
-    kept = cache_folder() / f"backend-{digest}.json"
+    kept = files.cache_folder() / f"backend-{digest}.json"
     if not kept.is_file():
         found = measure()
         if not kept.is_file():  # the first of two processes decides for both
@@ -137,7 +137,7 @@ def measure() -> Backend:
 def told(again: bool = False) -> dict[str, Any]:
     """What was chosen and why, for people; `again` measures anew, as on a machine that was busy the first time."""
     if again:
-        for kept in cache_folder().glob("backend-*.json"):
+        for kept in files.cache_folder().glob("backend-*.json"):
             kept.unlink()
         backend.cache_clear()
     found = backend()

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -17,11 +18,12 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.image_utils import load_image
 
-from tunewise.data.encode import Encoded, encode_all
+from tunewise.data.encode import ANSWERS, Encoded, encode_each
 from tunewise.data.examples import Example, Ledger
-from tunewise.data.labelled import encode_labelled
+from tunewise.data.labelled import READ, labelled_each
 from tunewise.data.task import Task
-from tunewise.data.written import encode_written
+from tunewise.data.token_store import encoded
+from tunewise.data.written import WRITTEN, written_each
 from tunewise.engine import loss
 from tunewise.engine.batches import IGNORED, Batch, LabelledBatch, collate
 from tunewise.engine.fused import fused
@@ -29,6 +31,7 @@ from tunewise.engine.packed_classifier import PackedTexts, first_position, gathe
 from tunewise.engine.packed_writing import PackedPairs, Place, logits, pack_pairs, packed_pairs, places, why_not_pairs
 from tunewise.engine.packing import PackedBatch, pack, packed_attention, packed_losses, why_not_packed
 from tunewise.models.families import ENCODER, ENCODER_DECODER
+from tunewise.models.fingerprint import of_cutting
 from tunewise.models.load import Base
 
 logger = logging.getLogger(__name__)
@@ -124,12 +127,22 @@ def _packed(base: Base, prefix: tuple[int, ...]) -> tuple[Objective[Any] | None,
     return (None if reason else PackedNextToken(base.tokenizer.pad_token_id, prefix)), reason
 
 
-def encode_rows(base: Base, task: Task, examples: Sequence[Example], max_length: int) -> tuple[list[Encoded], Ledger]:
+def encode_rows(
+    base: Base, task: Task, examples: Sequence[Example], max_length: int
+) -> tuple[Sequence[Encoded], Ledger]:
     """Rows of at most `max_length` tokens, as this base with its head is trained on them, and the account of all."""
-    if base.tokenizer is None or base.head.kind != "lm":
-        return encode_labelled(task, examples, base.tokenizer, max_length)
-    encode = encode_written if base.anatomy.kind == ENCODER_DECODER else encode_all
-    return encode(examples, base.tokenizer, max_length)
+    tokenizer, is_lm = base.tokenizer, base.head.kind == "lm"
+    if tokenizer is None or not is_lm:
+        if not examples:
+            return [], Ledger()
+        each, told = partial(labelled_each, task, tokenizer=tokenizer, max_length=max_length), READ
+        form = f"classifier {task.kind} {task.labels}"
+    elif base.anatomy.kind == ENCODER_DECODER:
+        each, told, form = partial(written_each, tokenizer=tokenizer, max_length=max_length), WRITTEN, "seq2seq"
+    else:
+        each, told, form = partial(encode_each, tokenizer=tokenizer, max_length=max_length), ANSWERS, "decoder"
+    cut = "" if tokenizer is None else f"{form} {max_length} {of_cutting(tokenizer)}"
+    return encoded(examples, each, told, cut)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class LabelledRows:
 
     task: Task
     examples: tuple[Example, ...]
-    rows: list[Encoded]
+    rows: Sequence[Encoded]
 
     @property
     def shown(self) -> list[str]:

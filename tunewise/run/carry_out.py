@@ -177,7 +177,7 @@ class Run:
         self._begin_the_head()
         self.dev: Questions | LabelledRows | None = None
         self.dev_evaluations: list[Evaluation] = []
-        self.rows: list[Encoded] = []
+        self.rows: Sequence[Encoded] = []
         self.proofs: dict[str, Proof] = {}
         self.saving = Saving(recipe, base, task, self.tuned, self.probes, out)
 
@@ -212,7 +212,7 @@ class Run:
             answered, texts, ledger = training_rows(self.base, self.task, self._max_length())
             _tell_rows(ledger)
             self.proofs |= self._check(answered)
-            self.rows = answered + texts
+            self.rows = [*answered, *texts] if texts else answered
         files.write_text(self.out / record.RECIPE, dump_yaml(self.recipe))
         files.write_json(self.out / record.ENVIRONMENT, record.environment(self.base, digest))
         files.write_json(self.out / record.LEDGER, self._accounts(ledger))
@@ -300,7 +300,7 @@ class Run:
             found[each.name] = told.metrics
         return found
 
-    def _check(self, rows: list[Encoded]) -> dict[str, Proof]:
+    def _check(self, rows: Sequence[Encoded]) -> dict[str, Proof]:
         if self.tokenizer is None or self.base.head.kind != "lm":
             return check_labels(rows)
         return check_rows(rows, self.tokenizer)

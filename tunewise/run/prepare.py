@@ -1,6 +1,9 @@
 """The base and the task of a recipe, each as the other needs it."""
 
+from collections import OrderedDict
 from dataclasses import replace
+
+from transformers import PreTrainedTokenizerBase
 
 from tunewise.data.config import DataConfig
 from tunewise.data.splits import few_shot
@@ -8,10 +11,15 @@ from tunewise.data.task import Task, load_task
 from tunewise.errors import UserError
 from tunewise.evaluation.metrics import check
 from tunewise.models.families import VISION, WRITERS, kind_of
+from tunewise.models.fingerprint import of_chat_template, of_cutting
 from tunewise.models.heads import HeadChoice, HeadKind, TaskHead
 from tunewise.models.load import Base, load_base, load_config, load_tokenizer
 from tunewise.run.recipe import Recipe
+from tunewise.run.record import data_digest
 
+N_TASKS = 2
+"""So many tasks are kept as they were read: the rows of one comparison, and a few of them."""
+_TASKS: OrderedDict[tuple[str | None, ...], Task] = OrderedDict()
 CLASSIFIERS: dict[str, HeadKind] = {"classification": "classes", "regression": "value", "tagging": "tags"}
 
 
@@ -29,12 +37,27 @@ def load_for(
     """
     kind = kind_of(load_config(model)) if base is None else base.anatomy.kind
     tokenizer = base.tokenizer if base is not None else None if kind == VISION else load_tokenizer(model)
-    task = load_task(data, tokenizer)
+    task = _task_of(data, tokenizer)
     check(task.metrics, task.kind)
     wanted = head_for(task, kind, model, head)
     if base is None or base.head != wanted:
         base = load_base(model, dtype, "cpu" if base is None else str(base.model.device), wanted, quantise)
     return base, task
+
+
+def _task_of(data: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
+    """The task as it was read last, where its files have not changed since: trials at their rungs share it."""
+    reads = () if tokenizer is None else (of_cutting(tokenizer), of_chat_template(tokenizer))
+    key = data.model_dump_json(), data_digest(data), *reads
+    if key in _TASKS:
+        _TASKS.move_to_end(key)
+        return _TASKS[key]
+    task = load_task(data, tokenizer)
+    if not task.reads_images:  # whose files the digest does not know
+        _TASKS[key] = task
+    while len(_TASKS) > N_TASKS:
+        _TASKS.popitem(last=False)
+    return task
 
 
 def drawn(task: Task, recipe: Recipe) -> Task:

@@ -1,5 +1,7 @@
 """The rows that a run is trained on: those of its task, and those that are replayed beside them."""
 
+from collections.abc import Sequence
+
 from tunewise.data.encode import Encoded
 from tunewise.data.examples import Ledger
 from tunewise.data.replay import added, encode_texts
@@ -10,7 +12,7 @@ from tunewise.models.families import DECODER
 from tunewise.models.load import Base
 
 
-def training_rows(base: Base, task: Task, max_length: int) -> tuple[list[Encoded], list[Encoded], Ledger]:
+def training_rows(base: Base, task: Task, max_length: int) -> tuple[Sequence[Encoded], Sequence[Encoded], Ledger]:
     """(rows with an answer, rows of text, the account of all), at most `max_length` tokens each.
 
     UserError for a base that cannot be trained on what is to be replayed.
@@ -30,6 +32,6 @@ def training_rows(base: Base, task: Task, max_length: int) -> tuple[list[Encoded
             texts += found
         else:
             found, of_source = encode_rows(base, task, each.examples, max_length)
-            rows += found
+            rows = [*rows, *found]
         ledger = added(ledger, of_source, each.source)
     return rows, texts, ledger

@@ -60,7 +60,7 @@ def _built(compiler: str) -> Path:
     told = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS)
     what = [*texts, " ".join(FLAGS), told.stdout, processor(), torch.__version__]
     digest = hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
-    library = cache_folder() / f"kernels-{digest}.so"
+    library = files.cache_folder() / f"kernels-{digest}.so"
     if not library.is_file():
         with tempfile.TemporaryDirectory() as folder, files.writing(library) as path:
             compiled = {str(source): str(Path(folder) / f"{source.stem}.o") for source in sources}
@@ -69,15 +69,6 @@ def _built(compiler: str) -> Path:
             for command in (*commands, ["-shared", *compiled.values(), "-o", str(path)]):
                 subprocess.run([compiler, *command], capture_output=True, text=True, check=True, timeout=SECONDS)
     return library
-
-
-def cache_folder() -> Path:
-    """Where what was measured and built on this machine is kept: TUNEWISE_CACHE, or the user's cache folder."""
-    named = os.environ.get("TUNEWISE_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(named) if named else base / "tunewise"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def processor() -> str:
