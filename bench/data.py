@@ -1,4 +1,4 @@
-"""From rows to packed batches, beside `datasets.map` and trl: `python -m bench.data`, results in bench/results/data.json.
+"""Rows to packed batches, beside `datasets.map` and trl: `python -m bench.data`, results in bench/results/data.json.
 
 Each side is in a process of its own and is asked round after round, one after the other; a ratio is the median of the
 rounds' ratios, of wall time. All read the same short rows (a prompt and an answer, words of tiny:sentiment) with the

@@ -14,7 +14,7 @@ from tunewise import files
 from tunewise.data import token_store
 from tunewise.data.encode import ANSWERS, Encoded, Told, encode_all, encode_each
 from tunewise.data.examples import Example, Part
-from tunewise.data.token_store import StoredRows, encoded, lengths
+from tunewise.data.token_store import StoredRows, by_length, encoded, lengths, longest
 from tunewise.errors import UserError
 
 texts = st.text(st.sampled_from("abe t\n:é🙂\0"), max_size=12)
@@ -62,7 +62,10 @@ def test_rows_come_back_as_they_are_made(name, pairs, max_length):
     assert found[-1] == expected[0][-1]
     assert found[1:3] == expected[0][1:3]
     assert found[::-2] == expected[0][::-2]
-    assert list(lengths(found)) == lengths(expected[0])
+    assert lengths(found).tolist() == lengths(expected[0]).tolist() == [len(row.ids) for row in expected[0]]
+    assert [expected[0][n] for n in by_length(found)] == sorted(expected[0], key=lambda row: len(row.ids))
+    down = sorted(expected[0], key=lambda row: len(row.ids), reverse=True)
+    assert [expected[0][n] for n in longest(found, 3)] == down[:3]
 
 
 def test_where_no_row_is_left_the_error_is_the_same(store):

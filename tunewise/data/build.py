@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 GOOD, BAD = "good", "bad"
 """The sentences of a minimal pair."""
+RESULT = re.compile(r"####\s*[-$]?[\d,.]+\s*$")
+"""How an answer of arithmetic (gsm8k) ends."""
 
 
 def build(

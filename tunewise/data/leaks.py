@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from tunewise.data.examples import Example, Note
 from tunewise.data.splits import text_key
+from tunewise.data.streamed import Streamed, leaks
 
 
 def find_leaks(train: Sequence[Example], held_out: Sequence[Example], name: str = "test") -> tuple[Note, ...]:
@@ -11,6 +12,8 @@ def find_leaks(train: Sequence[Example], held_out: Sequence[Example], name: str 
 
     What is compared is the prompt, as that is what the model is asked; the whole text where prompts tell nothing apart.
     """
+    if isinstance(train, Streamed):
+        return leaks(train, held_out, name)
     key = text_key([*train, *held_out])
     lines = {key(example): example.line for example in reversed(train)}
     return tuple(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunewise.config import parse, read_yaml
 from tunewise.data.benchmarks import DEV_ROWS, benchmark_named, benchmark_rows, is_benchmark
-from tunewise.data.build import BAD, GOOD, build, check_labels, labels_of
+from tunewise.data.big import RowsRead, is_big, read_big
+from tunewise.data.build import BAD, GOOD, RESULT, build, check_labels, labels_of
 from tunewise.data.choices import letter
 from tunewise.data.config import DataConfig
 from tunewise.data.described import TaskFile, shape_of
@@ -22,6 +22,7 @@ from tunewise.data.readers import SUFFIXES, columns, read_rows
 from tunewise.data.replay import Rehearsed, drawn, n_replayed
 from tunewise.data.shapes import Kind, detect, sentence, template_of
 from tunewise.data.splits import few_shot, split
+from tunewise.data.streamed import Streamed, frozen
 from tunewise.data.template import Template
 from tunewise.errors import UserError, missing, unknown
 
@@ -38,7 +39,6 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "minimal_pairs": ("accuracy",),
     "language_modelling": ("loss", "perplexity"),
 }
-RESULT = re.compile(r"####\s*[-$]?[\d,.]+\s*$")
 LABELLED = ("classification", "tagging")
 SPLITS = {"train": ("train",), "dev": ("dev", "valid", "validation", "val"), "test": ("test",)}
 
@@ -48,7 +48,8 @@ class Task:
     """Examples in three splits, and how to ask, answer and score them; the first of `metrics` is the one that decides.
 
     `separator` stands between demonstrations; `ledger` accounts for the rows of all splits; `source` is where they
-    came from. A split can be empty only where a task folder has no such file.
+    came from. A split can be empty only where a task folder has no such file. Splits are tuples, or where their file is
+    big sequences that read a row when it is asked for.
     """
 
     name: str
@@ -56,9 +57,9 @@ class Task:
     template: Template
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
-    train: tuple[Example, ...]
-    dev: tuple[Example, ...]
-    test: tuple[Example, ...]
+    train: Sequence[Example]
+    dev: Sequence[Example]
+    test: Sequence[Example]
     ledger: Ledger
     separator: str
     max_new_tokens: int
@@ -82,7 +83,7 @@ class Task:
 
     @property
     def reads_images(self) -> bool:
-        return any(example.image for part in (self.train, self.dev, self.test) for example in part)
+        return any(example.image for part in (self.train, self.dev, self.test) for example in part[:1])
 
 
 def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
@@ -182,18 +183,18 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
     files = {part: folder / f"{part}.jsonl" for part in ("train", "dev", "test")}
     rows = {part: read_rows(path) for part, path in files.items() if path.is_file()}
     shape = shape_of(file, rows, str(folder))
-    parts: dict[str, list[Example]] = {part: [] for part in files}
+    built: dict[str, list[Example]] = {part: [] for part in files}
     rejected: list[Note] = []
     for part, found in rows.items():
-        parts[part], notes = build(found, shape, template, f"{file.name}-{part}")
+        built[part], notes = build(found, shape, template, f"{file.name}-{part}")
         rejected += notes
-    examples = [example for part in parts.values() for example in part]
+    examples = [example for part in built.values() for example in part]
     _some(examples, rejected, str(folder))
     labels = file.labels
     if file.kind in LABELLED:
         labels = labels or labels_of(examples, str(folder))
         check_labels(examples, labels, str(folder))
-    template, parts = asked_by(config, shape, template, labels, parts)
+    template, parts = asked_by(config, shape, template, labels, built)
     told = f"{config.path}: {file.kind.replace('_', ' ')} as its task.yaml says"
     if config.pattern != "none":
         told += f", asked as {template.prompt!r}"
@@ -217,36 +218,43 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
 
 def _from_rows(path: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
     files = _split_files(path) if path.is_dir() else {"": path}
-    rows = {part: read_rows(file) for part, file in files.items()}
-    every = [row for part in rows.values() for row in part]
-    shape = detect(every, config)
-    template = template_of(shape, config, columns(every))
-    parts: dict[str, list[Example]] = {}
-    rejected: list[Note] = []
-    for part, file in files.items():
-        parts[part], notes = build(rows[part], shape, template, file.stem, tokenizer)
-        rejected += [replace(note, reason=f"{file.name}: {note.reason}") for note in notes] if part else notes
-    examples = [example for part in parts.values() for example in part]
-    _some(examples, rejected, config.path)
+    is_to_be_streamed = is_big(list(files.values()), config)
+    read = read_big(files, config, tokenizer) if is_to_be_streamed else _read_whole(files, config, tokenizer)
+    shape, examples = read.shape, read.witnesses
+    _some(examples, read.rejected, config.path)
     labels = labels_of(examples, config.path) if shape.kind in LABELLED else ()
     # after the split, which goes by the texts of prompts: however rows are asked, they fall into the same parts
-    template, parts = asked_by(config, shape, template, labels, _complete(parts, config))
+    template, parts = asked_by(config, shape, read.template, labels, read.parts(config))
     return Task(
         name=path.resolve().name if path.is_dir() else path.stem,
         kind=shape.kind,
         template=template,
         labels=labels,
         metrics=config.metrics or _metrics(shape.kind, labels, examples),
-        train=tuple(parts["train"]),
-        dev=tuple(parts["dev"]),
-        test=tuple(parts["test"]),
-        ledger=_ledger(parts, rejected, sentence(shape, template, config, columns(every)) + _label_list(labels)),
+        train=frozen(parts["train"]),
+        dev=frozen(parts["dev"]),
+        test=frozen(parts["test"]),
+        ledger=_ledger(parts, read.rejected, sentence(shape, template, config, read.known) + _label_list(labels)),
         separator="\n\n",
         # half as many tokens as the longest answer has characters are enough for any but the smallest vocabularies
         max_new_tokens=min(256, max(16, max(len(example.answer) for example in examples) // 2)),
         source=config.path,
         asked=shape.asked,
     )
+
+
+def _read_whole(files: dict[str, Path], config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> RowsRead:
+    rows = {part: read_rows(file) for part, file in files.items()}
+    every = [row for part in rows.values() for row in part]
+    shape, known = detect(every, config), columns(every)
+    template = template_of(shape, config, known)
+    parts: dict[str, list[Example]] = {}
+    rejected: list[Note] = []
+    for part, file in files.items():
+        parts[part], notes = build(rows[part], shape, template, file.stem, tokenizer)
+        rejected += [replace(note, reason=f"{file.name}: {note.reason}") for note in notes] if part else notes
+    examples = [example for part in parts.values() for example in part]
+    return RowsRead(shape, template, known, rejected, examples, lambda config: _complete(parts, config))
 
 
 def _from_images(folder: Path, config: DataConfig) -> Task:
@@ -318,8 +326,11 @@ def _complete(parts: dict[str, list[Example]], config: DataConfig) -> dict[str, 
 def _limited(task: Task, config: DataConfig) -> Task:
     if config.train is None or config.train >= len(task.train):
         return task
-    chosen = {id(example) for example in few_shot(task.train, config.train, config.seed, balanced=False)}
-    train = tuple(example for example in task.train if id(example) in chosen)
+    if isinstance(task.train, Streamed):
+        train: Sequence[Example] = task.train.only(task.train.drawn(config.train, config.seed, balanced=False))
+    else:
+        chosen = {id(example) for example in few_shot(task.train, config.train, config.seed, balanced=False)}
+        train = tuple(example for example in task.train if id(example) in chosen)
     told = f"{task.ledger.detected}; {len(train)} of {len(task.train)} training examples taken"
     return replace(task, train=train, ledger=replace(task.ledger, detected=told))
 
@@ -339,7 +350,7 @@ def _with_replay(task: Task, config: DataConfig, tokenizer: PreTrainedTokenizerB
     return replace(task, replayed=tuple(found), ledger=ledger)
 
 
-def _ledger(parts: dict[str, list[Example]], rejected: Sequence[Note], told: str) -> Ledger:
+def _ledger(parts: Mapping[str, Sequence[Example]], rejected: Sequence[Note], told: str) -> Ledger:
     used = sum(len(part) for part in parts.values())
     leaks = (*find_leaks(parts["train"], parts["dev"], "dev"), *find_leaks(parts["train"], parts["test"], "test"))
     sizes = ", ".join(f"{len(part)} {name}" for name, part in parts.items())

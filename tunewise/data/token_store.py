@@ -34,6 +34,7 @@ import numpy as np
 from tunewise import files
 from tunewise.data.encode import CHUNK, Account, Encoded, Outcome, Told, words_of_cut
 from tunewise.data.examples import Example, Ledger, Note
+from tunewise.data.streamed import Streamed
 from tunewise.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -102,9 +103,9 @@ class StoredRows(Sequence[Encoded]):
             yield from self._between(start, min(start + CHUNK, len(self)))
 
     @property
-    def lengths(self) -> Sequence[int]:
+    def lengths(self) -> np.ndarray:
         """How many ids each row has."""
-        return np.diff(self._rows[:, 0], prepend=0).tolist()
+        return np.diff(self._rows[:, 0], prepend=0)
 
     def cut(self) -> list[int]:
         """The numbers of the rows that lost something."""
@@ -142,9 +143,19 @@ class StoredRows(Sequence[Encoded]):
             i, j, k, m = to_i, to_j, to_k, to_m
 
 
-def lengths(rows: Rows) -> Sequence[int]:
+def lengths(rows: Rows) -> np.ndarray:
     """How many ids each row has; of stored rows without reading them."""
-    return rows.lengths if isinstance(rows, StoredRows) else [len(row.ids) for row in rows]
+    return rows.lengths if isinstance(rows, StoredRows) else np.array([len(row.ids) for row in rows], np.int64)
+
+
+def by_length(rows: Rows) -> list[int]:
+    """The numbers of all rows, the shortest first; those of one length in their order."""
+    return np.argsort(lengths(rows), kind="stable").tolist()
+
+
+def longest(rows: Rows, n: int) -> list[int]:
+    """The numbers of the n longest rows, the longest first."""
+    return np.argsort(-lengths(rows), kind="stable")[:n].tolist()
 
 
 def _in_memory(examples: Sequence[Example], each: Each, told: Told) -> tuple[Rows, Ledger]:
@@ -165,6 +176,9 @@ def _is_worth_keeping(examples: Sequence[Example]) -> bool:
 
 def _key(examples: Sequence[Example], cut: str) -> str:
     digest = hashlib.sha256(f"{VERSION} {cut}".encode())
+    if isinstance(examples, Streamed):
+        digest.update(examples.digest.encode())
+        return digest.hexdigest()[:32]
     for one in examples:
         parts = [(part.text, part.trained) for part in one.parts]
         digest.update(repr((one.id, one.line, one.label, parts, one.texts, one.tags)).encode())

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from tunewise import files
 from tunewise.data.encode import Encoded
+from tunewise.data.token_store import by_length
 from tunewise.engine.backend import chosen
 from tunewise.engine.batches import IGNORED, Batch
 from tunewise.engine.loss import label_losses, wide
@@ -322,8 +323,8 @@ def from_trunk(
 
 def _two(rows: Sequence[Encoded]) -> list[Encoded]:
     """Two rows of unlike length, where there are such, and not the longest."""
-    ranked = sorted(rows, key=lambda row: len(row.ids))
-    return [ranked[0], ranked[len(ranked) // 2]]
+    ranked = by_length(rows)
+    return [rows[ranked[0]], rows[ranked[len(ranked) // 2]]]
 
 
 def _why_not(trunk: Trunk, objective: Inner, rows: Sequence[Encoded]) -> str:

@@ -22,6 +22,7 @@ from tunewise.data.encode import Encoded
 from tunewise.data.examples import Example, Ledger
 from tunewise.data.out_of_domain import load_out_of_domain
 from tunewise.data.task import Task
+from tunewise.data.token_store import longest
 from tunewise.engine.from_trunk import Route, route_for
 from tunewise.engine.objectives import encode_rows, objective_for
 from tunewise.errors import UserError
@@ -313,8 +314,7 @@ class Run:
 
     def _route(self) -> Route:
         config = self.recipe.train
-        n_seen = None if config.steps is None else config.steps * config.batch_size * config.accumulation
-        passes = config.epochs if n_seen is None else n_seen / len(self.rows)
+        passes = config.epochs if config.n_seen is None else config.n_seen / len(self.rows)
         size = config.batch_size
         return route_for(self.tuned, self.objective, self.rows, config.trunk, group_size=size, passes=passes)
 
@@ -375,7 +375,9 @@ class Run:
     def _longest_batch_fits(self) -> dict[str, Proof]:
         """Tried once in this process for all runs whose longest batch takes the same memory: those of other seeds."""
         config, objective = self.recipe.train, self.route.objective
-        lengths = sorted((len(row.ids), len(row.labels)) for row in self.rows)[-config.batch_size :]
+        lengths = sorted(
+            (len(row.ids), len(row.labels)) for row in map(self.rows.__getitem__, longest(self.rows, config.batch_size))
+        )
         on = (self.base.fingerprint, self.base.dtype, str(self.model.device), str(self.recipe.method.configuration()))
         key = (*on, config.checkpointing, type(objective), objective.layout, *lengths)
         if key not in _FITTED:

@@ -9,6 +9,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from tunewise.data.encode import Encoded
+from tunewise.data.token_store import lengths
 from tunewise.files import read_jsonl
 from tunewise.models.load import Base
 from tunewise.run.carry_out import Run
@@ -100,7 +101,7 @@ def _n_tokens(rows: Sequence[Encoded], n_prefix: int, config: TrainConfig, n_ste
     """That all steps see, prefixes included."""
     if not rows:
         return 0.0
-    of_epoch = sum(len(row.ids) + n_prefix for row in rows)
+    of_epoch = int(lengths(rows).sum()) + n_prefix * len(rows)
     return of_epoch * n_steps / config.steps_per_epoch(len(rows))
 
 

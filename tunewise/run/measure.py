@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,7 @@ def evaluate(
     recipe = asked.recipe
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise)
     task = drawn(task, recipe)
-    parts = {"train": task.train, "dev": task.dev, "test": task.test}
-    splits = {**parts, "all": (*task.train, *task.dev, *task.test)}
+    splits = {"train": [task.train], "dev": [task.dev], "test": [task.test], "all": [task.train, task.dev, task.test]}
     if split not in splits:
         raise unknown("split", split, splits)
     shown = recipe.in_context
@@ -57,7 +57,7 @@ def evaluate(
         tuned = load_adapter(base.model, asked.adapter, tokenizer=base.tokenizer)
         tuned.model.eval()
         prefix_ids, n_virtual = tuned.prefix_ids, tuned.method.virtual_positions(tuned.anatomy)
-    examples = splits[split][:limit]
+    examples = list(islice(chain.from_iterable(splits[split]), limit))
     sampling = recipe.generation.sampling(recipe.seed)
     asking = Asking(recipe.train.packing, sampling, shown.balanced, shown.calibration)
     found = evaluate_task(base, task, examples, prefix_ids=prefix_ids, shots=shots, seed=recipe.seed, asking=asking)

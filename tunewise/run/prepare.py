@@ -1,5 +1,6 @@
 """The base and the task of a recipe, each as the other needs it."""
 
+import random
 from collections import OrderedDict
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tunewise.data.config import DataConfig
 from tunewise.data.splits import few_shot
+from tunewise.data.streamed import Streamed
 from tunewise.data.task import Task, load_task
 from tunewise.errors import UserError
 from tunewise.evaluation.metrics import check
@@ -61,10 +63,19 @@ def _task_of(data: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Tas
 
 
 def drawn(task: Task, recipe: Recipe) -> Task:
-    """The task as this run has it: with `data.few_shot`, only so many training rows, drawn by the run's seed."""
-    if recipe.data.few_shot is None:
+    """The task as this run has it: with `data.few_shot`, only so many training rows, drawn by the run's seed.
+
+    Of a big file, which is read row by row, as many as the run sees where that are fewer: the others are not cut into
+    tokens, and the account of rows is of those that were.
+    """
+    if recipe.data.few_shot is not None:
+        return replace(task, train=few_shot(task.train, recipe.data.few_shot, recipe.seed))
+    n_seen, n_rows = recipe.train.n_seen, len(task.train)
+    if not isinstance(task.train, Streamed) or n_seen is None or n_seen >= n_rows:
         return task
-    return replace(task, train=few_shot(task.train, recipe.data.few_shot, recipe.seed))
+    places = random.Random(f"seen {recipe.seed}").sample(range(n_rows), n_seen)
+    told = f"{task.ledger.detected}; of train the {n_seen} rows that train.steps={recipe.train.steps} takes, by seed"
+    return replace(task, train=task.train.only(places), ledger=replace(task.ledger, detected=told))
 
 
 def base_of(recipe: Recipe, known: dict[str, Base]) -> Base:

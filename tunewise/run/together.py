@@ -82,7 +82,7 @@ def _lengths(recipe: Recipe, base: Base) -> list[int]:
     if found is not base:
         return []
     answered, texts, _ = training_rows(base, task, recipe.train.max_length)
-    return [*lengths(answered), *lengths(texts)]
+    return [*lengths(answered).tolist(), *lengths(texts).tolist()]
 
 
 def run_together(

@@ -49,6 +49,11 @@ class TrainConfig(Strict):
     checkpointing: bool = Field(False, validation_alias="gradient_checkpointing")
     """Compute activations again in the backward instead of keeping them: less memory, about a third more time."""
 
+    @property
+    def n_seen(self) -> int | None:
+        """The rows that `steps` see, those seen twice counted twice; None where epochs say how many steps there are."""
+        return None if self.steps is None else self.steps * self.batch_size * self.accumulation
+
     def steps_per_epoch(self, n_rows: int) -> int:
         """Optimiser steps in one pass over so many rows."""
         return math.ceil(math.ceil(n_rows / self.batch_size) / self.accumulation)

@@ -1,0 +1,263 @@
+"""Big jsonl files: one pass makes an index, from which the task's parts are sequences that read rows when asked.
+
+A file of more than `BIG` bytes is read so, the shape told from its first rows. The index is kept in the cache folder,
+under a digest of the file and of all that its rows are read by, until `KEPT` others have been made; a pass that ends
+early leaves nothing. Where dev and test are split off, at most `MOST_HELD_OUT` rows go into each of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tunewise import files
+from tunewise.data.build import RESULT, build
+from tunewise.data.config import DataConfig
+from tunewise.data.examples import Example, Note
+from tunewise.data.readers import Row, columns, fields_of
+from tunewise.data.shapes import Shape, detect, template_of
+from tunewise.data.splits import digest_number, normalised
+from tunewise.data.streamed import Index, Source, Streamed, state_of
+from tunewise.data.template import Template
+from tunewise.errors import UserError, unreadable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+BIG = 64 << 20
+DETECTED_FROM = 20_000
+"""Rows by which the shape of a big file is told."""
+MOST_HELD_OUT = 2_000
+KEPT = 8
+VERSION = 1
+FLUSH = 65_536
+TELL_SECONDS = 10.0
+COLUMNS = {"offset": "q", "size": "i", "line": "q", "prompt": "Q", "text": "Q", "label": "Q"}
+
+Make = Callable[[Row], Example]
+
+
+@dataclass(frozen=True)
+class RowsRead:
+    """What a task takes from the files of its rows."""
+
+    shape: Shape
+    template: Template
+    known: list[str]
+    """All columns."""
+    rejected: list[Note]
+    witnesses: list[Example]
+    """Examples that show what any of them has, each label, the longest answer; or all of them."""
+    parts: Callable[[DataConfig], Mapping[str, Sequence[Example]]]
+    """Train, dev and test, split as the configuration says where they have no files of their own."""
+
+
+def is_big(paths: Sequence[Path], config: DataConfig) -> bool:
+    """Whether these are read row by row: jsonl files, one of them big, whose rows are asked as they are written."""
+    by_line = all(path.suffix.lower() == ".jsonl" for path in paths) and config.pattern == "none" and not config.words
+    return by_line and any(path.stat().st_size > BIG for path in paths) and not any(map(_is_one_list, paths))
+
+
+def read_big(paths: Mapping[str, Path], config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> RowsRead:
+    """The rows of the file of each part, or of one file to be split; UserError as for files that are read whole."""
+    first: list[Row] = []
+    for path in paths.values():
+        rows = [row for _, _, row in islice(_rows(path), DETECTED_FROM)]
+        if not rows:
+            raise UserError(f"{path} is empty", "name a file with at least a few rows")
+        first += rows
+    shape, known = detect(first, config), columns(first)
+    template = template_of(shape, config, known)
+    whole: dict[str, Streamed] = {}
+    rejected: list[Note] = []
+    for part, path in paths.items():
+        whole[part], notes = _read(path, shape, template, tokenizer, config.seed)
+        rejected += [Note(line, f"{path.name}: {reason}" if part else reason) for line, reason in notes]
+    witnesses = [one for part in whole.values() for one in part.witnesses]
+    return RowsRead(shape, template, known, rejected, witnesses, partial(_parts, whole))
+
+
+def _parts(whole: Mapping[str, Streamed], config: DataConfig) -> dict[str, Sequence[Example]]:
+    """Train as it is; dev and test, which are asked whole, as examples where they are no big files of their own."""
+    parts = {name: part for name, part in whole.items() if name not in ("", "train")}
+    shares = {name: share for name, share in zip(("train", "dev", "test"), config.split) if name not in parts}
+    rest = whole.get("") or whole["train"]
+    parts |= dict(zip(shares, rest.split(list(shares.values()), MOST_HELD_OUT), strict=True))
+    told: dict[str, Sequence[Example]] = {"train": parts["train"]}
+    for name in ("dev", "test"):
+        is_own_file = name in whole and whole[name].source.path.stat().st_size > BIG
+        told[name] = parts[name] if is_own_file else tuple(parts[name])
+    return told
+
+
+def _read(
+    path: Path, shape: Shape, template: Template, tokenizer: PreTrainedTokenizerBase | None, seed: int
+) -> tuple[Streamed, list[tuple[int, str]]]:
+    """All rows of a file, and the line and reason of those that are none; from the index, or by making it."""
+    written = None if tokenizer is None else (tokenizer.chat_template, tokenizer.special_tokens_map)
+    how = repr((VERSION, files.sha256_once(path), shape, template, written, seed))
+    mark = hashlib.sha256(how.encode()).hexdigest()[:32]
+    folder = files.cache_folder() / "indexes" / mark
+    told = _told(folder)
+    if told is None:
+        with files.folder(folder) as temporary:
+            _index(temporary, path, lambda row: _made(row, shape, template, path.stem, tokenizer), shape, seed)
+        told = _told(folder)
+        _make_room(folder)
+    assert told is not None, folder
+    kinds = {name: np.dtype(kind) for name, kind in COLUMNS.items()}
+    index = Index(**{name: _mapped(folder / f"{name}.bin", kind) for name, kind in kinds.items()})
+    has_own_ids = told["has_own_ids"]
+
+    def make(row: Row) -> Example:
+        identity = row.fields if has_own_ids else {**row.fields, "id": f"{path.stem}:{row.line}"}
+        found = _made(Row(row.line, identity), shape, template, path.stem, tokenizer)
+        assert isinstance(found, Example), found
+        return found
+
+    mark += f" {path.stem}"
+    source = Source(path, state_of(path), index, make, mark, seed, has_own_ids, tuple(told["witnesses"]))
+    return Streamed(source, np.arange(len(index.offset))), told["rejected"]
+
+
+def _told(folder: Path) -> dict[str, Any] | None:
+    """What is written of the rows in an index; None where there is none, or a damaged one, which is removed."""
+    if not folder.is_dir():
+        return None
+    try:
+        files.verify(folder)
+        told = files.read_json(folder / "rows.json")
+    except UserError as error:
+        logger.warning("%s is damaged, and made again: %s", folder, error.message)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    assert isinstance(told, dict)
+    return told
+
+
+def _index(folder: Path, path: Path, made: Callable[[Row], Example | str], shape: Shape, seed: int) -> None:
+    """Write a column a file, and what cannot be told by numbers into rows.json."""
+    table = {name: array(kind) for name, kind in COLUMNS.items()}
+    identities: array[int] | None = array("Q")
+    witnesses, rejected, n = _Witnesses(shape.kind in ("classification", "tagging")), [], 0
+    n_bytes, told_at = path.stat().st_size, time.monotonic()
+    for offset, size, row in _rows(path):
+        identity = str(row.fields.get("id", ""))
+        identities = None if identities is None or not identity else identities
+        if identities is not None:
+            identities.append(digest_number(seed, identity))
+        example = made(row)
+        if isinstance(example, str):
+            rejected.append((row.line, example))
+            continue
+        witnesses.see(n, example)
+        keys = [digest_number(seed, text) for text in (normalised(example.prompt), normalised(example.text))]
+        for name, value in zip(table, (offset, size, row.line, *keys, digest_number(seed, example.label or ""))):
+            table[name].append(value)
+        n += 1
+        if n % FLUSH == 0:
+            _flush(folder, table)
+            if time.monotonic() - told_at > TELL_SECONDS:
+                told_at = time.monotonic()
+                logger.info("%s: %d rows read, %.0f %% of %.1f GB", path, n, 100 * offset / n_bytes, n_bytes / 1e9)
+    _flush(folder, table)
+    all_apart = identities is not None and len(np.unique(np.frombuffer(identities, np.uint64))) == len(identities)
+    told = {"has_own_ids": all_apart, "witnesses": witnesses.numbers(), "rejected": rejected}
+    files.write_json(folder / "rows.json", told)
+
+
+class _Witnesses:
+    """The first rows with something that no row before had."""
+
+    def __init__(self, labelled: bool) -> None:
+        self._labelled, self._seen = labelled, dict[str, int]()
+        self._longest = (-1, 0)
+
+    def see(self, number: int, example: Example) -> None:
+        answer = example.answer
+        if len(answer) > self._longest[0]:
+            self._longest = len(answer), number
+        marks = [f"label {tag}" for tag in (*example.tags, example.label)] if self._labelled else []
+        if not example.accepted:
+            marks.append("one answer")
+        if not RESULT.search(answer):
+            marks.append("no result")
+        if "\n\n" in answer:
+            marks.append("blank line")
+        for mark in marks:
+            self._seen.setdefault(mark, number)
+
+    def numbers(self) -> list[int]:
+        return sorted({*self._seen.values(), self._longest[1]}) if self._longest[0] >= 0 else []
+
+
+def _made(
+    row: Row, shape: Shape, template: Template, stem: str, tokenizer: PreTrainedTokenizerBase | None
+) -> Example | str:
+    """The example, or why there is none."""
+    examples, notes = build([row], shape, template, stem, tokenizer)
+    return examples[0] if examples else notes[0].reason
+
+
+def _rows(path: Path) -> Iterator[tuple[int, int, Row]]:
+    """(offset, bytes, row) of each line that is not blank; UserError, naming it, for one that is no row."""
+    offset = 0
+    with path.open("rb") as stream:
+        for line, content in enumerate(stream, start=1):
+            start, offset = offset, offset + len(content)
+            try:
+                text = content.decode("utf-8" if line > 1 else "utf-8-sig")
+                if not text.strip():
+                    continue
+                value = json.loads(text.removesuffix("\n"))
+            except UnicodeDecodeError as error:
+                error.object, error.start = b"\n" * (line - 1) + content, error.start + line - 1
+                raise unreadable(path, error) from None
+            except json.JSONDecodeError as error:
+                message = f"{path}, line {line} is no valid JSON: column {error.colno}: {error.msg}"
+                raise UserError(message, f"correct line {line}") from None
+            if isinstance(value, dict) and isinstance(value.get("paragraphs"), list):
+                raise UserError(
+                    f"{path}, line {line} is an article of questions, and big files are read row by row",
+                    'write one question a line: {"context": "...", "question": "...", "answers": [...]}',
+                )
+            yield start, len(content), Row(line, fields_of(path, line, value))
+
+
+def _flush(folder: Path, table: Mapping[str, array[int]]) -> None:
+    for name, values in table.items():
+        files.append_bytes(folder / f"{name}.bin", values.tobytes())
+        del values[:]
+
+
+def _mapped(path: Path, kind: np.dtype) -> np.ndarray:
+    return np.asarray(np.memmap(path, kind, "r")) if path.stat().st_size else np.empty(0, kind)
+
+
+def _is_one_list(path: Path) -> bool:
+    """Whether the file is one list of rows under a name that says otherwise."""
+    with path.open("rb") as stream:
+        return stream.read(4096).decode("utf-8-sig", "replace").lstrip()[:1] == "["
+
+
+def _make_room(kept: Path) -> None:
+    """Remove all but the newest indexes."""
+    os.utime(kept)
+    found = sorted(kept.parent.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+    for folder in found[KEPT:]:
+        shutil.rmtree(folder, ignore_errors=True)
