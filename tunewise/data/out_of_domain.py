@@ -19,11 +19,12 @@ from tunewise.config import parse, read_yaml
 from tunewise.data.build import build, check_labels
 from tunewise.data.config import DataConfig
 from tunewise.data.examples import Example, Ledger, Note, Part
+from tunewise.data.found import find
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.leaks import find_leaks
 from tunewise.data.readers import SUFFIXES, Row, columns, read_rows
 from tunewise.data.shapes import Shape, detect, is_template
-from tunewise.data.task import Task, TaskFile, find
+from tunewise.data.task import Task, TaskFile
 from tunewise.data.template import Template
 from tunewise.errors import UserError, unknown
 

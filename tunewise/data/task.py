@@ -15,6 +15,7 @@ from tunewise.data.choices import letter
 from tunewise.data.config import DataConfig
 from tunewise.data.described import TaskFile, shape_of
 from tunewise.data.examples import Example, Ledger, Note
+from tunewise.data.found import find
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.leaks import find_leaks
 from tunewise.data.patterns import asked_by
@@ -24,12 +25,11 @@ from tunewise.data.shapes import Kind, detect, sentence, template_of
 from tunewise.data.splits import few_shot, split
 from tunewise.data.streamed import Streamed, frozen
 from tunewise.data.template import Template
-from tunewise.errors import UserError, missing, unknown
+from tunewise.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-EMBEDDED = Path(__file__).parent / "embedded"
 METRICS: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1", "mcc", "ece", "brier"),
     "regression": ("pearson", "spearman", "rmse"),
@@ -113,27 +113,6 @@ def _read(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task
     if path.is_dir() and is_image_folder(path):
         return _from_images(path, config)
     return _from_rows(path, config, tokenizer)
-
-
-def find(spec: str) -> Path:
-    """Where a task's file or folder lies (a benchmark's rows lie elsewhere); UserError where there is none.
-
-    Nothing of it is read.
-    """
-    if is_benchmark(spec):
-        benchmark_named(spec)
-    known = sorted(folder.parent.name for folder in EMBEDDED.glob("*/task.yaml"))
-    if spec.startswith("tiny:"):
-        name = spec.removeprefix("tiny:")
-        if name not in known:
-            raise unknown("embedded task", name, known)
-        return EMBEDDED / name
-    path = Path(spec)
-    if not path.exists() and not is_benchmark(spec):
-        if spec in known:
-            raise UserError(f"no such file: {path}", f"did you mean the embedded task tiny:{spec}?")
-        raise missing(path)
-    return path
 
 
 def _from_benchmark(config: DataConfig) -> Task:

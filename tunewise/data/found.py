@@ -1,0 +1,29 @@
+"""Where a task's file or folder lies."""
+
+from pathlib import Path
+
+from tunewise.data.benchmarks import benchmark_named, is_benchmark
+from tunewise.errors import UserError, missing, unknown
+
+EMBEDDED = Path(__file__).parent / "embedded"
+
+
+def find(spec: str) -> Path:
+    """Where a task's file or folder lies (a benchmark's rows lie elsewhere); UserError where there is none.
+
+    Nothing of it is read.
+    """
+    if is_benchmark(spec):
+        benchmark_named(spec)
+    known = sorted(folder.parent.name for folder in EMBEDDED.glob("*/task.yaml"))
+    if spec.startswith("tiny:"):
+        name = spec.removeprefix("tiny:")
+        if name not in known:
+            raise unknown("embedded task", name, known)
+        return EMBEDDED / name
+    path = Path(spec)
+    if not path.exists() and not is_benchmark(spec):
+        if spec in known:
+            raise UserError(f"no such file: {path}", f"did you mean the embedded task tiny:{spec}?")
+        raise missing(path)
+    return path
