@@ -10,7 +10,8 @@ tokenizer of `tiny`, on one thread, and none may take what an earlier round has 
     map        a batched datasets.map that cuts prompts, and prompts with answers, then trl's pack_dataset
     trl        SFTTrainer's own preparation of prompts and completions with packing=True, as it comes
 
-The ids and what is trained of them must be the same in ours, again, map and trl, row by row, or the benchmark fails.
+The last two need trl and datasets, and are left out without them. The ids, and what is trained of them, must be the
+same in ours, again, map and trl, row by row, or the benchmark fails.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from bench.beside import SERVE, Side, serve
@@ -188,7 +190,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sides", nargs="*", default=SIDES, choices=SIDES, help="tokenizer and ours, and others")
+    there = SIDES if find_spec("trl") else SIDES[:3]
+    parser.add_argument("--sides", nargs="*", default=there, choices=SIDES, help="tokenizer and ours, and others")
     parser.add_argument("--dry", action="store_true", help="print and do not keep")
     options = parser.parse_args()
     found = measure(options.rows, options.rounds, options.sides)

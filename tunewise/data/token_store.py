@@ -26,6 +26,8 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, overload
 
@@ -33,7 +35,7 @@ import numpy as np
 
 from tunewise import files
 from tunewise.data.encode import CHUNK, Account, Encoded, Outcome, Told, words_of_cut
-from tunewise.data.examples import Example, Ledger, Note
+from tunewise.data.examples import Example, Ledger, Note, Part
 from tunewise.data.streamed import Streamed
 from tunewise.errors import UserError
 
@@ -49,6 +51,10 @@ STALE_SECONDS = 86_400
 """What a killed process left half-written is cleared away after a day."""
 ENDS, COLUMNS = 4, 7
 _PARTS = ("ids", "labels", "segments", "names")
+
+# all that an example has, whatever it gets in time; its parts, which are slow to write out, on their own
+_FIELDS = attrgetter(*(field.name for field in fields(Example) if field.name != "parts"))
+_FIELDS_OF_PART = attrgetter(*(field.name for field in fields(Part)))
 
 Each = Callable[[Sequence[Example]], Iterator[Outcome]]
 Rows = Sequence[Encoded]
@@ -180,8 +186,7 @@ def _key(examples: Sequence[Example], cut: str) -> str:
         digest.update(examples.digest.encode())
         return digest.hexdigest()[:32]
     for one in examples:
-        parts = [(part.text, part.trained) for part in one.parts]
-        digest.update(repr((one.id, one.line, one.label, parts, one.texts, one.tags)).encode())
+        digest.update(repr((_FIELDS(one), *map(_FIELDS_OF_PART, one.parts))).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:32]
 
 
