@@ -287,7 +287,7 @@ def _cap() -> int:
 def _make_room(root: Path, cap: int, kept: Path) -> None:
     """Remove what was used longest ago until the rest takes no more than `cap`; what is `kept` stays."""
     found = []
-    for folder in root.iterdir():
+    for folder in root.iterdir() if root.is_dir() else ():
         try:
             age, size = folder.stat().st_mtime, sum(file.stat().st_size for file in folder.iterdir())
         except OSError:  # which another process removes this moment
