@@ -37,6 +37,7 @@ SHAPES = {
     "labels": some(90, lambda rng, text, n: {"text": text, "label": rng.choice(["ham", "spam", "eggs"])}),
     "own ids": some(60, lambda rng, text, n: {"id": f"é{n}", "text": text, "label": rng.choice([0, 1, 10])}),
     "one id twice": some(60, lambda rng, text, n: {"id": n // 2, "text": text, "label": rng.choice("ab")}),
+    "ids that are asked": some(60, lambda rng, text, n: {"id": text, "label": rng.choice("ab")}),
     "pairs": some(60, lambda rng, text, n: {"premise": text, "hypothesis": text[::-1], "label": rng.choice("ab")}),
     "values": some(60, lambda rng, text, n: {"text": text, "score": rng.random() * 5}),
     "prompts": some(60, lambda rng, text, n: {"prompt": text, "completion": f"{text}!\n\nyes"}),

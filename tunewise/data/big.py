@@ -15,7 +15,7 @@ import shutil
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -125,10 +125,9 @@ def _read(
     has_own_ids = told["has_own_ids"]
 
     def make(row: Row) -> Example:
-        identity = row.fields if has_own_ids else {**row.fields, "id": f"{path.stem}:{row.line}"}
-        found = _made(Row(row.line, identity), shape, template, path.stem, tokenizer)
+        found = _made(row, shape, template, path.stem, tokenizer)
         assert isinstance(found, Example), found
-        return found
+        return found if has_own_ids else replace(found, id=f"{path.stem}:{row.line}")
 
     mark += f" {path.stem}"
     source = Source(path, state_of(path), index, make, mark, seed, has_own_ids, tuple(told["witnesses"]))

@@ -40,6 +40,8 @@ from tunewise.models.quantise import format_of
 logger = logging.getLogger(__name__)
 
 How = Literal["auto", "cached", "live"]
+MOST_ROWS = 500_000
+"""Rows that may be mapped are held whole where their states are kept."""
 Inner = NextToken | PackedNextToken | Writing | Labels
 AnyInner = TypeVar("AnyInner", bound=Inner)
 EXACT = {torch.float64: 1e-9, **SAME}
@@ -306,6 +308,8 @@ def route_for(
         reason = "a row's int8 products depend on the rows beside it"
     elif how == "auto" and passes < 1:
         reason = "no row is seen twice"
+    elif how == "auto" and len(rows) > MOST_ROWS:
+        reason = f"{len(rows)} rows are more than are kept ({MOST_ROWS})"
     if reason:
         logger.info("the frozen layers run at every step: %s", reason)
         return Route(objective, trunk, reason)
