@@ -1,7 +1,7 @@
 """Rows to packed batches, beside `datasets.map` and trl: `python -m bench.data`, results in bench/results/data.json.
 
 Each side is in a process of its own and is asked round after round, one after the other; a ratio is the median of the
-rounds' ratios, of wall time. All read the same short rows (a prompt and an answer, words of tiny:sentiment) with the
+rounds' ratios. All read the same short rows (a prompt and an answer, words of tiny:sentiment) with the
 tokenizer of `tiny`, on one thread, and none may take what an earlier round has left.
 
     tokenizer  tokenizer([prompt + answer, ...]), one call: what the others are measured by
@@ -41,6 +41,7 @@ from tunewise.models.load import load_base
 
 SIDES = ("tokenizer", "ours", "again", "map", "trl")
 BATCH, PACKED = 32, 1024
+CLOCK = time.process_time if os.environ.get("BENCH_CLOCK") == "processor" else time.perf_counter
 Row = tuple[Sequence[int], Sequence[bool]]
 """The ids of a row, and which of them are trained."""
 
@@ -64,9 +65,9 @@ def base() -> Any:
 def tokenizer(n: int) -> tuple[float, list[Row]]:
     """The floor."""
     told = [prompt + answer for prompt, answer in rows(n)]
-    start = time.perf_counter()
+    start = CLOCK()
     base().tokenizer(told, add_special_tokens=False)
-    return time.perf_counter() - start, []
+    return CLOCK() - start, []
 
 
 def ours(n: int) -> tuple[float, list[Row]]:
@@ -76,11 +77,11 @@ def ours(n: int) -> tuple[float, list[Row]]:
         Example(f"row:{line}", (Part(prompt, False), Part(answer, True)), line=line)
         for line, (prompt, answer) in enumerate(rows(n), start=1)
     ]
-    start = time.perf_counter()
+    start = CLOCK()
     found, _ = encode_rows(base(), task, examples, PACKED)
     for first in range(0, len(found), BATCH):
         pack(found[first : first + BATCH], 0)
-    return time.perf_counter() - start, [(row.ids, [label != -100 for label in row.labels]) for row in found]
+    return CLOCK() - start, [(row.ids, [label != -100 for label in row.labels]) for row in found]
 
 
 def mapped(n: int) -> tuple[float, list[Row]]:
@@ -100,10 +101,10 @@ def mapped(n: int) -> tuple[float, list[Row]]:
         return {"input_ids": ids, "completion_mask": masks}
 
     dataset = Dataset.from_dict(columns)
-    start = time.perf_counter()
+    start = CLOCK()
     made = dataset.map(cut, batched=True, remove_columns=["prompt", "completion"])
     packed = pack_dataset(made, PACKED)
-    seconds = time.perf_counter() - start
+    seconds = CLOCK() - start
     assert sum(map(len, packed["input_ids"])) == sum(map(len, made["input_ids"]))
     return seconds, list(zip(made["input_ids"], made["completion_mask"], strict=True))
 
@@ -120,11 +121,11 @@ def trl(n: int) -> tuple[float, list[Row]]:
             output_dir=folder, packing=True, max_length=PACKED, completion_only_loss=True, report_to=[], use_cpu=True,
             bf16=False, gradient_checkpointing=False,
         )  # fmt: skip
-        start = time.perf_counter()
+        start = CLOCK()
         trainer = SFTTrainer(
             base().model, arguments, train_dataset=Dataset.from_dict(columns), processing_class=base().tokenizer
         )
-        seconds = time.perf_counter() - start
+        seconds = CLOCK() - start
     made: list[Row] = []
     for one in trainer.train_dataset:
         stop = 0
@@ -151,11 +152,16 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds, "rows": len(made), "digest": digest_of(made) if made else ""}
 
 
-def measure(n: int, rounds: int, names: Sequence[str]) -> dict[str, Any]:
+def measure(n: int, rounds: int, names: Sequence[str], clock: str) -> dict[str, Any]:
     """Each side `rounds` times in turn, after a smaller round that warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with ExitStack() as stack, tempfile.TemporaryDirectory() as cache_folder:
-        os.environ |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        os.environ |= {
+            "BENCH_CLOCK": clock,
+            "TOKENIZERS_PARALLELISM": "false",
+            "RAYON_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
         sides = {}
         for name in names:
             kept = {"TUNEWISE_CACHE": cache_folder} if name == "again" else {"TUNEWISE_TOKENS_GB": "0"}
@@ -179,6 +185,7 @@ def measure(n: int, rounds: int, names: Sequence[str]) -> dict[str, Any]:
     return {
         "rows": n,
         "rounds": rounds,
+        "clock": clock,
         "seconds": {name: round(statistics.median(found), 2) for name, found in seconds.items()},
         "times_the_tokenizer": {name: round(statistics.median(found), 2) for name, found in of_tokenizer.items()},
         "times_ours": {name: round(statistics.median(found), 2) for name, found in of_ours.items()},
@@ -192,9 +199,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     there = SIDES if find_spec("trl") else SIDES[:3]
     parser.add_argument("--sides", nargs="*", default=there, choices=SIDES, help="tokenizer and ours, and others")
+    parser.add_argument("--processor", action="store_true", help="compare processor time instead of wall time")
     parser.add_argument("--dry", action="store_true", help="print and do not keep")
     options = parser.parse_args()
-    found = measure(options.rows, options.rounds, options.sides)
+    found = measure(options.rows, options.rounds, options.sides, "processor" if options.processor else "wall")
     print(json.dumps(found, indent=2))
     if not options.dry:
         keep("data", [found])

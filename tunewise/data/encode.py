@@ -23,7 +23,7 @@ CHUNK = 2_000
 """So many examples are cut into tokens at a time: no more texts and ids than theirs are held beside the rows."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """One example as ids.
 
