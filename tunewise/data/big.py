@@ -111,12 +111,12 @@ def _read(
     """All rows of a file, and the line and reason of those that are none; from the index, or by making it."""
     written = None if tokenizer is None else (tokenizer.chat_template, tokenizer.special_tokens_map)
     how = repr((VERSION, files.sha256_once(path), shape, template, written, seed))
-    mark = hashlib.sha256(how.encode()).hexdigest()[:32]
+    mark, stem = hashlib.sha256(how.encode()).hexdigest()[:32], path.stem
     folder = files.cache_folder() / "indexes" / mark
     told = _told(folder)
     if told is None:
         with files.folder(folder) as temporary:
-            _index(temporary, path, lambda row: _made(row, shape, template, path.stem, tokenizer), shape, seed)
+            _index(temporary, path, lambda row: _made(row, shape, template, stem, tokenizer), shape, seed)
         told = _told(folder)
         _make_room(folder)
     assert told is not None, folder
@@ -125,11 +125,11 @@ def _read(
     has_own_ids = told["has_own_ids"]
 
     def make(row: Row) -> Example:
-        found = _made(row, shape, template, path.stem, tokenizer)
+        found = _made(row, shape, template, stem, tokenizer)
         assert isinstance(found, Example), found
-        return found if has_own_ids else replace(found, id=f"{path.stem}:{row.line}")
+        return found if has_own_ids else replace(found, id=f"{stem}:{row.line}")
 
-    mark += f" {path.stem}"
+    mark += f" {stem}"
     source = Source(path, state_of(path), index, make, mark, seed, has_own_ids, tuple(told["witnesses"]))
     return Streamed(source, np.arange(len(index.offset))), told["rejected"]
 
