@@ -42,6 +42,7 @@ bench: $(STAMP)
 	$(BIN)/python -m bench.in_context
 	$(BIN)/python -m bench.lanes
 	$(BIN)/python -m bench.gpu
+	$(BIN)/python -m bench.data
 	$(BIN)/python -m bench.compare
 	$(BIN)/python -m bench.data_doctor
 	$(BIN)/python -m bench.performance

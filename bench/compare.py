@@ -34,8 +34,9 @@ from bench.kept import keep, read
 from bench.on_disk import write_base, write_documents, write_rows
 from bench.peer_script import Found, Start, prompt, start_of
 from bench.shapes import CLASSES, SHAPES
+from tunewise.data.load import load_task
 from tunewise.data.splits import few_shot
-from tunewise.data.task import Task, load_task
+from tunewise.data.task import Task
 from tunewise.engine.backend import backend
 from tunewise.methods import parse_method
 from tunewise.models.heads import TaskHead

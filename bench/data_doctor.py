@@ -19,7 +19,8 @@ from typing import Any
 from bench.kept import keep
 from tunewise.data.doctor import Reading, Rows, examine
 from tunewise.data.encode import encode_all
-from tunewise.data.task import Task, load_task
+from tunewise.data.load import load_task
+from tunewise.data.task import Task
 from tunewise.models.load import load_tokenizer
 
 

@@ -26,7 +26,8 @@ from tunewise.comparison import compare
 from tunewise.config import dump_yaml
 from tunewise.data.config import DataConfig
 from tunewise.data.examples import Example
-from tunewise.data.task import Task, load_task
+from tunewise.data.load import load_task
+from tunewise.data.task import Task
 from tunewise.errors import UserError
 from tunewise.files import read_json, write_json, write_text
 from tunewise.methods import METHODS, parse_method

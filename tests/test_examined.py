@@ -12,7 +12,7 @@ from tunewise.comparison import build_comparison
 from tunewise.comparison import grid as comparison_grid
 from tunewise.data.config import DataConfig
 from tunewise.data.doctor import Rows, at_most
-from tunewise.data.task import load_task
+from tunewise.data.load import load_task
 from tunewise.errors import UserError
 from tunewise.models.load import load_base
 from tunewise.run import build_recipe, examine_data, examined, refuse_unfit

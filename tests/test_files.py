@@ -1,5 +1,6 @@
 """Artefacts are whole or absent; failures here are real ones, made by the operating system."""
 
+import hashlib
 import json
 import math
 import os
@@ -292,3 +293,25 @@ def test_lines_of_json_are_read_back(tmp_path):
     assert (tmp_path / "deep" / "rows.jsonl").read_bytes().count(b"\n") == 3
     files.write_jsonl(tmp_path / "deep" / "rows.jsonl", [])
     assert files.read_jsonl(tmp_path / "deep" / "rows.jsonl") == []
+
+
+def test_a_file_is_read_once_while_it_stays_as_it_is(tmp_path, monkeypatch):
+    file, read = tmp_path / "a.jsonl", []
+    monkeypatch.setattr(
+        files, "sha256", lambda path: read.append(path) or hashlib.sha256(file.read_bytes()).hexdigest()
+    )
+    file.write_text("one")
+    first = files.sha256_once(file)
+    assert files.sha256_once(file) == first == hashlib.sha256(b"one").hexdigest()
+    assert len(read) == 2, "a file that was changed this moment is not remembered"
+    monkeypatch.setattr(files, "JUST_NOW_NS", 0)
+    assert [files.sha256_once(file) for _ in range(3)] == [first] * 3
+    assert len(read) == 3
+    os.utime(file, ns=(1, 1))  # another time, the same content
+    assert files.sha256_once(file) == first
+    assert len(read) == 4
+    file.write_text("two")
+    assert files.sha256_once(file) == hashlib.sha256(b"two").hexdigest()
+    file.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        files.sha256_once(file)

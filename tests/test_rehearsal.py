@@ -6,7 +6,7 @@ import pytest
 
 from tests.small_base import QUICK, write_encoder, write_place
 from tunewise.data.encode import MASKED
-from tunewise.data.task import load_task
+from tunewise.data.load import load_task
 from tunewise.errors import UserError
 from tunewise.models.load import load_base
 from tunewise.run import build_recipe, run

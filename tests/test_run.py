@@ -365,7 +365,7 @@ def test_rows_that_would_teach_nothing_or_the_wrong_thing_are_refused(base):
 
 def load_rows(base):
     from tunewise.data.encode import encode_all
-    from tunewise.data.task import load_task
+    from tunewise.data.load import load_task
 
     return encode_all(load_task("tiny:sentiment").train[:4], base.tokenizer, 96)[0]
 

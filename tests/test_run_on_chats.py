@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForC
 from tests.bytes_tokenizer import bytes_tokenizer
 from tunewise.data.config import DataConfig
 from tunewise.data.encode import encode_all
-from tunewise.data.task import load_task
+from tunewise.data.load import load_task
 from tunewise.errors import UserError
 from tunewise.files import write_jsonl
 from tunewise.models.load import load_base

@@ -15,7 +15,7 @@ from tests.small_base import (
     write_reviews,
 )
 from tunewise.data.config import DataConfig
-from tunewise.data.task import load_task
+from tunewise.data.load import load_task
 from tunewise.engine.decoding import Decoding, Sampling
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.objectives import encode_rows, objective_for

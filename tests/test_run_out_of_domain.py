@@ -6,8 +6,8 @@ import pytest
 
 from tests.small_base import QUICK, write_place
 from tunewise.data.config import DataConfig
+from tunewise.data.load import load_task
 from tunewise.data.splits import few_shot
-from tunewise.data.task import load_task
 from tunewise.errors import UserError
 from tunewise.run import build_recipe, evaluate, run
 

@@ -24,6 +24,10 @@ MANIFEST = "manifest.json"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+JUST_NOW_NS = 2_000_000_000
+_SUMS: dict[tuple[int, ...], str] = {}
+
+
 class Held(UserError):
     """Another process works where this one was to."""
 
@@ -155,6 +159,25 @@ def sha256(path: str | Path) -> str:
         raise unreadable(path, error) from None
 
 
+def sha256_once(path: str | Path) -> str:
+    """`sha256`, by which a file is read once in this process for as long as it stays as it is.
+
+    Its state is its place on the disk, its size and the times of its last change. A file that was changed this moment
+    is not remembered: it could change again within one tick of the file system's clock.
+    """
+    try:
+        found = Path(path).stat()
+    except OSError as error:
+        raise unreadable(path, error) from None
+    state = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    if state not in _SUMS:
+        digest = sha256(path)
+        if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < JUST_NOW_NS:
+            return digest
+        _SUMS[state] = digest
+    return _SUMS[state]
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 file in one step, line ends as given."""
     with writing(path) as temporary:
@@ -203,6 +226,12 @@ def append_json(path: str | Path, obj: object, *, durably: bool = False) -> None
                 with suppress(OSError):  # of a device; the reason to tell is the first one
                     stream.truncate(size)
                 raise
+
+
+def append_bytes(path: str | Path, content: bytes) -> None:
+    """Add to a file that `folder` or `writing` has under way, which makes it whole in one step later."""
+    with _told(path), Path(path).open("ab") as stream:
+        stream.write(content)
 
 
 def read_text(path: str | Path) -> str:

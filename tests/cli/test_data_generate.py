@@ -12,7 +12,7 @@ import pytest
 from tests.cli.command import Outcome, tunewise
 from tests.teacher.server import Server, writes
 from tunewise.data.config import DataConfig
-from tunewise.data.task import load_task
+from tunewise.data.load import load_task
 from tunewise.files import read_jsonl
 
 SEEDS = Path(__file__).resolve().parents[2] / "recipes" / "seed_tasks.jsonl"

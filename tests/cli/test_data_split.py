@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.command import tunewise
 from tunewise.data.config import DataConfig
-from tunewise.data.task import load_task
+from tunewise.data.load import load_task
 
 
 @pytest.fixture(autouse=True)

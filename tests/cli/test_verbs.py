@@ -270,7 +270,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(base: Path, reviews: P
 def test_every_recipe_of_the_project_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     from tunewise.comparison import build_comparison
     from tunewise.comparison.protocol import is_comparison
-    from tunewise.data.task import load_task
+    from tunewise.data.load import load_task
     from tunewise.run import Recipe
 
     monkeypatch.chdir(ROOT)

@@ -6,7 +6,7 @@ from tests.small_base import write_base, write_reviews
 from tunewise.comparison.following import Planned, work_of
 from tunewise.comparison.time_left import TimeLeft
 from tunewise.data.config import DataConfig
-from tunewise.data.task import load_task
+from tunewise.data.load import load_task
 from tunewise.models.load import load_base
 from tunewise.run import build_recipe
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.data.tokenizers_for_tests import bytes_without_begin
 from tunewise.data.config import DataConfig
 from tunewise.data.encode import encode_all
-from tunewise.data.task import Task, load_task
+from tunewise.data.load import load_task
+from tunewise.data.task import Task
 from tunewise.errors import UserError
 
 NAN, INFINITY = float("nan"), float("inf")

@@ -10,8 +10,9 @@ import pytest
 from tunewise.data import hub
 from tunewise.data.benchmarks import BENCHMARKS, LEFT_OUT, is_benchmark
 from tunewise.data.config import DataConfig
+from tunewise.data.found import find
+from tunewise.data.load import load_task
 from tunewise.data.readers import Row
-from tunewise.data.task import find, load_task
 from tunewise.errors import UserError
 from tunewise.evaluation.metrics import METRICS
 

@@ -7,7 +7,7 @@ import pytest
 from tunewise.config import parse
 from tunewise.data.choices import letter
 from tunewise.data.config import DataConfig
-from tunewise.data.task import load_task
+from tunewise.data.load import load_task
 from tunewise.errors import UserError
 
 

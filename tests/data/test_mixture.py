@@ -6,10 +6,10 @@ import pytest
 
 from tunewise.config import dump_yaml, parse
 from tunewise.data.config import DataConfig
+from tunewise.data.load import load_task
 from tunewise.data.mixture import MACRO_AVERAGE, few_of_each
 from tunewise.data.out_of_domain import OutOfDomainConfig, load_out_of_domain
 from tunewise.data.splits import few_shot
-from tunewise.data.task import load_task
 from tunewise.errors import UserError
 from tunewise.files import write_jsonl
 

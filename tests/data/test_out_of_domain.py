@@ -5,8 +5,8 @@ import pytest
 
 from tunewise.config import parse
 from tunewise.data.config import DataConfig
+from tunewise.data.load import load_task
 from tunewise.data.out_of_domain import OutOfDomainConfig, load_out_of_domain
-from tunewise.data.task import load_task
 from tunewise.errors import UserError
 
 CLASSES = ("contradiction", "entailment", "neutral")

@@ -8,8 +8,9 @@ import pytest
 
 from tunewise.config import parse
 from tunewise.data.config import DataConfig
+from tunewise.data.load import load_task
 from tunewise.data.patterns import LONGEST_LIST
-from tunewise.data.task import Task, load_task
+from tunewise.data.task import Task
 from tunewise.errors import UserError
 
 KINDS = ("minimal", "question", "verbose")

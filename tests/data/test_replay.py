@@ -8,8 +8,8 @@ from tests.bytes_tokenizer import bytes_tokenizer
 from tunewise.config import parse
 from tunewise.data.config import DataConfig
 from tunewise.data.examples import Example, Ledger, Note, Part
+from tunewise.data.load import load_task
 from tunewise.data.replay import added, encode_texts, n_replayed
-from tunewise.data.task import load_task
 from tunewise.errors import UserError
 
 TOKENIZER = bytes_tokenizer()

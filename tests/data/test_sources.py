@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tunewise.data.config import DataConfig
+from tunewise.data.found import find
+from tunewise.data.load import load_task
 from tunewise.data.plain_text import pieces, unit_of
 from tunewise.data.sources import Source, files_at, name_of, open_source, read_file
-from tunewise.data.task import find, load_task
 from tunewise.errors import UserError
 
 needs_datasets = pytest.mark.skipif(not find_spec("datasets"), reason="datasets, of the extra `data`, is not installed")

@@ -7,8 +7,9 @@ import pytest
 
 from tests.data.tokenizers_for_tests import bytes_without_begin
 from tunewise.data.config import DataConfig
+from tunewise.data.load import load_task
 from tunewise.data.readers import read_rows
-from tunewise.data.task import Task, load_task
+from tunewise.data.task import Task
 from tunewise.errors import UserError
 
 

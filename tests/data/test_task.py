@@ -9,7 +9,8 @@ from tests.data.tokenizers_for_tests import bytes_without_begin
 from tunewise.config import parse
 from tunewise.data.config import DataConfig
 from tunewise.data.examples import Part
-from tunewise.data.task import EMBEDDED, load_task
+from tunewise.data.found import EMBEDDED
+from tunewise.data.load import load_task
 from tunewise.errors import UserError
 
 

@@ -10,8 +10,8 @@ import pytest
 from tests.evaluation.test_evaluate import TOKENIZER, as_base, base, log_probability
 from tests.small_base import write_encoder_decoder
 from tunewise.data.config import DataConfig
+from tunewise.data.load import load_task
 from tunewise.data.splits import few_shot
-from tunewise.data.task import load_task
 from tunewise.errors import UserError
 from tunewise.evaluation.evaluate import Asking, evaluate_task
 from tunewise.evaluation.label_prior import calibrated, prior

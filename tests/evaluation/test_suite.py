@@ -3,7 +3,7 @@
 import pytest
 
 from tests.evaluation.test_evaluate import as_base, base
-from tunewise.data.task import load_task
+from tunewise.data.load import load_task
 from tunewise.errors import UserError
 from tunewise.evaluation.evaluate import Evaluation
 from tunewise.evaluation.overlap import rouge_l

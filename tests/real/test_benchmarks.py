@@ -8,7 +8,7 @@ import pytest
 
 from tests.real.test_data import FOLDER
 from tunewise.data.config import DataConfig
-from tunewise.data.task import load_task
+from tunewise.data.load import load_task
 from tunewise.evaluation.harness import harness_scores
 from tunewise.models.load import load_base
 

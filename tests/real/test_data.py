@@ -11,10 +11,11 @@ from transformers import AutoTokenizer
 
 from tunewise.data.config import DataConfig
 from tunewise.data.encode import MASKED, encode, encode_all, encode_answer, encode_prompt
+from tunewise.data.load import load_task
 from tunewise.data.readers import read_rows
 from tunewise.data.splits import normalised
 from tunewise.data.talk import Talk
-from tunewise.data.task import Task, load_task
+from tunewise.data.task import Task
 
 FOLDER = Path(os.environ.get("TUNEWISE_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 pytestmark = pytest.mark.skipif(

@@ -14,7 +14,7 @@ import pytest
 
 from tunewise.data.config import DataConfig
 from tunewise.data.doctor import Examination, Rows, examine
-from tunewise.data.task import load_task
+from tunewise.data.load import load_task
 from tunewise.run import examine_data
 
 FOLDER = Path(os.environ.get("TUNEWISE_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))

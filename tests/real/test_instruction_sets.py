@@ -11,7 +11,7 @@ import pytest
 
 from tunewise.data.instruct.clusters import read_cluster
 from tunewise.data.instruct.sets import build_instructions
-from tunewise.data.task import load_task
+from tunewise.data.load import load_task
 
 FOLDER = Path(os.environ.get("TUNEWISE_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 pytestmark = pytest.mark.skipif(

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunewise.data.config import DataConfig
-from tunewise.data.task import load_task
+from tunewise.data.load import load_task
 from tunewise.evaluation.evaluate import evaluate_task
 from tunewise.evaluation.metrics import Answers, score
 from tunewise.models.load import load_base

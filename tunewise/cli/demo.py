@@ -50,7 +50,7 @@ def demo(
 
     from tunewise.cli.progress import RunsProgress
     from tunewise.comparison import compare
-    from tunewise.data.task import load_task
+    from tunewise.data.load import load_task
     from tunewise.models.load import load_base
     from tunewise.report.arms import diverged_of, read_arms
     from tunewise.report.page import write_page

@@ -46,7 +46,7 @@ def evaluate(
 ) -> None:
     """Evaluate a run or an adapter, or with --model alone a base as it is."""
     from tunewise.cli.recipes import assigned, split_words
-    from tunewise.data.task import find
+    from tunewise.data.found import find
 
     target, assignments = split_words(words or [])
     overrides = ({} if seed is None else {"seed": seed}) | assigned(assignments)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewise.config import override, read_yaml
-from tunewise.data.task import find
+from tunewise.data.found import find
 from tunewise.errors import UserError
 
 DEFAULTS = {"model": "tiny", "method": {"name": "lora"}, "seed": 0}

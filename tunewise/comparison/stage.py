@@ -9,7 +9,8 @@ from pathlib import Path
 from tunewise.comparison.following import GridWatcher, Planned, work_of
 from tunewise.comparison.outcome import Outcome
 from tunewise.comparison.workers import Job, Workers
-from tunewise.data.task import Task, load_task
+from tunewise.data.load import load_task
+from tunewise.data.task import Task
 from tunewise.files import Held
 from tunewise.methods.attach import count
 from tunewise.models.load import Base

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -18,6 +19,8 @@ from tunewise.errors import UserError, nearest
 
 GOOD, BAD = "good", "bad"
 """The sentences of a minimal pair."""
+RESULT = re.compile(r"####\s*[-$]?[\d,.]+\s*$")
+"""How an answer of arithmetic (gsm8k) ends."""
 
 
 def build(

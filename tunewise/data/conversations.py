@@ -63,7 +63,7 @@ class Conversations:
 
     def __init__(self, template: ChatTemplate, roles: Sequence[str] = (ANSWERING,)) -> None:
         self.template = template
-        self._roles = frozenset(roles)
+        self.roles = frozenset(roles)
         self.told: Counter[str] = Counter()
         self._latest: tuple[object, str] = (None, "")
 
@@ -85,7 +85,7 @@ class Conversations:
         messages = self._accepted(messages, tools)
         turns = _turns(messages)
         answered = [index for index, message in enumerate(messages) if message.role == ANSWERING]
-        wanted = [index for index in answered if messages[index].trained and ANSWERING in self._roles]
+        wanted = [index for index in answered if messages[index].trained and ANSWERING in self.roles]
         if not wanted:
             return [self._without_answers(messages[: answered[-1] + 1], tools)]
         whole, others = self._other_spans(messages[: wanted[-1] + 1], tools)
@@ -193,7 +193,7 @@ class Conversations:
         """The text of a conversation of which only turns of other roles are trained, up to the last of these."""
         whole, spans = self._other_spans(messages, tools)
         if not spans:
-            raise Refused(f"none of its turns is trained: data.roles names {', '.join(sorted(self._roles))}")
+            raise Refused(f"none of its turns is trained: data.roles names {', '.join(sorted(self.roles))}")
         *parts, last = _between(whole[: spans[-1][1]], spans)
         end = max((token for token in self.template.tokens if last.text.endswith(token)), key=len, default="")
         return Written((*parts, Part(last.text[: len(last.text) - len(end)], True)), end)
@@ -201,12 +201,12 @@ class Conversations:
     def _other_spans(self, messages: Sequence[Message], tools: Sequence[Turn]) -> tuple[str, list[tuple[int, int]]]:
         """The text, and where trained turns of other roles stand, with an end like an answer's where it follows."""
         spans: list[tuple[int, int]] = []
-        if self._roles <= {ANSWERING}:
+        if self.roles <= {ANSWERING}:
             return "", spans
         turns = _turns(messages)
         whole = self._whole(turns, tools)
         for index, message in enumerate(messages):
-            if message.role == ANSWERING or message.role not in self._roles or not message.content.strip():
+            if message.role == ANSWERING or message.role not in self.roles or not message.content.strip():
                 continue
             place = self._place(turns, tools, index, whole)
             if place is None:

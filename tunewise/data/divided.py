@@ -5,10 +5,12 @@ import json
 from tunewise.data.benchmarks import is_benchmark
 from tunewise.data.build import ids_of
 from tunewise.data.config import DataConfig
+from tunewise.data.found import find
 from tunewise.data.images import is_image_folder
+from tunewise.data.load import load_task
 from tunewise.data.readers import Row
 from tunewise.data.sources import open_source, stem_of
-from tunewise.data.task import Task, find, load_task
+from tunewise.data.task import Task
 from tunewise.errors import UserError
 
 REJECTED = "rejected"

@@ -6,11 +6,12 @@ answer tokenised alone where the two merge across the border. So the prompt's id
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tunewise.data.borders import owners
+from tunewise.data.bulk import ids_of
 from tunewise.data.examples import Example, Ledger, Note
 from tunewise.errors import UserError
 
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MASKED = -100
+CHUNK = 2_000
+"""So many examples are cut into tokens at a time: no more texts and ids than theirs are held beside the rows."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """One example as ids.
 
@@ -43,6 +46,10 @@ class Encoded:
 
 class Rejected(UserError):
     """This one example cannot be trained on; encode_all writes it into the ledger and goes on."""
+
+
+Outcome = tuple[int, Encoded | Rejected]
+"""The line of an example, and what has become of it."""
 
 
 def encode_prompt(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -68,31 +75,76 @@ def encode_all(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[Encoded], Ledger]:
     """Every example that can be trained on, in order, and the account of all; UserError when none is left."""
-    # the tokenizer is many times faster on a list than on one text after the other
-    ids = Ids(
-        tokenizer,
-        [text for example in examples for text in (example.prompt, example.prompt + example.answer + example.end)],
-    )
+    account = Account(ANSWERS)
+    rows = list(account.kept(encode_each(examples, tokenizer, max_length)))
+    return rows, account.ledger()
+
+
+def encode_each(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[Outcome]:
+    """What `encode` makes of one example after the other, or why it refuses; `CHUNK` of them are cut in one go."""
     end = _end(tokenizer)
-    kept: list[Encoded] = []
-    truncated: list[Note] = []
-    rejected: list[Note] = []
-    hint = ""
-    for example in examples:
-        try:
-            encoded = _encode(example, ids, end, max_length)
-        except Rejected as error:
-            rejected.append(Note(example.line, error.message))
-            hint = hint or error.hint
-            continue
-        kept.append(encoded)
-        if encoded.truncated:
-            truncated.append(Note(example.line, f"its prompt was cut to {encoded.prompt_length} tokens"))
-    if not kept:
-        reason = f"line {rejected[0].line}: {rejected[0].reason}" if rejected else "there are no rows"
-        raise UserError(f"all labels are masked: no row of {len(examples)} can be trained on ({reason})", hint)
-    ledger = Ledger(rows=len(examples), trained=len(kept), truncated=tuple(truncated), rejected=tuple(rejected))
-    return kept, ledger
+    for start in range(0, len(examples), CHUNK):
+        chunk = examples[start : start + CHUNK]
+        # the tokenizer is many times faster on a list than on one text after the other
+        prompts = [example.prompt for example in chunk]
+        wholes = [prompt + each.answer + each.end for prompt, each in zip(prompts, chunk, strict=True)]
+        ids = Ids(tokenizer, [*prompts, *wholes])
+        for example in chunk:
+            try:
+                yield example.line, _encode(example, ids, end, max_length)
+            except Rejected as error:
+                yield example.line, error
+
+
+@dataclass(frozen=True)
+class Told:
+    """How an account words what becomes of its rows."""
+
+    none_left: str = "no row"
+    hint: str = ""
+    """What to do where none is left; "" takes what the first one that was refused says."""
+    cut: str = "its prompt"
+
+
+ANSWERS = Told("all labels are masked: no row")
+
+
+class Account:
+    """What becomes of rows while they are encoded."""
+
+    def __init__(self, told: Told) -> None:
+        self._told, self._hint = told, told.hint
+        self.rows = self.trained = 0
+        self.line = 0  # of the row that was kept last
+        self.truncated: list[Note] = []
+        self.rejected: list[Note] = []
+
+    def kept(self, outcomes: Iterable[Outcome]) -> Iterator[Encoded]:
+        """The rows that are left, in order."""
+        for line, found in outcomes:
+            self.rows += 1
+            if isinstance(found, Rejected):
+                self.rejected.append(Note(line, found.message))
+                self._hint = self._hint or found.hint
+                continue
+            if found.truncated:
+                self.truncated.append(Note(line, words_of_cut(self._told.cut, found.prompt_length)))
+            self.trained += 1
+            self.line = line
+            yield found
+
+    def ledger(self) -> Ledger:
+        """The account of all rows seen; UserError where none was kept."""
+        if not self.trained:
+            first = self.rejected[0] if self.rejected else None
+            reason = f"line {first.line}: {first.reason}" if first else "there are no rows"
+            raise UserError(f"{self._told.none_left} of {self.rows} can be trained on ({reason})", self._hint)
+        return Ledger(self.rows, self.trained, tuple(self.truncated), tuple(self.rejected))
+
+
+def words_of_cut(what: str, n_left: int) -> str:
+    """The note on a row that lost something."""
+    return f"{what} was cut to {n_left} tokens"
 
 
 class Ids:
@@ -103,7 +155,7 @@ class Ids:
         self._known: dict[str, list[int]] = {"": []}
         wanted = list(dict.fromkeys(text for text in texts if text))
         if wanted:
-            self._known.update(zip(wanted, tokenizer(wanted, add_special_tokens=False, verbose=False)["input_ids"]))
+            self._known.update(zip(wanted, ids_of(wanted, tokenizer)))
         self.begin: list[int] = []
         if tokenizer.bos_token_id is not None:
             own = tokenizer("a", add_special_tokens=True, verbose=False)["input_ids"]

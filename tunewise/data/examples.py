@@ -58,8 +58,10 @@ class Example:
         return self.parts[last].text if last < len(self.parts) else ""
 
     def _last_trained(self) -> int:
-        trained = [index for index, part in enumerate(self.parts) if part.trained]
-        return trained[-1] if trained else len(self.parts)
+        last = len(self.parts) - 1
+        while last >= 0 and not self.parts[last].trained:
+            last -= 1
+        return last if last >= 0 else len(self.parts)
 
 
 @dataclass(frozen=True)

@@ -5,57 +5,71 @@ The label is the number of a class, a value, or the number of a tag at the first
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from tunewise.data.encode import MASKED, Encoded
-from tunewise.data.examples import Example, Ledger, Note
+from tunewise.data.encode import CHUNK, MASKED, Encoded, Outcome, Told
+from tunewise.data.examples import Example
 from tunewise.data.task import Task
 from tunewise.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+READ = Told(cut="it")
 
-def encode_labelled(
+
+def labelled_each(
     task: Task, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase | None, max_length: int
-) -> tuple[list[Encoded], Ledger]:
-    """Every example in order, what is longer than `max_length` tokens cut, and the account of all.
+) -> Iterator[Outcome]:
+    """One example after the other, what is longer than `max_length` tokens cut; every one can be trained on.
 
     Images need no tokenizer. UserError for examples that hold no text of their own (chat messages).
     """
-    if tokenizer is None:
-        rows = [Encoded(one.id, (), _label(task, one), 0, truncated=False, image=one.image) for one in examples]
-        return rows, Ledger(rows=len(rows), trained=len(rows))
-    rows = [_encode(task, example, tokenizer, max_length) for example in examples]
-    cut = [
-        Note(example.line, f"it was cut to {len(row.ids)} tokens")
-        for example, row in zip(examples, rows, strict=True)
-        if row.truncated
-    ]
-    return rows, Ledger(rows=len(rows), trained=len(rows), truncated=tuple(cut))
+    for start in range(0, len(examples), CHUNK):
+        chunk = examples[start : start + CHUNK]
+        if tokenizer is None:
+            for one in chunk:
+                yield one.line, Encoded(one.id, (), _label(task, one), 0, truncated=False, image=one.image)
+            continue
+        for example, found in zip(chunk, _all_tokens(task, chunk, tokenizer), strict=True):
+            is_cut = len(found["input_ids"]) > max_length
+            if is_cut:
+                found = _tokens(task, example, tokenizer, max_length)
+            ids = tuple(found["input_ids"])
+            labels = _tags(task, example, found) if task.kind == "tagging" else _label(task, example)
+            segments = tuple(found.get("token_type_ids", ()))
+            yield example.line, Encoded(example.id, ids, labels, len(ids), is_cut, segments)
 
 
-def _encode(task: Task, example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    if not example.texts:
+def _all_tokens(task: Task, chunk: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Iterator[Any]:
+    """What the tokenizer makes of each example, by name; of texts in one go, which is many times faster."""
+    if not all(example.texts for example in chunk):
         raise UserError(f"{task.name} holds no texts for a classifier to read", "name its columns: data.text=COLUMN")
-    is_cut = False
-    found = _tokens(task, example, tokenizer, None)
-    if len(found["input_ids"]) > max_length:
-        found, is_cut = _tokens(task, example, tokenizer, max_length), True
-    ids = tuple(found["input_ids"])
-    labels = _tags(task, example, found) if task.kind == "tagging" else _label(task, example)
-    return Encoded(example.id, ids, labels, len(ids), is_cut, tuple(found.get("token_type_ids", ())))
+    given = [] if task.kind == "tagging" else [_given(example, tokenizer) for example in chunk]
+    n_pairs = sum(other is not None for _, other in given)
+    if not given or n_pairs not in (0, len(given)):
+        yield from (_tokens(task, example, tokenizer, None) for example in chunk)
+        return
+    pairs = [other for _, other in given] if n_pairs else None
+    found = tokenizer([one for one, _ in given], pairs, verbose=False)
+    for number in range(len(chunk)):
+        yield {name: values[number] for name, values in found.items()}
 
 
 def _tokens(task: Task, example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> BatchEncoding:
     cut = {"truncation": max_length is not None, "max_length": max_length, "verbose": False}
     if task.kind == "tagging":
         return tokenizer(list(example.texts), is_split_into_words=True, **cut)
+    return tokenizer(*_given(example, tokenizer), **cut)
+
+
+def _given(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None]:
+    """The text that is read, and the one behind it where there is one."""
     one, *other = example.texts
     if other and tokenizer.sep_token_id is None:  # a decoder's, which knows no pairs
-        return tokenizer("\n".join(example.texts), **cut)
-    return tokenizer(one, "\n".join(other) if other else None, **cut)
+        return "\n".join(example.texts), None
+    return one, "\n".join(other) or None
 
 
 def _label(task: Task, example: Example) -> tuple[int | float, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from tunewise.data.examples import Example, Note
 from tunewise.data.splits import text_key
+from tunewise.data.streamed import Streamed, leaks
 
 
 def shared(train: Sequence[str], held_out: Sequence[str]) -> list[tuple[int, int]]:
@@ -22,6 +23,8 @@ def find_leaks(train: Sequence[Example], held_out: Sequence[Example], name: str 
     What is compared is the prompt, as that is what the model is asked; the whole text where prompts tell nothing apart.
     Of examples with a group also one for each whose group has rows in train.
     """
+    if isinstance(train, Streamed):
+        return leaks(train, held_out, name)
     key = text_key([*train, *held_out])
     copies = tuple(
         Note(held_out[number].line, f"this row of {name} is also in train, line {train[twin].line}")

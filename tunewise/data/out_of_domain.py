@@ -20,16 +20,19 @@ from tunewise.data.build import build, check_labels
 from tunewise.data.chat_template import chat_template
 from tunewise.data.config import DataConfig
 from tunewise.data.conversations import Conversations
+from tunewise.data.described import TaskFile
 from tunewise.data.detect import detect
 from tunewise.data.examples import Example, Ledger, Note, Part
+from tunewise.data.found import find
 from tunewise.data.hub import is_saved
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.instruct.reading import OPTIONS
 from tunewise.data.leaks import find_leaks
+from tunewise.data.load import load_task
 from tunewise.data.readers import Row, columns
 from tunewise.data.shapes import Shape, is_template
 from tunewise.data.sources import files_of, open_source, read_file
-from tunewise.data.task import Task, TaskFile, find, load_task
+from tunewise.data.task import Task
 from tunewise.data.template import Template
 from tunewise.errors import UserError, unknown
 

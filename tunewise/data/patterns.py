@@ -6,7 +6,7 @@ little else, a question behind them, and an instruction with a name before each 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tunewise.data.config import DataConfig, Pattern
@@ -21,7 +21,7 @@ ASKING = ("question", "query", "instruction", "prompt", "input")
 """Columns that ask by themselves."""
 
 _ONE_SLOT = re.compile(r"\s*\{[^{}]+\}\s*")
-Parts = dict[str, list[Example]]
+Parts = Mapping[str, Sequence[Example]]
 
 
 def asked_by(

@@ -65,6 +65,17 @@ def open_source(config: DataConfig) -> Source:
     return Source(tuple(tables), config, told)
 
 
+def single_files(config: DataConfig) -> dict[str, Path]:
+    """Part -> its one file, "" for a file that is to be split; {} where rows lie in shards, a data set or two files."""
+    path = Path(config.path)
+    if config.path.startswith(HUB) or aligned_files(config.path) or (path.is_dir() and is_saved(path)):
+        return {}
+    if not path.is_dir():
+        return {} if config.splits else {"": path}
+    found = split_files(path, {**config.splits})
+    return {part: files[0] for part, files in found.items()} if all(len(files) == 1 for files in found.values()) else {}
+
+
 def read_file(path: Path, unit: Unit | None = None) -> list[Row]:
     """The rows of a file of any kind that is known."""
     return parquet_rows(path) if path.suffix.lower() == ".parquet" else read_rows(path, unit)

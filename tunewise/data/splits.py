@@ -2,8 +2,9 @@
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tunewise.data.examples import Example
 from tunewise.data.groups import split_by_group
@@ -13,6 +14,14 @@ from tunewise.errors import UserError
 def normalised(text: str) -> str:
     """What counts as the same text: letter case and white space aside."""
     return " ".join(text.casefold().split())
+
+
+class Unread(ABC, Sequence[Example]):
+    """Examples that are read when they are asked for, and draw some of themselves without reading them all."""
+
+    @abstractmethod
+    def drawn(self, k: int, seed: int, *, balanced: bool) -> Iterable[int]:
+        """The places of those that `few_shot` takes, in its order."""
 
 
 def text_key(examples: Sequence[Example]) -> Callable[[Example], str]:
@@ -37,16 +46,8 @@ def split(examples: Sequence[Example], shares: Sequence[float], seed: int) -> tu
     groups: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         groups[key(example)].append(example)
-    if len(groups) < len(shares):
-        raise UserError(
-            f"{len(groups)} different rows cannot be split into {len(shares)} parts",
-            "add rows, or give train, dev and test as files of one folder",
-        )
+    sizes = sizes_of(len(groups), shares)
     ranked = _spread(list(groups), lambda text: groups[text][0].label, seed)
-    # every part gets one text at least, the first (train) what is left over
-    sizes = [max(1, round(share / sum(shares) * len(ranked))) for share in shares[1:]]
-    while sum(sizes) >= len(ranked):
-        sizes[sizes.index(max(sizes))] -= 1
     part_of: dict[str, int] = {}
     start = len(ranked) - sum(sizes)
     for number, size in enumerate(sizes, start=1):
@@ -58,11 +59,26 @@ def split(examples: Sequence[Example], shares: Sequence[float], seed: int) -> tu
     return tuple(tuple(part) for part in parts)
 
 
+def sizes_of(n_texts: int, shares: Sequence[float]) -> list[int]:
+    """How many different texts each part but the first (train) gets, one at least; UserError for too few of them."""
+    if n_texts < len(shares):
+        raise UserError(
+            f"{n_texts} different rows cannot be split into {len(shares)} parts",
+            "add rows, or give train, dev and test as files of one folder",
+        )
+    sizes = [max(1, round(share / sum(shares) * n_texts)) for share in shares[1:]]
+    while sum(sizes) >= n_texts:
+        sizes[sizes.index(max(sizes))] -= 1
+    return sizes
+
+
 def few_shot(examples: Sequence[Example], k: int, seed: int, balanced: bool = True) -> tuple[Example, ...]:
     """k examples in random order, a function of seed and ids; all of them where there are fewer.
 
     `balanced` takes as many of each label as of any other (one more at most); otherwise labels keep their shares.
     """
+    if isinstance(examples, Unread):
+        return tuple(examples[place] for place in examples.drawn(k, seed, balanced=balanced))
     by_id = {f"{example.id}\0{index}": example for index, example in enumerate(examples)}
     if balanced:
         chosen = _alternate(list(by_id), lambda name: by_id[name].label, seed)[:k]
@@ -96,3 +112,8 @@ def _alternate(names: Sequence[str], label: Callable[[str], str | None], seed: i
 
 def _digest(seed: int, text: str) -> bytes:
     return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest()
+
+
+def digest_number(seed: int, text: str) -> int:
+    """The first 64 bits of the digest by which texts are ordered."""
+    return int.from_bytes(_digest(seed, text)[:8], "big")

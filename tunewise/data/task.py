@@ -1,41 +1,20 @@
-"""A task: examples with splits, a prompt template and metrics; embedded, from a folder, or from one file."""
+"""A task: examples in three splits, and how to ask, answer and score them."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from tunewise.config import parse, read_yaml
-from tunewise.data.benchmarks import DEV_ROWS, benchmark_named, benchmark_rows, is_benchmark
-from tunewise.data.build import BAD, GOOD, build, check_labels, ids_of, labels_of
-from tunewise.data.chat_template import ChatTemplate, chat_template
+from tunewise.data.build import BAD, GOOD
+from tunewise.data.chat_template import ChatTemplate
 from tunewise.data.choices import letter
-from tunewise.data.config import DataConfig, MixtureConfig
-from tunewise.data.conversations import Conversations
-from tunewise.data.described import TaskFile, shape_of
-from tunewise.data.detect import detect
-from tunewise.data.examples import Example, Ledger, Note
-from tunewise.data.images import is_image_folder, read_images
-from tunewise.data.instruct.reading import kind_of
-from tunewise.data.leaks import find_leaks
-from tunewise.data.mixture import Mixture, mixture_of
-from tunewise.data.patterns import asked_by
-from tunewise.data.readers import columns, read_rows, require
-from tunewise.data.replay import Rehearsed, drawn, n_replayed
-from tunewise.data.shapes import Kind, Shape, bare_template, sentence, template_of
-from tunewise.data.sources import HUB, aligned_files, missing_source, name_of, open_source, stem_of
-from tunewise.data.splits import few_shot, split
+from tunewise.data.examples import Example, Ledger
+from tunewise.data.mixture import Mixture
+from tunewise.data.replay import Rehearsed
+from tunewise.data.shapes import Kind
 from tunewise.data.template import Template
-from tunewise.data.trained_on import trained_on
-from tunewise.errors import UserError, unknown
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-EMBEDDED = Path(__file__).parent / "embedded"
 METRICS: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1", "mcc", "ece", "brier"),
     "regression": ("pearson", "spearman", "rmse"),
@@ -45,14 +24,6 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "minimal_pairs": ("accuracy",),
     "language_modelling": ("loss", "perplexity"),
 }
-RESULT = re.compile(r"####\s*[-$]?[\d,.]+\s*$")
-ASKED_AS_TURNS = ("instruction and response", "prompt and completion")
-COLUMNS = tuple(
-    "text label prompt completion answer messages template rejected system tools history tags choices minimal_pair "
-    "group".split()
-)
-OF_ROWS = ("rows", "splits")
-"""Fields beside the columns that only files of rows and data sets have a use for."""
 LABELLED = ("classification", "tagging")
 
 
@@ -61,7 +32,8 @@ class Task:
     """Examples in three splits, and how to ask, answer and score them; the first of `metrics` is the one that decides.
 
     `separator` stands between demonstrations; `ledger` accounts for the rows of all splits; `source` is where they
-    came from. A split can be empty only where a task folder has no such file.
+    came from. A split can be empty only where a task folder has no such file. Splits are tuples, or where their file is
+    big sequences that read a row when it is asked for.
     """
 
     name: str
@@ -109,319 +81,4 @@ class Task:
 
     @property
     def reads_images(self) -> bool:
-        return any(example.image for part in (self.train, self.dev, self.test) for example in part)
-
-
-def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
-    """The task that `spec` names: "tiny:sentiment" (embedded), "glue:rte", "hf:OWNER/NAME", a folder or a file.
-
-    The tokenizer is needed only for chat messages, and only if they are to be written in its own chat template.
-    UserError for whatever is wrong with the data; what was recognised is told in `task.ledger.detected`.
-    """
-    config = spec if isinstance(spec, DataConfig) else DataConfig(path=str(spec))
-    if config.mixture is not None:
-        return _with_replay(_mixed(config, config.mixture, tokenizer), config, tokenizer)
-    task = _limited(_read(config, tokenizer), config)
-    task = _marked(task, config)
-    if "f1" in task.metrics and task.positive not in task.labels:
-        raise UserError(
-            f"{config.path}: the metric f1 counts one label, and positive is {task.positive!r}",
-            f"take macro_f1, or a task.yaml with positive: {' or '.join(task.labels) or 'LABEL'}",
-        )
-    return _with_replay(task, config, tokenizer)
-
-
-def _mixed(config: DataConfig, mixed: MixtureConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
-    tasks: dict[str, Task] = {}
-    for name, source in config.each.items():
-        try:
-            tasks[name] = load_task(source, tokenizer)
-        except UserError as error:
-            raise UserError(f"source {name}: {error.message}", error.hint) from None
-    return mixture_of(config, mixed, tasks)
-
-
-def _read(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
-    if is_benchmark(config.path):
-        return _from_benchmark(config)
-    if config.folder is not None:
-        raise UserError(f"data.folder changes nothing: {config.path} is no glue: or super_glue: task", "leave it out")
-    path = find(config.path)
-    if (path / "task.yaml").is_file():
-        return _from_task_folder(path, config)
-    if path.is_dir() and is_image_folder(path):
-        return _from_images(path, config)
-    return _from_rows(config, tokenizer)
-
-
-def find(spec: str) -> Path:
-    """Where a task's file or folder lies (rows of a benchmark or of the hub lie elsewhere); UserError if there is none.
-
-    Nothing of it is read.
-    """
-    if is_benchmark(spec):
-        benchmark_named(spec)
-    known = sorted(folder.parent.name for folder in EMBEDDED.glob("*/task.yaml"))
-    if spec.startswith("tiny:"):
-        name = spec.removeprefix("tiny:")
-        if name not in known:
-            raise unknown("embedded task", name, known)
-        return EMBEDDED / name
-    path = Path(spec)
-    if is_benchmark(spec) or spec.startswith(HUB):
-        return path
-    for each in aligned_files(spec) or (path,):
-        if not each.exists():
-            if spec in known:
-                raise UserError(f"no such file: {path}", f"did you mean the embedded task tiny:{spec}?")
-            raise missing_source(str(each))
-    return path
-
-
-def _from_benchmark(config: DataConfig) -> Task:
-    benchmark, name = benchmark_named(config.path), config.path
-    _keeps_its_columns(config, f"{name} is a benchmark")
-    parts: dict[str, list[Example]] = {}
-    rejected: list[Note] = []
-    found = benchmark_rows(name, config.folder)
-    for part, rows in found.items():
-        parts[part], notes = build(rows, benchmark.shape, benchmark.template, f"{name}-{part}")
-        rejected += [replace(note, reason=f"{part}: {note.reason}") for note in notes]
-        _some(parts[part], notes, f"{name}, {part}")
-    n, (train, dev, _) = len(parts["train"]), config.split
-    dev = min(dev / (train + dev), DEV_ROWS / n)
-    parts = _complete(parts, config.model_copy(update={"split": (1 - dev, dev, 0.0)}))
-    kind = benchmark.kind.replace("_", " ")
-    told = f"{name}: {kind} as the benchmark says; {benchmark.test} serves as test, a part of train as dev"
-    return Task(
-        name=name,
-        kind=benchmark.kind,
-        template=benchmark.template,
-        labels=benchmark.labels,
-        metrics=config.metrics or benchmark.metrics,
-        train=tuple(parts["train"]),
-        dev=tuple(parts["dev"]),
-        test=tuple(parts["test"]),
-        ledger=_ledger(parts, rejected, told, _n_rows(found)),
-        separator="\n\n",
-        max_new_tokens=16,
-        source=name,
-        positive=benchmark.positive,
-    )
-
-
-def _keeps_its_columns(config: DataConfig, why: str) -> None:
-    for name in (*COLUMNS, *OF_ROWS):
-        if getattr(config, name):
-            raise UserError(
-                f"{why}, which says what its columns mean; data.{name} cannot change that",
-                f"leave data.{name} out, or name a file of rows instead",
-            )
-
-
-def _from_task_folder(folder: Path, config: DataConfig) -> Task:
-    _keeps_its_columns(config, f"{folder.name} has a task.yaml")
-    file = parse(TaskFile, read_yaml(folder / "task.yaml"), where=str(folder / "task.yaml"))
-    template = Template(file.prompt, file.answer)
-    files = {part: folder / f"{part}.jsonl" for part in ("train", "dev", "test")}
-    rows = {part: read_rows(path) for part, path in files.items() if path.is_file()}
-    shape = shape_of(file, rows, str(folder))
-    parts: dict[str, list[Example]] = {part: [] for part in files}
-    rejected: list[Note] = []
-    for part, found in rows.items():
-        parts[part], notes = build(found, shape, template, f"{file.name}-{part}")
-        rejected += notes
-    examples = [example for part in parts.values() for example in part]
-    _some(examples, rejected, str(folder))
-    labels = file.labels
-    if file.kind in LABELLED:
-        labels = labels or labels_of(examples, str(folder))
-        check_labels(examples, labels, str(folder))
-    template, parts = asked_by(config, shape, template, labels, parts)
-    told = f"{config.path}: {file.kind.replace('_', ' ')} as its task.yaml says"
-    if config.pattern != "none":
-        told += f", asked as {template.prompt!r}"
-    return Task(
-        name=file.name,
-        kind=file.kind,
-        template=template,
-        labels=labels,
-        metrics=config.metrics or file.metrics or _metrics(file.kind, labels, examples),
-        train=tuple(parts["train"]),
-        dev=tuple(parts["dev"]),
-        test=tuple(parts["test"]),
-        ledger=_ledger(parts, rejected, told, _n_rows(rows)),
-        separator=file.separator,
-        max_new_tokens=file.max_new_tokens,
-        source=config.path,
-        positive=file.positive,
-        asked=shape.asked,
-    )
-
-
-def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
-    source = open_source(config)
-    config, every = source.config, source.rows
-    shape = detect(every, config)
-    template = template_of(shape, config, columns(every))
-    chat = _chat(shape, config, tokenizer)
-    if chat and shape.name in ASKED_AS_TURNS:
-        template = bare_template(shape, config)
-    parts: dict[str, list[Example]] = {}
-    rejected: list[Note] = []
-    group = config.group and require(config.group, columns(every), config.path)
-    taken: set[str] = set()
-    for table in source.tables:
-        found, notes = build(table.rows, shape, template, stem_of(table.name), chat, group, taken)
-        taken.update(ids_of(table.rows, stem_of(table.name), taken))
-        parts.setdefault(table.part, []).extend(found)
-        rejected += [replace(note, reason=f"{table.name}: {note.reason}") for note in notes] if table.part else notes
-    examples = [example for part in parts.values() for example in part]
-    _some(examples, rejected, config.path)
-    labels = labels_of(examples, config.path) if shape.kind in LABELLED else ()
-    # after the split, which goes by the texts of prompts: however rows are asked, they fall into the same parts
-    template, parts = asked_by(config, shape, template, labels, _complete(parts, config))
-    kind = kind_of(shape, parts["dev"], parts["test"])
-    told = sentence(shape, template, config, columns(every)) + source.told + _label_list(labels)
-    told += "" if kind == shape.kind else "; the answer of a row is chosen among its options"
-    if chat:
-        told += f"; {chat.sentence()}"
-    if group:
-        told += f"; {len({example.group for example in examples})} groups by {group}, each whole in one split"
-    return Task(
-        name=name_of(config.path),
-        kind=kind,
-        template=template,
-        labels=labels,
-        metrics=config.metrics or _metrics(kind, labels, examples),
-        train=tuple(parts["train"]),
-        dev=tuple(parts["dev"]),
-        test=tuple(parts["test"]),
-        ledger=_ledger(parts, rejected, told, len(every)),
-        separator="\n\n",
-        # half as many tokens as the longest answer has characters are enough for any but the smallest vocabularies
-        max_new_tokens=min(256, max(16, max(len(example.answer) for example in examples) // 2)),
-        source=config.path,
-        asked=shape.asked,
-        chat=chat.template if chat else None,
-    )
-
-
-def _chat(shape: Shape, config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Conversations | None:
-    """What writes the rows' conversations; None where they hold none and are not asked as such."""
-    if shape.name == "messages" or (config.template and shape.name in ASKED_AS_TURNS):
-        if config.pattern != "none" and config.template:
-            raise UserError(f"data.pattern={config.pattern} and conversations both say how to ask", "keep one of them")
-        return Conversations(chat_template(config.template, tokenizer), config.roles)
-    for name in ("template", "roles"):
-        if getattr(config, name) != DataConfig.model_fields[name].default:
-            raise UserError(
-                f"data.{name} is of conversations, and {config.path} holds {shape.name}", f"leave data.{name} out"
-            )
-    return None
-
-
-def _from_images(folder: Path, config: DataConfig) -> Task:
-    for name in (*COLUMNS, *OF_ROWS):
-        if getattr(config, name):
-            raise UserError(f"{config.path} holds images, which have no columns", f"leave data.{name} out")
-    if config.pattern != "none" or config.words:
-        raise UserError(f"{config.path} holds images, which are not asked in words", "leave out pattern and words")
-    parts = read_images(folder)
-    labels = labels_of([example for part in parts.values() for example in part], config.path)
-    n_rows = _n_rows(parts)
-    parts = _complete(parts, config)
-    told = f"{config.path}: images in a folder for each class" + _label_list(labels)
-    return Task(
-        name=folder.resolve().name,
-        kind="classification",
-        template=Template("", " {label}"),
-        labels=labels,
-        metrics=config.metrics or METRICS["classification"],
-        train=tuple(parts["train"]),
-        dev=tuple(parts["dev"]),
-        test=tuple(parts["test"]),
-        ledger=_ledger(parts, [], told, n_rows),
-        separator="",
-        max_new_tokens=16,
-        source=config.path,
-    )
-
-
-def _metrics(kind: Kind, labels: Sequence[str], examples: Sequence[Example]) -> tuple[str, ...]:
-    """The kind's own, but where the answers say more of what is asked of them.
-
-    Tags that mark no spans (parts of speech) are counted one by one, questions with accepted answers by SQuAD's two
-    metrics, and arithmetic with the result behind #### (gsm8k) by that number.
-    """
-    if kind == "tagging" and not any(label.startswith("B-") for label in labels):
-        return ("token_accuracy",)
-    if kind == "generation" and all(example.accepted for example in examples):
-        return ("token_f1", "normalised_match")
-    if kind == "generation" and all(RESULT.search(example.answer) for example in examples):
-        return ("numeric_match", *METRICS[kind])
-    return METRICS[kind]
-
-
-def _complete(parts: dict[str, list[Example]], config: DataConfig) -> dict[str, list[Example]]:
-    """Three parts: those that have a file of their own as it is, the others split from the one file or from train."""
-    given = {name: part for name, part in parts.items() if name not in ("", "train")}
-    rest = parts.get("", parts.get("train", []))
-    shares = {name: share for name, share in zip(("train", "dev", "test"), config.split) if name not in given}
-    made = dict(zip(shares, map(list, split(rest, list(shares.values()), config.seed))))
-    return {name: (given | made)[name] for name in ("train", "dev", "test")}
-
-
-def _limited(task: Task, config: DataConfig) -> Task:
-    if config.train is None or config.train >= len(task.train):
-        return task
-    chosen = {id(example) for example in few_shot(task.train, config.train, config.seed, balanced=False)}
-    train = tuple(example for example in task.train if id(example) in chosen)
-    told = f"{task.ledger.detected}; {len(train)} of {len(task.train)} training examples taken"
-    return replace(task, train=train, ledger=replace(task.ledger, detected=told))
-
-
-def _marked(task: Task, config: DataConfig) -> Task:
-    train = trained_on(task.train, config.trained_on)
-    if config.trained_on == "answers":
-        return replace(task, train=train)
-    told = f"{task.ledger.detected}; of training rows {config.trained_on.replace('_', ' ')} is trained"
-    return replace(task, train=train, ledger=replace(task.ledger, detected=told))
-
-
-def _with_replay(task: Task, config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
-    if not config.replay:
-        return task
-    found: list[Rehearsed] = []
-    leaks: tuple[Note, ...] = task.ledger.leaks
-    n_own = config.n_drawn(task.n_train)
-    for each, n_wanted in zip(config.replay, n_replayed(n_own, [one.share for one in config.replay])):
-        source = load_task(each.path, tokenizer)
-        is_text = source.kind == "language_modelling"
-        found.append(drawn(each.path, source.train, n_wanted, config.seed, is_text))
-        leaks += find_leaks(found[-1].examples, task.test, "test") if task.test else ()
-    told = ", ".join(f"{len(each.examples)} of {each.source}" for each in found)
-    ledger = replace(task.ledger, detected=f"{task.ledger.detected}; replayed: {told}", leaks=leaks)
-    return replace(task, replayed=tuple(found), ledger=ledger)
-
-
-def _n_rows(parts: Mapping[str, Sequence[object]]) -> int:
-    return sum(map(len, parts.values()))
-
-
-def _ledger(parts: dict[str, list[Example]], rejected: Sequence[Note], told: str, n_rows: int) -> Ledger:
-    used = _n_rows(parts)
-    leaks = (*find_leaks(parts["train"], parts["dev"], "dev"), *find_leaks(parts["train"], parts["test"], "test"))
-    sizes = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
-    return Ledger(rows=n_rows, trained=used, rejected=tuple(rejected), leaks=leaks, detected=f"{told}; {sizes}")
-
-
-def _some(examples: Sequence[Example], rejected: Sequence[Note], source: str) -> None:
-    if not examples:
-        first = f": line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
-        raise UserError(f"no row of {source} can be used{first}", "correct the rows, or name other columns")
-
-
-def _label_list(labels: Sequence[str]) -> str:
-    shown = ", ".join(labels[:6]) + (", ..." if len(labels) > 6 else "")
-    return f"; {len(labels)} labels: {shown}" if labels else ""
+        return any(example.image for part in (self.train, self.dev, self.test) for example in part[:1])

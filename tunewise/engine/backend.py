@@ -20,9 +20,10 @@ from typing import Any
 import torch
 
 from tunewise import files
+from tunewise.cache import cache_folder
 from tunewise.engine import gpu
 from tunewise.engine.denormals import flushed
-from tunewise.engine.native.build import cache_folder, library, processor, why_not
+from tunewise.engine.native.build import library, processor, why_not
 
 FASTER = 1.1
 """oneDNN has to be so many times faster: figures scatter, and a choice that flips changes the last bits of a run."""

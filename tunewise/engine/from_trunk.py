@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from tunewise import files
 from tunewise.data.encode import Encoded
+from tunewise.data.token_store import by_length
 from tunewise.engine.backend import chosen
 from tunewise.engine.batches import IGNORED, Batch
 from tunewise.engine.loss import label_losses, wide
@@ -39,6 +40,8 @@ from tunewise.models.quantise import format_of
 logger = logging.getLogger(__name__)
 
 How = Literal["auto", "cached", "live"]
+MOST_ROWS = 500_000
+"""Rows that may be mapped are held whole where their states are kept."""
 Inner = NextToken | PackedNextToken | Writing | Labels
 AnyInner = TypeVar("AnyInner", bound=Inner)
 EXACT = {torch.float64: 1e-9, **SAME}
@@ -310,6 +313,8 @@ def route_for(
         reason = "a row's int8 products depend on the rows beside it"
     elif how == "auto" and passes < 1:
         reason = "no row is seen twice"
+    elif how == "auto" and len(rows) > MOST_ROWS:
+        reason = f"{len(rows)} rows are more than are kept ({MOST_ROWS})"
     if reason:
         logger.info("the frozen layers run at every step: %s", reason)
         return Route(objective, trunk, reason)
@@ -327,8 +332,8 @@ def from_trunk(
 
 def _two(rows: Sequence[Encoded]) -> list[Encoded]:
     """Two rows of unlike length, where there are such, and not the longest."""
-    ranked = sorted(rows, key=lambda row: len(row.ids))
-    return [ranked[0], ranked[len(ranked) // 2]]
+    ranked = by_length(rows)
+    return [rows[ranked[0]], rows[ranked[len(ranked) // 2]]]
 
 
 def _why_not(trunk: Trunk, objective: Inner, rows: Sequence[Encoded]) -> str:

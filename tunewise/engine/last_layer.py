@@ -30,9 +30,12 @@ _PARTS: WeakKeyDictionary[PreTrainedModel, tuple[nn.Module, ...]] = WeakKeyDicti
 
 def read_places(wanted: Sequence[int], n_tokens: int, multiple: int) -> list[int]:
     """`wanted` and as many other places below `n_tokens` as make it a `multiple`, in order."""
+    n_more = -len(wanted) % multiple
+    if not n_more:
+        return sorted(wanted)
     taken = set(wanted)
     others = (place for place in range(n_tokens) if place not in taken)
-    return sorted([*wanted, *islice(others, -len(wanted) % multiple)])
+    return sorted([*wanted, *islice(others, n_more)])
 
 
 @contextmanager

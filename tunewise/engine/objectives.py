@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -18,11 +19,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_utils import load_image
 
 from tunewise.data.doctor.reading import Encoder
-from tunewise.data.encode import Encoded, encode_all
+from tunewise.data.encode import ANSWERS, Encoded, encode_each
 from tunewise.data.examples import Example, Ledger
-from tunewise.data.labelled import encode_labelled
+from tunewise.data.labelled import READ, labelled_each
 from tunewise.data.task import Task
-from tunewise.data.written import encode_written
+from tunewise.data.token_store import encoded
+from tunewise.data.written import WRITTEN, written_each
 from tunewise.engine import loss
 from tunewise.engine.batches import IGNORED, Batch, LabelledBatch, collate
 from tunewise.engine.fused import fused
@@ -30,6 +32,7 @@ from tunewise.engine.packed_classifier import PackedTexts, class_logits, first_p
 from tunewise.engine.packed_writing import PackedPairs, Place, logits, pack_pairs, packed_pairs, places, why_not_pairs
 from tunewise.engine.packing import PackedBatch, pack, packed_attention, packed_losses, why_not_packed
 from tunewise.models.families import DECODER, ENCODER_DECODER
+from tunewise.models.fingerprint import of_cutting
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base
 
@@ -132,17 +135,30 @@ def _packed(base: Base, prefix: tuple[int, ...]) -> tuple[Objective[Any] | None,
     return (None if reason else PackedNextToken(base.tokenizer.pad_token_id, prefix)), reason
 
 
-def encode_rows(base: Base, task: Task, examples: Sequence[Example], max_length: int) -> tuple[list[Encoded], Ledger]:
+def encode_rows(
+    base: Base, task: Task, examples: Sequence[Example], max_length: int
+) -> tuple[Sequence[Encoded], Ledger]:
     """Rows of at most `max_length` tokens, as this base with its head is trained on them, and the account of all."""
     return encoder_for(task, base.tokenizer, base.anatomy.kind, base.head)(examples, max_length)
 
 
 def encoder_for(task: Task, tokenizer: PreTrainedTokenizerBase | None, model_kind: str, head: TaskHead) -> Encoder:
     """(examples, max_length) -> rows and account, as a base of this kind (families.KINDS) is trained on them."""
-    if tokenizer is None or head.kind != "lm":
-        return lambda examples, max_length: encode_labelled(task, examples, tokenizer, max_length)
-    encode = encode_written if model_kind == ENCODER_DECODER else encode_all
-    return lambda examples, max_length: encode(examples, tokenizer, max_length)
+
+    def encode(examples: Sequence[Example], max_length: int) -> tuple[Sequence[Encoded], Ledger]:
+        if tokenizer is None or head.kind != "lm":
+            if not examples:
+                return [], Ledger()
+            each, told = partial(labelled_each, task, tokenizer=tokenizer, max_length=max_length), READ
+            form = f"classifier {task.kind} {task.labels}"
+        elif model_kind == ENCODER_DECODER:
+            each, told, form = partial(written_each, tokenizer=tokenizer, max_length=max_length), WRITTEN, "seq2seq"
+        else:
+            each, told, form = partial(encode_each, tokenizer=tokenizer, max_length=max_length), ANSWERS, "decoder"
+        cut = "" if tokenizer is None else f"{form} {max_length} {of_cutting(tokenizer)}"
+        return encoded(examples, each, told, cut)
+
+    return encode
 
 
 @dataclass(frozen=True)

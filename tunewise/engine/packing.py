@@ -7,9 +7,10 @@ something of, S segments: the rows, and at the end, where T would be no multiple
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import chain, repeat
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -60,36 +61,31 @@ class PackedBatch:
 
 def pack(rows: Sequence[Encoded], pad_id: int, prefix_ids: Sequence[int] = ()) -> PackedBatch:
     """One batch of these rows, each behind `prefix_ids`. As in `collate`, a row's first own token carries no loss."""
-    prefix = list(prefix_ids)
-    ids: list[int] = []
-    positions: list[int] = []
-    predicting: list[int] = []
-    labels: list[int] = []
-    of_row: list[int] = []
-    lengths = [len(prefix) + len(row.ids) for row in rows]
-    for number, row in enumerate(rows):
-        behind = len(ids) + len(prefix)
-        ids += [*prefix, *row.ids]
-        positions += range(lengths[number])
-        told = [place for place, label in enumerate(row.labels) if label != IGNORED and place > 0]
-        predicting += [behind + place - 1 for place in told]
-        labels += [int(row.labels[place]) for place in told]
-        of_row += [number] * len(told)
-    padding = -len(ids) % ROUND
-    ids += [pad_id] * padding
-    positions += range(padding)
-    starts = [0, *accumulate([*lengths, *([padding] if padding else [])])]
+    n_rows, n_prefix = len(rows), len(prefix_ids)
+    own = np.fromiter((len(row.ids) for row in rows), np.int64, n_rows)
+    n_own = int(own.sum())
+    labels = np.fromiter(chain.from_iterable(row.labels for row in rows), np.int64, n_own)
+    of_row = np.repeat(np.arange(n_rows), own)
+    labels[own.cumsum() - own] = IGNORED
+    told = np.flatnonzero(labels != IGNORED)
+    predicting = told + n_prefix * (of_row[told] + 1) - 1
+    padding = -(n_own + n_prefix * n_rows) % ROUND
+    lengths = np.append(own + n_prefix, padding) if padding else own + n_prefix
+    starts = np.append(0, lengths.cumsum())
+    n = n_own + n_prefix * n_rows + padding
+    behind_one_another = chain.from_iterable(chain(prefix_ids, row.ids) for row in rows)
+    ids = np.fromiter(chain(behind_one_another, repeat(pad_id, padding)), np.int64, n)
     return PackedBatch(
-        torch.tensor([ids]),
-        torch.tensor([positions]),
-        torch.tensor(starts, dtype=torch.int32),
-        torch.tensor(predicting, dtype=torch.long),
-        torch.tensor(labels, dtype=torch.long),
-        torch.tensor(of_row, dtype=torch.long),
-        len(labels),
-        sum(lengths),
+        torch.from_numpy(ids)[None],
+        torch.from_numpy(np.arange(n) - np.repeat(starts[:-1], lengths))[None],
+        torch.from_numpy(starts.astype(np.int32)),
+        torch.from_numpy(predicting),
+        torch.from_numpy(labels[told]),
+        torch.from_numpy(of_row[told]),
+        len(told),
+        n - padding,
         [row.id for row in rows],
-        torch.tensor(read_places(predicting, len(ids), ROUND), dtype=torch.long),
+        torch.tensor(read_places(predicting.tolist(), n, ROUND), dtype=torch.long),
     )
 
 

@@ -14,11 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tunewise.engine.native.build import cache_folder
-from tunewise.errors import UserError
+from tunewise.cache import allowed_bytes, cache_folder
 
-SHARE = 0.25
-"""Of free memory and free disk, where no cap is set."""
 _STORES: "weakref.WeakKeyDictionary[PreTrainedModel, Store]" = weakref.WeakKeyDictionary()
 
 
@@ -98,19 +95,9 @@ def store_of(model: PreTrainedModel) -> Store:
     if model not in _STORES:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        memory = _cap("TUNEWISE_TRUNK_MEMORY_GB", _free_memory())
-        _STORES[model] = Store(memory, _cap("TUNEWISE_TRUNK_DISK_GB", shutil.disk_usage(folder).free), folder)
+        memory = allowed_bytes("TUNEWISE_TRUNK_MEMORY_GB", _free_memory())
+        _STORES[model] = Store(memory, allowed_bytes("TUNEWISE_TRUNK_DISK_GB", shutil.disk_usage(folder).free), folder)
     return _STORES[model]
-
-
-def _cap(variable: str, n_free: int) -> int:
-    told = os.environ.get(variable)
-    if told is None:
-        return int(SHARE * n_free)
-    try:
-        return int(float(told) * 1e9)
-    except ValueError:
-        raise UserError(f"{variable}={told!r} is no number of gigabytes", f"{variable}=2") from None
 
 
 def _free_memory() -> int:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from tunewise.data.encode import Encoded, Ids
 from tunewise.data.examples import Example
 from tunewise.data.splits import few_shot
+from tunewise.data.streamed import witnesses_of
 from tunewise.data.task import Task
 
 
@@ -44,7 +45,7 @@ class LabelledRows:
 
     task: Task
     examples: tuple[Example, ...]
-    rows: list[Encoded]
+    rows: Sequence[Encoded]
 
     @property
     def shown(self) -> list[str]:
@@ -101,7 +102,8 @@ def stop_text(task: Task) -> str:
     A base that was shown demonstrations goes on with the next one after its answer, so the separator ends an answer
     for every model alike; unless expected answers contain it themselves, in which case only the end token ends one.
     """
-    inside = any(task.separator in example.answer for part in (task.train, task.dev, task.test) for example in part)
+    parts = (witnesses_of(part) for part in (task.train, task.dev, task.test))
+    inside = any(task.separator in example.answer for part in parts for example in part)
     return "" if inside else task.separator
 
 

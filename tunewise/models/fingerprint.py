@@ -13,6 +13,7 @@ SAMPLES_PER_TENSOR = 1 << 20
 
 Checksums = dict[str, int]
 _TOKENIZERS: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, str]] = WeakKeyDictionary()
+_CUTTING: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[str, str]] = WeakKeyDictionary()
 
 
 def of_model(model: PreTrainedModel) -> str:
@@ -50,6 +51,17 @@ def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
         content = [sorted(tokenizer.get_vocab().items()), *told]
         digest = _digest(json.dumps(content, ensure_ascii=False, default=str))
         _TOKENIZERS[tokenizer] = (size, told), digest
+    return digest
+
+
+def of_cutting(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A digest of all that says how the tokenizer cuts a text: the above, and of a fast one its rules and merges."""
+    mark = of_tokenizer(tokenizer)  # whose calls also take away what truncation and padding there was
+    known, digest = _CUTTING.get(tokenizer, ("", ""))
+    if known != mark:
+        rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else type(tokenizer).__qualname__
+        digest = _digest(f"{mark} {tokenizer.split_special_tokens} {rules}")
+        _CUTTING[tokenizer] = mark, digest
     return digest
 
 

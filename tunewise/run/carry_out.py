@@ -21,6 +21,7 @@ from tunewise.config import dump_yaml
 from tunewise.data.encode import Encoded, end_ids
 from tunewise.data.examples import Example, Ledger
 from tunewise.data.out_of_domain import load_out_of_domain
+from tunewise.data.streamed import witnesses_of
 from tunewise.data.task import Task
 from tunewise.engine.from_trunk import Route, route_for
 from tunewise.engine.objectives import objective_for
@@ -38,6 +39,7 @@ from tunewise.run import record
 from tunewise.run.dial import DIAL, measure_dial
 from tunewise.run.examined import refuse_unfit
 from tunewise.run.forgetting import RETENTION, check_suite, forgotten
+from tunewise.run.longest_batch import longest_batch_fits
 from tunewise.run.planned import planned
 from tunewise.run.prepare import drawn, load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
@@ -52,7 +54,6 @@ from tunewise.training.proofs import (
     Proof,
     at_most,
     check_labels,
-    check_longest_batch,
     check_rows,
     check_tuned,
     probe_logits,
@@ -63,7 +64,6 @@ logger = logging.getLogger(__name__)
 
 RELOADS = "reloads_to_the_same_logits"
 N_PROBES = 2
-_FITTED: dict[tuple[object, ...], dict[str, Proof]] = {}  # that a longest batch fits, seen once for all seeds
 
 
 def run(
@@ -229,7 +229,9 @@ class Run:
         if self.rows:
             self.route = Route(self.objective, None, "it shares its batches") if beside_others else self._route()
             with self.spent.on("proofs"):
-                self.proofs |= self._longest_batch_fits() | self.saving.succeeds()
+                config, objective = self.recipe.train, self.route.objective
+                self.proofs |= longest_batch_fits(self.base, self.tuned, self.rows, config, objective)
+                self.proofs |= self.saving.succeeds()
 
     def finish(self, result: FitResult | None, peak: Peak) -> dict[str, Any]:
         """The adapter, the evaluations, and the in-process proofs: the content of metrics.json.
@@ -320,7 +322,7 @@ class Run:
         if self.tokenizer is None or self.base.head.kind != "lm":
             return check_labels(rows)
         replayed = (example for each in self.task.replayed for example in each.examples)
-        return check_rows(rows, self.tokenizer, end_ids([*self.task.train, *replayed], self.tokenizer))
+        return check_rows(rows, self.tokenizer, end_ids([*witnesses_of(self.task.train), *replayed], self.tokenizer))
 
     def training(self, progress: Watcher | None) -> Training:
         """What is to be trained."""
@@ -388,16 +390,6 @@ class Run:
         n_leaks = sum("of test" in note.reason for note in self.task.ledger.leaks)
         n_leaks += sum(len(each.ledger.leaks) for each in self.elsewhere)
         return {"no_test_row_in_train": at_most(n_leaks, 0)}
-
-    def _longest_batch_fits(self) -> dict[str, Proof]:
-        """Tried once in this process for all runs whose longest batch takes the same memory: those of other seeds."""
-        config, objective = self.recipe.train, self.route.objective
-        lengths = sorted((len(row.ids), len(row.labels)) for row in self.rows)[-config.batch_size :]
-        on = (self.base.fingerprint, self.base.dtype, str(self.model.device), str(self.recipe.method.configuration()))
-        key = (*on, config.checkpointing, type(objective), objective.layout, *lengths)
-        if key not in _FITTED:
-            _FITTED[key] = check_longest_batch(self.tuned, self.rows, config, objective)
-        return _FITTED[key]
 
 
 def _tell(ledger: Ledger) -> None:

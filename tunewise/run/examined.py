@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from tunewise.data.config import DataConfig
 from tunewise.data.doctor import Examination, Reading, Rows, at_most, examine
 from tunewise.data.doctor.reading import Way
-from tunewise.data.task import load_task
+from tunewise.data.load import load_task
 from tunewise.engine.objectives import encoder_for
 from tunewise.errors import UserError
 from tunewise.models.anatomy import context_length

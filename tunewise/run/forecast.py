@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from tunewise.data.examples import Example
 from tunewise.data.task import Task
+from tunewise.data.token_store import lengths
 from tunewise.files import read_jsonl
 from tunewise.models.load import Base
 from tunewise.run.carry_out import Run
@@ -110,7 +111,7 @@ def _n_tokens(run: Run, n_prefix: int) -> float:
     if not run.rows:
         return 0.0
     n_drawn = run.recipe.train.n_drawn(run.sources.n)
-    mean = sum(len(row.ids) for row in run.rows) / len(run.rows)
+    mean = float(lengths(run.rows).mean())
     own = sum(row["tokens"] for row in run.mixture) if run.mixture else mean * n_drawn
     return own + n_prefix * n_drawn
 

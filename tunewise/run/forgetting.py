@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tunewise.data.task import Task, load_task
+from tunewise.data.load import load_task
+from tunewise.data.task import Task
 from tunewise.engine.trunk import Trunk
 from tunewise.errors import UserError
 from tunewise.evaluation.config import RetentionTask

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,7 @@ def evaluate(
     recipe = asked.recipe
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise)
     task = drawn(task, recipe)
-    parts = {"train": task.train, "dev": task.dev, "test": task.test}
-    splits = {**parts, "all": (*task.train, *task.dev, *task.test)}
+    splits = {"train": [task.train], "dev": [task.dev], "test": [task.test], "all": [task.train, task.dev, task.test]}
     if split not in splits:
         raise unknown("split", split, splits)
     shown = recipe.in_context
@@ -58,8 +58,12 @@ def evaluate(
         tuned = load_adapter(base.model, asked.adapter, tokenizer=base.tokenizer)
         tuned.model.eval()
         prefix_ids, n_virtual = tuned.prefix_ids, tuned.method.virtual_positions(tuned.anatomy)
-    by_source = examples_by_source(task, splits[split]).values()  # of a mixture so many of each
-    examples = [example for of_source in by_source for example in of_source[:limit]]
+    every = chain.from_iterable(splits[split])
+    if task.mixture is None:
+        examples = list(islice(every, limit))
+    else:  # so many of each
+        by_source = examples_by_source(task, list(every)).values()
+        examples = [example for of_source in by_source for example in of_source[:limit]]
     sampling = recipe.generation.sampling(recipe.seed)
     asking = Asking(recipe.train.packing, sampling, shown.balanced, shown.calibration)
     found = evaluate_task(base, task, examples, prefix_ids=prefix_ids, shots=shots, seed=recipe.seed, asking=asking)

@@ -1,20 +1,31 @@
 """The base and the task of a recipe, each as the other needs it."""
 
+import random
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 
+from transformers import PreTrainedTokenizerBase
+
 from tunewise.data.config import DataConfig
+from tunewise.data.load import load_task
 from tunewise.data.mixture import MIXTURE, few_of_each
 from tunewise.data.replay import n_replayed
 from tunewise.data.splits import few_shot
-from tunewise.data.task import Task, load_task
+from tunewise.data.streamed import Streamed
+from tunewise.data.task import Task
 from tunewise.errors import UserError
 from tunewise.evaluation.metrics import check
 from tunewise.models.families import VISION, WRITERS, kind_of
+from tunewise.models.fingerprint import of_chat_template, of_cutting
 from tunewise.models.heads import HeadChoice, HeadKind, TaskHead
 from tunewise.models.load import Base, load_base, load_config, load_tokenizer
 from tunewise.run.recipe import Recipe
+from tunewise.run.record import data_digest
 
+N_TASKS = 2
+"""So many tasks are kept as they were read: the rows of one comparison, and a few of them."""
+_TASKS: OrderedDict[tuple[str | None, ...], Task] = OrderedDict()
 CLASSIFIERS: dict[str, HeadKind] = {"classification": "classes", "regression": "value", "tagging": "tags"}
 
 
@@ -32,7 +43,7 @@ def load_for(
     """
     kind = kind_of(load_config(model)) if base is None else base.anatomy.kind
     tokenizer = base.tokenizer if base is not None else None if kind == VISION else load_tokenizer(model)
-    task = load_task(data, tokenizer)
+    task = task_of(data, tokenizer)
     for each in task.each.values():
         assert each.kind != MIXTURE
         check(each.metrics, each.kind)
@@ -42,11 +53,30 @@ def load_for(
     return base, task
 
 
+def task_of(data: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
+    """The task as it was read last, where its files have not changed since: trials at their rungs share it."""
+    reads = () if tokenizer is None else (of_cutting(tokenizer), of_chat_template(tokenizer))
+    key = data.model_dump_json(), data_digest(data), *reads
+    if key in _TASKS:
+        _TASKS.move_to_end(key)
+        return _TASKS[key]
+    task = load_task(data, tokenizer)
+    if not task.reads_images:  # whose files the digest does not know
+        _TASKS[key] = task
+    while len(_TASKS) > N_TASKS:
+        _TASKS.popitem(last=False)
+    return task
+
+
 def drawn(task: Task, recipe: Recipe) -> Task:
     """The task as this run has it: with `data.few_shot`, only so many training rows, drawn by the run's seed, and of
-    what is replayed beside them only so many that its share is kept."""
+    what is replayed beside them only so many that its share is kept.
+
+    Of a big file, which is read row by row, as many as the run sees where that are fewer: the others are not cut into
+    tokens, and the account of rows is of those that were.
+    """
     if recipe.data.few_shot is None:
-        return task
+        return _seen(task, recipe)
     n_few = recipe.data.few_shot
     if task.mixture is not None:
         task = few_of_each(task, n_few, recipe.seed)
@@ -55,6 +85,15 @@ def drawn(task: Task, recipe: Recipe) -> Task:
     numbers = n_replayed(recipe.data.n_drawn(task.n_train), [each.share for each in recipe.data.replay])
     replayed = tuple(replace(each, examples=each.examples[:n]) for each, n in zip(task.replayed, numbers, strict=True))
     return replace(task, replayed=replayed)
+
+
+def _seen(task: Task, recipe: Recipe) -> Task:
+    n_seen, n_rows = recipe.train.n_drawn(len(task.train)), len(task.train)
+    if not isinstance(task.train, Streamed) or n_seen >= n_rows:
+        return task
+    places = random.Random(f"seen {recipe.seed}").sample(range(n_rows), n_seen)
+    told = f"{task.ledger.detected}; of train the {n_seen} rows that the run sees, by seed"
+    return replace(task, train=task.train.only(places), ledger=replace(task.ledger, detected=told))
 
 
 def base_of(recipe: Recipe, known: dict[str, Base]) -> Base:

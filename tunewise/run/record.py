@@ -93,7 +93,7 @@ def mapping(path: Path) -> dict[str, Any]:
 def data_digest(*data: DataConfig) -> str:
     """One digest of the data's files, by which a changed file is noticed; "" where they have none here."""
     found = [file for each in data for file in _files_of(each)]
-    sums = [files.sha256(each) for each in found if each.is_file()]
+    sums = [files.sha256_once(each) for each in found if each.is_file()]
     return hashlib.sha256(" ".join(sums).encode()).hexdigest() if sums else ""
 
 

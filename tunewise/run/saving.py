@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tunewise.data.encode import end_ids
+from tunewise.data.streamed import witnesses_of
 from tunewise.data.task import Task
 from tunewise.methods.attach import Tuned
 from tunewise.methods.store import read_card, save_adapter
@@ -76,4 +77,4 @@ def _asked(task: Task, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, o
     }
     if task.chat is None or tokenizer is None:
         return told
-    return {**told, "chat_template": task.chat.source, "ends": list(end_ids(task.train, tokenizer))}
+    return {**told, "chat_template": task.chat.source, "ends": list(end_ids(witnesses_of(task.train), tokenizer))}

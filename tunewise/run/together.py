@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewise.data.task import Task
+from tunewise.data.token_store import lengths
 from tunewise.methods.attach import count
 from tunewise.methods.lanes import CannotShare
 from tunewise.models.load import Base
@@ -36,15 +37,15 @@ def plan(recipes: Sequence[Recipe], base: Base, workers: int = 1) -> Sharing:
     """
     demands: dict[int, Demand] = {}
     reasons: dict[int, str] = {}
-    lengths: dict[tuple[str, int], list[int]] = {}
+    known: dict[tuple[str, int], list[int]] = {}
     for number, recipe in enumerate(recipes):
         reasons[number] = _why_alone(recipe, base)
         if reasons[number]:
             continue
         key = recipe.data.model_dump_json(), recipe.train.max_length
-        if key not in lengths:
-            lengths[key] = _lengths(recipe, base)
-        of_rows = lengths[key]
+        if key not in known:
+            known[key] = _lengths(recipe, base)
+        of_rows = known[key]
         if not of_rows:
             reasons[number] = "one by one: its data have no row for this base"
             continue
@@ -80,7 +81,7 @@ def _lengths(recipe: Recipe, base: Base) -> list[int]:
     found, task = _task(recipe, base)
     if found is not base:
         return []
-    return [len(row.ids) for row in training_rows(base, task, recipe.train.max_length).rows]
+    return lengths(training_rows(base, task, recipe.train.max_length).rows).tolist()
 
 
 def run_together(

@@ -13,7 +13,7 @@ from tunewise.data.config import DataConfig
 from tunewise.data.doctor import Examination, Reading, Rows, examine
 from tunewise.data.doctor.reading import Encoder, Way
 from tunewise.data.encode import encode_all
-from tunewise.data.task import load_task
+from tunewise.data.load import load_task
 
 Row = dict[str, Any]
 WORDS = [

@@ -10,7 +10,7 @@ from tests.data.doctor.sick_rows import read_by, sentence
 from tunewise.data.config import DataConfig
 from tunewise.data.doctor import Rows, examine
 from tunewise.data.labelled import encode_labelled
-from tunewise.data.task import load_task
+from tunewise.data.load import load_task
 
 
 def of(kind, k):

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from tunewise.data.config import DataConfig
-from tunewise.data.task import Task, load_task
+from tunewise.data.load import load_task
+from tunewise.data.task import Task
 
 PLACES = ("quay", "market", "church", "mill", "harbour", "ferry", "bridge", "school")
 

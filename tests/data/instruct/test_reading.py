@@ -3,8 +3,8 @@
 import pytest
 
 from tests.data.instruct.samples import write_rows
+from tunewise.data.load import load_task
 from tunewise.data.out_of_domain import OutOfDomainConfig, load_out_of_domain
-from tunewise.data.task import load_task
 from tunewise.errors import UserError
 
 ROWS = [

@@ -11,8 +11,8 @@ from tunewise.data.instruct.clusters import cluster_names, read_cluster
 from tunewise.data.instruct.drawing import held_out
 from tunewise.data.instruct.recognition import recognised
 from tunewise.data.instruct.sets import build_instructions
+from tunewise.data.load import load_task
 from tunewise.data.splits import normalised
-from tunewise.data.task import load_task
 from tunewise.errors import UserError
 
 SENTIMENT = {"data": "tiny:sentiment", "templates": "sentiment"}

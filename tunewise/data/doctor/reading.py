@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tunewise.data.task import Task
 
 Ints = NDArray[np.int64]
-Encoder = Callable[[Sequence[Example], int], tuple[list[Encoded], Ledger]]
+Encoder = Callable[[Sequence[Example], int], tuple[Sequence[Encoded], Ledger]]
 Way = Literal["one sequence", "read and written", "classified"]
 """Of a decoder that writes, of an encoder-decoder, and of a classifier on top."""
 
@@ -103,7 +103,7 @@ def read_part(examples: Sequence[Example], encode: Encoder, max_length: int) -> 
     return PartRead(examples, encoded, ledger, whole)
 
 
-def _encoded(examples: Sequence[Example], encode: Encoder, max_length: int) -> tuple[list[Encoded], Ledger]:
+def _encoded(examples: Sequence[Example], encode: Encoder, max_length: int) -> tuple[Sequence[Encoded], Ledger]:
     if not examples:
         return [], Ledger()
     try:

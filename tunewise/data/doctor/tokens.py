@@ -10,6 +10,7 @@ from tunewise.data.doctor.finding import Finding, Shown, share
 from tunewise.data.doctor.reading import Flat, PartRead, Reading
 from tunewise.data.doctor.rows import Rows
 from tunewise.data.encode import MASKED, end_ids
+from tunewise.data.streamed import witnesses_of
 
 Numbers = NDArray[np.int64]
 MANY_UNKNOWN = 0.01
@@ -59,7 +60,7 @@ def end_token_untrained(found: Rows) -> Iterator[Finding]:
     reading, part = _read(found)
     if reading is None or part is None or reading.way == "classified":
         return
-    ends = end_ids(found.task.train, reading.tokenizer)  # those of chat templates beside the tokenizer's own
+    ends = end_ids(witnesses_of(found.task.train), reading.tokenizer)  # those of chat templates too
     bad = endless(part.flat, [reading.tokenizer.eos_token_id, *ends])
     if len(bad):
         message = f"{share(len(bad), len(part.encoded))} of train without a trained end token"

@@ -18,8 +18,9 @@ from tunewise.data.instruct.drawing import Drawing, Drawn, drawn
 from tunewise.data.instruct.reading import ACCEPTED, OPTIONS
 from tunewise.data.instruct.recognition import AUTO, recognised
 from tunewise.data.instruct.records import Record, reading_of
+from tunewise.data.load import load_task
 from tunewise.data.splits import few_shot
-from tunewise.data.task import Task, load_task
+from tunewise.data.task import Task
 from tunewise.errors import UserError
 
 PLAN, SUMMARY, MIXTURE = "sets.yaml", "sets.json", "mixture.yaml"

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from tunewise import files
+from tunewise.cache import cache_folder
 
 FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fPIC", "-fopenmp")
@@ -69,15 +70,6 @@ def _built(compiler: str) -> Path:
             for command in (*commands, ["-shared", *compiled.values(), "-o", str(path)]):
                 subprocess.run([compiler, *command], capture_output=True, text=True, check=True, timeout=SECONDS)
     return library
-
-
-def cache_folder() -> Path:
-    """Where what was measured and built on this machine is kept: TUNEWISE_CACHE, or the user's cache folder."""
-    named = os.environ.get("TUNEWISE_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(named) if named else base / "tunewise"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def processor() -> str:

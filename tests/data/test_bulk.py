@@ -1,0 +1,52 @@
+"""Ids of many texts at once are those of the tokenizer's own call, text by text."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from tests.data.tokenizers_for_tests import TOKENIZERS, bytes_without_begin
+from tunewise.data.bulk import FEW, ids_of
+from tunewise.models.load import load_tokenizer
+
+ALL = {**TOKENIZERS, "tiny": lambda: load_tokenizer("tiny")}
+texts = st.text(st.one_of(st.sampled_from("abeht :.\n<|>s/"), st.characters(exclude_categories=["Cs"])), max_size=12)
+
+
+def called(given_texts, tokenizer) -> list[list[int]]:
+    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in given_texts]
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(some=st.lists(texts, max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_the_core_says_what_the_call_says(name, some):
+    tokenizer = ALL[name]()
+    special = [tokenizer.eos_token, f"a{tokenizer.eos_token} b", f"{tokenizer.bos_token} c"]
+    wanted = ["the cat"] * FEW + special + some
+    assert ids_of(wanted, tokenizer) == called(wanted, tokenizer)
+
+
+def test_what_an_earlier_call_left_behind_changes_nothing():
+    tokenizer, wanted = bytes_without_begin(), [f"the cat sat on the mat {n}" for n in range(2 * FEW)]
+    tokenizer.backend_tokenizer.enable_truncation(2)
+    tokenizer.backend_tokenizer.enable_padding(length=50)
+    found = ids_of(wanted, tokenizer)
+    assert found == called(wanted, tokenizer)
+    assert all(2 < len(ids) < 50 for ids in found)
+
+
+def test_a_class_that_does_more_than_its_core_is_called():
+    class Whispering(PreTrainedTokenizerFast):
+        def _encode_plus(self, text, *args, **told):
+            return super()._encode_plus([one.lower() for one in text], *args, **told)
+
+    tokenizer = Whispering(tokenizer_object=bytes_without_begin().backend_tokenizer)
+    wanted = [f"THE cat {n}" for n in range(2 * FEW)]
+    assert ids_of(wanted, tokenizer) == ids_of([text.lower() for text in wanted], bytes_without_begin())
+
+
+def test_none_and_few():
+    tokenizer = bytes_without_begin()
+    assert ids_of([], tokenizer) == []
+    assert ids_of(["the cat"], tokenizer) == called(["the cat"], tokenizer)

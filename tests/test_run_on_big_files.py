@@ -1,0 +1,118 @@
+"""Runs on big files: they read and cut the rows that they see, and end as on files that are read whole."""
+
+import json
+
+import pytest
+from tunewise.run.rehearsal import training_rows
+
+from tests.small_base import QUICK, write_base
+from tunewise.data import big, token_store
+from tunewise.data.streamed import Streamed
+from tunewise.data.token_store import StoredRows
+from tunewise.engine.backend import backend
+from tunewise.engine.native.build import library
+from tunewise.models.load import load_base
+from tunewise.run import build_recipe, run
+from tunewise.run import prepare as preparing
+from tunewise.run.prepare import drawn, load_for
+
+pytestmark = pytest.mark.usefixtures("without_a_fresh_process")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("place")
+    write_base(folder / "base")
+    rows = [
+        {"prompt": f"count {n}:", "completion": f" the {n} boat" + " water" * (20 * (n % 4 == 1) + 20 * (n % 8 == 1))}
+        for n in range(60)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(place):
+    return load_base(str(place / "base"), "float32")
+
+
+@pytest.fixture
+def streamed(tmp_path, monkeypatch):
+    """Every file is big, and all tokens are worth keeping; what was built and measured on this machine stays."""
+    library()
+    backend()
+    monkeypatch.setenv("TUNEWISE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(big, "BIG", 1)
+    monkeypatch.setattr(token_store, "WORTH_KEEPING", 1)
+    preparing._TASKS.clear()
+    yield
+    preparing._TASKS.clear()
+
+
+def recipe(place, **overrides):
+    given = {"model": str(place / "base"), "data": str(place / "rows.jsonl"), "dtype": "float32", "method": "bitfit"}
+    return build_recipe({**given, "retention": None}, {**QUICK, "method.add": True, **overrides})
+
+
+def read(asked, base):
+    return drawn(load_for(asked.data, asked.model, asked.dtype, base=base)[1], asked)
+
+
+def test_a_few_steps_read_a_few_rows(place, base, streamed):
+    asked = recipe(place, **{"train.steps": 6, "train.batch_size": 4, "train.max_length": 32})
+    task = read(asked, base)
+    assert isinstance(task.train, Streamed)
+    assert len(task.train) == 24
+    assert task.ledger.detected.endswith("; of train the 24 rows that train.steps=6 takes, by seed")
+    assert task.ledger.rows == task.ledger.trained == 60
+    assert task == read(asked, base)
+    other = read(recipe(place, **{"train.steps": 6, "train.batch_size": 4, "seed": 1}), base)
+    assert task.train != other.train
+    rows, _, ledger = training_rows(base, task, 32)
+    lines = {example.line for example in task.train}
+    long = {line for line in lines if line % 8 == 2}
+    assert long, "some of them were to be too long"
+    assert (ledger.rows, ledger.trained) == (24, 24 - len(long)) == (24, len(rows))
+    assert {note.line for note in ledger.rejected} == long
+    assert {row.id for row in rows} == {f"rows:{line}" for line in lines - long}
+
+
+def test_steps_that_see_all_rows_leave_none_out(place, base, streamed):
+    for steps in (12, 100):
+        assert len(read(recipe(place, **{"train.steps": steps, "train.batch_size": 4}), base).train) == 48
+    assert len(read(recipe(place, **{"train.epochs": 1}), base).train) == 48
+    assert len(read(recipe(place, **{"data.few_shot": 5}), base).train) == 5
+
+
+def test_a_run_ends_as_on_a_file_that_is_read_whole(place, base, tmp_path, monkeypatch, streamed):
+    asked = recipe(place, **{"train.epochs": 1.0, "train.steps": None, "train.max_length": 32})
+    found = run(asked, tmp_path / "streamed", base=base)
+    rows, _, _ = training_rows(base, read(asked, base), 32)
+    assert isinstance(rows, StoredRows)
+    monkeypatch.setattr(big, "BIG", 1 << 20)
+    monkeypatch.setenv(token_store.CAP, "0")
+    preparing._TASKS.clear()
+    expected = run(asked, tmp_path / "whole", base=base)
+    for name in ("test", "dev", "steps", "tokens", "loss_first", "loss_last", "best_step"):
+        assert found[name] == expected[name], name
+    for file in ("ledger.json", "predictions.jsonl"):
+        assert (tmp_path / "streamed" / file).read_text() == (tmp_path / "whole" / file).read_text()
+    ledger = json.loads((tmp_path / "whole" / "ledger.json").read_text())["train"]
+    assert ledger["rows"] == 48 == ledger["trained"] + len(ledger["rejected"])
+    assert ledger["rejected"]
+
+
+def test_a_task_is_read_once_while_its_file_stays_as_it_is(place, base, streamed, monkeypatch):
+    asked = recipe(place)
+    first = load_for(asked.data, asked.model, asked.dtype, base=base)[1]
+    assert load_for(asked.data, asked.model, asked.dtype, base=base)[1] is first
+    for seed in (1, 2):
+        other = recipe(place, **{"data.seed": seed})
+        assert load_for(other.data, other.model, other.dtype, base=base)[1] is not first
+    assert len(preparing._TASKS) == preparing.N_TASKS == 2
+    content = (place / "rows.jsonl").read_text()
+    try:
+        (place / "rows.jsonl").write_text(content + content.splitlines()[0].replace("0", "99") + "\n")
+        assert load_for(asked.data, asked.model, asked.dtype, base=base)[1].ledger.rows == 61
+    finally:
+        (place / "rows.jsonl").write_text(content)

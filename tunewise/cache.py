@@ -1,0 +1,29 @@
+"""What is kept on this machine from one run to the next: in which folder, and how much of it."""
+
+import os
+from pathlib import Path
+
+from tunewise.errors import UserError
+
+SHARE = 0.25
+"""Of free memory or free disk, for a cache whose cap is not set."""
+
+
+def cache_folder() -> Path:
+    """Where what was measured, built and read on this machine is kept: TUNEWISE_CACHE, or the user's cache folder."""
+    named = os.environ.get("TUNEWISE_CACHE")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(named) if named else base / "tunewise"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def allowed_bytes(variable: str, n_free: int) -> int:
+    """The cap on a cache in bytes: gigabytes that the environment's `variable` says, else a share of what is free."""
+    told = os.environ.get(variable)
+    if told is None:
+        return int(SHARE * n_free)
+    try:
+        return int(float(told) * 1e9)
+    except ValueError:
+        raise UserError(f"{variable}={told!r} is no number of gigabytes", f"{variable}=2") from None
