@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from tunewise.data.config import DataConfig
 from tunewise.data.doctor import Examination, Reading, Rows, examine
 from tunewise.data.doctor.reading import Encoder, Way
-from tunewise.data.encode import encode_all
+from tunewise.data.encode import Account, Told, encode_all
 from tunewise.data.load import load_task
 
 Row = dict[str, Any]
@@ -75,3 +75,13 @@ def only(found: Examination, code: str):
     """The one finding of this code."""
     (finding,) = [each for each in found.findings if each.code == code]
     return finding
+
+
+def whole(each: Callable[..., Any], told: Told) -> Callable[..., Any]:
+    """All rows of an encoder that gives one after the other, and the account of them."""
+
+    def encode(*given: Any) -> Any:
+        account = Account(told)
+        return list(account.kept(each(*given))), account.ledger()
+
+    return encode

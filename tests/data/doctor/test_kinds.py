@@ -2,14 +2,15 @@
 
 import json
 import random
+from functools import partial
 
 import pytest
 
 from tests.bytes_tokenizer import bytes_tokenizer
-from tests.data.doctor.sick_rows import read_by, sentence
+from tests.data.doctor.sick_rows import read_by, sentence, whole
 from tunewise.data.config import DataConfig
 from tunewise.data.doctor import Rows, examine
-from tunewise.data.labelled import encode_labelled
+from tunewise.data.labelled import READ, labelled_each
 from tunewise.data.load import load_task
 
 
@@ -47,7 +48,7 @@ def test_every_kind_is_examined(kind, read, tmp_path):
     rows = Rows(load_task(DataConfig(path=str(path))))
     assert kind in ("pairs", "squad", "messages") or rows.task.kind == kind
     if read and kind in ("regression", "tagging", "pairs"):
-        encode = lambda examples, tokenizer, longest: encode_labelled(rows.task, examples, tokenizer, longest)
+        encode = whole(partial(labelled_each, rows.task), READ)
         rows = read_by(rows, bytes_tokenizer(), 30, context=30, way="classified", encode=encode)
     elif read:
         rows = read_by(rows, bytes_tokenizer(), 200, context=200)

@@ -5,12 +5,12 @@ from collections import Counter
 import pytest
 
 from tests.bytes_tokenizer import bytes_tokenizer
-from tests.data.doctor.sick_rows import answered, but, labelled, of_folder, only, read_by, sentence
+from tests.data.doctor.sick_rows import answered, but, labelled, of_folder, only, read_by, sentence, whole
 from tests.data.tokenizers_for_tests import bytes_without_begin, pieces_with_begin
 from tunewise.data.doctor import examine
 from tunewise.data.doctor.lengths import BATCH, at, lengths_of
 from tunewise.data.encode import MASKED, encode_all
-from tunewise.data.written import encode_written
+from tunewise.data.written import WRITTEN, written_each
 from tunewise.errors import UserError
 
 FAMILIES = ("tokens", "lengths", "rows")
@@ -43,7 +43,7 @@ def by_the_encoder(encode, examples, tokenizer, length):
     [
         (LONG, "one sequence", encode_all),
         (CHATS, "one sequence", encode_all),
-        (LONG, "read and written", encode_written),
+        (LONG, "read and written", whole(written_each, WRITTEN)),
     ],
     ids=["answers", "chats", "written"],
 )
@@ -51,13 +51,13 @@ def test_the_table_is_what_the_encoder_does(rows, way, encode, tokenizer, tmp_pa
     own = tokenizer()
     found = read_by(of_folder(tmp_path / "rows", rows, rows[:9], rows[9:]), own, max_length=60, way=way, encode=encode)
     examples = found.task.train
-    whole = by_the_encoder(encode, examples, own, 10_000)
+    complete = by_the_encoder(encode, examples, own, 10_000)
     n_cut, n_rejected = 0, 0
     for length in range(2, 200, 7):
         cut, rejected, tokens, labels = by_the_encoder(encode, examples, own, length)
         told = at(found.reading, length)
         assert (told.cut, told.rejected, told.tokens) == (cut, rejected, tokens), length
-        assert told.trained_share == pytest.approx(labels / whole[3]), length
+        assert told.trained_share == pytest.approx(labels / complete[3]), length
         n_cut, n_rejected = n_cut + cut, n_rejected + rejected
     assert min(n_cut, n_rejected) > 30
 
