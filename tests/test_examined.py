@@ -4,7 +4,6 @@ import json
 import logging
 
 import pytest
-from tunewise.run.rehearsal import training_rows
 
 import tunewise
 from tests.data.doctor.sick_rows import but, labelled, sentence
@@ -16,6 +15,7 @@ from tunewise.data.load import load_task
 from tunewise.errors import UserError
 from tunewise.models.load import load_base
 from tunewise.run import build_recipe, examine_data, examined, refuse_unfit
+from tunewise.run.training_rows import training_rows
 
 
 def write(folder, train, test=None):
@@ -71,7 +71,7 @@ def test_of_many_rows_some_are_looked_at_from_all_over_the_file():
 
 def test_a_comparison_asks_once_for_all_arms_and_seeds(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(examined, "load_task", lambda data: asked.append(data.path) or load_task(data))
+    monkeypatch.setattr(examined, "task_of", lambda data, _: asked.append(data.path) or load_task(data))
     recipes = build_comparison(
         {"data": "tiny:sentiment", "arms": ["lora", "bitfit", "full"], "seeds": (0, 1), "trials": 2}
     ).recipes
@@ -107,6 +107,6 @@ def test_the_account_is_that_of_the_run(max_length):
     rows = examined.rows_of(DataConfig(path="tiny:headline"), "tiny", max_length=max_length)
     assert isinstance(rows, Rows)
     assert rows.reading is not None
-    _, _, ledger = training_rows(base, rows.task, min(max_length, base.anatomy.context_length))
+    ledger = training_rows(base, rows.task, min(max_length, base.anatomy.context_length)).ledger
     assert rows.reading.parts["train"].ledger == ledger
     assert rows.reading.context == base.anatomy.context_length

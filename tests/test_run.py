@@ -20,7 +20,7 @@ from tunewise.files import verify
 from tunewise.methods import METHODS
 from tunewise.methods.store import check_probe, load_adapter, read_card
 from tunewise.models.load import load_base
-from tunewise.run import Recipe, build_recipe, carry_out, evaluate, prove_adapter, run, run_folder, train
+from tunewise.run import Recipe, build_recipe, evaluate, longest_batch, prove_adapter, run, run_folder, train
 from tunewise.training.interrupt import Interrupted
 from tunewise.training.progress import Silent
 from tunewise.training.proofs import check_longest_batch, check_rows, check_tuned, checksums, probe_logits
@@ -377,7 +377,7 @@ def test_the_longest_batch_is_tried_once_for_all_seeds(place, base, tmp_path, mo
         tried.append(words[2].batch_size)
         return check_longest_batch(*words)
 
-    monkeypatch.setattr(carry_out, "check_longest_batch", counted)
+    monkeypatch.setattr(longest_batch, "check_longest_batch", counted)
     asked = recipe(place, {"name": "lora", "rank": 3})
     found = [
         run(asked.model_copy(update={"seed": seed}), tmp_path / str(seed), base=base, prove=False) for seed in (0, 1)

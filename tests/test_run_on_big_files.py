@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from tunewise.run.rehearsal import training_rows
 
 from tests.small_base import QUICK, write_base
 from tunewise.data import big, token_store
@@ -15,6 +14,7 @@ from tunewise.models.load import load_base
 from tunewise.run import build_recipe, run
 from tunewise.run import prepare as preparing
 from tunewise.run.prepare import drawn, load_for
+from tunewise.run.training_rows import training_rows
 
 pytestmark = pytest.mark.usefixtures("without_a_fresh_process")
 
@@ -63,12 +63,13 @@ def test_a_few_steps_read_a_few_rows(place, base, streamed):
     task = read(asked, base)
     assert isinstance(task.train, Streamed)
     assert len(task.train) == 24
-    assert task.ledger.detected.endswith("; of train the 24 rows that train.steps=6 takes, by seed")
+    assert task.ledger.detected.endswith("; of train the 24 rows that the run sees, by seed")
     assert task.ledger.rows == task.ledger.trained == 60
     assert task == read(asked, base)
     other = read(recipe(place, **{"train.steps": 6, "train.batch_size": 4, "seed": 1}), base)
     assert task.train != other.train
-    rows, _, ledger = training_rows(base, task, 32)
+    found = training_rows(base, task, 32)
+    rows, ledger = found.rows, found.ledger
     lines = {example.line for example in task.train}
     long = {line for line in lines if line % 8 == 2}
     assert long, "some of them were to be too long"
@@ -87,7 +88,7 @@ def test_steps_that_see_all_rows_leave_none_out(place, base, streamed):
 def test_a_run_ends_as_on_a_file_that_is_read_whole(place, base, tmp_path, monkeypatch, streamed):
     asked = recipe(place, **{"train.epochs": 1.0, "train.steps": None, "train.max_length": 32})
     found = run(asked, tmp_path / "streamed", base=base)
-    rows, _, _ = training_rows(base, read(asked, base), 32)
+    rows = training_rows(base, read(asked, base), 32).rows
     assert isinstance(rows, StoredRows)
     monkeypatch.setattr(big, "BIG", 1 << 20)
     monkeypatch.setenv(token_store.CAP, "0")

@@ -4,6 +4,7 @@ import json
 import os
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -256,3 +257,22 @@ def test_a_file_that_changes_meanwhile_is_noticed(tmp_path, monkeypatch):
     os.utime(path, ns=(1, 1))
     with pytest.raises(UserError, match="has changed while it was used"):
         same.train[0]
+
+
+def test_conversations_that_become_several_texts_are_read_whole(tmp_path, monkeypatch):
+    """Qwen3's template writes earlier answers without their thoughts, so that those stand in texts of their own."""
+    turns = lambda text, n: [
+        {"role": ("user", "assistant")[k % 2], "content": f"<think>\n{text}\n</think>\n\n{n} {k}"} for k in range(4)
+    ]
+    rows = some(60, lambda rng, text, n: {"messages": turns(text, n)})
+    template = Path(__file__).parent / "chat_templates" / "qwen3.jinja"
+    config = DataConfig(path=written(tmp_path / "rows.jsonl", rows), template=str(template))
+    whole = load_task(config, bytes_without_begin())
+    assert len(whole.train) > 60  # two answers of a row each
+    monkeypatch.setattr(big, "BIG", 1)
+    assert load_task(config, bytes_without_begin()) == whole
+    assert not cached(tmp_path)
+
+
+def cached(tmp_path):
+    return [path for path in (tmp_path / "cache" / "indexes").glob("*") if not path.name.startswith(".")]

@@ -36,7 +36,7 @@ def test_both_forms(tmp_path: Path) -> None:
         (PLAIN[:3], "holds 3 seed tasks"),
         ([*PLAIN, {"text": "x"}], "line 6 has no instruction"),
         ([*PLAIN, {"instruction": "Do it.", "output": " "}], "line 6 has no output"),
-        ([*PLAIN, {"instruction": "Do it.", "instances": [{"input": "x"}, "y"]}], "line 6 has no output"),
+        ([*PLAIN, {"instruction": "Do it.", "instances": [{"input": "x"}]}], "line 6 has no output"),
         ([{**row, "id": "same"} for row in PLAIN], "two tasks with the id same"),
     ],
 )

@@ -16,7 +16,7 @@ from tunewise.models.anatomy import context_length
 from tunewise.models.families import ENCODER_DECODER, VISION, kind_of
 from tunewise.models.heads import HeadChoice, TaskHead
 from tunewise.models.load import UNLIMITED, load_config, load_tokenizer
-from tunewise.run.prepare import head_for
+from tunewise.run.prepare import head_for, task_of
 from tunewise.run.recipe import Recipe
 from tunewise.training.config import TrainConfig
 
@@ -63,7 +63,7 @@ def refuse_unfit(recipes: Sequence[Recipe]) -> None:
         for data in recipe.data.each.values():
             distinct.setdefault(data.model_dump_json(), (data, recipe))
     for data, recipe in distinct.values():
-        found = examine(Rows(at_most(load_task(data, _tokenizer(recipe.model)), LOOKED_AT)))
+        found = examine(Rows(at_most(task_of(data, _tokenizer(recipe.model)), LOOKED_AT)))
         command = check_command(data, recipe.model)
         if not found.is_fit:
             errors = found.of("error")

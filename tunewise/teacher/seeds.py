@@ -1,7 +1,8 @@
 """Seed tasks: what a teacher is shown of the tasks that are wanted, written by people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from tunewise.data.readers import read_rows
@@ -25,9 +26,11 @@ class Task:
 def read_seeds(path: str | Path) -> list[Task]:
     """The seed tasks of a file, in Self-Instruct's form (instruction, instances, is_classification) or with columns
     instruction, input and output. UserError for a file of other columns, or of fewer than FEWEST tasks."""
+    # the reader makes a row of each instance of a task; they stand on its line
+    of_each = groupby(read_rows(path), key=lambda row: (row.line, row.fields.get("instruction")))
     tasks = [
-        _task(f"{path}, line {row.line}", f"seed{number}", row.fields)
-        for number, row in enumerate(read_rows(path), start=1)
+        _task(f"{path}, line {line}", f"seed{number}", [row.fields for row in rows])
+        for number, ((line, _), rows) in enumerate(of_each, start=1)
     ]
     if len(tasks) < FEWEST:
         raise UserError(f"{path} holds {len(tasks)} seed tasks", f"write {FEWEST} at least, of different kinds")
@@ -36,18 +39,18 @@ def read_seeds(path: str | Path) -> list[Task]:
     return tasks
 
 
-def _task(where: str, name: str, fields: Mapping[str, str | list]) -> Task:
+def _task(where: str, name: str, instances: Sequence[Mapping[str, str | list]]) -> Task:
+    fields = instances[0]
     instruction = fields.get("instruction")
     if not isinstance(instruction, str) or not instruction.strip():
         raise UserError(f"{where} has no instruction", 'write {"instruction": "...", "input": "", "output": "..."}')
-    given = fields.get("instances")
-    items = given if isinstance(given, list) else [fields]
-    instances = tuple(pair for item in items if isinstance(item, Mapping) and (pair := _pair(item)))
-    if not instances:
+    pairs = tuple(pair for instance in instances if (pair := _pair(instance)))
+    if not pairs:
         raise UserError(f"{where} has no output", 'write {"instruction": "...", "input": "", "output": "..."}')
     # the reader of rows writes a truth value as JSON does
     told = {"true": True, "false": False}.get(str(fields.get("is_classification", "")).lower())
-    return Task(str(fields.get("id") or name), instruction.strip(), instances, told)
+    identity = str(fields.get("id") or name)
+    return Task(identity.removesuffix(".1") if len(instances) > 1 else identity, instruction.strip(), pairs, told)
 
 
 def _pair(item: Mapping[str, object]) -> tuple[str, str] | None:
