@@ -115,3 +115,20 @@ def test_a_row_that_is_rejected_is_shown_with_its_reason(tmp_path):
     path = of_folder(tmp_path / "rows", but(answered(), completion={2: sentence(2, 60)})).task.source
     found = tunewise("data", "show", path, "train.max_length=90", "--line", "3")
     assert "train line 3  rejected: its answer has" in found.out
+
+
+def test_each_source_of_a_mixture_is_checked(tmp_path):
+    mixture = tmp_path / "mixture.yaml"
+    mixture.write_text("sources: {mood: tiny:sentiment, news: tiny:headline}\n")
+    found = tunewise("data", "check", mixture, "--json")
+    told = json.loads(found.out)
+    assert (found.code, list(told)) == (0, ["mood", "news"])
+    assert all(each["account"]["proved"] for each in told.values())
+    shown = tunewise("data", "check", mixture).out
+    assert [line.split(" can be")[0] for line in shown.splitlines() if "can be trained on" in line] == [
+        "✓ tiny:sentiment",
+        "✓ tiny:headline",
+    ]
+    refused = tunewise("data", "show", mixture)
+    assert refused.code == 2
+    assert "show one of its sources: mood news" in refused.err

@@ -127,7 +127,7 @@ def print_sets(found: Sequence[Mapping[str, Any]]) -> None:
     forms = sorted({form for built in found for form in built["forms"]}, reverse=True)
     table = Table(box=None, pad_edge=False)
     for name in ("task", "cluster"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=name == "task")
     for name in ("train", "dev", "test", "templates", *forms):
         table.add_column(name.replace("_", " "), justify="right")
     for built in found:

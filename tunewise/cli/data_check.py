@@ -56,8 +56,9 @@ def check(file: File, words: Overrides = None, model: Model = None, as_json: AsJ
 def recipe_of(file: str, words: list[str], model: str | None) -> "Recipe":
     """The recipe of a run on this data, by the method that `tunewise train` takes where none is named."""
     from tunewise.cli.recipes import gather
+    from tunewise.config import read_yaml
 
-    is_recipe = file.endswith((".yaml", ".yml"))
+    is_recipe = file.endswith((".yaml", ".yml")) and "sources" not in read_yaml(file)  # which are of a mixture
     fields = gather([file, *words] if is_recipe else words, {"model": model, "data": None if is_recipe else file})
 
     from tunewise.config import parse
