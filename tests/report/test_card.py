@@ -18,6 +18,7 @@ from tunewise.report.arms import Arm, read_arms
 from tunewise.report.card import shipped_run, write_card
 from tunewise.report.decision import decide
 from tunewise.report.proof_table import planner_grades
+from tunewise.report.words import cell
 
 CODE = re.compile(r"```python\n(.*?)```", re.S)
 TRAINING = {"train.steps": 4, "train.learning_rate": 4e-3}
@@ -116,3 +117,7 @@ def test_the_verb_writes_page_csv_and_card(compared: Path, tmp_path: Path) -> No
     assert result.output.count("wrote ") == 3
     assert (tmp_path / "table.csv").read_text().startswith("arm,method,seeds,")
     assert "The adapter to ship" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_a_bar_in_a_name_ends_no_column() -> None:
+    assert cell("lora | rank=8\nand more") == "lora \\| rank=8 and more"

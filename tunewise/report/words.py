@@ -100,6 +100,11 @@ def spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
+def cell(text: str) -> str:
+    """A text in a table of Markdown: a bar in it ends no column, a line feed no row."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 def unbroken(text: str) -> str:
     """A text for prose, in which no number is parted from its unit or interval at the end of a line."""
     return re.sub(
