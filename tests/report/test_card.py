@@ -18,7 +18,7 @@ from tunewise.report.arms import Arm, read_arms
 from tunewise.report.card import shipped_run, write_card
 from tunewise.report.decision import decide
 from tunewise.report.proof_table import planner_grades
-from tunewise.report.words import cell
+from tunewise.report.words import base_called, cell
 
 CODE = re.compile(r"```python\n(.*?)```", re.S)
 TRAINING = {"train.steps": 4, "train.learning_rate": 4e-3}
@@ -121,3 +121,11 @@ def test_the_verb_writes_page_csv_and_card(compared: Path, tmp_path: Path) -> No
 
 def test_a_bar_in_a_name_ends_no_column() -> None:
     assert cell("lora | rank=8\nand more") == "lora \\| rank=8 and more"
+
+
+@pytest.mark.parametrize(
+    ("base", "called"),
+    [("tiny", "tiny"), ("a/b/stories/hf", "stories/hf"), ("EleutherAI/pythia-70m", "pythia-70m"), ("hf", "hf")],
+)
+def test_what_a_base_is_called(base: str, called: str) -> None:
+    assert base_called(base) == called

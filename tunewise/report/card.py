@@ -130,12 +130,14 @@ def _scores(arm: Arm) -> list[tuple[str, str, str]]:
 
 
 def _model_name(arm: Arm, run: Run) -> str:
-    return _slug(f"{Path(str(run.recipe.get('model', 'model'))).name}-{run.metrics.get('task', '')}-{arm.label}")
+    return _slug(
+        f"{words.base_called(str(run.recipe.get('model', 'model')))}-{run.metrics.get('task', '')}-{arm.label}"
+    )
 
 
 def _hub_name(name: str) -> str:
     """A base as the hub knows it; of a folder on disk its name, which says nothing of the machine it lies on."""
-    return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
+    return words.base_called(name) if Path(name).is_absolute() or Path(name).exists() else name
 
 
 def _slug(text: str) -> str:

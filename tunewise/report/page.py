@@ -58,7 +58,7 @@ def render(
     learnt = next((arm for arm in (decision.pick, *arms) if arm.n_trainable), decision.pick)
     base, task = str(first.recipe.get("model", "")), str(first.metrics.get("task", ""))
     return template("page.html.jinja").render(
-        title=title or f"Adapting {Path(base).name} to {task}",
+        title=title or f"Adapting {words.base_called(base)} to {task}",
         base=base,
         task=task,
         arms=arms,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from tunewise.directions import LOWER_IS_BETTER
 from tunewise.stats import Interval
@@ -10,6 +11,8 @@ PERCENT = (  # scores are 0 to 100 throughout
     "accuracy accuracy_norm f1 macro_f1 exact_match normalised_match token_f1 numeric_match "
     "rouge1 rouge2 rougeL rougeLsum"
 ).split()
+NAMELESS = ("hf", "model", "base", "final", "checkpoint", "pytorch", "main")
+"""Names of folders that say nothing of the model in them."""
 NAMES = {
     "accuracy_norm": "accuracy by length",
     "f1": "F1",
@@ -98,6 +101,12 @@ def times(ratio: float) -> str:
 def spaced(name: str) -> str:
     """reloads_to_the_same_logits as words."""
     return name.replace("_", " ")
+
+
+def base_called(name: str) -> str:
+    """The last part of a base's path or hub name; with the folder before it where that tells no base from another."""
+    *before, last = Path(name).parts
+    return f"{before[-1]}/{last}" if before and last.lower() in NAMELESS else last
 
 
 def cell(text: str) -> str:
