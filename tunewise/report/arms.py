@@ -61,14 +61,17 @@ class Arm:
         return mean_interval([float(run.metrics["test"][metric]) for run in self.runs])
 
     @property
-    def out_of_domain(self) -> dict[str, Interval]:
-        """The metric on each out-of-domain test set, by its name."""
+    def out_of_domain(self) -> dict[str, tuple[str, Interval]]:
+        """The metric of each out-of-domain test set and its mean, by the name of the set."""
         found = [run.metrics.get("out_of_domain") or {} for run in self.runs]
         # beside a mixture each set is a task of its own, with its own metric
         is_mixture = self.metric == MACRO_AVERAGE
         metrics = {name: next(iter(of)) if is_mixture else self.metric for name, of in found[0].items()}
-        names = [name for name, metric in metrics.items() if all(metric in each.get(name, {}) for each in found)]
-        return {name: mean_interval([float(each[name][metrics[name]]) for each in found]) for name in names}
+        return {
+            name: (metric, mean_interval([float(each[name][metric]) for each in found]))
+            for name, metric in metrics.items()
+            if all(metric in each.get(name, {}) for each in found)
+        }
 
     @property
     def by_source(self) -> dict[str, Interval]:

@@ -15,6 +15,7 @@ from tunewise.report.confusion import MOST_CLASSES, confusion_of, mistakes_besid
 from tunewise.report.curves import learning_curves
 from tunewise.report.decision import Decision, best_of, decide
 from tunewise.report.dial import dial_figure
+from tunewise.report.elsewhere import set_rows
 from tunewise.report.folders import Run, majority_score
 from tunewise.report.forgotten import forgotten_tasks
 from tunewise.report.matrix import matrix_of
@@ -72,6 +73,7 @@ def render(
         figures=_figures(arms, learnt),
         learnt=learnt,
         sources=source_rows(arms),
+        elsewhere=set_rows(arms),
         has_figures=figure.available(),
         glyphs=GLYPHS,
         matrix=matrix_of(arms, decision.verdict),

@@ -45,14 +45,14 @@ def comparison_table(arms: Sequence[Arm], found: Decision, diverged: Sequence[Di
 
 def out_of_domain_table(arms: Sequence[Arm]) -> Table:
     """The metric of each arm on its own test rows, and on those of each set from elsewhere."""
-    metric, names = arms[0].metric, list(dict.fromkeys(name for arm in arms for name in arm.out_of_domain))
+    names = list(dict.fromkeys(name for arm in arms for name in arm.out_of_domain))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("way")
     for heading in ("in domain", *(f"on {name}" for name in names)):
         table.add_column(heading, justify="right", no_wrap=True)
     for arm in arms:
-        told = [words.quality(metric, arm.out_of_domain[n]) if n in arm.out_of_domain else "–" for n in names]
-        table.add_row(arm.label, words.quality(metric, arm.quality), *told)
+        told = (words.quality(*arm.out_of_domain[name]) if name in arm.out_of_domain else "–" for name in names)
+        table.add_row(arm.label, words.quality(arm.metric, arm.quality), *told)
     return table
 
 
