@@ -69,11 +69,11 @@ def task_of(data: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task
 
 
 def drawn(task: Task, recipe: Recipe) -> Task:
-    """The task as this run has it: with `data.few_shot`, only so many training rows, drawn by the run's seed, and of
-    what is replayed beside them only so many that its share is kept.
+    """The task as this run has it: with `data.few_shot`, only so many training rows, drawn by the run's seed.
 
     Of a big file, which is read row by row, as many as the run sees where that are fewer: the others are not cut into
-    tokens, and the account of rows is of those that were.
+    tokens, and the account of rows is of those that were. Of what is replayed beside either only so many that its
+    share is kept.
     """
     if recipe.data.few_shot is None:
         return _seen(task, recipe)
@@ -82,9 +82,7 @@ def drawn(task: Task, recipe: Recipe) -> Task:
         task = few_of_each(task, n_few, recipe.seed)
     else:
         task = replace(task, train=few_shot(task.train, n_few, recipe.seed))
-    numbers = n_replayed(recipe.data.n_drawn(task.n_train), [each.share for each in recipe.data.replay])
-    replayed = tuple(replace(each, examples=each.examples[:n]) for each, n in zip(task.replayed, numbers, strict=True))
-    return replace(task, replayed=replayed)
+    return _replaying_its_share(task, recipe)
 
 
 def _seen(task: Task, recipe: Recipe) -> Task:
@@ -93,7 +91,14 @@ def _seen(task: Task, recipe: Recipe) -> Task:
         return task
     places = random.Random(f"seen {recipe.seed}").sample(range(n_rows), n_seen)
     told = f"{task.ledger.detected}; of train the {n_seen} rows that the run sees, by seed"
-    return replace(task, train=task.train.only(places), ledger=replace(task.ledger, detected=told))
+    seen = replace(task, train=task.train.only(places), ledger=replace(task.ledger, detected=told))
+    return _replaying_its_share(seen, recipe)
+
+
+def _replaying_its_share(task: Task, recipe: Recipe) -> Task:
+    numbers = n_replayed(recipe.data.n_drawn(task.n_train), [each.share for each in recipe.data.replay])
+    replayed = tuple(replace(each, examples=each.examples[:n]) for each, n in zip(task.replayed, numbers, strict=True))
+    return replace(task, replayed=replayed)
 
 
 def base_of(recipe: Recipe, known: dict[str, Base]) -> Base:
