@@ -39,7 +39,7 @@ COLUMNS = tuple(
     "text label prompt completion answer messages template rejected system tools history tags choices minimal_pair "
     "group".split()
 )
-OF_ROWS = ("rows", "splits")
+OF_ROWS = ("rows", "splits", "roles", "kind")
 """Fields beside the columns that only files of rows and data sets have a use for."""
 
 
@@ -98,17 +98,19 @@ def _from_benchmark(config: DataConfig) -> Task:
     n, (train, dev, _) = len(parts["train"]), config.split
     dev = min(dev / (train + dev), DEV_ROWS / n)
     parts = completed(parts, config.model_copy(update={"split": (1 - dev, dev, 0.0)}))
+    template, asked = asked_by(config, benchmark.shape, benchmark.template, benchmark.labels, parts)
     kind = benchmark.kind.replace("_", " ")
-    told = f"{name}: {kind} as the benchmark says; {benchmark.test} serves as test, a part of train as dev"
+    told = f"{name}: {kind} as the benchmark says{_asked_as(config, template)}"
+    told += f"; {benchmark.test} serves as test, a part of train as dev"
     return Task(
         name=name,
         kind=benchmark.kind,
-        template=benchmark.template,
+        template=template,
         labels=benchmark.labels,
         metrics=config.metrics or benchmark.metrics,
-        train=tuple(parts["train"]),
-        dev=tuple(parts["dev"]),
-        test=tuple(parts["test"]),
+        train=tuple(asked["train"]),
+        dev=tuple(asked["dev"]),
+        test=tuple(asked["test"]),
         ledger=_ledger(parts, rejected, told, _n_rows(found)),
         separator="\n\n",
         max_new_tokens=16,
@@ -118,12 +120,17 @@ def _from_benchmark(config: DataConfig) -> Task:
 
 
 def _keeps_its_columns(config: DataConfig, why: str) -> None:
-    for name in (*COLUMNS, *OF_ROWS):
-        if getattr(config, name):
-            raise UserError(
-                f"{why}, which says what its columns mean; data.{name} cannot change that",
-                f"leave data.{name} out, or name a file of rows instead",
-            )
+    for name in _given(config, (*COLUMNS, *OF_ROWS)):
+        raise UserError(
+            f"{why}, which says what its columns mean; data.{name} cannot change that",
+            f"leave data.{name} out, or name a file of rows instead",
+        )
+
+
+def _given(config: DataConfig, names: Sequence[str]) -> list[str]:
+    """Those of these fields that say something."""
+    said = config.model_dump(exclude_defaults=True)
+    return [name for name in names if said.get(name)]
 
 
 def _from_task_folder(folder: Path, config: DataConfig) -> Task:
@@ -145,9 +152,7 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
         labels = labels or labels_of(examples, str(folder))
         check_labels(examples, labels, str(folder))
     template, parts = asked_by(config, shape, template, labels, built)
-    told = f"{config.path}: {file.kind.replace('_', ' ')} as its task.yaml says"
-    if config.pattern != "none":
-        told += f", asked as {template.prompt!r}"
+    told = f"{config.path}: {file.kind.replace('_', ' ')} as its task.yaml says{_asked_as(config, template)}"
     return Task(
         name=file.name,
         kind=file.kind,
@@ -196,11 +201,10 @@ def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
 
 
 def _from_images(folder: Path, config: DataConfig) -> Task:
-    for name in (*COLUMNS, *OF_ROWS):
-        if getattr(config, name):
-            raise UserError(f"{config.path} holds images, which have no columns", f"leave data.{name} out")
-    if config.pattern != "none" or config.words:
-        raise UserError(f"{config.path} holds images, which are not asked in words", "leave out pattern and words")
+    for name in _given(config, (*COLUMNS, *OF_ROWS)):
+        raise UserError(f"{config.path} holds images, which have no columns", f"leave data.{name} out")
+    for name in _given(config, ("pattern", "words", "trained_on")):
+        raise UserError(f"{config.path} holds images, which are not asked in words", f"leave data.{name} out")
     parts = read_images(folder)
     labels = labels_of([example for part in parts.values() for example in part], config.path)
     n_rows = _n_rows(parts)
@@ -290,6 +294,10 @@ def _some(examples: Sequence[Example], rejected: Sequence[Note], source: str) ->
     if not examples:
         first = f": line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
         raise UserError(f"no row of {source} can be used{first}", "correct the rows, or name other columns")
+
+
+def _asked_as(config: DataConfig, template: Template) -> str:
+    return f", asked as {template.prompt!r}" if config.pattern != "none" else ""
 
 
 def _label_list(labels: Sequence[str]) -> str:
