@@ -1,11 +1,14 @@
 """The data doctor before a run: the task of a recipe, as its base would read it, without the base's weights."""
 
+import json
 import logging
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 
 from transformers import PreTrainedTokenizerBase
 
+from tunewise.config import override
 from tunewise.data.config import DataConfig
 from tunewise.data.doctor import Examination, Reading, Rows, at_most, examine
 from tunewise.data.doctor.reading import Way
@@ -81,9 +84,18 @@ def refuse_unfit(recipes: Sequence[Recipe]) -> None:
 
 def check_command(data: DataConfig, model: str) -> str:
     """What to type to see everything that the doctor finds of this data."""
-    said = data.model_dump(mode="json", exclude_defaults=True, exclude={"path"})
-    words = [f"data.{name}={value}" for name, value in said.items() if isinstance(value, str | int | float)]
+    said = data.model_dump(mode="json", exclude_defaults=True, exclude={"path", "replay", "weight"})
+    words = [f"data.{name}={_typed(value)}" for name, value in said.items()]
     return shlex.join(["tunewise", "data", "check", data.path, "--model", model, *words])
+
+
+def _typed(value: object) -> str:
+    """A value as it stands behind = in an override: a text that YAML reads as something else, in quotes."""
+    if isinstance(value, str):
+        with suppress(UserError):
+            if override({}, [f"value={value}"])["value"] == value:
+                return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _tokenizer(model: str) -> PreTrainedTokenizerBase | None:
