@@ -155,6 +155,10 @@ def _by_itself(
         raise UserError(
             f"{name}: beside a mixture {config.path} is a task of its own, with its own labels", "leave labels out"
         )
+    if path.is_dir() and not (config.splits or (path / "task.yaml").is_file() or is_saved(path)):
+        tests = files_of(path, ("test",), "test")
+        if len(tests) == 1 and not files_of(path, ("train",), "train"):  # as `data build` writes what is held out
+            path, config = tests[0], config.model_copy(update={"path": str(tests[0])})
     own = load_task(config, tokenizer)
     train, examples = own.train, own.test
     if path.is_file():
