@@ -26,7 +26,7 @@ from tunewise.data.rows_read import completed, read_whole
 from tunewise.data.shapes import Kind, sentence
 from tunewise.data.sources import name_of
 from tunewise.data.splits import few_shot
-from tunewise.data.streamed import Streamed, frozen
+from tunewise.data.streamed import Streamed, frozen, witnesses_of
 from tunewise.data.task import LABELLED, METRICS, Task
 from tunewise.data.template import Template
 from tunewise.data.trained_on import trained_on
@@ -179,6 +179,7 @@ def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
     # after the split, which goes by the texts of prompts: however rows are asked, they fall into the same parts
     template, parts = asked_by(config, shape, read.template, labels, read.parts())
     kind = kind_of(shape, parts["dev"], parts["test"])
+    asked = [*witnesses_of(parts["dev"]), *witnesses_of(parts["test"])] or examples
     told = sentence(shape, template, config, read.known) + read.place + _label_list(labels)
     told += ("" if kind == shape.kind else "; the answer of a row is chosen among its options") + read.told
     return Task(
@@ -186,7 +187,7 @@ def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
         kind=kind,
         template=template,
         labels=labels,
-        metrics=config.metrics or _metrics(kind, labels, examples),
+        metrics=config.metrics or _metrics(kind, labels, asked),
         train=frozen(parts["train"]),
         dev=frozen(parts["dev"]),
         test=frozen(parts["test"]),
@@ -227,7 +228,7 @@ def _from_images(folder: Path, config: DataConfig) -> Task:
 
 
 def _metrics(kind: Kind, labels: Sequence[str], examples: Sequence[Example]) -> tuple[str, ...]:
-    """The kind's own, but where the answers say more of what is asked of them.
+    """The kind's own, but where the answers of these examples, those that are scored, say more of what is asked.
 
     Tags that mark no spans (parts of speech) are counted one by one, questions with accepted answers by SQuAD's two
     metrics, and arithmetic with the result behind #### (gsm8k) by that number.
