@@ -272,6 +272,8 @@ def _with_replay(task: Task, config: DataConfig, tokenizer: PreTrainedTokenizerB
     n_own = config.n_drawn(task.n_train)
     for each, n_wanted in zip(config.replay, n_replayed(n_own, [one.share for one in config.replay])):
         source = load_task(each.path, tokenizer)
+        if source.reads_images:
+            raise UserError(f"{each.path} holds images, which are not replayed", "replay texts, or a task of texts")
         is_text = source.kind == "language_modelling"
         found.append(drawn(each.path, source.train, n_wanted, config.seed, is_text))
         leaks += find_leaks(found[-1].examples, task.test, "test") if task.test else ()
