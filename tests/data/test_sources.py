@@ -301,6 +301,11 @@ def test_rows_of_one_group_stay_in_one_split():
     assert sum(map(len, authors)) == len(set.union(*authors)) == 10
     assert "; 10 groups by author, each whole in one split" in task.ledger.detected
     assert task.ledger.leaks == ()
+    for part, ours in (("train", rows[:30]), ("test", rows[30:])):
+        write(f"given/{part}.jsonl", [row for row in ours if part == "test" or row["author"] != "a9"])
+    given = load_task(DataConfig(path="given", group="author")).ledger
+    assert "; 10 groups by author, 9 of them in several of the given splits" in given.detected
+    assert given.leaks
     assert "did you mean 'author'?" in refusal(path=path, group="auther").hint
     assert "2 groups cannot be split into 3 parts" in refusal(path=path, group="label").message
     no_use = {"rows": "lines"}, {"splits": {"train": "dev"}}, {"roles": ("user",)}, {"kind": "regression"}
