@@ -16,7 +16,7 @@ from tunewise.data.streamed import Streamed
 from tunewise.data.task import Task
 from tunewise.errors import UserError
 from tunewise.evaluation.metrics import check
-from tunewise.models.families import VISION, WRITERS, kind_of
+from tunewise.models.families import ENCODER_DECODER, VISION, WRITERS, kind_of
 from tunewise.models.fingerprint import of_chat_template, of_cutting
 from tunewise.models.heads import HeadChoice, HeadKind, TaskHead
 from tunewise.models.load import Base, load_base, load_config, load_tokenizer
@@ -48,6 +48,7 @@ def load_for(
         assert each.kind != MIXTURE
         check(each.metrics, each.kind)
     wanted = head_for(task, kind, model, head)
+    refuse_untrained(data, kind, wanted)
     if base is None or base.head != wanted:
         base = load_base(model, dtype, "cpu" if base is None else str(base.model.device), wanted, quantise)
     return base, task
@@ -138,6 +139,18 @@ def head_for(task: Task, model_kind: str, model: str, choice: HeadChoice = "auto
             "leave head out, or set head=classifier",
         )
     return TaskHead(classifier, task.labels)
+
+
+def refuse_untrained(data: DataConfig, model_kind: str, head: TaskHead) -> None:
+    """UserError where `data.trained_on` names what a base of this kind, with this head, is never trained on."""
+    for each in data.each.values():
+        if head.kind != "lm" and each.trained_on != "answers":
+            raise UserError(f"data.trained_on={each.trained_on}, and a classifier writes no text", "leave it out")
+        if model_kind == ENCODER_DECODER and each.trained_on == "everything":
+            raise UserError(
+                "data.trained_on=everything, and an encoder-decoder writes answers alone, never the prompt it reads",
+                "leave it out, or take a decoder",
+            )
 
 
 def _head_for_all(wanted: Mapping[str, TaskHead], model: str) -> TaskHead:
