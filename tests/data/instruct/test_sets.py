@@ -299,6 +299,7 @@ def test_only_what_is_certain_is_recognised(tmp_path, cluster, expected):
         ({"tasks": [{"data": "tiny:headline", "templates": "translation"}]}, "source language of tiny:headline"),
         ({"tasks": [{**SENTIMENT, "slots": {"tone": "x"}}]}, r"\{tone\} is no slot of sentiment"),
         ({"tasks": [{"data": {"mixture": {"sources": {"a": "tiny:sentiment"}}}}]}, "mixture is a mixture"),
+        ({"tasks": [{**SENTIMENT, "data": {"path": "tiny:sentiment", "few_shot": 4}}]}, "few_shot changes nothing"),
         ({"tasks": [SENTIMENT, SENTIMENT]}, "two of the tasks are called sentiment"),
         ({"tasks": [SENTIMENT], "hold_out": ["topic"]}, "hold_out names 'topic'"),
         ({"tasks": [SENTIMENT], "hold_out": ["sentiment"]}, "every task is of a cluster that is held out"),

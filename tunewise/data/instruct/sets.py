@@ -26,6 +26,9 @@ from tunewise.errors import UserError
 
 PLAN, SUMMARY, MIXTURE = "sets.yaml", "sets.json", "mixture.yaml"
 
+OF_A_RUN = ("few_shot", "replay", "trained_on", "pattern")
+"""Fields of data that say what a run trains on, and how it asks where no templates do."""
+
 
 class Source(Strict):
     """One task, and the templates that ask it."""
@@ -45,6 +48,15 @@ class Source(Strict):
     @classmethod
     def _path_alone(cls, data: Any) -> Any:
         return {"path": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _asked_by_templates(self) -> Self:
+        said = self.data.model_dump(exclude_defaults=True)
+        if lost := next((name for name in OF_A_RUN if name in said), ""):
+            raise ValueError(
+                f"data.{lost} changes nothing that templates ask; leave it out, or say it of the set built"
+            )
+        return self
 
 
 class InstructionSets(Drawing):
