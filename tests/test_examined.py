@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 
 import pytest
 
@@ -9,12 +10,14 @@ import tunewise
 from tests.data.doctor.sick_rows import but, labelled, sentence
 from tunewise.comparison import build_comparison
 from tunewise.comparison import grid as comparison_grid
+from tunewise.config import override
 from tunewise.data.config import DataConfig
 from tunewise.data.doctor import Rows, at_most
 from tunewise.data.load import load_task
 from tunewise.errors import UserError
 from tunewise.models.load import load_base
 from tunewise.run import build_recipe, examine_data, examined, refuse_unfit
+from tunewise.run.examined import check_command
 from tunewise.run.training_rows import training_rows
 
 
@@ -58,6 +61,22 @@ def test_warnings_are_told_in_one_line(tmp_path, caplog):
     assert "of test also in train; 1 row" in record.getMessage()
     assert record.getMessage().endswith(f"tunewise data check {path} --model tiny")
     assert "\n" not in record.getMessage()
+
+
+def test_the_command_says_all_that_the_data_does(tmp_path):
+    said = {
+        "path": str(tmp_path / "a b.jsonl"), "prompt": "{q} says\nA:", "answer": " {no}", "label": None, "text": "yes",
+        "splits": {"train": "all"}, "words": {"a": "b"}, "metrics": ("accuracy", "mcc"), "split": (0.5, 0.25, 0.25),
+        "roles": ("user", "tool"), "seed": 3,
+    }  # fmt: skip
+    data = DataConfig.model_validate(said)
+    _, _, _, path, _, model, *words = shlex.split(check_command(data, "tiny"))
+    assert model == "tiny"
+    assert DataConfig.model_validate(override({}, words)["data"] | {"path": path}) == data
+    mixed = DataConfig.model_validate(
+        {"mixture": {"mixing": "weights", "sources": {"mood": {"path": "tiny:sentiment", "weight": 2, "train": 9}}}}
+    )
+    assert check_command(mixed.each["mood"], "tiny").endswith("tiny:sentiment --model tiny data.train=9")
 
 
 def test_of_many_rows_some_are_looked_at_from_all_over_the_file():

@@ -85,6 +85,14 @@ def test_steps_that_see_all_rows_leave_none_out(place, base, streamed):
     assert len(read(recipe(place, **{"data.few_shot": 5}), base).train) == 5
 
 
+def test_a_few_steps_replay_their_share_of_the_rows_they_see(place, base, streamed):
+    replay = [{"path": "tiny:retention", "share": 0.2}]
+    few = read(recipe(place, **{"train.steps": 2, "train.batch_size": 4, "data.replay": replay}), base)
+    assert (len(few.train), [len(each.examples) for each in few.replayed]) == (8, [2])
+    every = read(recipe(place, **{"train.epochs": 1, "data.replay": replay}), base)
+    assert (len(every.train), [len(each.examples) for each in every.replayed]) == (48, [12])
+
+
 def test_a_run_ends_as_on_a_file_that_is_read_whole(place, base, tmp_path, monkeypatch, streamed):
     asked = recipe(place, **{"train.epochs": 1.0, "train.steps": None, "train.max_length": 32})
     found = run(asked, tmp_path / "streamed", base=base)

@@ -13,8 +13,10 @@ from tunewise.data.encode import encode_all
 from tunewise.data.load import load_task
 from tunewise.errors import UserError
 from tunewise.files import write_jsonl
+from tunewise.methods.store import read_card
 from tunewise.models.load import load_base
 from tunewise.run import build_recipe, merge_adapter, run, save_merged
+from tunewise.run.record import data_digest
 
 GEMMA = (Path(__file__).parent / "data" / "chat_templates" / "gemma.jinja").read_text("utf-8")
 
@@ -110,6 +112,34 @@ def test_another_template_goes_with_the_merged_model(base, place):
     assert written == "Human: hi\nAssistant:"
     assert GenerationConfig.from_pretrained(place / "merged_plain").eos_token_id == 2
     assert base.tokenizer.chat_template == GEMMA
+
+
+def test_a_mixture_goes_with_the_template_that_its_conversations_share(base, place):
+    count = [{"prompt": f"count {i}:", "completion": f" the {i}"} for i in range(40)]
+    write_jsonl(place / "counts.jsonl", count)
+    mixture = {"sources": {"counts": str(place / "counts.jsonl"), "chats": str(place / "chats.jsonl")}}
+    given = {
+        "model": str(place / "base"), "data": {"mixture": mixture}, "dtype": "float32", "method": "norms",
+        "retention": (),
+    }  # fmt: skip
+    run(build_recipe(given, {"train.steps": 1, "train.evaluate_every": None}), place / "mixed", base=base, prove=False)
+    adapter = place / "mixed" / "adapter"
+    save_merged(merge_adapter(base, adapter), base, adapter, place / "merged_mixed")
+    end = base.tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    assert GenerationConfig.from_pretrained(place / "merged_mixed").eos_token_id == [2, end]
+    assert read_card(adapter)["notes"]["chat_template"] == GEMMA
+    mixture["sources"]["plain"] = {"path": str(place / "chats.jsonl"), "template": "plain"}
+    assert load_task(DataConfig.model_validate({"mixture": mixture}), base.tokenizer).chat is None
+
+
+def test_a_template_file_that_changed_is_data_that_changed(place, tmp_path):
+    file = tmp_path / "mine.jinja"
+    data = DataConfig(path=str(place / "chats.jsonl"), template=str(file))
+    digests = set()
+    for text in (GEMMA, GEMMA + " "):
+        file.write_text(text)
+        digests.add(data_digest(data))
+    assert len(digests) == 2
 
 
 def test_what_is_trained_is_a_field_of_the_data(base, place):

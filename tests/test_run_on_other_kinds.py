@@ -25,6 +25,8 @@ from tunewise.methods.store import check_probe, load_adapter, read_card
 from tunewise.models.heads import TaskHead, head_of
 from tunewise.models.load import load_base
 from tunewise.run import build_recipe, evaluate, run
+from tunewise.run.examined import rows_of
+from tunewise.run.prepare import load_for
 
 LONGER = {**QUICK, "train.steps": 40}
 
@@ -263,3 +265,19 @@ def test_a_run_from_the_frozen_trunk_is_the_run_of_the_whole_model(case, place, 
     assert found["auto"]["test"] == pytest.approx(found["live"]["test"], abs=2)
     assert all(proof["passed"] for proof in found["auto"]["proofs"].values())
     assert (found["auto"]["tokens"], found["auto"]["layout"]) == (found["live"]["tokens"], found["live"]["layout"])
+
+
+@pytest.mark.parametrize(
+    ("model", "what", "head", "told"),
+    [
+        ("decoder", "last_answer", "classifier", "data.trained_on=last_answer, and a classifier writes no text"),
+        ("encoder", "everything", "auto", "data.trained_on=everything, and a classifier writes no text"),
+        ("encoder_decoder", "everything", "lm", "an encoder-decoder writes answers alone"),
+    ],
+)
+def test_what_a_base_is_never_trained_on_is_refused_before_it_is_loaded(place, model, what, head, told):
+    data = DataConfig(path=str(place / "reviews.csv"), trained_on=what)
+    for read in (load_for, rows_of):
+        with pytest.raises(UserError) as error:
+            read(data, str(place / model), head=head)
+        assert told in error.value.message

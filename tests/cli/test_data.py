@@ -132,3 +132,8 @@ def test_each_source_of_a_mixture_is_checked(tmp_path):
     refused = tunewise("data", "show", mixture)
     assert refused.code == 2
     assert "show one of its sources: mood news" in refused.err
+
+
+def test_a_word_that_is_no_field_is_refused():
+    found = tunewise("data", "check", "tiny:sentiment", "dat.text=sentence")
+    assert (found.code, "no field named 'dat'" in found.err, "did you mean 'data'?" in found.err) == (2, True, True)

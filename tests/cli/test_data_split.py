@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import tunewise
+from tunewise.data import big
 from tunewise.data.config import DataConfig
 from tunewise.data.load import load_task
 
@@ -83,6 +84,17 @@ def test_given_splits_are_kept_though_their_ids_are_the_same():
     assert len({example.id for example in load_task("flat.json").train}) == 16
 
 
+def test_big_files_are_split_as_small_ones(monkeypatch):
+    write("given/train.jsonl", preferences(20))
+    write("given/test.jsonl", [row | {"prompt": f"other {row['id']}"} for row in preferences(5)])
+    write("alone.jsonl", [{"id": f"n{n}", "prompt": f"p {n}", "completion": "" if n == 3 else "c"} for n in range(20)])
+    monkeypatch.setenv("TUNEWISE_CACHE", "cache")
+    monkeypatch.setattr(big, "BIG", 1)
+    for source, sizes in (("given", [18, 2, 5, 0]), ("alone.jsonl", [15, 2, 2, 1])):
+        found = json.loads(tunewise("data", "split", source, "--out", f"{source}-out", "--json").out)
+        assert list(found["rows"].values()) == sizes
+
+
 @pytest.mark.skipif(not find_spec("pyarrow"), reason="pyarrow, of the extra `data`, is not installed")
 def test_a_parquet_file_becomes_jsonl():
     import datetime
@@ -111,10 +123,12 @@ def test_a_parquet_file_becomes_jsonl():
         (["a.jsonl", "data.group=auther"], "no column named 'auther'"),
         (["a.jsonl", "data.groups=author"], "no field named groups"),
         (["a/b"], "no such file: a/b"),
+        (["m.yaml"], "m is a mixture"),
     ],
 )
 def test_what_cannot_be_split_is_told(words, message):
     write("a.jsonl", preferences(9))
+    Path("m.yaml").write_text("sources: {a: a.jsonl}")
     found = tunewise("data", "split", *words, "--out", "out")
     assert (found.code, message in found.err, "hint: " in found.err) == (2, True, True), found.err
     assert not Path("out").exists()

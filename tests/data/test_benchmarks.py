@@ -193,6 +193,20 @@ def test_names_that_are_no_task_are_refused_with_the_reason(name):
         assert "did you mean 'glue:rte'?" in error.value.hint
 
 
+def test_patterns_and_words_ask_a_benchmark_as_any_task(tmp_path):
+    config = written(tmp_path, "glue:rte")
+    plain = load_task(config)
+    words = {"yes": "true", "no": "false"}
+    asked = load_task(config.model_copy(update={"pattern": "question", "words": words}))
+    assert [one.id for one in asked.train] == [one.id for one in plain.train]
+    assert {one.answer for one in asked.test} == {" true", " false"}
+    assert asked.test[3].prompt == "a 3\nQuestion: b true or false?\nAnswer:"
+    assert asked.labels == plain.labels
+    assert "as the benchmark says, asked as '{sentence1}" in asked.ledger.detected
+    values = written(tmp_path / "values", "glue:stsb").model_copy(update={"words": words})
+    assert "data.words are for the labels" in refusal(values).message
+
+
 def test_without_a_folder_rows_come_from_the_hub(monkeypatch):
     asked = []
 

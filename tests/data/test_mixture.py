@@ -128,6 +128,10 @@ def test_a_set_beside_a_mixture_is_a_held_out_task_of_its_own(tmp_path):
     seen = tmp_path / "seen.jsonl"
     write_jsonl(seen, [{"prompt": one.prompt, "completion": one.answer} for one in task.each["news"].train[:4]])
     assert len(load_out_of_domain("seen", OutOfDomainConfig(path=str(seen)), task).ledger.leaks) == 4
+    (tmp_path / "held-out").mkdir()
+    counts(tmp_path / "held-out" / "test.jsonl", 0)
+    alone = load_out_of_domain("alone", OutOfDomainConfig(path=str(tmp_path / "held-out")), task)
+    assert [one.prompt for one in alone.task.test] == [one.prompt for one in whole.task.test]
     with pytest.raises(UserError, match="with its own labels"):
         load_out_of_domain("x", OutOfDomainConfig(path=path, labels={"a": ("b",)}), task)
     with pytest.raises(UserError, match="name each of its sources"):

@@ -109,6 +109,7 @@ def test_labels_that_do_not_fit_are_told(natural, tmp_path, labels, told):
     [
         ({"labels": {"a": "neutral", "b": ["neutral"]}}, "the class neutral counts as two labels"),
         ({"train": 4}, "nothing is trained on an out-of-domain set"),
+        ({"trained_on": "everything", "replay": "y"}, "leave trained_on and replay out"),
         ({"prompt": "{premise}?"}, "asked by the template of the task"),
     ],
 )
@@ -116,6 +117,15 @@ def test_fields_without_a_meaning_here_are_refused(fields, told):
     with pytest.raises(UserError) as error:
         config("x", **fields)
     assert told in error.value.message
+
+
+@pytest.mark.parametrize("field", [{"pattern": "question"}, {"words": {"neutral": "no"}}, {"metrics": "mcc"}])
+def test_how_rows_are_asked_and_scored_is_a_field_of_the_task(natural, tmp_path, field):
+    asked = config(heuristics(tmp_path / "hans.jsonl"), labels=HANS, **field)
+    with pytest.raises(UserError) as error:
+        load_out_of_domain("hans", asked, natural)
+    assert f"those of {natural.name}; {next(iter(field))} cannot change that" in error.value.message
+    assert error.value.hint == f"leave out_of_domain.hans.{next(iter(field))} out"
 
 
 def test_rows_of_another_kind_or_shape_are_told(natural, tmp_path):

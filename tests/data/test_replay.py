@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.bytes_tokenizer import bytes_tokenizer
+from tests.small_base import write_pictures
 from tunewise.config import parse
 from tunewise.data.config import DataConfig
 from tunewise.data.examples import Example, Ledger, Note, Part
@@ -88,3 +89,9 @@ def test_bad_shares_are_refused(replay, told):
 def test_a_source_without_training_rows_is_refused():
     with pytest.raises(UserError, match="tiny:entailment_ood has no training rows to replay"):
         load_task(DataConfig(path="tiny:sentiment", replay="tiny:entailment_ood"))
+
+
+def test_images_are_not_replayed(tmp_path):
+    write_pictures(tmp_path / "pictures")
+    with pytest.raises(UserError, match="holds images, which are not replayed"):
+        load_task(DataConfig.model_validate({"path": "tiny:sentiment", "replay": str(tmp_path / "pictures")}))

@@ -110,6 +110,14 @@ def test_aligned_texts_are_rows_of_two_columns():
         find("train.en,train.nn")
 
 
+def test_fields_without_a_use_for_aligned_texts_are_refused():
+    Path("a.en").write_text("one\ntwo\nthree\n")
+    Path("a.nb").write_text("en\nto\ntre\n")
+    for field in ({"rows": "lines"}, {"splits": {"train": "a"}}):
+        message = f"data.{next(iter(field))} changes nothing: a.en,a.nb is "
+        assert message in refusal(path="a.en,a.nb", **field).message
+
+
 def test_an_empty_line_of_one_of_two_texts_is_a_rejected_row():
     Path("a.en").write_text("".join(f"boat {n}\n" for n in range(9)))
     Path("a.nb").write_text("".join(f"båt {n}\n" * (n != 3) or "\n" for n in range(9)))
@@ -293,7 +301,13 @@ def test_rows_of_one_group_stay_in_one_split():
     assert sum(map(len, authors)) == len(set.union(*authors)) == 10
     assert "; 10 groups by author, each whole in one split" in task.ledger.detected
     assert task.ledger.leaks == ()
+    for part, ours in (("train", rows[:30]), ("test", rows[30:])):
+        write(f"given/{part}.jsonl", [row for row in ours if part == "test" or row["author"] != "a9"])
+    given = load_task(DataConfig(path="given", group="author")).ledger
+    assert "; 10 groups by author, 9 of them in several of the given splits" in given.detected
+    assert given.leaks
     assert "did you mean 'author'?" in refusal(path=path, group="auther").hint
     assert "2 groups cannot be split into 3 parts" in refusal(path=path, group="label").message
-    for field in ({"group": "text"}, {"rows": "lines"}, {"splits": {"train": "dev"}}, {"tools": "text"}):
+    no_use = {"rows": "lines"}, {"splits": {"train": "dev"}}, {"roles": ("user",)}, {"kind": "regression"}
+    for field in ({"group": "text"}, {"tools": "text"}, *no_use):
         assert f"data.{next(iter(field))} cannot change that" in refusal(path="tiny:sentiment", **field).message

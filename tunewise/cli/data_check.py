@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunewise.cli.console import AsJson, Model, print_json, results
+from tunewise.errors import unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,6 +65,9 @@ def recipe_of(file: str, words: list[str], model: str | None) -> "Recipe":
     from tunewise.config import parse
     from tunewise.run import Recipe
 
+    for name in (word.partition("=")[0].partition(".")[0] for word in words):
+        if name not in Recipe.model_fields:  # other fields of the file are those of other verbs
+            raise unknown("field", name, Recipe.model_fields)
     return parse(Recipe, {name: value for name, value in fields.items() if name in Recipe.model_fields})
 
 

@@ -26,7 +26,7 @@ from tunewise.data.rows_read import completed, read_whole
 from tunewise.data.shapes import Kind, sentence
 from tunewise.data.sources import name_of
 from tunewise.data.splits import few_shot
-from tunewise.data.streamed import Streamed, frozen
+from tunewise.data.streamed import Streamed, frozen, witnesses_of
 from tunewise.data.task import LABELLED, METRICS, Task
 from tunewise.data.template import Template
 from tunewise.data.trained_on import trained_on
@@ -39,7 +39,7 @@ COLUMNS = tuple(
     "text label prompt completion answer messages template rejected system tools history tags choices minimal_pair "
     "group".split()
 )
-OF_ROWS = ("rows", "splits")
+OF_ROWS = ("rows", "splits", "roles", "kind")
 """Fields beside the columns that only files of rows and data sets have a use for."""
 
 
@@ -98,17 +98,19 @@ def _from_benchmark(config: DataConfig) -> Task:
     n, (train, dev, _) = len(parts["train"]), config.split
     dev = min(dev / (train + dev), DEV_ROWS / n)
     parts = completed(parts, config.model_copy(update={"split": (1 - dev, dev, 0.0)}))
+    template, asked = asked_by(config, benchmark.shape, benchmark.template, benchmark.labels, parts)
     kind = benchmark.kind.replace("_", " ")
-    told = f"{name}: {kind} as the benchmark says; {benchmark.test} serves as test, a part of train as dev"
+    told = f"{name}: {kind} as the benchmark says{_asked_as(config, template)}"
+    told += f"; {benchmark.test} serves as test, a part of train as dev"
     return Task(
         name=name,
         kind=benchmark.kind,
-        template=benchmark.template,
+        template=template,
         labels=benchmark.labels,
         metrics=config.metrics or benchmark.metrics,
-        train=tuple(parts["train"]),
-        dev=tuple(parts["dev"]),
-        test=tuple(parts["test"]),
+        train=tuple(asked["train"]),
+        dev=tuple(asked["dev"]),
+        test=tuple(asked["test"]),
         ledger=_ledger(parts, rejected, told, _n_rows(found)),
         separator="\n\n",
         max_new_tokens=16,
@@ -118,12 +120,17 @@ def _from_benchmark(config: DataConfig) -> Task:
 
 
 def _keeps_its_columns(config: DataConfig, why: str) -> None:
-    for name in (*COLUMNS, *OF_ROWS):
-        if getattr(config, name):
-            raise UserError(
-                f"{why}, which says what its columns mean; data.{name} cannot change that",
-                f"leave data.{name} out, or name a file of rows instead",
-            )
+    for name in _given(config, (*COLUMNS, *OF_ROWS)):
+        raise UserError(
+            f"{why}, which says what its columns mean; data.{name} cannot change that",
+            f"leave data.{name} out, or name a file of rows instead",
+        )
+
+
+def _given(config: DataConfig, names: Sequence[str]) -> list[str]:
+    """Those of these fields that say something."""
+    said = config.model_dump(exclude_defaults=True)
+    return [name for name in names if said.get(name)]
 
 
 def _from_task_folder(folder: Path, config: DataConfig) -> Task:
@@ -145,9 +152,7 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
         labels = labels or labels_of(examples, str(folder))
         check_labels(examples, labels, str(folder))
     template, parts = asked_by(config, shape, template, labels, built)
-    told = f"{config.path}: {file.kind.replace('_', ' ')} as its task.yaml says"
-    if config.pattern != "none":
-        told += f", asked as {template.prompt!r}"
+    told = f"{config.path}: {file.kind.replace('_', ' ')} as its task.yaml says{_asked_as(config, template)}"
     return Task(
         name=file.name,
         kind=file.kind,
@@ -174,6 +179,7 @@ def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
     # after the split, which goes by the texts of prompts: however rows are asked, they fall into the same parts
     template, parts = asked_by(config, shape, read.template, labels, read.parts())
     kind = kind_of(shape, parts["dev"], parts["test"])
+    asked = [*witnesses_of(parts["dev"]), *witnesses_of(parts["test"])] or examples
     told = sentence(shape, template, config, read.known) + read.place + _label_list(labels)
     told += ("" if kind == shape.kind else "; the answer of a row is chosen among its options") + read.told
     return Task(
@@ -181,7 +187,7 @@ def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
         kind=kind,
         template=template,
         labels=labels,
-        metrics=config.metrics or _metrics(kind, labels, examples),
+        metrics=config.metrics or _metrics(kind, labels, asked),
         train=frozen(parts["train"]),
         dev=frozen(parts["dev"]),
         test=frozen(parts["test"]),
@@ -196,11 +202,10 @@ def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
 
 
 def _from_images(folder: Path, config: DataConfig) -> Task:
-    for name in (*COLUMNS, *OF_ROWS):
-        if getattr(config, name):
-            raise UserError(f"{config.path} holds images, which have no columns", f"leave data.{name} out")
-    if config.pattern != "none" or config.words:
-        raise UserError(f"{config.path} holds images, which are not asked in words", "leave out pattern and words")
+    for name in _given(config, (*COLUMNS, *OF_ROWS)):
+        raise UserError(f"{config.path} holds images, which have no columns", f"leave data.{name} out")
+    for name in _given(config, ("pattern", "words", "trained_on")):
+        raise UserError(f"{config.path} holds images, which are not asked in words", f"leave data.{name} out")
     parts = read_images(folder)
     labels = labels_of([example for part in parts.values() for example in part], config.path)
     n_rows = _n_rows(parts)
@@ -223,7 +228,7 @@ def _from_images(folder: Path, config: DataConfig) -> Task:
 
 
 def _metrics(kind: Kind, labels: Sequence[str], examples: Sequence[Example]) -> tuple[str, ...]:
-    """The kind's own, but where the answers say more of what is asked of them.
+    """The kind's own, but where the answers of these examples, those that are scored, say more of what is asked.
 
     Tags that mark no spans (parts of speech) are counted one by one, questions with accepted answers by SQuAD's two
     metrics, and arithmetic with the result behind #### (gsm8k) by that number.
@@ -267,6 +272,8 @@ def _with_replay(task: Task, config: DataConfig, tokenizer: PreTrainedTokenizerB
     n_own = config.n_drawn(task.n_train)
     for each, n_wanted in zip(config.replay, n_replayed(n_own, [one.share for one in config.replay])):
         source = load_task(each.path, tokenizer)
+        if source.reads_images:
+            raise UserError(f"{each.path} holds images, which are not replayed", "replay texts, or a task of texts")
         is_text = source.kind == "language_modelling"
         found.append(drawn(each.path, source.train, n_wanted, config.seed, is_text))
         leaks += find_leaks(found[-1].examples, task.test, "test") if task.test else ()
@@ -290,6 +297,10 @@ def _some(examples: Sequence[Example], rejected: Sequence[Note], source: str) ->
     if not examples:
         first = f": line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
         raise UserError(f"no row of {source} can be used{first}", "correct the rows, or name other columns")
+
+
+def _asked_as(config: DataConfig, template: Template) -> str:
+    return f", asked as {template.prompt!r}" if config.pattern != "none" else ""
 
 
 def _label_list(labels: Sequence[str]) -> str:

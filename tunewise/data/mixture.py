@@ -16,6 +16,7 @@ from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
 
 if TYPE_CHECKING:
+    from tunewise.data.chat_template import ChatTemplate
     from tunewise.data.task import Task
 
 MIXTURE: Literal["mixture"] = "mixture"
@@ -83,6 +84,7 @@ def mixture_of(config: DataConfig, mixed: MixtureConfig, tasks: Mapping[str, Tas
         source=config.path,
         positive="",
         asked=(),
+        chat=_chat(tasks),
         train=mixture.examples("train"),
         dev=mixture.examples("dev"),
         test=mixture.examples("test"),
@@ -128,6 +130,12 @@ def _leaks(sources: Mapping[str, Task]) -> tuple[Note, ...]:
         for example in getattr(task, part)
         if keys[name](example) in trained
     )
+
+
+def _chat(sources: Mapping[str, Task]) -> ChatTemplate | None:
+    """The template of all conversations; None where there are none, or where sources write theirs by unlike ones."""
+    written = [task.chat for task in sources.values() if task.chat]
+    return written[0] if written and all(chat == written[0] for chat in written) else None
 
 
 def _deciding(sources: Mapping[str, Task]) -> str:

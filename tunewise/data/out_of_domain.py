@@ -39,6 +39,9 @@ from tunewise.errors import UserError, unknown
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+OF_THE_TASK = ("pattern", "words", "template", "roles", "metrics", "kind", "group")
+"""Fields that say how rows are asked, scored and split: beside one task those of the task count."""
+
 
 class OutOfDomainConfig(DataConfig):
     """Where the rows are: a folder with a test file, or one file, of which every row is asked."""
@@ -55,7 +58,8 @@ class OutOfDomainConfig(DataConfig):
 
     @model_validator(mode="after")
     def _only_asked(self) -> Self:
-        given = [name for name in ("train", "few_shot") if getattr(self, name) is not None]
+        said = self.model_dump(exclude_defaults=True)
+        given = [name for name in ("train", "few_shot", "trained_on", "replay") if name in said]
         if given:
             raise ValueError(f"nothing is trained on an out-of-domain set; leave {' and '.join(given)} out")
         if self.answer or is_template(self.prompt):
@@ -104,6 +108,12 @@ def load_out_of_domain(
     path = find(config.path)
     if task.mixture is not None:
         return _by_itself(name, path, config, task, tokenizer)
+    said = config.model_dump(exclude_defaults=True)
+    if lost := next((field for field in OF_THE_TASK if field in said), ""):
+        raise UserError(
+            f"{name}: its rows are asked and scored as those of {task.name}; {lost} cannot change that",
+            f"leave out_of_domain.{name}.{lost} out",
+        )
     if task.reads_images:
         if not (path.is_dir() and is_image_folder(path)):
             raise UserError(f"{name}: {config.path} holds no images, and {task.name} does", "name a folder of images")
@@ -145,6 +155,10 @@ def _by_itself(
         raise UserError(
             f"{name}: beside a mixture {config.path} is a task of its own, with its own labels", "leave labels out"
         )
+    if path.is_dir() and not (config.splits or (path / "task.yaml").is_file() or is_saved(path)):
+        tests = files_of(path, ("test",), "test")
+        if len(tests) == 1 and not files_of(path, ("train",), "train"):  # as `data build` writes what is held out
+            path, config = tests[0], config.model_copy(update={"path": str(tests[0])})
     own = load_task(config, tokenizer)
     train, examples = own.train, own.test
     if path.is_file():

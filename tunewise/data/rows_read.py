@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -70,7 +71,10 @@ def read_whole(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
     examples = [example for part in parts.values() for example in part]
     told = f"; {chat.sentence()}" if chat else ""
     if group:
-        told += f"; {len({example.group for example in examples})} groups by {group}, each whole in one split"
+        told += f"; {len({example.group for example in examples})} groups by {group}, "
+        in_parts = Counter(name for part in parts.values() for name in {example.group for example in part})
+        n_torn = sum(n > 1 for n in in_parts.values())
+        told += f"{n_torn} of them in several of the given splits" if n_torn else "each whole in one split"
     return RowsRead(
         config, shape, template, known, len(every), rejected, examples, lambda: completed(parts, config),
         chat.template if chat else None, source.told, told,

@@ -44,9 +44,13 @@ class Source:
 
 def open_source(config: DataConfig) -> Source:
     """The rows that `config.path` names; UserError where it has no split that serves as train."""
+    if config.rows and (config.path.startswith(HUB) or aligned_files(config.path) or is_saved(Path(config.path))):
+        raise UserError(f"data.rows changes nothing: {config.path} is no text file", "leave it out")
     if config.path.startswith(HUB):
         return _of_splits(hub_splits(config.path.removeprefix(HUB), list(config.splits.values())), config)
     if aligned := aligned_files(config.path):
+        if config.splits:
+            raise UserError(f"data.splits changes nothing: {config.path} is two files of one split", "leave it out")
         return _of_aligned(aligned, config)
     path = Path(config.path)
     if not path.is_dir():

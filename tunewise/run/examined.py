@@ -1,11 +1,14 @@
 """The data doctor before a run: the task of a recipe, as its base would read it, without the base's weights."""
 
+import json
 import logging
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 
 from transformers import PreTrainedTokenizerBase
 
+from tunewise.config import override
 from tunewise.data.config import DataConfig
 from tunewise.data.doctor import Examination, Reading, Rows, at_most, examine
 from tunewise.data.doctor.reading import Way
@@ -16,7 +19,7 @@ from tunewise.models.anatomy import context_length
 from tunewise.models.families import ENCODER_DECODER, VISION, kind_of
 from tunewise.models.heads import HeadChoice, TaskHead
 from tunewise.models.load import UNLIMITED, load_config, load_tokenizer
-from tunewise.run.prepare import head_for, task_of
+from tunewise.run.prepare import head_for, refuse_untrained, task_of
 from tunewise.run.recipe import Recipe
 from tunewise.training.config import TrainConfig
 
@@ -40,6 +43,7 @@ def rows_of(data: DataConfig, model: str, head: HeadChoice = "auto", max_length:
     kind = kind_of(config)
     task = load_task(data, tokenizer)
     chosen = head_for(task, kind, model, head)
+    refuse_untrained(data, kind, chosen)
     if tokenizer is None:
         return Rows(task)
     if chosen.kind == "tags":
@@ -81,9 +85,18 @@ def refuse_unfit(recipes: Sequence[Recipe]) -> None:
 
 def check_command(data: DataConfig, model: str) -> str:
     """What to type to see everything that the doctor finds of this data."""
-    said = data.model_dump(mode="json", exclude_defaults=True, exclude={"path"})
-    words = [f"data.{name}={value}" for name, value in said.items() if isinstance(value, str | int | float)]
+    said = data.model_dump(mode="json", exclude_defaults=True, exclude={"path", "replay", "weight"})
+    words = [f"data.{name}={_typed(value)}" for name, value in said.items()]
     return shlex.join(["tunewise", "data", "check", data.path, "--model", model, *words])
+
+
+def _typed(value: object) -> str:
+    """A value as it stands behind = in an override: a text that YAML reads as something else, in quotes."""
+    if isinstance(value, str):
+        with suppress(UserError):
+            if override({}, [f"value={value}"])["value"] == value:
+                return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _tokenizer(model: str) -> PreTrainedTokenizerBase | None:

@@ -16,7 +16,7 @@ from tunewise.data.streamed import Streamed
 from tunewise.data.task import Task
 from tunewise.errors import UserError
 from tunewise.evaluation.metrics import check
-from tunewise.models.families import VISION, WRITERS, kind_of
+from tunewise.models.families import ENCODER_DECODER, VISION, WRITERS, kind_of
 from tunewise.models.fingerprint import of_chat_template, of_cutting
 from tunewise.models.heads import HeadChoice, HeadKind, TaskHead
 from tunewise.models.load import Base, load_base, load_config, load_tokenizer
@@ -48,6 +48,7 @@ def load_for(
         assert each.kind != MIXTURE
         check(each.metrics, each.kind)
     wanted = head_for(task, kind, model, head)
+    refuse_untrained(data, kind, wanted)
     if base is None or base.head != wanted:
         base = load_base(model, dtype, "cpu" if base is None else str(base.model.device), wanted, quantise)
     return base, task
@@ -69,11 +70,11 @@ def task_of(data: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task
 
 
 def drawn(task: Task, recipe: Recipe) -> Task:
-    """The task as this run has it: with `data.few_shot`, only so many training rows, drawn by the run's seed, and of
-    what is replayed beside them only so many that its share is kept.
+    """The task as this run has it: with `data.few_shot`, only so many training rows, drawn by the run's seed.
 
     Of a big file, which is read row by row, as many as the run sees where that are fewer: the others are not cut into
-    tokens, and the account of rows is of those that were.
+    tokens, and the account of rows is of those that were. Of what is replayed beside either only so many that its
+    share is kept.
     """
     if recipe.data.few_shot is None:
         return _seen(task, recipe)
@@ -82,9 +83,7 @@ def drawn(task: Task, recipe: Recipe) -> Task:
         task = few_of_each(task, n_few, recipe.seed)
     else:
         task = replace(task, train=few_shot(task.train, n_few, recipe.seed))
-    numbers = n_replayed(recipe.data.n_drawn(task.n_train), [each.share for each in recipe.data.replay])
-    replayed = tuple(replace(each, examples=each.examples[:n]) for each, n in zip(task.replayed, numbers, strict=True))
-    return replace(task, replayed=replayed)
+    return _replaying_its_share(task, recipe)
 
 
 def _seen(task: Task, recipe: Recipe) -> Task:
@@ -93,7 +92,14 @@ def _seen(task: Task, recipe: Recipe) -> Task:
         return task
     places = random.Random(f"seen {recipe.seed}").sample(range(n_rows), n_seen)
     told = f"{task.ledger.detected}; of train the {n_seen} rows that the run sees, by seed"
-    return replace(task, train=task.train.only(places), ledger=replace(task.ledger, detected=told))
+    seen = replace(task, train=task.train.only(places), ledger=replace(task.ledger, detected=told))
+    return _replaying_its_share(seen, recipe)
+
+
+def _replaying_its_share(task: Task, recipe: Recipe) -> Task:
+    numbers = n_replayed(recipe.data.n_drawn(task.n_train), [each.share for each in recipe.data.replay])
+    replayed = tuple(replace(each, examples=each.examples[:n]) for each, n in zip(task.replayed, numbers, strict=True))
+    return replace(task, replayed=replayed)
 
 
 def base_of(recipe: Recipe, known: dict[str, Base]) -> Base:
@@ -133,6 +139,18 @@ def head_for(task: Task, model_kind: str, model: str, choice: HeadChoice = "auto
             "leave head out, or set head=classifier",
         )
     return TaskHead(classifier, task.labels)
+
+
+def refuse_untrained(data: DataConfig, model_kind: str, head: TaskHead) -> None:
+    """UserError where `data.trained_on` names what a base of this kind, with this head, is never trained on."""
+    for each in data.each.values():
+        if head.kind != "lm" and each.trained_on != "answers":
+            raise UserError(f"data.trained_on={each.trained_on}, and a classifier writes no text", "leave it out")
+        if model_kind == ENCODER_DECODER and each.trained_on == "everything":
+            raise UserError(
+                "data.trained_on=everything, and an encoder-decoder writes answers alone, never the prompt it reads",
+                "leave it out, or take a decoder",
+            )
 
 
 def _head_for_all(wanted: Mapping[str, TaskHead], model: str) -> TaskHead:

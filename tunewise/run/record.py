@@ -102,7 +102,10 @@ def _files_of(data: DataConfig) -> list[Path]:
         found = [file for source in data.each.values() for file in _files_of(source)]
     else:
         found = benchmark_files(data.path, data.folder) if is_benchmark(data.path) else files_at(data.path)
-    return [*found, *(file for each in data.replay for file in files_at(each.path))]
+    if data.template:
+        found = [*found, Path(data.template)]  # one that is named in words is no file
+    replayed = (DataConfig(path=each.path) for each in data.replay)
+    return [*found, *(file for each in replayed for file in _files_of(each))]
 
 
 def environment(base: Base, digest: str) -> dict[str, Any]:

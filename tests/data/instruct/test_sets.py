@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from tests.data.instruct.samples import SAMPLES, sample_tasks, write_rows
+from tunewise.data import big
 from tunewise.data.instruct.clusters import cluster_names, read_cluster
 from tunewise.data.instruct.drawing import held_out
 from tunewise.data.instruct.recognition import recognised
@@ -14,6 +15,7 @@ from tunewise.data.instruct.sets import build_instructions
 from tunewise.data.load import load_task
 from tunewise.data.splits import normalised
 from tunewise.errors import UserError
+from tunewise.files import write_jsonl
 
 SENTIMENT = {"data": "tiny:sentiment", "templates": "sentiment"}
 
@@ -135,6 +137,17 @@ def test_all_templates_of_a_row(tmp_path):
     assert len({(each.record.id, each.template) for each in three.parts["train"]}) == 120
 
 
+def test_a_big_file_is_limited_to_the_same_rows(tmp_path, monkeypatch):
+    rows = ({"text": f"the day {n}", "label": ("good", "bad")[n % 2]} for n in range(90))
+    write_jsonl(tmp_path / "mood.jsonl", rows)
+    source = {"data": str(tmp_path / "mood.jsonl"), "templates": "sentiment"}
+    whole = one(source, limit=20).parts
+    monkeypatch.setenv("TUNEWISE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(big, "BIG", 1)
+    assert len(whole["train"]) == 20
+    assert one(source, limit=20).parts == whole
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_reasons_come_before_the_answer_where_they_are_wanted(tmp_path, share):
     (task,) = sample_tasks("arithmetic", tmp_path)
@@ -183,7 +196,8 @@ def test_a_generation_is_read_as_one_and_keeps_its_accepted_answers(tmp_path):
     path = write_rows(tmp_path / "questions.jsonl", rows)
     one({"data": str(path), "templates": "auto"}, tmp_path / "set")
     task = load_task(tmp_path / "set")
-    assert (task.kind, task.metrics) == ("generation", ("rougeL", "chrf", "exact_match"))  # train has inverted rows
+    assert not all(each.accepted for each in task.train), "some rows of train were to be inverted"
+    assert (task.kind, task.metrics) == ("generation", ("token_f1", "normalised_match"))
     one({"data": str(path), "templates": "extractive_qa"}, tmp_path / "forwards", inverted=0.0)
     task = load_task(tmp_path / "forwards")
     assert (task.kind, task.metrics) == ("generation", ("token_f1", "normalised_match"))
@@ -284,6 +298,8 @@ def test_only_what_is_certain_is_recognised(tmp_path, cluster, expected):
         ({"tasks": [{"data": "tiny:entailment", "templates": "paraphrase"}]}, "'true' of tiny:entailment is no class"),
         ({"tasks": [{"data": "tiny:headline", "templates": "translation"}]}, "source language of tiny:headline"),
         ({"tasks": [{**SENTIMENT, "slots": {"tone": "x"}}]}, r"\{tone\} is no slot of sentiment"),
+        ({"tasks": [{"data": {"mixture": {"sources": {"a": "tiny:sentiment"}}}}]}, "mixture is a mixture"),
+        ({"tasks": [{**SENTIMENT, "data": {"path": "tiny:sentiment", "few_shot": 4}}]}, "few_shot changes nothing"),
         ({"tasks": [SENTIMENT, SENTIMENT]}, "two of the tasks are called sentiment"),
         ({"tasks": [SENTIMENT], "hold_out": ["topic"]}, "hold_out names 'topic'"),
         ({"tasks": [SENTIMENT], "hold_out": ["sentiment"]}, "every task is of a cluster that is held out"),

@@ -136,7 +136,7 @@ def template_differs(found: Rows) -> Iterator[Finding]:
         return
     has_template = bool(reading.tokenizer.chat_template)
     if found.task.chat is not None and not has_template:
-        message = f"{reading.model} has no chat template: turns are written by the template {found.task.chat.name}"
+        message = f"{reading.model} has no chat template: turns are written by {found.task.chat.name}"
         yield Finding("template-differs", "note", message, "nothing, for a base that was never tuned to chat")
     elif has_template and not found.is_chat:
         severity = "warning" if found.task.kind == "generation" else "note"

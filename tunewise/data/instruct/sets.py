@@ -20,10 +20,14 @@ from tunewise.data.instruct.recognition import AUTO, recognised
 from tunewise.data.instruct.records import Record, reading_of
 from tunewise.data.load import load_task
 from tunewise.data.splits import few_shot
+from tunewise.data.streamed import Streamed
 from tunewise.data.task import Task
 from tunewise.errors import UserError
 
 PLAN, SUMMARY, MIXTURE = "sets.yaml", "sets.json", "mixture.yaml"
+
+OF_A_RUN = ("few_shot", "replay", "trained_on", "pattern")
+"""Fields of data that say what a run trains on, and how it asks where no templates do."""
 
 
 class Source(Strict):
@@ -44,6 +48,15 @@ class Source(Strict):
     @classmethod
     def _path_alone(cls, data: Any) -> Any:
         return {"path": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _asked_by_templates(self) -> Self:
+        said = self.data.model_dump(exclude_defaults=True)
+        if lost := next((name for name in OF_A_RUN if name in said), ""):
+            raise ValueError(
+                f"data.{lost} changes nothing that templates ask; leave it out, or say it of the set built"
+            )
+        return self
 
 
 class InstructionSets(Drawing):
@@ -167,6 +180,8 @@ def instruction_set(source: Source, plan: InstructionSets) -> InstructionSet:
 
 
 def _refuse_what_has_no_slots(task: Task) -> None:
+    if task.mixture is not None:
+        raise UserError(f"{task.source} is a mixture", f"build from its sources, one a task: {', '.join(task.each)}")
     first = next(iter((*task.train, *task.dev, *task.test)))
     if task.reads_images:
         raise UserError(f"{task.source} holds images, which no template asks in words", "name a task of texts")
@@ -191,6 +206,8 @@ def _told_apart(records: Sequence[Record]) -> list[Record]:
 def _limited(examples: Sequence[Example], limit: int | None, seed: int) -> Sequence[Example]:
     if limit is None or len(examples) <= limit:
         return examples
+    if isinstance(examples, Streamed):  # which makes a row anew whenever it is asked for
+        return examples.only(examples.drawn(limit, seed, balanced=False))
     chosen = {id(example) for example in few_shot(examples, limit, seed, balanced=False)}
     return [example for example in examples if id(example) in chosen]
 
