@@ -194,7 +194,10 @@ def test_metrics_are_those_named_or_told_by_the_answers(here):
     assert load_task(path).metrics == ("numeric_match", "rougeL", "chrf", "exact_match")
     assert load_task(DataConfig(path=path, metrics=("bleu",))).metrics == ("bleu",)
     assert parse(DataConfig, {"path": path, "metrics": "bleu, chrf"}).metrics == ("bleu", "chrf")
-    sums[3]["answer"] = "It is 4."
+    scored = {example.line for example in (*load_task(path).dev, *load_task(path).test)}
+    sums[min(set(range(1, 21)) - scored) - 1]["answer"] = "It is so."  # which is trained on, and not scored
+    assert load_task(write("sums.jsonl", sums)).metrics == ("numeric_match", "rougeL", "chrf", "exact_match")
+    sums[min(scored) - 1]["answer"] = "It is so."
     assert load_task(write("sums.jsonl", sums)).metrics == ("rougeL", "chrf", "exact_match")
 
 
