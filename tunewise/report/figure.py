@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 INK, QUIET, GRID = "#010101", "#020202", "#030303"
 N_SERIES = 10
 SERIES = tuple(f"#0400{index:02x}" for index in range(N_SERIES))
-MARKERS = "osD^vPXphd"
+MARKERS = "osD^vPXph*"
 VARIABLES = {INK: "var(--ink)", QUIET: "var(--quiet)", GRID: "var(--line)"} | {
     colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
 }

@@ -55,7 +55,7 @@ def _cell(row: Arm, column: Arm, verdict: Verdict, levels: Sequence[float]) -> C
     strength = sum(pair.p_holm < level for level in levels)
     is_higher = gap > 0
     return Cell(
-        gap=f"{gap:+.{digits}f}".replace("-", "−"),
+        gap=f"{gap:+z.{digits}f}".replace("-", "−"),
         half_width=f"{pair.gap.half_width:.{digits}f}" if math.isfinite(pair.gap.half_width) else "?",
         p=words.probability(pair.p_holm),
         is_better=(is_higher != (row.metric in LOWER_IS_BETTER)) if strength else None,

@@ -26,7 +26,7 @@ from tunewise.report.samples import Sample, contested_items, samples_of
 from tunewise.report.source_curves import source_curves, source_rows
 from tunewise.report.templating import template
 
-GLYPHS = "●■◆▲▼✚✖⬟⬢⬧"
+GLYPHS = "●■◆▲▼✚✖⬟⬢★"
 
 
 def write_page(root: Path, page: Path, *, commands: Sequence[str] = (), title: str = "") -> Path:
