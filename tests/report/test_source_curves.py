@@ -10,7 +10,8 @@ import pytest
 from tests.report.runs import write_runs
 from tunewise.report.arms import Arm, read_arms
 from tunewise.report.page import render
-from tunewise.report.source_curves import source_curves, source_losses, source_rows
+from tunewise.report.score_rows import source_rows
+from tunewise.report.source_curves import source_curves, source_losses
 from tunewise.report.words import metric_name, quality, unit
 from tunewise.stats import mean_interval
 

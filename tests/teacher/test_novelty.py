@@ -5,7 +5,8 @@ import random
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from tunewise.teacher.novelty import Kept, common, words_of
+from tunewise.evaluation.overlap import n_in_common
+from tunewise.teacher.novelty import Kept, words_of
 
 WORDS = "the a of write list boat name sea word give old red make short text in to and one it is for you".split()
 SCORER = RougeScorer(["rougeL"])
@@ -59,7 +60,7 @@ def test_the_common_subsequence_is_that_of_the_table() -> None:
         for i, word in enumerate(one):
             for j, against in enumerate(other):
                 table[i + 1][j + 1] = table[i][j] + 1 if word == against else max(table[i][j + 1], table[i + 1][j])
-        assert common(one, other) == table[-1][-1]
+        assert n_in_common(one, other) == table[-1][-1]
 
 
 def test_few_of_thousands_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +71,8 @@ def test_few_of_thousands_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None
     for _ in range(4000):
         kept.add(" ".join(drawn.choices(vocabulary, weights, k=12)))
     looked = []
-    monkeypatch.setattr("tunewise.teacher.novelty.common", lambda *words: looked.append(words) or common(*words))
+    counted = lambda *words: looked.append(words) or n_in_common(*words)
+    monkeypatch.setattr("tunewise.teacher.novelty.n_in_common", counted)
     for _ in range(50):
         kept.nearest(" ".join(drawn.choices(vocabulary, weights, k=12)))
     assert len(looked) < 50 * 40, "of 4,000 texts one in a hundred at most is worth the exact score"

@@ -15,7 +15,6 @@ from tunewise.report.confusion import MOST_CLASSES, confusion_of, mistakes_besid
 from tunewise.report.curves import learning_curves
 from tunewise.report.decision import Decision, best_of, decide
 from tunewise.report.dial import dial_figure
-from tunewise.report.elsewhere import set_rows
 from tunewise.report.folders import Run, majority_score
 from tunewise.report.forgotten import forgotten_tasks
 from tunewise.report.matrix import matrix_of
@@ -23,7 +22,8 @@ from tunewise.report.proof_table import planner_grades, proof_table
 from tunewise.report.protocol import HowCompared, how_compared
 from tunewise.report.reproduce import command_of, digests_of, environment_of
 from tunewise.report.samples import Sample, contested_items, samples_of
-from tunewise.report.source_curves import source_curves, source_rows
+from tunewise.report.score_rows import set_rows, source_rows
+from tunewise.report.source_curves import source_curves
 from tunewise.report.templating import template
 
 GLYPHS = "●■◆▲▼✚✖⬟⬢★"

@@ -1,31 +1,10 @@
-"""The sources of a mixture: what each way reaches on each, and how fast the way to take learns each of them."""
+"""The sources of a mixture: how fast the way to take learns each of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from tunewise.report import words
 from tunewise.report.arms import Arm
 from tunewise.report.curves import windowed
 from tunewise.report.figure import INK, N_SERIES, SERIES, subplots, svg
-
-
-@dataclass(frozen=True)
-class SourceRow:
-    """One source: its first metric, and what each arm reaches by it."""
-
-    name: str
-    metric: str
-    scores: tuple[str, ...]
-
-
-def source_rows(arms: Sequence[Arm]) -> list[SourceRow]:
-    """A row a source, in the order of the mixture; [] for other tasks."""
-    rows = []
-    for key in arms[0].by_source:
-        name, _, metric = key.partition(".")
-        told = [words.quality(metric, arm.by_source[key]) if key in arm.by_source else "–" for arm in arms]
-        rows.append(SourceRow(name, words.metric_name(metric) + words.unit(metric), tuple(told)))
-    return rows
 
 
 def source_losses(arm: Arm) -> dict[str, tuple[list[float], list[float]]]:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from tunewise.config import override
 from tunewise.data.config import DataConfig
@@ -39,8 +39,8 @@ def examine_data(
 
 def rows_of(data: DataConfig, model: str, head: HeadChoice = "auto", max_length: int = MAX_LENGTH) -> Rows:
     """The rows of a task, and how a base of this name reads them; images are not read."""
-    config, tokenizer = load_config(model), _tokenizer(model)
-    kind = kind_of(config)
+    config = load_config(model)
+    kind, tokenizer = kind_of(config), _tokenizer(model, config)
     task = load_task(data, tokenizer)
     chosen = head_for(task, kind, model, head)
     refuse_untrained(data, kind, chosen)
@@ -66,8 +66,9 @@ def refuse_unfit(recipes: Sequence[Recipe]) -> None:
     for recipe in recipes:
         for data in recipe.data.each.values():
             distinct.setdefault(data.model_dump_json(), (data, recipe))
+    tokenizers = {model: _tokenizer(model, load_config(model)) for model in {recipe.model for recipe in recipes}}
     for data, recipe in distinct.values():
-        found = examine(Rows(at_most(task_of(data, _tokenizer(recipe.model)), LOOKED_AT)))
+        found = examine(Rows(at_most(task_of(data, tokenizers[recipe.model]), LOOKED_AT)))
         command = check_command(data, recipe.model)
         if not found.is_fit:
             errors = found.of("error")
@@ -99,9 +100,9 @@ def _typed(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _tokenizer(model: str) -> PreTrainedTokenizerBase | None:
+def _tokenizer(model: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase | None:
     """The one of a base, which its chat template belongs to; None of a base that reads images."""
-    return None if kind_of(load_config(model)) == VISION else load_tokenizer(model)
+    return None if kind_of(config) == VISION else load_tokenizer(model)
 
 
 def _way(kind: str, head: TaskHead) -> Way:

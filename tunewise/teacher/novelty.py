@@ -3,14 +3,15 @@
 With m and n words and a longest common subsequence of l, ROUGE-L is 2 l / (m + n). It reaches a threshold t only where
 l >= t (m + n) / 2, and as l <= n, only where n >= m t / (2 - t). So l is m t / (2 - t) at least, and of any m - l + 1
 words of a candidate one is shared: those are looked up that the fewest others have (the prefix filter of Bayardo et al.
-2007, WWW). What is found is held by its bag of words, and what is left by the subsequence itself, a row of the table at
-a time in one whole number (Crochemore et al. 2001, Information Processing Letters 80).
+2007, WWW). What is found is held by its bag of words, and what is left by the subsequence itself.
 """
 
 import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+
+from tunewise.evaluation.overlap import n_in_common
 
 Token = tuple[str, int]
 """A word, and the how manyth of its kind it is: so a bag of words is a set."""
@@ -25,19 +26,6 @@ def words_of(text: str) -> list[str]:
     Characters of scripts that put no spaces between words (Thai, Chinese, Japanese) stand alone.
     """
     return _WORD.findall(text.lower())
-
-
-def common(one: Sequence[str], other: Sequence[str]) -> int:
-    """Length of the longest common subsequence."""
-    places: dict[str, int] = defaultdict(int)
-    for place, word in enumerate(one):
-        places[word] |= 1 << place
-    everything = (1 << len(one)) - 1
-    row = everything
-    for word in other:
-        shared = row & places.get(word, 0)
-        row = (row + shared) | (row - shared)
-    return (everything & ~row).bit_count()
 
 
 class Kept:
@@ -66,7 +54,7 @@ class Kept:
         words = words_of(text)
         best: tuple[int, float] | None = None
         for index in self._could_be_close(words):
-            score = 2 * common(words, self._words[index]) / (len(words) + len(self._words[index]))
+            score = 2 * n_in_common(words, self._words[index]) / (len(words) + len(self._words[index]))
             if score >= self._threshold and (best is None or score > best[1]):
                 best = index, score
         return best

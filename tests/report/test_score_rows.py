@@ -4,9 +4,9 @@ import json
 
 from tests.report.runs import write_runs
 from tunewise.report.arms import read_arms
-from tunewise.report.elsewhere import set_rows
 from tunewise.report.folders import read_runs
 from tunewise.report.page import render
+from tunewise.report.score_rows import set_rows
 
 
 def with_sets(root, sets):
