@@ -1,4 +1,4 @@
-"""Before anything is spent: what a method would train and store."""
+"""Before anything is spent: what a method would train and store, and the memory and time that takes."""
 
 from tunewise.planning.parameters import ParameterPlan, plan
 

@@ -3,14 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
-
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import count_by_dtype
 from tunewise.methods.base import Method
-from tunewise.models.families import WRITERS, kind_of
 from tunewise.models.heads import TaskHead
-from tunewise.models.load import load_config
+from tunewise.planning.shell import Shell, shell_of
 
 
 @dataclass(frozen=True)
@@ -32,25 +29,24 @@ def plan(
 ) -> list[ParameterPlan]:
     """One plan for each method, or for every method at its defaults, on the base `model` (a folder or hub name).
 
-    Only the config is read: a 405B base takes as long as a small one. Without a `head` a base that writes no text gets
-    a classifier of two classes, which every method trains along; methods that do not act on its kind are left out
-    unless named. Raises UserError for a base or method that is none, and where a method cannot act on the base.
+    Methods that do not act on a base of its kind are left out unless named. Raises UserError for a base or method that
+    is none, and where a method cannot act on the base.
     """
-    config = load_config(model)
-    kind = kind_of(config)
-    head = head or (TaskHead() if kind in WRITERS else TaskHead("classes", ("0", "1")))
-    head.configure(config)
-    with torch.device("meta"):
-        shell = head.auto_class(kind, model).from_config(config)
-    n_base = sum(parameter.numel() for parameter in shell.parameters())
-    chosen = [m if isinstance(m, Method) else parse_method(m) for m in methods]
-    chosen = chosen or [_default(name) for name, method in METHODS.items() if kind not in method.not_on]
-    plans = []
-    for method in chosen:
-        by_dtype = count_by_dtype(shell, method)
-        n_bytes = sum(n * dtype.itemsize for dtype, n in by_dtype.items())
-        plans.append(ParameterPlan(method, sum(by_dtype.values()), n_base, n_bytes))
-    return plans
+    shell = shell_of(model, head)
+    chosen = [m if isinstance(m, Method) else parse_method(m) for m in methods] or defaults_on(shell)
+    return [count_on(shell, method) for method in chosen]
+
+
+def count_on(shell: Shell, method: Method) -> ParameterPlan:
+    """What `method` would train on the base of this shell."""
+    by_dtype = count_by_dtype(shell.model, method)
+    n_bytes = sum(n * dtype.itemsize for dtype, n in by_dtype.items())
+    return ParameterPlan(method, sum(by_dtype.values()), shell.n_parameters, n_bytes)
+
+
+def defaults_on(shell: Shell) -> list[Method]:
+    """Every method that acts on a base of this kind, at its defaults."""
+    return [_default(name) for name, method in METHODS.items() if shell.kind not in method.not_on]
 
 
 def _default(name: str) -> Method:
