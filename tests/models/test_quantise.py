@@ -153,7 +153,7 @@ def test_nothing_is_written_to_a_packed_weight():
     site, before = read_anatomy(model).sites[0], checksums(model)
     with pytest.raises(UserError, match="is quantised") as caught:
         set_dense_weight(model, site, torch.zeros(site.d_out, site.d_in))
-    assert "--into dequantised" in caught.value.hint
+    assert "--route dequantised" in caught.value.hint
     assert checksums(model) == before
 
 

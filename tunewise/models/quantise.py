@@ -20,8 +20,8 @@ from tunewise.errors import UserError, unknown
 
 NF4, FP4, INT8 = FORMATS = ("nf4", "fp4", "int8")
 ROUTES = (
-    "serve it attached (tunewise.load_adapter), or merge it into dense weights: "
-    "tunewise adapter merge FOLDER --into dequantised, or --into original"
+    "serve it attached (tunewise.load_adapter), or merge it into dense weights: tunewise adapter merge FOLDER "
+    "--route dequantised, or --route original; without --route it measures what each of them changes"
 )
 
 

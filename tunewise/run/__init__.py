@@ -9,6 +9,7 @@ from tunewise.run.mixing_table import mixing_table
 from tunewise.run.prepare import base_of
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.record import is_done
+from tunewise.run.routes import merge_by, weigh_routes
 from tunewise.run.together import plan, run_together
 from tunewise.run.training_rows import in_columns
 from tunewise.training.proofs import prove_adapter
@@ -28,6 +29,7 @@ __all__ = [
     "in_columns",
     "is_done",
     "merge_adapter",
+    "merge_by",
     "mixing_table",
     "plan",
     "prove_adapter",
@@ -38,4 +40,5 @@ __all__ = [
     "run_together",
     "save_merged",
     "train",
+    "weigh_routes",
 ]
