@@ -28,7 +28,7 @@ from transformers import (
 
 from tunewise.errors import UserError, nearest
 from tunewise.models import fingerprint
-from tunewise.models.anatomy import Anatomy, read_anatomy
+from tunewise.models.anatomy import Anatomy, outside_the_trunk, read_anatomy
 from tunewise.models.families import VISION, kind_of
 from tunewise.models.heads import TaskHead, draw_head, is_told_by
 from tunewise.models.precision import choose_dtype
@@ -109,7 +109,8 @@ def load_base(
     same_size, same_labels = config.num_labels == max(1, len(head.labels)), is_told_by(head, config)
     head.configure(config)
     chosen = choose_dtype(dtype, where)
-    storage = loading(config, quantise, chosen, where)
+    kept = _head_modules(auto_class, config) if quantise and head.kind != "lm" else ()
+    storage = loading(config, quantise, chosen, where, kept)
     if tokenizer is not None and config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id  # a decoder's classifier reads the last token before padding
     options = {"config": config, "dtype": chosen, "ignore_mismatched_sizes": head.kind != "lm" and not same_size}
@@ -168,6 +169,14 @@ def _read_model(name: str, auto_class: Any, options: dict[str, Any]) -> tuple[Pr
     except (OSError, ValueError) as error:
         raise _cannot_load(name, error) from error
     return model, {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
+
+
+def _head_modules(auto_class: Any, config: PreTrainedConfig) -> tuple[str, ...]:
+    """The modules of a classifier on top: transformers would pack one that has a bias, which then could not be
+    trained, and fail on one that the checkpoint does not hold."""
+    with torch.device("meta"):
+        model = auto_class.from_config(config)
+    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in outside_the_trunk(model)))
 
 
 def load_tokenizer(name: str, head: TaskHead | None = None) -> PreTrainedTokenizerBase:

@@ -23,8 +23,10 @@ class WeightError:
     """As in the anatomy (q, k, v, ...); of a module that is no site the last part of its path."""
     shape: tuple[int, int]
     """(d_out, d_in)."""
+    norm: float
+    """‖W‖, in the Frobenius norm."""
     relative: float
-    """‖W − Q‖ / ‖W‖, in Frobenius norms; 0 for a W of zeros."""
+    """‖W − Q‖ / ‖W‖; 0 for a W of zeros."""
     largest: float
     """The largest |W − Q| of an entry."""
     bytes_before: int
@@ -48,6 +50,7 @@ def weight_errors(dense: PreTrainedModel, quantised: PreTrainedModel, anatomy: A
             layer=anatomy.layer_of(path),
             role=path.rpartition(".")[2] if site is None else site.name.rpartition(".")[2],
             shape=(weight.shape[0], weight.shape[1]),
+            norm=norm,
             relative=float(change.norm()) / norm if norm else 0.0,
             largest=float(change.abs().max()),
             bytes_before=_bytes(module.weight),

@@ -8,7 +8,7 @@ no method asks how it is stored. Needs the extra `quant`.
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -40,11 +40,14 @@ def refuse_to_train(model: nn.Module, method: str, parameters: Iterable[str]) ->
         )
 
 
-def loading(config: PreTrainedConfig, wanted: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def loading(
+    config: PreTrainedConfig, wanted: str, dtype: torch.dtype, device: torch.device, kept: Sequence[str] = ()
+) -> dict[str, Any]:
     """What `from_pretrained` has to be told to load a base in the format `wanted`; nothing where none is wanted.
 
-    Weights are kept in blocks of 64 with their constants quantised again, and multiplied in `dtype`. A checkpoint that
-    bitsandbytes wrote has its format already. Raises UserError for a format that is none, a checkpoint in another
+    Weights are kept in blocks of 64 with their constants quantised again, and multiplied in `dtype`; the modules
+    `kept` stay dense, or where none is named a language model's head. A checkpoint that bitsandbytes wrote has its
+    format already. Raises UserError for a format that is none, a checkpoint in another
     one, float64, and where bitsandbytes is not installed.
     """
     if wanted and wanted not in FORMATS:
@@ -58,7 +61,7 @@ def loading(config: PreTrainedConfig, wanted: str, dtype: torch.dtype, device: t
         raise UserError("quantised weights are multiplied in 16 or 32 bits, not in float64", "dtype=float32")
     _require()
     where = {"device_map": {"": device}}
-    return where if stored else {**where, "quantization_config": _configuration(wanted, dtype)}
+    return where if stored else {**where, "quantization_config": _configuration(wanted, dtype, kept)}
 
 
 def format_of_checkpoint(config: PreTrainedConfig) -> str:
@@ -116,10 +119,12 @@ def dequantise(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _configuration(wanted: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+def _configuration(wanted: str, dtype: torch.dtype, kept: Sequence[str]) -> BitsAndBytesConfig:
+    skipped = list(kept) or None  # of 4 bits as well, whatever the name of the field
     if wanted == INT8:
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(
+        llm_int8_skip_modules=skipped,
         load_in_4bit=True,
         bnb_4bit_quant_type=wanted,
         bnb_4bit_use_double_quant=True,
