@@ -33,7 +33,9 @@ def test_figures_are_those_of_the_definition():
 
 
 def test_values_have_no_distribution():
-    found = apart.apart([plain("", [1, 2], 1)], 1, lambda rows: torch.tensor([[2.0]]), lambda rows: torch.tensor([[3.0]]))
+    found = apart.apart(
+        [plain("", [1, 2], 1)], 1, lambda rows: torch.tensor([[2.0]]), lambda rows: torch.tensor([[3.0]])
+    )
     assert found == apart.Apart(1, 1.0, 1.0, None, None)
 
 
@@ -106,11 +108,15 @@ def test_texts_have_a_label_at_every_token_but_the_first_and_no_answers(tmp_path
 
 def test_answers_that_changed_are_counted_by_question():
     first, second = (
-        Evaluation({}, [{"id": str(i), "predicted": text} for i, text in enumerate(texts)]) for texts in ("abcd", "abxy")
+        Evaluation({}, [{"id": str(i), "predicted": text} for i, text in enumerate(texts)])
+        for texts in ("abcd", "abxy")
     )
     assert apart.changed_answers(first, second) == 0.5
     assert apart.changed_answers(first, None) is None
 
 
 def test_a_metric_that_is_no_number_is_none():
-    assert apart.metrics_of(Evaluation({"accuracy": 50.0, "loss": float("nan")}, [])) == {"accuracy": 50.0, "loss": None}
+    assert apart.metrics_of(Evaluation({"accuracy": 50.0, "loss": float("nan")}, [])) == {
+        "accuracy": 50.0,
+        "loss": None,
+    }

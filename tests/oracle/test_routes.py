@@ -1,4 +1,4 @@
-"""What each route of merging into a quantised base changes, against peft's own merges and logits taken one row a time."""
+"""What each route of merging into a quantised base changes, against peft's own merges and logits a row at a time."""
 
 from importlib import import_module
 
@@ -74,9 +74,7 @@ def test_the_change_of_each_route_is_the_one_between_pefts_models(place):
     found = weigh_routes(base, place / "run")
     task = load_task(DataConfig(path=str(place / "reviews.csv")), base.tokenizer)
     assert found["measured_on"] == f"{len(task.dev)} of the {len(task.dev)} dev rows of reviews"
-    logits = {
-        name: logits_at_labels(model, task.dev, base.tokenizer) for name, model in peft_models(place).items()
-    }
+    logits = {name: logits_at_labels(model, task.dev, base.tokenizer) for name, model in peft_models(place).items()}
     measured = {"without_adapter": found["without_adapter"], **found["routes"]}
     assert measured.keys() == logits.keys()
     reference = logits["attached"]

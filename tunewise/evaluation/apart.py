@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -19,6 +19,7 @@ from tunewise.engine.objectives import Labels, Writing, encode_rows, objective_f
 from tunewise.errors import UserError
 from tunewise.evaluation.by_source import Prepared, examples_by_source
 from tunewise.evaluation.evaluate import LONGEST, Asking, Evaluation, answer, prepare
+from tunewise.evaluation.suite import look_of, paired
 from tunewise.models.load import Base
 
 ROWS_AT_A_TIME = 16
@@ -53,7 +54,7 @@ class Sheet:
     rows: Sequence[Encoded]
     questions: Prepared | None = None
     """None where there is no task, and so no metric."""
-    asking: Asking = Asking()
+    asking: Asking = field(default_factory=Asking)
 
     def answers(self, base: Base, prefix_ids: Sequence[int] = ()) -> Evaluation | None:
         """What `base`, with whatever is attached to it, answers and scores."""
@@ -144,6 +145,17 @@ def changed_answers(first: Evaluation | None, second: Evaluation | None) -> floa
         return None
     pairs = zip(first.predictions, second.predictions, strict=True)
     return sum(one["predicted"] != other["predicted"] for one, other in pairs) / len(first.predictions)
+
+
+def score_change(task: Task, first: Evaluation | None, second: Evaluation | None) -> dict[str, Any] | None:
+    """second − first in the metric that decides, with the 95 % interval over the rows: of texts each weighs the same.
+
+    None where there is no task, and of a mixture, whose metric no row has.
+    """
+    if first is None or second is None or task.mixture is not None:
+        return None
+    found = paired(look_of(task, first), look_of(task, second))
+    return {name: found[name] for name in ("metric", "change", "interval")}
 
 
 def metrics_of(found: Evaluation | None) -> dict[str, Any] | None:

@@ -67,7 +67,9 @@ def head_of(model: PreTrainedModel) -> TaskHead:
 
 def head_named(architecture: str, config: PreTrainedConfig) -> TaskHead:
     """The head that transformers' class of this name has with this configuration."""
-    if architecture.endswith(("ForSequenceClassification", "ForImageClassification", "ForImageClassificationWithTeacher")):
+    if architecture.endswith(
+        ("ForSequenceClassification", "ForImageClassification", "ForImageClassificationWithTeacher")
+    ):
         is_value = config.problem_type == "regression" or config.num_labels == 1
         return TaskHead("value") if is_value else TaskHead("classes", _labels(config))
     return TaskHead("tags", _labels(config)) if architecture.endswith("ForTokenClassification") else TaskHead()

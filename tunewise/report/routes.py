@@ -31,13 +31,8 @@ def print_routes(console: Console, found: Found) -> None:
     for name, told in found["routes"].items():
         if "impossible" in told:
             console.print(Text(f"{name}: not possible, {told['impossible']}"))
-    console.print(
-        Text(
-            f"Measured on {found['measured_on']}, at {found['without_adapter']['n_labels']:,} labels. On disk: attached, "
-            "the adapter alone, beside a base that others share.",
-            "dim",
-        )
-    )
+    where = f"Measured on {found['measured_on']}, at {found['without_adapter']['n_labels']:,} labels."
+    console.print(Text(f"{where} On disk: attached, the adapter alone, beside a base that others share.", "dim"))
     if "route" not in found:
         for name in routes:
             console.print(Text(f"{name:<12} {command(name, found['adapter'])}"), soft_wrap=True)

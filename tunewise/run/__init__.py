@@ -7,6 +7,7 @@ from tunewise.run.examined import examine_data, refuse_unfit
 from tunewise.run.measure import evaluate, evaluate_with_harness
 from tunewise.run.mixing_table import mixing_table
 from tunewise.run.prepare import base_of
+from tunewise.run.quantize import quantize
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.record import is_done
 from tunewise.run.routes import merge_by, weigh_routes
@@ -34,6 +35,7 @@ __all__ = [
     "plan",
     "prove_adapter",
     "prove_in_fresh_process",
+    "quantize",
     "refuse_unfit",
     "run",
     "run_folder",

@@ -8,7 +8,7 @@ from math import fsum, sqrt
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from tunewise import files
 from tunewise.data.config import DataConfig
@@ -94,6 +94,7 @@ def _measured(dense: Base, quantised: Base, task: Task | None, limit: int) -> di
     changes = {
         **asdict(apart.apart(sheet.rows, apart.n_classes_of(dense), *logits)),
         "answers_changed": apart.changed_answers(*answers),
+        "score": apart.score_change(task, *answers),
     }
     before, after = map(apart.metrics_of, answers)
     metrics = {"before": before, "after": after}
@@ -128,6 +129,7 @@ def _head_and_task(model: str, config: PreTrainedConfig, data: str | None) -> tu
 def _save(quantised: Base, folder: Path) -> None:
     """The checkpoint and its tokenizer; a classifier that was drawn to load the base is left out."""
     model = quantised.model.base_model if quantised.new_parameters else quantised.model
+    assert isinstance(model, PreTrainedModel)
     model.save_pretrained(folder)
     quantised.save_processor(folder)
 

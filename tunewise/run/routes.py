@@ -41,7 +41,14 @@ ATTACHED, DEQUANTISED, ORIGINAL = ROUTES = ("attached", "dequantised", "original
 N_ROWS = 64
 N_TEXTS, N_TOKENS = 16, 64
 """Of what a model writes of itself, where nothing says what its task is."""
-NO_CHANGE = {"largest_change": 0.0, "mean_change": 0.0, "kl": 0.0, "agreement": 1.0, "answers_changed": 0.0}
+NO_CHANGE = {
+    "largest_change": 0.0,
+    "mean_change": 0.0,
+    "kl": 0.0,
+    "agreement": 1.0,
+    "answers_changed": 0.0,
+    "score": None,
+}
 """How far the attached model is from itself."""
 
 
@@ -128,11 +135,13 @@ class _Attached:
         }
 
     def _beside(self, logits: LogitsOf, answers: Evaluation | None) -> dict[str, Any]:
+        questions = self.sheet.questions
         mine = partial(logits_at_labels, self.base, prefix_ids=self.tuned.prefix_ids)
         return {
             "metrics": apart.metrics_of(answers),
             **asdict(apart.apart(self.sheet.rows, apart.n_classes_of(self.base), mine, logits)),
             "answers_changed": apart.changed_answers(self.answers, answers),
+            "score": None if questions is None else apart.score_change(questions.task, self.answers, answers),
         }
 
 
