@@ -14,7 +14,7 @@ from tunewise.data.examples import Example
 from tunewise.data.task import Task
 from tunewise.engine.backend import chosen
 from tunewise.engine.batches import IGNORED, by_length, plain
-from tunewise.engine.loss import PIECE, label_logits, wide
+from tunewise.engine.loss import label_logits
 from tunewise.engine.objectives import Labels, Writing, encode_rows, objective_for
 from tunewise.errors import UserError
 from tunewise.evaluation.by_source import Prepared, examples_by_source
@@ -25,6 +25,9 @@ from tunewise.models.load import Base
 ROWS_AT_A_TIME = 16
 LOGITS_AT_A_TIME = 1 << 27
 """Logits of one forward, where more rows than one would make more: 512 MiB in float32."""
+
+PIECE = 1 << 23
+"""Logits that are compared at a time: 64 MiB in float64."""
 
 LogitsOf = Callable[[Sequence[Encoded]], Tensor]
 """Rows -> the logits of one model at their labels, (labels, vocabulary or classes)."""
@@ -130,9 +133,9 @@ def apart(rows: Sequence[Encoded], n_classes: int, first: LogitsOf, second: Logi
             change = (one - other).abs()
             n_labels += len(change)
             largest = max(largest, float(change.max()))
-            total += float(change.sum(dtype=torch.float64))
+            total += float(change.sum())
             p, q = one.log_softmax(-1), other.log_softmax(-1)
-            divergence += float((p.exp() * (p - q)).sum(dtype=torch.float64))
+            divergence += float((p.exp() * (p - q)).sum())
             n_same += int((one.argmax(-1) == other.argmax(-1)).sum())
     n = max(1, n_labels)
     told = (None, None) if n_classes == 1 else (max(0.0, divergence / n), n_same / n)
@@ -184,7 +187,7 @@ def _text_rows(base: Base, texts: Sequence[str], longest: int) -> list[Encoded]:
 
 
 def _in_pieces(one: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Both in float32, so many rows at a time that no copy is large."""
+    """Both in float64, in which a KL of rounding alone is still one, so many rows at a time that no copy is large."""
     n = max(1, PIECE // one.shape[-1])
     for a, b in zip(one.split(n), other.split(n), strict=True):
-        yield wide(a), wide(b).to(a.device)
+        yield a.double(), b.to(a.device).double()

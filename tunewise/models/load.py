@@ -26,11 +26,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from tunewise import files
 from tunewise.errors import UserError, nearest
 from tunewise.models import fingerprint
 from tunewise.models.anatomy import Anatomy, outside_the_trunk, read_anatomy
 from tunewise.models.families import VISION, kind_of
-from tunewise.models.heads import TaskHead, draw_head, is_told_by
+from tunewise.models.heads import TaskHead, draw_head, head_of, is_told_by
 from tunewise.models.precision import choose_dtype
 from tunewise.models.quantise import format_of, keep_layout, loading
 from tunewise.models.tiny import FOLDER as TINY
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED = {"tiny": TINY}
 SECONDS_TO_ANSWER = 5.0
+QUANTISATION = "quantisation.json"
+"""Beside a checkpoint that was quantised here: from what, and what it lost."""
 UNLIMITED = 10**9
 """Tokenizers that know no limit say 1e30."""
 UNSAFE_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt")
@@ -214,19 +217,36 @@ def _tied(model: PreTrainedModel) -> set[str]:
 def original(model: PreTrainedModel) -> PreTrainedModel:
     """The full-precision model that `model` was quantised from, read again from where it came from, on the CPU.
 
-    Raises UserError where it came quantised, or cannot be found again.
+    Raises UserError where it came quantised by somebody else, or cannot be found again.
     """
     source = model.config._name_or_path
     try:
-        if not source or model.hf_quantizer.pre_quantized:
-            raise OSError("it came quantised")
+        source = _dense_source(model)
+        config = AutoConfig.from_pretrained(source)
+        head_of(model).configure(config)
+        config.pad_token_id = model.config.pad_token_id
         with _quiet():
-            return type(model).from_pretrained(source, dtype="auto", use_safetensors=True)
+            return type(model).from_pretrained(
+                source, config=config, dtype="auto", use_safetensors=True, ignore_mismatched_sizes=True
+            )
     except OSError as error:
         raise UserError(
             f"the weights that {source or 'this base'} was quantised from are not to be had: {error}",
             hint="load the full-precision checkpoint with quantise=nf4",
         ) from error
+
+
+def _dense_source(model: PreTrainedModel) -> str:
+    """Where a quantised model's full-precision weights lie: where it was loaded from, or what a checkpoint of
+    `tunewise quantize` says that it was made from."""
+    source = model.config._name_or_path
+    if source and not model.hf_quantizer.pre_quantized:
+        return source
+    report = Path(source) / QUANTISATION
+    told = files.read_json(report) if source and report.is_file() else None
+    if not isinstance(told, dict) or "model" not in told:
+        raise OSError("it came quantised")
+    return str(EMBEDDED.get(told["model"], told["model"]))
 
 
 def load_config(name: str) -> PreTrainedConfig:

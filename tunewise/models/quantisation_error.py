@@ -20,7 +20,7 @@ class WeightError:
     layer: int | None
     """None of a layer outside the stack, such as a pooler."""
     role: str
-    """As in the anatomy (q, k, v, ...); of a module that is no site the last part of its path."""
+    """As in the anatomy (q, k, v, ...); of a module that is no site the end of its path."""
     shape: tuple[int, int]
     """(d_out, d_in)."""
     norm: float
@@ -48,7 +48,7 @@ def weight_errors(dense: PreTrainedModel, quantised: PreTrainedModel, anatomy: A
         yield WeightError(
             module=path,
             layer=anatomy.layer_of(path),
-            role=path.rpartition(".")[2] if site is None else site.name.rpartition(".")[2],
+            role=".".join(path.split(".")[-2:]) if site is None else site.name.rpartition(".")[2],
             shape=(weight.shape[0], weight.shape[1]),
             norm=norm,
             relative=float(change.norm()) / norm if norm else 0.0,
@@ -61,6 +61,16 @@ def weight_errors(dense: PreTrainedModel, quantised: PreTrainedModel, anatomy: A
 def packed_bytes(module: nn.Module) -> int:
     """What a checkpoint holds of the weight of a packed layer."""
     return sum(_bytes(tensor) for name, tensor in module.state_dict().items() if name != "bias")
+
+
+def kept_dense(model: PreTrainedModel) -> dict[str, int]:
+    """Modules of a quantised model whose matrix stayed as it was -> its bytes: embeddings, the head, whatever else
+    transformers leaves alone. A tied one is there once."""
+    packed, found = packed_weights(model), {}
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and name not in packed:
+            found[name.removesuffix(".weight")] = _bytes(parameter)
+    return found
 
 
 def weight_bytes(model: PreTrainedModel) -> int:

@@ -25,7 +25,10 @@ Found = Mapping[str, Any]  # what `tunewise.quantize` returns
 def print_quantisation(console: Console, found: Found) -> None:
     """The errors by layer and role, the roles summed up, and what the rows told."""
     console.print(Text(f"‖W − Q‖ / ‖W‖ in %, {headline(found)}", "bold"))
-    console.print(_by_layer(found))
+    shown = layers_that_lost_most(found)
+    console.print(_by_layer(found, shown))
+    if len(shown) < (n := len(layers_of(found))):
+        console.print(Text(f"the {len(shown)} of {n} layers that lost most", "dim"))
     console.print()
     console.print(_by_role(found))
     console.print()
@@ -77,6 +80,10 @@ def figures(found: Found) -> list[tuple[str, str, str, str]]:
     """(what, before, after, change) of everything that the rows told; sizes first."""
     before, after = found["bytes_before"], found["bytes_after"]
     told = [("weights in memory", words.size(before), words.size(after), f"{before / after:.2f}× smaller")]
+    kept = found["kept_dense"]
+    if kept:
+        n_kept = sum(kept.values())
+        told.append((f"of these as they were: {_ends(kept)}", "", words.size(n_kept), f"{n_kept / after:.0%} of it"))
     for name, value in ((found["metrics"] or {}).get("before") or {}).items():
         new, digits = found["metrics"]["after"][name], 1 if words.unit(name) else 4
         change = "–" if value is None or new is None else signed(new - value, digits)
@@ -106,8 +113,8 @@ def note(found: Found) -> str:
 
 
 def signed(value: float, digits: int) -> str:
-    """+1.2, with a true minus sign."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    """+1.2, with a true minus sign; 0 for what rounds to it."""
+    return f"{value:+.{digits}f}".replace("-", "−") if round(value, digits) else "0"
 
 
 def decimals(errors: Iterable[float]) -> int:
@@ -150,10 +157,17 @@ def page_text(found: Found, *, commands: Sequence[str] = ()) -> str:
     )
 
 
-def _by_layer(found: Found) -> Table:
+def layers_that_lost_most(found: Found) -> list[str]:
+    """Every layer in order where they fit into a terminal, else those with the largest mean error, the worst first."""
     errors, every = errors_at(found), layers_of(found)
+    if len(every) <= MOST_LAYERS:
+        return every
     means = {layer: _mean([error for (row, _), error in errors.items() if row == layer]) for layer in every}
-    shown = sorted(every, key=means.__getitem__, reverse=True)[:MOST_LAYERS] if len(every) > MOST_LAYERS else every
+    return sorted(every, key=means.__getitem__, reverse=True)[:MOST_LAYERS]
+
+
+def _by_layer(found: Found, shown: Sequence[str]) -> Table:
+    errors = errors_at(found)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("layer")
     for role in roles_of(found):
@@ -163,8 +177,6 @@ def _by_layer(found: Found) -> Table:
     for layer in shown:
         told = (errors.get((layer, role)) for role in roles_of(found))
         table.add_row(layer, *(Text("" if e is None else f"{e:.{digits}f}", _style(e, high, ranked[-1])) for e in told))
-    if len(shown) < len(every):
-        table.add_row(f"… the {len(shown)} of {len(every)} layers that lost most", style="dim")
     return table
 
 
@@ -204,6 +216,12 @@ def _measured(found: Found) -> Table:
     for row in figures(found):
         table.add_row(*row)
     return table
+
+
+def _ends(names: Iterable[str]) -> str:
+    """The last parts of paths, each once, as many as fit into a line."""
+    first, *others = dict.fromkeys(name.rpartition(".")[2] for name in names)
+    return words.listing([first, *others]) if len(others) < 2 else f"{first} and {len(others)} others"
 
 
 def _mean(values: Sequence[float]) -> float:

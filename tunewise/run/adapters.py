@@ -105,7 +105,7 @@ def save_merged(
     merge.json says what was merged into what and, of a quantised base, what was `weighed`.
     """
     notes = read_card(adapter)["notes"] if (Path(adapter) / CARD).is_file() else {}
-    settings = copy.deepcopy(merged.generation_config)
+    settings = copy.deepcopy(merged.generation_config) if merged.can_generate() else None
     if settings is not None and notes.get("ends"):
         known = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
         ends = dict.fromkeys(end for end in (*known, *notes["ends"]) if end is not None)

@@ -18,13 +18,12 @@ from tunewise.evaluation import apart
 from tunewise.evaluation.apart import Sheet, logits_at_labels
 from tunewise.models.families import DECODER, ENCODER_DECODER, VISION, kind_of
 from tunewise.models.heads import TaskHead, head_named, is_told_by
-from tunewise.models.load import Base, load_base, load_config, load_tokenizer
-from tunewise.models.quantisation_error import WeightError, weight_bytes, weight_errors
+from tunewise.models.load import QUANTISATION, Base, load_base, load_config, load_tokenizer
+from tunewise.models.quantisation_error import WeightError, kept_dense, weight_bytes, weight_errors
 from tunewise.models.quantise import FORMATS, NF4, format_of_checkpoint
 from tunewise.run.prepare import head_for, task_of
 from tunewise.run.record import folder_bytes
 
-REPORT = "quantisation.json"
 N_ROWS = 128
 ANY_CLASSES = TaskHead("classes", ("0", "1"))
 """What is put on an encoder that no classifier was trained on, to load it; it is not written."""
@@ -65,6 +64,7 @@ def quantize(
         "relative_error": total_error(weights),
         "bytes_before": weight_bytes(dense.model),
         "bytes_after": weight_bytes(quantised.model),
+        "kept_dense": kept_dense(quantised.model),
         **_measured(dense, quantised, task, limit),
         "weights": [asdict(each) for each in weights],
     }
@@ -73,7 +73,7 @@ def quantize(
     with files.folder(out) as new:
         _save(quantised, new)
         found["disk_bytes"] = folder_bytes(new)
-        files.write_json(new / REPORT, found)
+        files.write_json(new / QUANTISATION, found)
     return {"folder": str(out), **found}
 
 
