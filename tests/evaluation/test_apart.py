@@ -3,8 +3,10 @@
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from tests.small_base import write_base, write_encoder, write_encoder_decoder
 from tunewise.data.config import DataConfig
@@ -17,6 +19,7 @@ from tunewise.files import write_jsonl
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import load_base
 
+TASK = load_task(DataConfig(path="tiny:sentiment", train=2))
 ROWS = [plain("a", [5, 9, 33, 20], 2), plain("b", [8, 60, 12, 50, 6, 11, 4], 3)]
 
 
@@ -120,3 +123,38 @@ def test_a_metric_that_is_no_number_is_none():
         "accuracy": 50.0,
         "loss": None,
     }
+
+
+def test_the_change_of_a_loss_has_the_interval_of_a_ratio():
+    """Against scipy's bootstrap of Σ nats / Σ tokens, rows drawn in pairs."""
+    generator = np.random.default_rng(0)
+    counts = generator.integers(5, 200, 60)
+    before = generator.normal(4, 0.5, 60)
+    after = before + generator.normal(0.1, 0.05, 60) + 3 / counts  # short texts lose more
+    sides = [
+        Evaluation(
+            {"loss": float((counts * losses).sum() / counts.sum())},
+            [{"id": str(i), "loss": loss, "n_tokens": int(n)} for i, (loss, n) in enumerate(zip(losses, counts))],
+        )
+        for losses in (before, after)
+    ]
+    found = apart.score_change(TASK, *sides)
+    assert found["change"] == pytest.approx(sides[1].metrics["loss"] - sides[0].metrics["loss"])
+    wanted = stats.bootstrap(
+        (counts * (after - before), counts), lambda nats, n, axis=-1: nats.sum(axis) / n.sum(axis), paired=True,
+        method="percentile", rng=1,
+    ).confidence_interval  # fmt: skip
+    width = wanted.high - wanted.low
+    assert found["interval"] == pytest.approx(list(wanted), abs=0.05 * width)
+    assert (
+        not found["interval"][0] < float((after - before).mean()) < found["interval"][1]
+    )  # each row weighing the same
+
+
+def test_a_metric_that_is_no_mean_over_rows_has_no_interval():
+    rows = [{"id": str(i), "predicted": "a", "expected": "ab"[i == 0], "correct": i != 0} for i in range(4)]
+    first, second = Evaluation({"accuracy": 75.0}, rows), Evaluation({"accuracy": 75.0}, rows)
+    assert apart.score_change(TASK, first, second) == {"metric": "accuracy", "change": 0, "interval": [0, 0]}
+    whole = Evaluation({"mcc": 12.0}, rows)
+    assert apart.score_change(TASK, whole, whole) == {"metric": "mcc", "change": 0, "interval": None}
+    assert apart.score_change(TASK, first, None) is None

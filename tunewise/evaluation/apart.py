@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ from tunewise.engine.objectives import Labels, Writing, encode_rows, objective_f
 from tunewise.errors import UserError
 from tunewise.evaluation.by_source import Prepared, examples_by_source
 from tunewise.evaluation.evaluate import LONGEST, Asking, Evaluation, answer, prepare
-from tunewise.evaluation.suite import look_of, paired
+from tunewise.evaluation.suite import N_RESAMPLES, Look, look_of
 from tunewise.models.load import Base
+from tunewise.stats import paired_bootstrap
 
 ROWS_AT_A_TIME = 16
 LOGITS_AT_A_TIME = 1 << 27
@@ -151,14 +153,25 @@ def changed_answers(first: Evaluation | None, second: Evaluation | None) -> floa
 
 
 def score_change(task: Task, first: Evaluation | None, second: Evaluation | None) -> dict[str, Any] | None:
-    """second − first in the metric that decides, with the 95 % interval over the rows: of texts each weighs the same.
+    """second − first in the metric that decides, with the 95 % bootstrap interval over the rows.
 
-    None where there is no task, and of a mixture, whose metric no row has.
+    A loss is a ratio, of sums over rows of nats and of tokens: its rows are resampled as that ratio moves with each,
+    d + n (dᵢ − d) / mean n. The interval is None where the metric is no mean over rows (an F1 over classes), and all is
+    None where there is no task, and of a mixture.
     """
     if first is None or second is None or task.mixture is not None:
         return None
-    found = paired(look_of(task, first), look_of(task, second))
-    return {name: found[name] for name in ("metric", "change", "interval")}
+    old, new = look_of(task, first), look_of(task, second)
+    counts = [row.get("n_tokens", 1) for row in first.predictions]
+    change, interval = new.value - old.value, None
+    if len(counts) > 1 and all(_is_their_mean(look, counts) for look in (old, new)):
+        moved = [
+            change + n * (after - before - change) / fmean(counts)
+            for n, before, after in zip(counts, old.items.values(), new.items.values(), strict=True)
+        ]
+        found = paired_bootstrap(moved, [0.0] * len(moved), n_resamples=N_RESAMPLES)
+        interval = [found.low, found.high]
+    return {"metric": old.metric, "change": change, "interval": interval}
 
 
 def metrics_of(found: Evaluation | None) -> dict[str, Any] | None:
@@ -173,6 +186,12 @@ def n_classes_of(base: Base) -> int:
     if base.head.kind == "lm":
         return base.model.config.get_text_config().vocab_size
     return 1 if base.head.kind == "value" else len(base.head.labels)
+
+
+def _is_their_mean(look: Look, counts: Sequence[int]) -> bool:
+    """Whether a metric is the mean of what its rows have of it, each weighing as it counts."""
+    mean = math.fsum(n * value for n, value in zip(counts, look.items.values(), strict=True)) / sum(counts)
+    return math.isclose(mean, look.value, rel_tol=1e-6, abs_tol=1e-6)
 
 
 def _rows(base: Base, task: Task, examples: Sequence[Example], longest: int) -> Sequence[Encoded]:

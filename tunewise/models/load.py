@@ -160,7 +160,7 @@ def _device(name: str) -> torch.device:
 def _read_model(name: str, auto_class: Any, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
     """The model, and the names of parameters that its checkpoint lacks or has in another size, drawn from one seed."""
     try:
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model, loaded = auto_class.from_pretrained(
                 EMBEDDED.get(name, name),
@@ -225,7 +225,7 @@ def original(model: PreTrainedModel) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(source)
         head_of(model).configure(config)
         config.pad_token_id = model.config.pad_token_id
-        with _quiet():
+        with quiet():
             return type(model).from_pretrained(
                 source, config=config, dtype="auto", use_safetensors=True, ignore_mismatched_sizes=True
             )
@@ -332,7 +332,7 @@ def _cannot_load(name: str, error: Exception) -> UserError:
     )
 
 
-class _quiet:
+class quiet:
     """No progress bar and no report of transformers inside: tunewise prints its own lines."""
 
     def __enter__(self) -> None:

@@ -87,7 +87,8 @@ def figures(found: Found) -> list[tuple[str, str, str, str]]:
     for name, value in ((found["metrics"] or {}).get("before") or {}).items():
         new, digits = found["metrics"]["after"][name], 1 if words.unit(name) else 4
         change = "–" if value is None or new is None else signed(new - value, digits)
-        if (decided := found["changes"]["score"]) and decided["metric"] == name:
+        decided = found["changes"]["score"]
+        if decided and decided["metric"] == name and decided["interval"]:
             change += f" [{', '.join(signed(end, digits) for end in decided['interval'])}]"
         title = words.metric_name(name) + words.unit(name)
         told.append((title, score(value, digits), score(new, digits), change))
@@ -109,7 +110,8 @@ def note(found: Found) -> str:
     if found["measured_on"] is None:
         return "No rows were given, so nothing was measured of what it says: add --data FILE."
     told = f"Measured on {found['measured_on']}, at {found['changes']['n_labels']:,} labels."
-    return f"{told} In brackets: the 95 % interval over rows." if found["changes"]["score"] else told
+    decided = found["changes"]["score"]
+    return f"{told} In brackets: the 95 % interval over rows." if decided and decided["interval"] else told
 
 
 def signed(value: float, digits: int) -> str:

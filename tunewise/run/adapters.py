@@ -14,7 +14,7 @@ from tunewise.errors import UserError
 from tunewise.methods.arithmetic import change_of, combine, extract_lora
 from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.store import CARD, load_adapter, read_card, save_adapter, saved_probes
-from tunewise.models.load import Base, original
+from tunewise.models.load import Base, original, quiet
 from tunewise.models.quantise import dequantise
 
 MERGE = "merge.json"
@@ -85,7 +85,8 @@ def merged_by(base: Base, tuned: Tuned, route: Route) -> PreTrainedModel:
     state, scale = tuned.state(), tuned.scale
     tuned.detach()
     try:
-        dense = original(base.model) if route == "original" else dequantise(copy.deepcopy(base.model))
+        with quiet():
+            dense = original(base.model) if route == "original" else dequantise(copy.deepcopy(base.model))
     finally:
         tuned.reattach()
         tuned.scale = scale
@@ -111,7 +112,8 @@ def save_merged(
         ends = dict.fromkeys(end for end in (*known, *notes["ends"]) if end is not None)
         settings.eos_token_id = list(ends) if len(ends) > 1 else next(iter(ends))
         merged.generation_config = settings
-    merged.save_pretrained(folder)
+    with quiet():
+        merged.save_pretrained(folder)
     base.save_processor(folder, notes.get("chat_template") or "")
     told = weighed or {"adapter": str(adapter), "base": base.name, "quantise": base.quantise}
     files.write_json(folder / MERGE, {**told, "versions": {name: version(name) for name in PACKAGES}})

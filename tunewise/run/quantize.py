@@ -18,7 +18,7 @@ from tunewise.evaluation import apart
 from tunewise.evaluation.apart import Sheet, logits_at_labels
 from tunewise.models.families import DECODER, ENCODER_DECODER, VISION, kind_of
 from tunewise.models.heads import TaskHead, head_named, is_told_by
-from tunewise.models.load import QUANTISATION, Base, load_base, load_config, load_tokenizer
+from tunewise.models.load import QUANTISATION, Base, load_base, load_config, load_tokenizer, quiet
 from tunewise.models.quantisation_error import WeightError, kept_dense, weight_bytes, weight_errors
 from tunewise.models.quantise import FORMATS, NF4, format_of_checkpoint
 from tunewise.run.prepare import head_for, task_of
@@ -130,7 +130,8 @@ def _save(quantised: Base, folder: Path) -> None:
     """The checkpoint and its tokenizer; a classifier that was drawn to load the base is left out."""
     model = quantised.model.base_model if quantised.new_parameters else quantised.model
     assert isinstance(model, PreTrainedModel)
-    model.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
     quantised.save_processor(folder)
 
 
