@@ -65,6 +65,10 @@ def merge(
         raise UserError("served attached, the adapter stays as it is: there is nothing to write", "leave out --out")
     if route in ("dequantised", "original"):
         named(out)
+    if data is not None:
+        from tunewise.data.found import find
+
+        find(data)
     adapter = adapter_folder(folder)
     base = base_of(adapter, model)
     if base.quantise or route or data is not None:
@@ -101,7 +105,10 @@ def _merge_by_route(
     else:
         print_routes(results(), found)
     if not route:
-        raise UserError(f"{base.name} is quantised ({base.quantise}): nothing was merged", "choose a --route, as above")
+        raise UserError(
+            f"{base.name} is quantised ({base.quantise}): nothing was merged",
+            f"take one of the routes: tunewise adapter merge {folder} --route dequantised|original --out FOLDER",
+        )
 
 
 def named(out: Path | None) -> Path:

@@ -17,13 +17,15 @@ def quantize(
     as_json: AsJson = False,
 ) -> None:
     """Store a base's weights in 4 or 8 bits, and measure what each of them lost and what --data then costs."""
-    from tunewise import files
     from tunewise.data.found import find
-    from tunewise.report.quantisation import PAGE, page_text, print_quantisation
-    from tunewise.run import quantize as quantize_base
 
     if data is not None:
         find(data)
+
+    from tunewise import files
+    from tunewise.report.quantisation import PAGE, page_text, print_quantisation
+    from tunewise.run import quantize as quantize_base
+
     found = quantize_base(model, format, out=out, data=data, limit=limit, dtype=dtype)
     if out is not None:
         files.write_text(out / PAGE, page_text(found, commands=[this_command()]))
