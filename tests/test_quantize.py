@@ -1,5 +1,6 @@
 """A quantised checkpoint, read by transformers and here, with the report of what it cost; and what is refused."""
 
+import importlib.util
 import io
 import json
 
@@ -188,6 +189,14 @@ def test_bad_words_are_refused_before_anything_is_read(place, words, told, tmp_p
     assert found.code == 2
     assert told in found.err
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
+
+
+def test_without_bitsandbytes_it_says_what_to_install(place, monkeypatch):
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else there(name))
+    with pytest.raises(UserError, match="a quantised checkpoint needs bitsandbytes") as caught:
+        package.quantize(str(place / "base"))
+    assert "tunewise[quant]" in caught.value.hint
 
 
 def test_of_many_layers_those_that_lost_most_are_shown():

@@ -33,7 +33,7 @@ from tunewise.models.anatomy import Anatomy, outside_the_trunk, read_anatomy
 from tunewise.models.families import VISION, kind_of
 from tunewise.models.heads import TaskHead, draw_head, head_of, is_told_by
 from tunewise.models.precision import choose_dtype
-from tunewise.models.quantise import format_of, keep_layout, loading
+from tunewise.models.quantise import format_of, format_of_checkpoint, keep_layout, loading
 from tunewise.models.tiny import FOLDER as TINY
 
 logger = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ def _dense_source(model: PreTrainedModel) -> str:
     """Where a quantised model's full-precision weights lie: where it was loaded from, or what a checkpoint of
     `tunewise quantize` says that it was made from."""
     source = model.config._name_or_path
-    if source and not model.hf_quantizer.pre_quantized:
+    if source and not format_of_checkpoint(AutoConfig.from_pretrained(source)):
         return source
     report = Path(source) / QUANTISATION
     told = files.read_json(report) if source and report.is_file() else None
