@@ -32,7 +32,7 @@ def proof_table(arms: Sequence[Arm]) -> ProofTable:
             found = [run.proofs()[name] for run in arm.runs if name in run.proofs()]
             # a value without a tolerance is a size or an effect, not a difference
             told = [proof["value"] for proof in found if proof.get("tolerance") is not None]
-            values = [float(value) for value in told if isinstance(value, int | float)]
+            values = [value for value in told if isinstance(value, int | float)]
             passed = all(proof.get("passed") for proof in found) if found else None
             cells.append({"passed": passed, "value": max(values) if values else None})
         if any(cell["passed"] is not None for cell in cells):
