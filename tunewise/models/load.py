@@ -33,6 +33,7 @@ from tunewise.models.families import VISION, kind_of
 from tunewise.models.heads import TaskHead, draw_head, is_told_by
 from tunewise.models.precision import choose_dtype
 from tunewise.models.quantise import format_of, keep_layout, loading
+from tunewise.models.shapes import is_shape
 from tunewise.models.tiny import FOLDER as TINY
 
 logger = logging.getLogger(__name__)
@@ -290,6 +291,11 @@ def _cannot_load(name: str, error: Exception) -> UserError:
     if Path(name).exists() or name in EMBEDDED:
         reason = str(error).strip().splitlines()[0]
         return UserError(f"cannot load {name}: {reason}", hint="the folder must hold a model that transformers knows")
+    if is_shape(name):
+        return UserError(
+            f"{name!r} is a shape, which has no weights: `tunewise plan` knows it, and nothing can be trained on it",
+            hint="give the base's folder, or its name on the hub: ORGANISATION/NAME",
+        )
     close = nearest(name, EMBEDDED)
     if constants.is_offline_mode():
         told = "HF_HUB_OFFLINE is set, and it was not downloaded before"
