@@ -291,16 +291,16 @@ def _cannot_load(name: str, error: Exception) -> UserError:
     if Path(name).exists() or name in EMBEDDED:
         reason = str(error).strip().splitlines()[0]
         return UserError(f"cannot load {name}: {reason}", hint="the folder must hold a model that transformers knows")
-    if is_shape(name):
-        return UserError(
-            f"{name!r} is a shape, which has no weights: `tunewise plan` knows it, and nothing can be trained on it",
-            hint="give the base's folder, or its name on the hub: ORGANISATION/NAME",
-        )
     close = nearest(name, EMBEDDED)
     if constants.is_offline_mode():
         told = "HF_HUB_OFFLINE is set, and it was not downloaded before"
     else:
         told = "the hub did not give it" if _hub_answers() else f"{constants.ENDPOINT} does not answer"
+    if is_shape(name):
+        return UserError(
+            f"{name!r} is a shape without weights, for `tunewise plan`: there is no such folder, and {told}",
+            hint="give the base's folder, or its name on the hub: ORGANISATION/NAME",
+        )
     return UserError(
         f"cannot load {name!r}: there is no such folder, and {told}",
         hint=f"did you mean {close}?"

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from tunewise.errors import UserError
-from tunewise.models.families import WRITERS, kind_of
+from tunewise.models.families import WRITERS, has_own_head, kind_of
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import load_config
 from tunewise.models.shapes import is_shape, nearest_shape, shape_named
@@ -42,6 +43,9 @@ def shell_of(name: str, head: TaskHead | None = None) -> Shell:
     head.configure(config)
     with torch.device("meta"):
         model = head.auto_class(kind, name).from_config(config)
+    if has_own_head(config):
+        output = model.get_output_embeddings()
+        output.weight = nn.Parameter(torch.empty_like(output.weight))
     return Shell(name, config, kind, head, model)
 
 
