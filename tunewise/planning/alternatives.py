@@ -1,6 +1,6 @@
 """What would fit where the plan as it was asked for does not: the smallest changes, by what they cost."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -59,16 +59,21 @@ class Alternative:
 
     @property
     def rank(self) -> tuple[float, int, int]:
-        """By which the cheapest comes first: time in steps of a twentieth, what is given up, how much is changed."""
-        return (round(20 * (self.time or 0)), GIVEN_UP.index(self.gives_up), len(self.typed))
+        """By which the cheapest comes first: more time in twentieths, what is given up, how much is changed."""
+        return (round(20 * max(1.0, self.time or 0.0)), GIVEN_UP.index(self.gives_up), len(self.typed))
 
 
-def alternatives(known: Rehearsals, method: Method, work: Work, accumulation: int = 1) -> list[Alternative]:
-    """The changes to the method's plan that fit the device and hold no smaller one that does, the cheapest first."""
+def alternatives(
+    known: Rehearsals, method: Method, work: Work, accumulation: int = 1, others: Sequence[str] = OTHER_METHODS
+) -> list[Alternative]:
+    """The changes to the method's plan that fit the device and hold no smaller one that does, the cheapest first.
+
+    `others` are the names of methods to be offered in its place.
+    """
     asked = _Asked(known, method, work, accumulation)
     found = [*asked.with_levers(method), *asked.with_a_lower_rank()]
     found = found or list(asked.with_shorter_rows())
-    for name in OTHER_METHODS:
+    for name in others:
         other = METHODS[name]()
         if type(other) is not type(method) and known.shell.kind not in other.not_on:
             found += sorted(asked.with_levers(other), key=lambda each: each.rank)[:1]
@@ -122,10 +127,12 @@ class _Asked:
                     return
 
     def _rows(self, method: Method, work: Work) -> int:
+        """The largest batch that fits of which several make the one that was asked for; 0 for none."""
         try:
-            return largest_rows(self.known, method, work, work.rows)
+            most = largest_rows(self.known, method, work, work.rows)
         except UserError:  # what this method trains cannot be quantised
             return 0
+        return next((rows for rows in range(most, 0, -1) if work.rows % rows == 0), 0)
 
     def _fits(self, method: Method, work: Work) -> bool:
         try:
@@ -137,7 +144,7 @@ class _Asked:
         typed = [lever.typed for lever in levers]
         accumulation = self.accumulation
         if work.rows < self.work.rows:
-            accumulation *= -(-self.work.rows // work.rows)
+            accumulation *= self.work.rows // work.rows
             typed += [f"train.batch_size={work.rows}", f"train.accumulation={accumulation}"]
         given_up = [lever.gives_up for lever in levers]
         if type(method) is not type(self.method):

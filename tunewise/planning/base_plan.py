@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tunewise.planning.devices import Device
-from tunewise.planning.method_plan import MethodPlan
-from tunewise.planning.work import Work
+from tunewise.planning.method_plan import MethodPlan, Steps
 
 
 @dataclass(frozen=True)
@@ -16,11 +15,9 @@ class Plan:
     model: str
     n_base: int
     device: Device
-    work: Work
-    """The worst step."""
+    steps: Steps
     n_rows: int
     """Rows that are trained on in all, epochs counted."""
-    accumulation: int
     told: str
     """What was counted with, in words."""
     price: float | None
@@ -39,10 +36,12 @@ class Plan:
 
     def as_data(self) -> dict[str, Any]:
         """All of it as plain data, bytes and seconds."""
+        worst = self.steps.worst
         work = {
-            **asdict(self.work),
-            "dtype": str(self.work.dtype).removeprefix("torch."),
-            "accumulation": self.accumulation,
+            **asdict(worst),
+            "dtype": str(worst.dtype).removeprefix("torch."),
+            "mean_tokens": self.steps.mean.tokens,
+            "accumulation": self.steps.accumulation,
         }
         device = {"name": self.device.name, "type": self.device.type, "memory_bytes": self.device.memory_bytes}
         return {

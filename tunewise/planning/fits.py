@@ -15,16 +15,12 @@ MOST_GUESSES = 12
 
 def largest_rows(known: Rehearsals, method: Method, work: Work, ceiling: int) -> int:
     """The largest batch that fits, of rows as long as these; 0 where none does."""
-    return largest(
-        lambda n: known.bytes_of(method, replace(work, rows=n)), known.device.memory_bytes, ceiling, work.rows
-    )
+    return _largest_in(known, method, lambda n: replace(work, rows=n), work.rows, ceiling)
 
 
 def largest_tokens(known: Rehearsals, method: Method, work: Work, ceiling: int) -> int:
     """The longest rows that fit, in batches as large as these; 0 where none does."""
-    return largest(
-        lambda n: known.bytes_of(method, at_length(work, n)), known.device.memory_bytes, ceiling, work.tokens
-    )
+    return _largest_in(known, method, lambda n: at_length(work, n), work.tokens, ceiling)
 
 
 def at_length(work: Work, tokens: int) -> Work:
@@ -33,30 +29,32 @@ def at_length(work: Work, tokens: int) -> Work:
     return replace(work, tokens=tokens, labels=labels)
 
 
-def largest(bytes_at: Callable[[int], int], memory_bytes: int, ceiling: int, start: int = 2) -> int:
+def _largest_in(known: Rehearsals, method: Method, at: Callable[[int], Work], start: int, ceiling: int) -> int:
+    memory_bytes, start = known.device.memory_bytes, min(start, ceiling)
+    nothing = known.of(method, at(start)).memory.fixed
+    return largest(lambda n: known.bytes_of(method, at(n)), memory_bytes, ceiling, start, nothing)
+
+
+def largest(bytes_at: Callable[[int], int], memory_bytes: int, ceiling: int, start: int = 1, at_zero: int = 0) -> int:
     """The largest n from 1 to `ceiling` for which bytes_at(n) ≤ memory_bytes, or 0 where not even 1 does.
 
-    `bytes_at` must not fall. It is asked at 1 and at `start`, and then where the parabola through the nearest known
-    points meets the memory: of a line or a parabola, as memory is in rows and in tokens, four or five times in all.
-    What is told was asked: n fits, and n + 1 does not.
+    `bytes_at` must not fall. It is asked at `start`, and then where the parabola through the nearest known points, and
+    `at_zero` for none, meets the memory: of a line or a parabola, as memory is in rows and in tokens, three to five
+    times in all. What is told was asked: n fits, and n + 1 does not.
     """
-    known: dict[int, int] = {}
-    low, high = 0, ceiling + 1
-    guess, n_asked = 1, 0
+    known = {0: at_zero}
+    low, high = (0, ceiling + 1) if at_zero <= memory_bytes else (0, 1)
+    guess, n_asked = start, 0
     while high - low > 1:
         known[guess] = bytes_at(guess)
         low, high = (guess, high) if known[guess] <= memory_bytes else (low, guess)
         n_asked += 1
-        if n_asked == 1:
-            guess = min(max(start, 2), ceiling)
-        elif n_asked > 2 and n_asked % 2 and low < (neighbour := low + 1 if guess == low else high - 1) < high:
+        if n_asked > 1 and n_asked % 2 == 0 and low < (neighbour := low + 1 if guess == low else high - 1) < high:
             guess = neighbour  # most guesses are right, and this proves it
         elif n_asked > MOST_GUESSES:
             guess = (low + high) // 2
         else:
             guess = _crossing(known, memory_bytes, low, high)
-        if not low < guess < high:
-            guess = (low + high) // 2
     return low
 
 

@@ -1,5 +1,6 @@
 """What one method takes on one device: memory, seconds, the largest batch and rows, and what would fit instead."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunewise.methods.base import Method
@@ -40,22 +41,32 @@ class MethodPlan:
         return self.counted.method
 
 
-def plan_method(known: Rehearsals, label: str, method: Method, work: Work, mean: Work, accumulation: int) -> MethodPlan:
-    """The plan of `method`: memory by the worst step's `work`, time by a step of rows of `mean` length.
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a run."""
+
+    worst: Work
+    mean: Work
+    """Of rows of mean length, by which time goes."""
+    accumulation: int = 1
+    """Batches a step."""
+
+
+def plan_method(known: Rehearsals, label: str, method: Method, steps: Steps, others: Sequence[str] = ()) -> MethodPlan:
+    """The plan of `method`; `others` are offered in its place where it does not fit.
 
     UserError where the method does not act on this base.
     """
-    shell = known.shell
+    shell, work = known.shell, steps.worst
     fits = known.fits(method, work)
     longest = min(context_length(shell.config) or MOST_TOKENS, MOST_TOKENS)
-    rehearsed = known.of(method, work)
     return MethodPlan(
         label=label,
         counted=count_on(shell, method),
-        memory=rehearsed.memory,
+        memory=known.of(method, work).memory,
         fits=fits,
-        row_seconds=known.row_seconds(method, mean),
+        row_seconds=known.row_seconds(method, steps.mean),
         largest_rows=largest_rows(known, method, work, MOST_ROWS),
         largest_tokens=None if shell.kind == VISION else largest_tokens(known, method, work, longest),
-        alternatives=() if fits else tuple(alternatives(known, method, work, accumulation)),
+        alternatives=() if fits else tuple(alternatives(known, method, work, steps.accumulation, others)),
     )

@@ -15,10 +15,11 @@ from tunewise.models.families import VISION, kind_of
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import load_config, load_tokenizer
 from tunewise.models.precision import choose_dtype
+from tunewise.planning.alternatives import OTHER_METHODS
 from tunewise.planning.base_plan import Plan
 from tunewise.planning.devices import Device, device_named
 from tunewise.planning.fits import at_length
-from tunewise.planning.method_plan import plan_method
+from tunewise.planning.method_plan import Steps, plan_method
 from tunewise.planning.parameters import defaults_on
 from tunewise.planning.rehearsals import Rehearsals
 from tunewise.planning.shell import Shell, shell_of
@@ -57,11 +58,13 @@ def plan(
     fields = {"model": model, "data": data or NO_DATA, "method": USUAL[-1], "quantise": quantise}
     recipe, where = build_recipe(fields, overrides), device_named(device)
     shell, lengths = _shell_and_rows(recipe) if data is not None else (_shell(recipe), None)
-    work, mean = _work(recipe, shell, where, lengths)
+    steps = _steps(recipe, shell, where, lengths)
+    asked = _asked(methods, shell)
     known, found, refused = Rehearsals(shell, where), [], {}
-    for label, (method, is_named) in _asked(methods, shell).items():
+    others = [name for name in OTHER_METHODS if name not in {method.name for method, _ in asked.values()}]
+    for label, (method, is_named) in asked.items():
         try:
-            found.append(plan_method(known, label, method, work, mean, recipe.train.accumulation))
+            found.append(plan_method(known, label, method, steps, others))
         except UserError as error:
             if is_named:
                 raise
@@ -70,10 +73,9 @@ def plan(
         model=model,
         n_base=shell.n_parameters,
         device=where,
-        work=work,
-        accumulation=recipe.train.accumulation,
+        steps=steps,
         n_rows=ASSUMED_ROWS if lengths is None else recipe.train.n_drawn(lengths.n_rows),
-        told=_told(recipe, shell, work, lengths),
+        told=_told(recipe, shell, steps.worst, lengths),
         price=price,
         methods=tuple(found),
         refused=refused,
@@ -104,8 +106,8 @@ def _tokenizer(model: str) -> PreTrainedTokenizerBase | None:
         return None
 
 
-def _work(recipe: Recipe, shell: Shell, device: Device, lengths: RowLengths | None) -> tuple[Work, Work]:
-    """The worst step, and one of rows of mean length."""
+def _steps(recipe: Recipe, shell: Shell, device: Device, lengths: RowLengths | None) -> Steps:
+    """Those of the recipe, on rows of these lengths or of ASSUMED_TOKENS."""
     train = recipe.train
     is_known = recipe.dtype != "auto" or device.is_here
     dtype = choose_dtype(recipe.dtype, torch.device(device.type)) if is_known else device.dtype
@@ -123,7 +125,8 @@ def _work(recipe: Recipe, shell: Shell, device: Device, lengths: RowLengths | No
         quantise=recipe.quantise,
         checkpointing=train.checkpointing,
     )
-    return work, work if lengths is None else at_length(work, max(1, round(lengths.mean)))
+    mean = work if lengths is None else at_length(work, max(1, round(lengths.mean)))
+    return Steps(work, mean, train.accumulation)
 
 
 def _asked(methods: Iterable[str | Mapping[str, object] | Method], shell: Shell) -> dict[str, tuple[Method, bool]]:
