@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tunewise.cli.console import AsJson, Data, print_json, results
+from tunewise.cli.console import AsJson, Data, print_json, progress_lines, results
 from tunewise.errors import UserError
 
 
@@ -57,9 +57,11 @@ def plan(
 
     from tunewise.run.estimate import plan as estimate
 
-    found = estimate(
-        model, asked, data=data, device=device, quantise=quant, price=price, overrides=assigned(words or [])
-    )  # fmt: skip
+    with progress_lines().status("planning") as status:
+        found = estimate(
+            model, asked, data=data, device=device, quantise=quant, price=price, overrides=assigned(words or []),
+            progress=lambda told: status.update(f"planning {told}"),
+        )  # fmt: skip
     if plot is not None:
         from tunewise.report.plan_figure import write_figure
 

@@ -1,7 +1,7 @@
 """What each method would take on a device, for a recipe and its rows, before anything is spent: `tunewise.plan`."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -45,13 +45,15 @@ def plan(
     quantise: str = "",
     price: float | None = None,
     overrides: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] = lambda told: None,
 ) -> Plan:
     """What each of the methods would take to train the base `model` on a device; no weights are read.
 
     `methods` are names, mappings or methods, "all" for every one, and USUAL where none is given. `data` tells how many
     rows there are and how long; without it rows of ASSUMED_TOKENS are. `device` is auto (this machine), cpu, a card of
-    `planning.devices`, or memory alone (24GB). `overrides` are dotted fields of a recipe, as
-    {"train.batch_size": 4}. UserError for what is none of these, and for a method that does not act on the base.
+    `planning.devices`, or memory alone (24GB). `overrides` are dotted fields of a recipe, {"train.batch_size": 4};
+    `progress` is told each method before it is planned. UserError for what is none of these, and for a method that
+    does not act on the base.
     """
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"a price of {price} an hour is none", "give what an hour costs: --price 2.5")
@@ -63,6 +65,7 @@ def plan(
     known, found, refused = Rehearsals(shell, where), [], {}
     others = [name for name in OTHER_METHODS if name not in {method.name for method, _ in asked.values()}]
     for label, (method, is_named) in asked.items():
+        progress(f"{label}, {len(found) + len(refused) + 1} of {len(asked)}")
         try:
             found.append(plan_method(known, label, method, steps, others))
         except UserError as error:
