@@ -63,7 +63,7 @@ def plan(
     steps = _steps(recipe, shell, where, lengths)
     asked = _asked(methods, shell)
     known, found, refused = Rehearsals(shell, where), [], {}
-    others = [name for name in OTHER_METHODS if name not in {method.name for method, _ in asked.values()}]
+    others = OTHER_METHODS if len(asked) == 1 else ()  # of several that are asked for, each has a line of its own
     for label, (method, is_named) in asked.items():
         progress(f"{label}, {len(found) + len(refused) + 1} of {len(asked)}")
         try:
