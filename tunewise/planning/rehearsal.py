@@ -22,6 +22,8 @@ class Rehearsed:
     """What one step takes."""
 
     memory: Memory
+    allocated: int
+    """Bytes of tensors at the peak: what an allocator counts. A process holds more of it resident."""
     flops: dict[torch.dtype, int]
     """Floating-point operations of matrix products and attention, by precision."""
     bytes_moved: int
@@ -40,7 +42,8 @@ def rehearse(shell: Shell, method: Method, work: Work, device_type: str = "cpu",
     else:
         peaks, computed = _extended(stage)
     highest = max(peaks.values(), key=lambda kinds: sum(kinds.values()))
-    return Rehearsed(Memory(**highest), computed.flops, computed.bytes_moved, computed.n_operations)
+    memory = Memory(**highest)
+    return Rehearsed(memory, memory.total, computed.flops, computed.bytes_moved, computed.n_operations)
 
 
 def _extended(stage: Stage) -> tuple[Peaks, Computed]:
