@@ -1,4 +1,7 @@
-"""The weight of a packed layer out of its codes, in one pass of a C++ kernel; needs `library()`."""
+"""The weight of a packed layer out of its codes, in one pass of a C++ kernel.
+
+Bit for bit what bitsandbytes and `models/nf4.py` make of them; needs `library()`.
+"""
 
 import ctypes
 
