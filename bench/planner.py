@@ -100,7 +100,7 @@ def head_of(case: Case) -> TaskHead:
 def predicted(case: Case, folder: Path) -> dict[str, int]:
     """What the planner says, from the configuration alone."""
     found = rehearse(shell_of(str(folder), head_of(case)), parse_method(case.method), case.work)
-    return {**asdict(found.memory), "total": found.memory.total, "allocated": found.allocated}
+    return {**asdict(found.memory), "total": found.memory.total, "allocated": found.memory.allocated}
 
 
 def resident(case: Case, folder: Path) -> dict[str, int]:
