@@ -22,6 +22,7 @@ TERMS = {
     "cache": "cache",
     "workspace": "work",
     "process": "process",
+    "process": "process",
 }
 """The terms of `Memory`, as short as a column."""
 MOST_ALTERNATIVES = 4
@@ -104,7 +105,8 @@ def last_sentence(plan: Plan) -> str:
     """What to take away: how far the first that fits goes, or the nearest change that would fit."""
     fitting = [each for each in plan.methods if each.fits]
     if fitting:
-        others = f"; {len(fitting) - 1} more fit as well" if len(fitting) > 1 else ""
+        n_others = len(fitting) - 1
+        others = f"; {n_others} more {'fits' if n_others == 1 else 'fit'} as well" if n_others else ""
         return _how_far(plan, fitting[0]) + others + "."
     near = [(each, other) for each in plan.methods for other in each.alternatives]
     if near:
