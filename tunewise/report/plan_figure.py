@@ -25,7 +25,6 @@ TERMS = {
     "cache": ("cache", "#8a9a3b"),
     "workspace": ("workspace", "#d0791b"),
     "process": ("the process beside its tensors", "#d8d2c4"),
-    "process": ("process", "#8c8c8c"),
 }
 
 

@@ -22,7 +22,6 @@ TERMS = {
     "cache": "cache",
     "workspace": "work",
     "process": "process",
-    "process": "process",
 }
 """The terms of `Memory`, as short as a column."""
 MOST_ALTERNATIVES = 4
