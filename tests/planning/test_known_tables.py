@@ -83,7 +83,7 @@ PRINTED = [
     Printed("gpt-3-175b", "full", "175,255.8 M", "the sizes in the GPT-3 paper give 174,604.3 M", 652),
     Printed("gpt-3-175b", "bitfit", "14.2 M", "11 biases of width d a layer here, 12 there", 1.3),
     Printed("gpt-3-175b", "prompt_tuning:virtual_tokens=264", "3.2 M"),
-    Printed("gpt-3-175b", "prefix_tuning:virtual_tokens=8", "20.2 M", "keys and values here, layers' outputs there", 1.4),
+    Printed("gpt-3-175b", "prefix_tuning:virtual_tokens=8", "20.2 M", "keys and values here, outputs there", 1.4),
     Printed("gpt-3-175b", "bottleneck:bottleneck=1:placement=houlsby", "7.1 M"),
     Printed("gpt-3-175b", "bottleneck:bottleneck=8:placement=houlsby", "40.1 M"),
     Printed("gpt-3-175b", "lora:rank=1", "4.7 M"),
