@@ -1,45 +1,75 @@
-"""`tunewise plan`: what each method would train and store, before anything is spent."""
+"""`tunewise plan`: what each method would train, store, hold in memory and take in time, before anything is spent."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tunewise.cli.console import AsJson, print_json, results
+from tunewise.cli.console import AsJson, Data, print_json, results
+from tunewise.errors import UserError
 
 
 def plan(
-    model: Annotated[str, typer.Option("--model", "-m", help="tiny, a folder, or a hub name.")] = "tiny",
-    methods: Annotated[
+    model: Annotated[
+        str, typer.Argument(help="tiny, a folder, a hub name, or a well-known shape such as llama-3.1-8b.")
+    ],
+    words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[METHOD]...",
-            help="Names, with fields after colons as in lora:rank=4.",
-            show_default="every method",
+            metavar="[FIELD=VALUE]...",
+            help="Fields of a recipe, such as train.batch_size=4 train.max_length=1024 train.checkpointing=true.",
+            show_default=False,
         ),
+    ] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            help="One of `tunewise methods`, as in lora:rank=64, or all; may be given several times.",
+            show_default="full, top_layers, lora",
+        ),
+    ] = None,
+    data: Data = None,
+    device: Annotated[
+        str, typer.Option(help="auto (this machine), cpu, a card such as rtx4090 or h200, or memory alone: 24GB.")
+    ] = "auto",
+    quant: Annotated[str, typer.Option(help="nf4, fp4 or int8: keep the base's linear weights in it.")] = "",
+    price: Annotated[
+        float | None, typer.Option(help="Of an hour on the device, in any money.", show_default=False)
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw memory by method to this file (svg, png, pdf).", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count trainable parameters and adapter bytes of methods on a base; only the base's config is read."""
-    from tunewise.cli.recipes import method_of
+    """Tell what methods would take on a device: parameters, memory, time, and what would fit. No weights are read."""
+    from tunewise.cli.recipes import assigned, method_of
+    from tunewise.data.found import find
 
-    named = dict(map(method_of, methods or ()))
+    if wrong := next((word for word in words or () if "=" not in word or word.startswith("method")), None):
+        raise UserError(
+            f"cannot read {wrong!r}",
+            "after MODEL come fields such as train.batch_size=4; methods are --method lora:rank=4",
+        )
+    asked = [word if word == "all" else method_of(word)[1] for word in methods or ()]
+    if data is not None:
+        find(data)
 
-    from tunewise.planning import plan as count
+    from tunewise.run.estimate import plan as estimate
 
-    plans = count(model, named.values())
+    found = estimate(
+        model, asked, data=data, device=device, quantise=quant, price=price, overrides=assigned(words or [])
+    )  # fmt: skip
+    if plot is not None:
+        from tunewise.report.plan_figure import write_figure
+
+        write_figure(found, plot)
     if as_json:
-        names = ("n_trainable", "n_base", "adapter_bytes")
-        print_json([{"method": p.method.configuration(), **{n: getattr(p, n) for n in names}} for p in plans])
+        print_json(found.as_data())
         return
 
-    from rich.table import Table
+    from tunewise.report.plan_table import print_plan
 
-    from tunewise.report import words
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("method")
-    for heading in ("trained", f"of {words.count(plans[0].n_base)}", "adapter"):
-        table.add_column(heading, justify="right")
-    for label, p in zip(named or [each.method.name for each in plans], plans):
-        table.add_row(label, words.count(p.n_trainable), f"{p.share:.3%}", words.size(p.adapter_bytes))
-    results().print(table)
+    print_plan(results(), found)
+    if plot is not None:
+        results().print(f"\nfigure: {plot}", soft_wrap=True)

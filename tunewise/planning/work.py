@@ -48,3 +48,8 @@ class Memory:
     @property
     def total(self) -> int:
         return sum(asdict(self).values())
+
+    @property
+    def fixed(self) -> int:
+        """What is there before the first row is."""
+        return self.weights + self.constants + self.gradients + self.optimiser

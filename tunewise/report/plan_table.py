@@ -1,0 +1,189 @@
+"""A plan in a terminal: what each method takes, its memory by term, what would fit instead, and a last sentence."""
+
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tunewise.planning.alternatives import GIVEN_UP
+from tunewise.planning.base_plan import Plan
+from tunewise.planning.devices import larger_than
+from tunewise.planning.method_plan import MOST_ROWS, MethodPlan
+from tunewise.report import words
+
+TERMS = {
+    "weights": "weights",
+    "constants": "scales",
+    "gradients": "grads",
+    "optimiser": "moments",
+    "activations": "activ.",
+    "logits": "logits",
+    "cache": "cache",
+    "workspace": "work",
+}
+"""The terms of `Memory`, as short as a column."""
+MOST_ALTERNATIVES = 4
+"""That are shown of a method; --json has them all."""
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """All of it."""
+    n_base = words.count(plan.n_base)
+    console.print(Text(f"{plan.model}, {n_base} parameters, on {_device(plan)}", style="bold"))
+    console.print(Text(plan.told, style="dim"))
+    console.print()
+    console.print(methods_table(plan))
+    console.print()
+    console.print(memory_table(plan))
+    lacking = [each for each in plan.methods if not each.fits]
+    for each in lacking:
+        console.print()
+        console.print(alternatives_table(each, MOST_ALTERNATIVES if len(lacking) <= 3 else 1))
+    for label, reason in plan.refused.items():
+        console.print(Text(f"{label} is left out: {reason}", style="dim"))
+    console.print()
+    console.print(Text(words.unbroken(last_sentence(plan)), style="bold"))
+
+
+def methods_table(plan: Plan) -> Table:
+    """A row a method: what it trains and stores, the memory that is left, how far that goes, and how long it takes."""
+    table = _table("method", "trained", "share", "adapter", "left", "batch", "tokens", "time")
+    if plan.price is not None:
+        table.add_column("cost", justify="right", no_wrap=True)
+    for each in plan.methods:
+        seconds, cost = plan.seconds(each), plan.cost(each)
+        left = plan.device.memory_bytes - each.memory.total
+        row = [
+            each.label,
+            words.count(each.counted.n_trainable),
+            share(each.counted.share),
+            words.size(each.counted.adapter_bytes),
+            Text(words.size(left) if each.fits else f"−{words.size(-left)}", "green" if each.fits else "red"),
+            at_most(each.largest_rows, MOST_ROWS),
+            "–" if each.largest_tokens is None else at_most(each.largest_tokens),
+            "–" if seconds is None else words.duration(seconds),
+        ]
+        if plan.price is not None:
+            row.append("–" if cost is None else money(cost))
+        table.add_row(*row)
+    return table
+
+
+def memory_table(plan: Plan) -> Table:
+    """A row a method: bytes by what they hold, all in one unit; terms that no method has are left out."""
+    most = max((each.memory.total for each in plan.methods), default=0)
+    unit_bytes, unit = next((n, name) for n, name in ((10**9, "GB"), (10**6, "MB"), (1, "B")) if most >= n or n == 1)
+    terms = [name for name in TERMS if any(asdict(each.memory)[name] for each in plan.methods)]
+    table = _table(f"memory, {unit}", *(TERMS[name] for name in terms), "in all")
+    for each in plan.methods:
+        found = asdict(each.memory)
+        numbers = [*(found[name] for name in terms), each.memory.total]
+        table.add_row(each.label, *(quantity(n / unit_bytes) for n in numbers))
+    return table
+
+
+def alternatives_table(of: MethodPlan, most: int) -> Table:
+    """What would fit in the place of this method as it was asked for, the cheapest first."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column(Text.assemble((of.label, "not dim"), " does not fit, but would with"))
+    for heading in ("memory", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("gives up")
+    for each in of.alternatives[:most]:
+        time = "–" if each.time is None else words.times(each.time)
+        table.add_row(" ".join(each.typed), words.size(each.memory.total), time, each.gives_up)
+    if not of.alternatives:
+        table.add_row(Text(_nothing(of), "red"))
+    return table
+
+
+def last_sentence(plan: Plan) -> str:
+    """What to take away: which fit and how far, or what would."""
+    fitting = [each for each in plan.methods if each.fits]
+    if fitting:
+        tightest = max(fitting, key=lambda each: each.memory.total)
+        spare = words.size(plan.device.memory_bytes - tightest.memory.total)
+        seconds = plan.seconds(tightest)
+        told = [
+            f"{tightest.label} fits with {spare} to spare",
+            f"batch up to {tightest.largest_rows:,}",
+        ]
+        if tightest.largest_tokens is not None:
+            told[1] += f", or rows of up to {tightest.largest_tokens:,} tokens"
+        if seconds is not None:
+            told.append(f"{plan.n_rows:,} rows take about {words.duration(seconds)}")
+        if (cost := plan.cost(tightest)) is not None:
+            told[-1] += f" and cost {money(cost)}"
+        others = f"; so do {len(fitting) - 1} others" if len(fitting) > 2 else ""
+        return "; ".join(told) + others + "."
+    near = [(each, other) for each in plan.methods for other in each.alternatives]
+    if not near:
+        least = min((each.memory.total for each in plan.methods), default=0)
+        names = larger_than(least)
+        where = (
+            f"the smallest device that holds {words.size(least)} is {names[0]}" if names else "no single device does"
+        )
+        return f"Nothing fits on {plan.device.name}: {where}."
+    each, best = min(near, key=lambda pair: (GIVEN_UP.index(pair[1].gives_up), pair[1].time or 0))
+    typed = " ".join(best.typed)
+    return (
+        f"Nothing fits as asked. The nearest that does: {each.label} with {typed}, in {words.size(best.memory.total)}."
+    )
+
+
+def share(value: float) -> str:
+    """0.0521 %, 4.3 %, 100 %: three digits."""
+    percent = 100 * value
+    return (
+        "–"
+        if not value
+        else f"{percent:.0f} %"
+        if percent >= 99.5
+        else f"{percent:.2g} %"
+        if percent >= 1e-4
+        else "<0.0001 %"
+    )
+
+
+def quantity(value: float) -> str:
+    """123, 12.3, 1.23, 0.01 of a unit; a dash for nothing."""
+    if not value:
+        return "–"
+    return (
+        f"{value:,.0f}"
+        if value >= 100
+        else f"{value:.1f}"
+        if value >= 10
+        else f"{value:.2f}"
+        if value >= 0.01
+        else "<0.01"
+    )
+
+
+def at_most(n: int, ceiling: int | None = None) -> str:
+    """A largest number: a dash for none, and a plus where more was not tried."""
+    return "–" if n == 0 else f"{n:,}{'+' if n == ceiling else ''}"
+
+
+def money(cost: float) -> str:
+    """0.004, 1.23, 1,234."""
+    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.2f}" if cost >= 0.1 else f"{cost:.2g}"
+
+
+def _table(first: str, *headings: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column(first)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _nothing(of: MethodPlan) -> str:
+    names = larger_than(of.memory.total)
+    return f"nothing tried here; as it is on {names[0]}" if names else "nothing tried here, nor any single device"
+
+
+def _device(plan: Plan) -> str:
+    free = "free here now" if plan.device.is_here else "for a process to take"
+    return f"{plan.device.name} ({words.size(plan.device.memory_bytes)} {free})"
