@@ -120,7 +120,7 @@ class _Asked:
         for n in range(len(LEVERS), -1, -1):
             for levers in combinations(LEVERS, n):
                 work = replace(self.work, rows=1, **_merged(levers))
-                tokens = largest_tokens(self.known, self.method, work, self.work.tokens - 1)
+                tokens = self._tokens(work)
                 if tokens >= LEAST_TOKENS:
                     cut = Lever(f"train.max_length={tokens}", {}, "the ends of long rows")
                     yield self._with(self.method, at_length(work, tokens), (*levers, cut))
@@ -133,6 +133,12 @@ class _Asked:
         except UserError:  # what this method trains cannot be quantised
             return 0
         return next((rows for rows in range(most, 0, -1) if work.rows % rows == 0), 0)
+
+    def _tokens(self, work: Work) -> int:
+        try:
+            return largest_tokens(self.known, self.method, work, self.work.tokens - 1)
+        except UserError:
+            return 0
 
     def _fits(self, method: Method, work: Work) -> bool:
         try:

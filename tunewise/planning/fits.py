@@ -31,7 +31,9 @@ def at_length(work: Work, tokens: int) -> Work:
 
 def _largest_in(known: Rehearsals, method: Method, at: Callable[[int], Work], start: int, ceiling: int) -> int:
     memory_bytes, start = known.device.memory_bytes, min(start, ceiling)
-    nothing = known.of(method, at(start)).memory.fixed
+    if known.least(at(start)) > memory_bytes:
+        return 0  # which needs no rehearsal
+    nothing = known.fixed_of(method, at(start))
     return largest(lambda n: known.bytes_of(method, at(n)), memory_bytes, ceiling, start, nothing)
 
 

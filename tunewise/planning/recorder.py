@@ -59,6 +59,10 @@ class Recorder(TorchDispatchMode):
         self._segment: Segment = ("before", 0)
         self._numbers: dict[int, int] = {}  # by the address of a storage that is there
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to see to that torch would import its compiler, for seconds
+
     def enter(self, name: str, layer: int = 0) -> None:
         """A new segment begins."""
         self._segment = (name, layer)

@@ -4,7 +4,7 @@ The objective, the model with its method, the backward and the optimiser are tho
 and multiply is recorded. Of many layers that are alike three and then four are run, and the rest follows.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -26,6 +26,8 @@ class Rehearsed:
     """Floating-point operations of matrix products and attention, by precision."""
     bytes_moved: int
     n_operations: int
+    peaks: Peaks = field(default_factory=dict)
+    """The same memory in each part of the step; `memory` is that of the highest."""
 
 
 def rehearse(shell: Shell, method: Method, work: Work, device_type: str = "cpu", *, whole: bool = False) -> Rehearsed:
@@ -40,7 +42,7 @@ def rehearse(shell: Shell, method: Method, work: Work, device_type: str = "cpu",
     else:
         peaks, computed = _extended(stage)
     highest = max(peaks.values(), key=lambda kinds: sum(kinds.values()))
-    return Rehearsed(Memory(**highest), computed.flops, computed.bytes_moved, computed.n_operations)
+    return Rehearsed(Memory(**highest), computed.flops, computed.bytes_moved, computed.n_operations, peaks)
 
 
 def _extended(stage: Stage) -> tuple[Peaks, Computed]:
