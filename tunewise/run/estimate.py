@@ -24,6 +24,7 @@ from tunewise.planning.parameters import defaults_on
 from tunewise.planning.rehearsals import Rehearsals
 from tunewise.planning.shell import Shell, shell_of
 from tunewise.planning.work import Work
+from tunewise.run.measured_step import correction
 from tunewise.run.prepare import drawn, head_for, task_of
 from tunewise.run.recipe import Recipe, build_recipe
 from tunewise.run.row_lengths import RowLengths, row_lengths
@@ -45,13 +46,16 @@ def plan(
     quantise: str = "",
     price: float | None = None,
     overrides: Mapping[str, Any] | None = None,
+    measure: bool = False,
 ) -> Plan:
     """What each of the methods would take to train the base `model` on a device; no weights are read.
 
     `methods` are names, mappings or methods, "all" for every one, and USUAL where none is given. `data` tells how many
     rows there are and how long; without it rows of ASSUMED_TOKENS are. `device` is auto (this machine), cpu, a card of
     `planning.devices`, or memory alone (24GB). `overrides` are dotted fields of a recipe, as
-    {"train.batch_size": 4}. UserError for what is none of these, and for a method that does not act on the base.
+    {"train.batch_size": 4}. With `measure` the weights are read, and the worst step of the first method that fits is
+    carried out here a few times: memory and time of all are corrected by it. UserError for what is none of these, and
+    for a method that does not act on the base.
     """
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"a price of {price} an hour is none", "give what an hour costs: --price 2.5")
@@ -62,6 +66,9 @@ def plan(
     asked = _asked(methods, shell)
     known, found, refused = Rehearsals(shell, where), [], {}
     others = [name for name in OTHER_METHODS if name not in {method.name for method, _ in asked.values()}]
+    if measure:
+        measured = correction(recipe, known, steps.worst, {label: method for label, (method, _) in asked.items()})
+        known = known.corrected(measured)
     for label, (method, is_named) in asked.items():
         try:
             found.append(plan_method(known, label, method, steps, others))
@@ -79,6 +86,7 @@ def plan(
         price=price,
         methods=tuple(found),
         refused=refused,
+        correction=known.correction,
     )
 
 
