@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tunewise.cli.console import AsJson, Data, print_json, results
+from tunewise.cli.console import AsJson, Data, print_json, progress_lines, results
 from tunewise.cli.plan_grade import print_grade
 from tunewise.errors import UserError
 
@@ -72,12 +72,18 @@ def plan(
     if data is not None:
         find(data)
 
+    if measure and device not in ("auto", "cpu"):
+        raise UserError(f"a step is measured here, not on {device}", "leave --device out, or --measure")
+
+    from tunewise.run.estimate import measured_plan
     from tunewise.run.estimate import plan as estimate
 
-    found = estimate(
-        model, asked, data=data, device=device, quantise=quant, price=price, overrides=assigned(words or []),
-        measure=measure,
-    )  # fmt: skip
+    with progress_lines().status("planning") as status:
+        told = {
+            "data": data, "quantise": quant, "price": price, "overrides": assigned(words or []),
+            "progress": lambda method: status.update(f"planning {method}"),
+        }  # fmt: skip
+        found = measured_plan(model, asked, **told) if measure else estimate(model, asked, device=device, **told)
     if plot is not None:
         from tunewise.report.plan_figure import write_figure
 

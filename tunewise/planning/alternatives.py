@@ -106,9 +106,10 @@ class _Asked:
                 yield self._with(method, replace(self.work, rows=rows, **_merged(levers)), levers)
 
     def with_a_lower_rank(self) -> Iterator[Alternative]:
-        """The method with its rank halved until it fits."""
-        rank = self.method.model_dump().get("rank")
-        while isinstance(rank, int) and rank > 1:
+        """The method with its rank halved until it fits, where what it trains is as much as is lacking."""
+        rank, memory = self.method.model_dump().get("rank"), self.known.of(self.method, self.work).memory
+        lacking = memory.total - self.known.device.memory_bytes
+        while isinstance(rank, int) and rank > 1 and memory.gradients + memory.optimiser > lacking:
             rank //= 2
             lower = self.method.model_copy(update={"rank": rank})
             if self._fits(lower, self.work):

@@ -1,7 +1,7 @@
 """The rehearsals of one base for one device: few are made, and what other batches and lengths take follows from them.
 
-What is alive in each part of a step, and what a step computes, goes with the rows r and their tokens t as
-c₀ + c₁ r t + c₂ r t². Two rehearsals tell how it goes with r, a third how with t; the peak is that of the highest part.
+What is alive in each part of a step, and what a step computes, goes with the rows r and their tokens t, virtual ones
+among them, as c₀ + c₁ r t + c₂ r t². Two rehearsals tell how it goes with r, a third how with t; the peak is that of the highest part.
 """
 
 from dataclasses import dataclass, field, replace
@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from tunewise.methods.base import Method
-from tunewise.models.anatomy import context_length
-from tunewise.models.families import VISION
+from tunewise.models.anatomy import context_length, read_anatomy
 from tunewise.planning.correction import Correction
 from tunewise.planning.devices import Device
 from tunewise.planning.rehearsal import Rehearsed, rehearse
@@ -93,6 +92,7 @@ class Surface:
 
     def __init__(self, shell: Shell, method: Method, device_type: str, work: Work) -> None:
         self._shell, self._method, self._device_type, self._work = shell, method, device_type, work
+        self._n_virtual = method.virtual_positions(read_anatomy(shell.model))
         self._made: dict[Work, Rehearsed] = {}
         self.first = self._rehearsed(work)
 
@@ -110,22 +110,21 @@ class Surface:
         return Rehearsed(Memory(**highest), flops, told["bytes"], told["operations"])
 
     def _followed(self, work: Work) -> Quantities:
-        first, tokens = self._work, self._work.tokens
+        first, tokens = self._work, self._work.tokens + self._n_virtual
         rows = first.rows // 2 if first.rows > 1 else 2
         one, other = _quantities(self.first), _quantities(self._rehearsed(replace(first, rows=rows)))
         slopes = {key: (one[key] - other.get(key, one[key])) / (first.rows - rows) for key in one}
         at_zero = {key: one[key] - slopes[key] * first.rows for key in one}
-        if work.tokens == tokens:
+        if work.tokens == first.tokens:
             return {key: at_zero[key] + slopes[key] * work.rows for key in one}
         third = self._longer()
         far = _quantities(self._rehearsed(third))
+        longer, wanted = third.tokens + self._n_virtual, work.tokens + self._n_virtual
         followed = {}
         for key in one:
-            near_a_token = slopes[key] / tokens
-            far_a_token = (far.get(key, one[key]) - at_zero[key]) / third.rows / third.tokens
-            bend = (far_a_token - near_a_token) / (third.tokens - tokens)
-            a_token = near_a_token + bend * (work.tokens - tokens)
-            followed[key] = at_zero[key] + a_token * work.tokens * work.rows
+            a_token = slopes[key] / tokens
+            bend = ((far.get(key, one[key]) - at_zero[key]) / third.rows / longer - a_token) / (longer - tokens)
+            followed[key] = at_zero[key] + (a_token + bend * (wanted - tokens)) * wanted * work.rows
         return followed
 
     def _longer(self) -> Work:

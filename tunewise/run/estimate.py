@@ -1,7 +1,7 @@
 """What each method would take on a device, for a recipe and its rows, before anything is spent: `tunewise.plan`."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -46,30 +46,61 @@ def plan(
     quantise: str = "",
     price: float | None = None,
     overrides: Mapping[str, Any] | None = None,
-    measure: bool = False,
+    progress: Callable[[str], None] = lambda told: None,
 ) -> Plan:
     """What each of the methods would take to train the base `model` on a device; no weights are read.
 
     `methods` are names, mappings or methods, "all" for every one, and USUAL where none is given. `data` tells how many
     rows there are and how long; without it rows of ASSUMED_TOKENS are. `device` is auto (this machine), cpu, a card of
-    `planning.devices`, or memory alone (24GB). `overrides` are dotted fields of a recipe, as
-    {"train.batch_size": 4}. With `measure` the weights are read, and the worst step of the first method that fits is
-    carried out here a few times: memory and time of all are corrected by it. UserError for what is none of these, and
-    for a method that does not act on the base.
+    `planning.devices`, or memory alone (24GB). `overrides` are dotted fields of a recipe, {"train.batch_size": 4};
+    `progress` is told each method before it is planned. UserError for what is none of these, and for a method that
+    does not act on the base.
     """
+    fields = {"model": model, "data": data or NO_DATA, "method": USUAL[-1], "quantise": quantise}
+    return _plan(build_recipe(fields, overrides), methods, device_named(device), price, progress)
+
+
+def measured_plan(
+    model: str,
+    methods: Iterable[str | Mapping[str, object] | Method] = (),
+    *,
+    data: str | None = None,
+    quantise: str = "",
+    price: float | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] = lambda told: None,
+) -> Plan:
+    """A plan for this machine, after the worst step of the first method that fits was carried out here a few times:
+    memory and time of all methods are corrected by it.
+
+    The rest is as `plan` says. UserError too for a base without weights, and where nothing fits.
+    """
+    fields = {"model": model, "data": data or NO_DATA, "method": USUAL[-1], "quantise": quantise}
+    return _plan(build_recipe(fields, overrides), methods, device_named(), price, progress, measure=True)
+
+
+def _plan(
+    recipe: Recipe,
+    methods: Iterable[str | Mapping[str, object] | Method],
+    where: Device,
+    price: float | None,
+    progress: Callable[[str], None],
+    measure: bool = False,
+) -> Plan:
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"a price of {price} an hour is none", "give what an hour costs: --price 2.5")
-    fields = {"model": model, "data": data or NO_DATA, "method": USUAL[-1], "quantise": quantise}
-    recipe, where = build_recipe(fields, overrides), device_named(device)
-    shell, lengths = _shell_and_rows(recipe) if data is not None else (_shell(recipe), None)
+    has_data = recipe.data.path != NO_DATA
+    shell, lengths = _shell_and_rows(recipe) if has_data else (_shell(recipe), None)
     steps = _steps(recipe, shell, where, lengths)
     asked = _asked(methods, shell)
     known, found, refused = Rehearsals(shell, where), [], {}
     others = [name for name in OTHER_METHODS if name not in {method.name for method, _ in asked.values()}]
     if measure:
-        measured = correction(recipe, known, steps.worst, {label: method for label, (method, _) in asked.items()})
-        known = known.corrected(measured)
+        progress("a measured step")
+        by_label = {label: method for label, (method, _) in asked.items()}
+        known = known.corrected(correction(recipe, known, steps.worst, by_label))
     for label, (method, is_named) in asked.items():
+        progress(f"{label}, {len(found) + len(refused) + 1} of {len(asked)}")
         try:
             found.append(plan_method(known, label, method, steps, others))
         except UserError as error:
@@ -77,7 +108,7 @@ def plan(
                 raise
             refused[label] = error.message
     return Plan(
-        model=model,
+        model=recipe.model,
         n_base=shell.n_parameters,
         device=where,
         steps=steps,
