@@ -1,15 +1,20 @@
 """Tables that the field knows by heart, from the planner; docs/known-tables.md shows them, and is held to them here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from tunewise.cli.recipes import method_of
+from tunewise.methods import parse_method
 from tunewise.methods.reparam.low_rank import LowRank
 from tunewise.models.anatomy import Site
 from tunewise.planning import plan
+from tunewise.planning.devices import device_named
+from tunewise.planning.rehearsal import rehearse
+from tunewise.planning.shell import shell_of
+from tunewise.planning.work import Work
 from tunewise.report import words
 
 PAGE = (Path(__file__).parents[2] / "docs" / "known-tables.md").read_text("utf-8")
@@ -152,3 +157,27 @@ def test_a_full_copy_a_task_against_an_adapter_a_task(base, method):
         assert adapters == pytest.approx(354e9, rel=0.015)
     cells = [words.size(n) for n in (copy, found.adapter_bytes, copies, adapters)]
     on_the_page(f"`{base}`", f"`{method}`", *cells, words.times(copies / adapters))
+
+
+QLORA = {"name": "lora", "rank": 64, "roles": ("all",)}  # Dettmers et al. 2023, appendix B.2
+ONE_ROW = Work(rows=1, tokens=512, labels=512, checkpointing=True)
+
+
+@pytest.mark.parametrize(("base", "printed"), [("llama-1-7b", 6.9), ("llama-1-65b", 45.0)])
+def test_qlora_takes_the_memory_that_its_paper_draws(base, printed):
+    """Dettmers et al. 2023, figure 6: one row of 512 tokens, base and adapters."""
+    found = rehearse(shell_of(base), parse_method(QLORA), replace(ONE_ROW, quantise="nf4"), "cuda").memory
+    assert found.total / 1e9 == pytest.approx(printed, rel=0.10)
+    if base == "llama-1-65b":
+        assert found.total <= device_named("a6000").memory_bytes  # one card of 48 GB
+    parts = [found.weights, found.constants, found.gradients, found.optimiser, found.total]
+    on_the_page(f"`{base}`", *(words.size(n) for n in parts), f"{printed} GB")
+
+
+def test_all_of_a_65b_base_in_16_bits_takes_more_than_780_gb():
+    """Dettmers et al. 2023, abstract: 2 bytes of weight, 2 of gradient and 8 of moments a parameter, 12 in all."""
+    shell = shell_of("llama-1-65b")
+    found = rehearse(shell, parse_method("full"), ONE_ROW, "cuda").memory
+    assert 12 * shell.n_parameters > 780e9
+    assert found.total > 12 * shell.n_parameters
+    assert f"{words.size(found.total)} here" in PAGE

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunewise.report.figure import as_written, subplots
+from tunewise.report.figure import as_written, logarithmic, subplots
 from tunewise.report.plan_figure import GRID, INK, QUIET, write
 from tunewise.report.planner_grade import HARD, QUANTITIES, PlannerGrade, Point
 
@@ -34,7 +34,7 @@ def planned_against_measured(grade: PlannerGrade) -> "Figure":
         points = [point for point in grade.points if point.quantity == quantity]
         _scatter(axis, points, methods, *UNITS[quantity])
         (graded,) = (each for each in grade.by_quantity() if each.quantity == quantity)
-        told = f"{QUANTITIES[quantity]}: off by {graded.median:.0%}, median of {graded.n}"
+        told = f"{QUANTITIES[quantity]}: off by {100 * graded.median:.0f} %, median of {graded.n}"
         axis.set_title(told, fontsize=10, color=INK)
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8.5
@@ -48,7 +48,7 @@ def _scatter(axis: "Axes", points: list[Point], methods: list[str], unit: float,
     for share, colour in BANDS:
         axis.fill_between(
             [low, high], [low * (1 - share), high * (1 - share)], [low * (1 + share), high * (1 + share)],
-            color=colour, linewidth=0, zorder=0, label=f"within {share:.0%}",
+            color=colour, linewidth=0, zorder=0, label=f"within {100 * share:.0f} %",
         )  # fmt: skip
     axis.plot([low, high], [low, high], color=QUIET, linewidth=0.9, zorder=1)
     for number, method in enumerate(methods):
@@ -58,10 +58,7 @@ def _scatter(axis: "Axes", points: list[Point], methods: list[str], unit: float,
             s=30, alpha=0.8, linewidths=0, zorder=3, color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[number // len(COLOURS) % len(MARKERS)], label=as_written(method),
         )  # fmt: skip
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.set_xlim(low, high)
-    axis.set_ylim(low, high)
+    logarithmic(axis, low, high)
     axis.set_aspect("equal")
     axis.set_xlabel(f"measured, {name}")
     axis.set_ylabel(f"planned, {name}")
