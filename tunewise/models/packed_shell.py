@@ -3,15 +3,13 @@
 Stands where `quantise` would put a layer of bitsandbytes, on tensors that hold nothing; `models/nf4.py` tells the layout.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
 
+from tunewise.models.codes import product
 from tunewise.models.nf4 import BLOCK, BLOCK_OF_CONSTANTS
 
 CODEBOOKS = 16 + 256
@@ -40,58 +38,11 @@ class PackedShell(nn.Linear):
         return list(self.buffers(recurse=False))
 
     def dequantised(self) -> Tensor:
-        """(d_out, d_in) in the precision of the base, and what is alive while it is made."""
-        if self.bits == 8:
-            return (self.weight.float() * self.scales.unsqueeze(1)).to(self.dtype)
-        constants = torch.empty(self.scales.shape, dtype=torch.float32)  # alive with the weight
-        weight = torch.empty(self.out_features, self.in_features, dtype=self.dtype)
-        weight.copy_(self.weight[0])  # read, so that it is counted
-        del constants
-        return weight
+        """(d_out, d_in) in the precision of the base."""
+        return torch.empty(self.out_features, self.in_features, dtype=self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (_Product if self.bits == 4 else _Product8).apply(x, self.bias, self)
-
-
-class _Product(torch.autograd.Function):
-    """As `packed._Product`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, layer: PackedShell) -> Tensor:
-        ctx.layer = layer
-        return functional.linear(x, layer.dequantised().to(x.dtype), None if bias is None else bias.to(x.dtype))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        return _backward(ctx.layer, gradients[0], ctx.needs_input_grad)
-
-
-class _Product8(torch.autograd.Function):
-    """As bitsandbytes' MatMul8bitLt with frozen weights: the input is kept, in 16 bits and in 8 while it is multiplied."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, layer: PackedShell) -> Tensor:
-        ctx.layer, ctx.kept = layer, x
-        rows = x.flatten(0, -2)
-        codes = rows.to(torch.float16).abs().to(torch.int8)
-        sums = torch.mm(codes.to(torch.int32), torch.empty(layer.in_features, layer.out_features, dtype=torch.int32))
-        out = (sums * layer.scales).to(x.dtype)
-        return (out if bias is None else out + bias).view(*x.shape[:-1], layer.out_features)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        ctx.kept = None
-        return _backward(ctx.layer, gradients[0], ctx.needs_input_grad)
-
-
-def _backward(
-    layer: PackedShell, gradient: Tensor, needed: tuple[bool, ...]
-) -> tuple[Tensor | None, Tensor | None, None]:
-    return (
-        gradient @ layer.dequantised().to(gradient.dtype) if needed[0] else None,
-        gradient.flatten(0, -2).sum(0) if needed[1] else None,
-        None,
-    )
+        return product(x, self.bias, self.dequantised)
 
 
 def packed_paths(model: PreTrainedModel) -> list[str]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from tunewise.errors import UserError
 from tunewise.methods.base import Method
 from tunewise.planning.layers import FEW, few_of
+from tunewise.planning.process import held_by_process
 from tunewise.planning.recorder import Computed
 from tunewise.planning.shell import Shell
 from tunewise.planning.stage import Stage
@@ -34,13 +36,22 @@ def rehearse(shell: Shell, method: Method, work: Work, device_type: str = "cpu",
     """One step of `work` with `method` on the base of this shell, the second one: the optimiser has its moments.
 
     `device_type` "cuda" has no kernels of ours but flash attention. `whole` runs every layer instead of a few alike.
-    UserError as from attaching the method.
+    UserError where the method does not act on the base, or one of them cannot be run without numbers.
     """
     stage = Stage(shell, method, work, device_type)
-    if whole:
-        peaks, computed = stage.step([number for layers in stage.runs for number in layers])
-    else:
-        peaks, computed = _extended(stage)
+    try:
+        if whole:
+            peaks, computed = stage.step([number for layers in stage.runs for number in layers])
+        else:
+            peaks, computed = _extended(stage)
+    except (RuntimeError, NotImplementedError, AttributeError, TypeError, IndexError) as error:
+        raise UserError(
+            f"a step of {method.name} on {shell.name} cannot be rehearsed: {str(error).splitlines()[0]}",
+            "a run tells its memory: tunewise train --dry-run, or train.steps=2",
+        ) from error
+    if device_type == "cpu":
+        for kinds in peaks.values():
+            kinds["process"] = held_by_process(sum(kinds.values()), kinds["weights"])
     highest = max(peaks.values(), key=lambda kinds: sum(kinds.values()))
     return Rehearsed(Memory(**highest), computed.flops, computed.bytes_moved, computed.n_operations, peaks)
 
@@ -65,8 +76,7 @@ def _extended(stage: Stage) -> tuple[Peaks, Computed]:
                 peaks[segment] = dict(base[alike])
             for kind in kinds:
                 peaks[segment][kind] += n_more * (kinds[kind] - base[alike][kind])
-        for segment in base.keys() - found.keys():
-            raise AssertionError(f"{segment} is gone")
+        assert base.keys() <= found.keys()
         total.bytes_moved += n_more * (also.bytes_moved - computed.bytes_moved)
         total.n_operations += n_more * (also.n_operations - computed.n_operations)
         for dtype, n in also.flops.items():

@@ -18,7 +18,7 @@ from tunewise.planning.work import Memory, Work
 
 Peaks = dict[Segment, dict[str, int]]
 """Bytes by kind (the fields of Memory) at the highest moment of each segment."""
-KINDS = tuple(Memory.__dataclass_fields__)
+KINDS = tuple(name for name in Memory.__dataclass_fields__ if name != "process")
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 

@@ -25,6 +25,7 @@ TERMS = {
     "logits": ("logits", "#6cc3bd"),
     "cache": ("cache", "#8a9a3b"),
     "workspace": ("workspace", "#d0791b"),
+    "process": ("process", "#8c8c8c"),
 }
 
 

@@ -22,6 +22,7 @@ TERMS = {
     "logits": "logits",
     "cache": "cache",
     "workspace": "work",
+    "process": "process",
 }
 """The terms of `Memory`, as short as a column."""
 MOST_ALTERNATIVES = 4
