@@ -1,4 +1,4 @@
-"""What would fit instead: it fits when it is applied, holds no smaller change that does, and the cheapest comes first."""
+"""What would fit instead: it fits when applied, holds no smaller change that does, and the cheapest comes first."""
 
 from dataclasses import replace
 

@@ -1,7 +1,8 @@
 """The rehearsals of one base for one device: few are made, and what other batches and lengths take follows from them.
 
 What is alive in each part of a step, and what a step computes, goes with the rows r and their tokens t, virtual ones
-among them, as c₀ + c₁ r t + c₂ r t². Two rehearsals tell how it goes with r, a third how with t; the peak is that of the highest part.
+among them, as c₀ + c₁ r t + c₂ r t². Two rehearsals tell how it goes with r, a third how with t; the peak is that of
+the highest part.
 """
 
 from dataclasses import dataclass, field, replace

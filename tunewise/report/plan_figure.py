@@ -78,6 +78,6 @@ def memory_by_method(plan: Plan) -> "Figure":
     axis.set_ylim(n - 0.4, -0.6)
     axis.set_xlim(0, 1.1 * max(most, plan.device.memory_bytes) / unit)
     axis.grid(axis="y", visible=False)
-    axis.set_xlabel(f"memory at the peak of a step, {name}; {as_written(plan.model)}")
+    axis.set_xlabel(f"memory at the peak of a step, {name}; {as_written(words.base_called(plan.model))}")
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
     return figure

@@ -32,10 +32,11 @@ MOST_ALTERNATIVES = 4
 def print_plan(console: Console, plan: Plan) -> None:
     """All of it."""
     n_base = words.count(plan.n_base)
-    console.print(Text(f"{plan.model}, {n_base} parameters, on {_device(plan)}", style="bold"))
-    console.print(Text(plan.told, style="dim"))
+    head = f"{words.base_called(plan.model)}, {n_base} parameters, on {_device(plan)}"
+    console.print(Text(words.unbroken(head), style="bold"))
+    console.print(Text(words.unbroken(plan.told), style="dim"))
     if plan.correction is not None:
-        console.print(Text(measured(plan.correction)))
+        console.print(Text(words.unbroken(measured(plan.correction))))
     console.print()
     console.print(methods_table(plan))
     console.print()
@@ -44,9 +45,9 @@ def print_plan(console: Console, plan: Plan) -> None:
     for each in lacking:
         console.print()
         console.print(alternatives_table(each, MOST_ALTERNATIVES if len(lacking) <= 3 else 1))
+    console.print()
     for label, reason in plan.refused.items():
         console.print(Text(f"{label} is left out: {reason}", style="dim"))
-    console.print()
     console.print(Text(words.unbroken(last_sentence(plan)), style="bold"))
 
 
@@ -116,66 +117,47 @@ def alternatives_table(of: MethodPlan, most: int) -> Table:
 
 
 def last_sentence(plan: Plan) -> str:
-    """What to take away: which fit and how far, or what would."""
+    """What to take away: how far the first that fits goes, or the nearest change that would fit."""
     fitting = [each for each in plan.methods if each.fits]
     if fitting:
-        tightest = max(fitting, key=lambda each: each.memory.total)
-        spare = words.size(plan.device.memory_bytes - tightest.memory.total)
-        seconds = plan.seconds(tightest)
-        told = [
-            f"{tightest.label} fits with {spare} to spare",
-            f"batch up to {tightest.largest_rows:,}",
-        ]
-        if tightest.largest_tokens is not None:
-            told[1] += f", or rows of up to {tightest.largest_tokens:,} tokens"
-        if seconds is not None:
-            told.append(f"{plan.n_rows:,} rows take about {words.duration(seconds)}")
-        if (cost := plan.cost(tightest)) is not None:
-            told[-1] += f" and cost {money(cost)}"
-        others = f"; so do {len(fitting) - 1} others" if len(fitting) > 2 else ""
-        return "; ".join(told) + others + "."
+        others = f"; {len(fitting) - 1} more fit as well" if len(fitting) > 1 else ""
+        return _how_far(plan, fitting[0]) + others + "."
     near = [(each, other) for each in plan.methods for other in each.alternatives]
-    if not near:
-        least = min((each.memory.total for each in plan.methods), default=0)
-        names = larger_than(least)
-        where = (
-            f"the smallest device that holds {words.size(least)} is {names[0]}" if names else "no single device does"
-        )
-        return f"Nothing fits on {plan.device.name}: {where}."
-    each, best = min(near, key=lambda pair: (GIVEN_UP.index(pair[1].gives_up), pair[1].time or 0))
-    typed = " ".join(best.typed)
-    return (
-        f"Nothing fits as asked. The nearest that does: {each.label} with {typed}, in {words.size(best.memory.total)}."
-    )
+    if near:
+        each, best = min(near, key=lambda pair: (GIVEN_UP.index(pair[1].gives_up), pair[1].time or 0))
+        told = f"{each.label} with {' '.join(best.typed)}, in {words.size(best.memory.total)}"
+        return f"Nothing fits as asked. The nearest that does: {told}."
+    least = min((each.memory.total for each in plan.methods), default=0)
+    names, holds = larger_than(least), f"that holds {words.size(least)}"
+    where = f"the smallest device {holds} is {names[0]}" if names else f"there is no device {holds}"
+    return f"Nothing fits on {plan.device.name}, nor would with what was tried: {where}."
+
+
+def _how_far(plan: Plan, of: MethodPlan) -> str:
+    seconds, cost = plan.seconds(of), plan.cost(of)
+    told = f"{of.label} fits with {words.size(plan.device.memory_bytes - of.memory.total)} to spare"
+    told += f"; batch up to {of.largest_rows:,}"
+    if of.largest_tokens is not None:
+        told += f", or rows of up to {of.largest_tokens:,} tokens"
+    if seconds is not None:
+        told += f"; {plan.n_rows:,} rows take about {words.duration(seconds)}"
+    return told + (f" and cost {money(cost)}" if cost is not None else "")
 
 
 def share(value: float) -> str:
-    """0.0521 %, 4.3 %, 100 %: three digits."""
+    """0.052 %, 4.3 %, 100 %: two digits."""
     percent = 100 * value
-    return (
-        "–"
-        if not value
-        else f"{percent:.0f} %"
-        if percent >= 99.5
-        else f"{percent:.2g} %"
-        if percent >= 1e-4
-        else "<0.0001 %"
-    )
+    if percent >= 99.5:
+        return f"{percent:.0f} %"
+    return f"{percent:.2g} %" if percent >= 1e-4 else "<0.0001 %"
 
 
 def quantity(value: float) -> str:
-    """123, 12.3, 1.23, 0.01 of a unit; a dash for nothing."""
+    """1,234, 12.3, 1.23, 0.01 of a unit; a dash for nothing."""
     if not value:
         return "–"
-    return (
-        f"{value:,.0f}"
-        if value >= 100
-        else f"{value:.1f}"
-        if value >= 10
-        else f"{value:.2f}"
-        if value >= 0.01
-        else "<0.01"
-    )
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f}" if value >= 0.01 else "<0.01"
 
 
 def at_most(n: int, ceiling: int | None = None) -> str:
@@ -198,7 +180,7 @@ def _table(first: str, *headings: str) -> Table:
 
 def _nothing(of: MethodPlan) -> str:
     names = larger_than(of.memory.total)
-    return f"nothing tried here; as it is on {names[0]}" if names else "nothing tried here, nor any single device"
+    return "nothing that was tried" + (f"; as it is on {names[0]}" if names else ", nor on any single device")
 
 
 def _device(plan: Plan) -> str:

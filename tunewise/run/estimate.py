@@ -94,7 +94,7 @@ def _plan(
     steps = _steps(recipe, shell, where, lengths)
     asked = _asked(methods, shell)
     known, found, refused = Rehearsals(shell, where), [], {}
-    others = [name for name in OTHER_METHODS if name not in {method.name for method, _ in asked.values()}]
+    others = OTHER_METHODS if len(asked) == 1 else ()  # of several that are asked for, each has a line of its own
     if measure:
         progress("a measured step")
         by_label = {label: method for label, (method, _) in asked.items()}
