@@ -6,13 +6,17 @@ from typing import Annotated
 import typer
 
 from tunewise.cli.console import AsJson, Data, print_json, progress_lines, results
+from tunewise.cli.plan_grade import print_grade
 from tunewise.errors import UserError
 
 
 def plan(
     model: Annotated[
-        str, typer.Argument(help="tiny, a folder, a hub name, or a well-known shape such as llama-3.1-8b.")
-    ],
+        str | None,
+        typer.Argument(
+            help="tiny, a folder, a hub name, or a well-known shape such as llama-3.1-8b.", show_default=False
+        ),
+    ] = None,
     words: Annotated[
         list[str] | None,
         typer.Argument(
@@ -40,9 +44,22 @@ def plan(
     plot: Annotated[
         Path | None, typer.Option(help="Draw memory by method to this file (svg, png, pdf).", show_default=False)
     ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Carry a few worst steps out here, and correct memory and time by them.")
+    ] = False,
+    grade: Annotated[
+        bool,
+        typer.Option("--grade", help="Tell how far plans were off: of the runs in the folders given, or in runs/."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what methods would take on a device: parameters, memory, time, and what would fit. No weights are read."""
+    """Tell what methods would take on a device: parameters, memory, time, and what would fit; or --grade the planner."""
+    if grade:
+        print_grade([*([model] if model else []), *(words or [])], plot, as_json=as_json)
+        return
+    if model is None:
+        raise UserError("no base is named", "tunewise plan llama-3.1-8b, or --grade for the runs so far")
+
     from tunewise.cli.recipes import assigned, method_of
     from tunewise.data.found import find
 
@@ -55,13 +72,18 @@ def plan(
     if data is not None:
         find(data)
 
+    if measure and device not in ("auto", "cpu"):
+        raise UserError(f"a step is measured here, not on {device}", "leave --device out, or --measure")
+
+    from tunewise.run.estimate import measured_plan
     from tunewise.run.estimate import plan as estimate
 
     with progress_lines().status("planning") as status:
-        found = estimate(
-            model, asked, data=data, device=device, quantise=quant, price=price, overrides=assigned(words or []),
-            progress=lambda told: status.update(f"planning {told}"),
-        )  # fmt: skip
+        told = {
+            "data": data, "quantise": quant, "price": price, "overrides": assigned(words or []),
+            "progress": lambda method: status.update(f"planning {method}"),
+        }  # fmt: skip
+        found = measured_plan(model, asked, **told) if measure else estimate(model, asked, device=device, **told)
     if plot is not None:
         from tunewise.report.plan_figure import write_figure
 

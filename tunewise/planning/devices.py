@@ -22,7 +22,7 @@ PRODUCT_SHARE = 0.7
 """Of the products of a data sheet, for matrices as large as a model's."""
 COPY_SHARE = 0.85
 """Of the bandwidth of a data sheet."""
-GPU_OPERATION_SECONDS, CPU_OPERATION_SECONDS = 8e-6, 4e-6
+GPU_OPERATION_SECONDS, CPU_OPERATION_SECONDS = 8e-6, 25e-6
 """What torch takes for an operation beside the arithmetic, in eager mode."""
 
 # GiB, TFLOP/s in bfloat16 with float32 sums (0: none natively), TFLOP/s in float32, GB/s

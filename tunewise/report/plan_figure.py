@@ -1,5 +1,6 @@
 """A plan as a figure of its own: memory by method, stacked by what it holds, with the device's memory as a line."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,12 @@ TERMS = {
 
 
 def write_figure(plan: Plan, path: Path) -> None:
-    """Draw it to `path`, in the format that its suffix says.
+    """Draw it to `path`; errors as in `write`."""
+    write(lambda: memory_by_method(plan), path)
+
+
+def write(draw: Callable[[], "Figure"], path: Path) -> None:
+    """A figure into `path`, in the format that its suffix says.
 
     UserError for another suffix, and where matplotlib is not installed.
     """
@@ -38,7 +44,7 @@ def write_figure(plan: Plan, path: Path) -> None:
         raise UserError(f"cannot draw to {path}", f"give the file one of these endings: {', '.join(FORMATS)}")
     if not available():
         raise UserError("a figure needs matplotlib", hint="pip install 'tunewise[plot]'")
-    drawn = memory_by_method(plan)
+    drawn = draw()
     with files.writing(path) as temporary:
         drawn.savefig(temporary, format=suffix, dpi=160, facecolor="white")
 

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from tunewise.planning.alternatives import GIVEN_UP
 from tunewise.planning.base_plan import Plan
+from tunewise.planning.correction import Correction
 from tunewise.planning.devices import larger_than
 from tunewise.planning.method_plan import MOST_ROWS, MethodPlan
 from tunewise.report import words
@@ -34,6 +35,8 @@ def print_plan(console: Console, plan: Plan) -> None:
     head = f"{words.base_called(plan.model)}, {n_base} parameters, on {_device(plan)}"
     console.print(Text(words.unbroken(head), style="bold"))
     console.print(Text(words.unbroken(plan.told), style="dim"))
+    if plan.correction is not None:
+        console.print(Text(words.unbroken(measured(plan.correction))))
     console.print()
     console.print(methods_table(plan))
     console.print()
@@ -46,6 +49,19 @@ def print_plan(console: Console, plan: Plan) -> None:
     for label, reason in plan.refused.items():
         console.print(Text(f"{label} is left out: {reason}", style="dim"))
     console.print(Text(words.unbroken(last_sentence(plan)), style="bold"))
+
+
+def measured(found: Correction) -> str:
+    """The step that was carried out, beside its plan, and what that changes."""
+    held = "" if found.bytes is None else f" and {words.size(found.bytes)}"
+    times = [f"time × {found.of_seconds:.2f}"]
+    if found.bytes is not None:
+        times.append(f"what a batch takes × {found.of_batch:.2f}")
+    return (
+        f"measured: {found.n_steps} steps of {found.label}, {words.duration(found.seconds)} each{held}, "
+        f"planned {words.duration(found.planned_seconds)} and {words.size(found.planned.total)}; "
+        f"so in every row {words.listing(times)}"
+    )
 
 
 def methods_table(plan: Plan) -> Table:
