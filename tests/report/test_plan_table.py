@@ -29,17 +29,18 @@ def printed(found: Plan, width: int = 80) -> str:
 
 
 def test_a_plan_is_read_in_eighty_columns() -> None:
-    text = printed(planned("full", "multitask_prompt", "lora", device="0.4GB", price=2.5))
+    text = printed(planned("full", "multitask_prompt", {"name": "lora", "rank": 99}, device="0.4GB", price=2.5))
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
     for told in (
         "tiny, 3.38 M parameters, on 0.4 GB",
         "100 %",
         "activ.",
-        "full does not fit, but would with",
+        "lora rank=99 does not fit, but would with",
         "gives up",
     ):
         assert told in text
+    assert "full does not fit, nor would with any change that was tried;" in text
     assert "scales" not in text, "no method has any"
 
 
