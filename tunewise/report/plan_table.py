@@ -106,7 +106,8 @@ def memory_table(plan: Plan) -> Table:
 def alternatives_table(of: MethodPlan, most: int) -> Table:
     """What would fit in the place of this method as it was asked for, the cheapest first."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column(Text.assemble((of.label, "not dim"), " does not fit, but would with"))
+    heading = Text.assemble((of.label, "not dim"), " does not fit, but would with")
+    table.add_column(heading, min_width=len(heading))
     for heading in ("memory", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("gives up")
