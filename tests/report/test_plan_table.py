@@ -25,7 +25,7 @@ def printed(found: Plan, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
     print_plan(console, found)
     assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue().replace("\u00a0", " ")
+    return console.file.getvalue()
 
 
 def test_a_plan_is_read_in_eighty_columns() -> None:
