@@ -53,7 +53,7 @@ def plan(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what methods would take on a device: parameters, memory, time, and what would fit; or --grade the planner."""
+    """Tell what methods would take on a device: parameters, memory, time, what would fit; or --grade the planner."""
     if grade:
         print_grade([*([model] if model else []), *(words or [])], plot, as_json=as_json)
         return
