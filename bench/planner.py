@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch._C._profiler import _EventType
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
-from bench.kept import RESULTS, keep
+from bench.kept import RESULTS, keep, read
 from bench.shapes import CLASSES, SHAPES, as_base, build
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED
@@ -197,13 +197,16 @@ def _resident() -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
 
-def compare(cases: Sequence[Case], folder: Path) -> Iterator[dict[str, Any]]:
+def compare(
+    cases: Sequence[Case], folder: Path, known: Mapping[str, dict[str, int]] | None = None
+) -> Iterator[dict[str, Any]]:
     """Predicted beside measured, one row a case."""
     for case in cases:
         path = folder / f"{case.shape} {case.dtype}"
         if not path.exists():
             apart(saved, case, path)
-        told, truth = apart(predicted, case, path), apart(allocated, case, path) | apart(resident, case, path)
+        told, truth = apart(predicted, case, path), (known or {}).get(case.name)
+        truth = truth or apart(allocated, case, path) | apart(resident, case, path)
         errors = {"allocated": told["allocated"], "resident": told["total"]}
         errors = {name: round(value / truth[name] - 1, 4) for name, value in errors.items()}
         print(
@@ -241,9 +244,12 @@ def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="cases whose name holds this")
-    only = parser.parse_args().only
+    parser.add_argument("--again", action="store_true", help="predict anew, beside what was measured before")
+    told = parser.parse_args()
+    only = told.only
+    known = {row["case"]: row["measured"] for row in read("planner")["results"]} if told.again else {}
     with tempfile.TemporaryDirectory() as folder:
-        found = list(compare([case for case in CASES if only in case.name], Path(folder)))
+        found = list(compare([case for case in CASES if only in case.name], Path(folder), known))
     print(told_of(found))
     if not only:
         keep("planner", found)

@@ -56,13 +56,16 @@ def test_the_real_rehearsals_go_as_is_said(method: str) -> None:
         assert sum(found.flops.values()) == pytest.approx(sum(right.flops.values()), rel=0.02)
 
 
-def test_the_roofline() -> None:
+def test_a_step_takes_its_products_and_its_traffic_and_on_a_cpu_its_calls() -> None:
     with made_up_rehearsals(10**12) as (known, _):
-        rehearsed = known.of(LORA, Work(rows=2, tokens=100, labels=100))
+        work = Work(rows=2, tokens=100, labels=100)
+        rehearsed = known.of(LORA, work)
         products, traffic, calls = 200 * 3e9 / 1e13, 2000 / 1e11, 1000 * 1e-7
-        assert step_seconds(rehearsed, known.device) == pytest.approx(max(products, traffic) + calls)
-        assert known.row_seconds(LORA, Work(rows=2, tokens=100, labels=100)) == pytest.approx((products + calls) / 2)
+        assert step_seconds(rehearsed, known.device) == pytest.approx(products + traffic)
+        assert known.row_seconds(LORA, work) == pytest.approx((products + traffic) / 2)
         slow = replace(known.device, bytes_per_second=1000.0)
-        assert step_seconds(rehearsed, slow) == pytest.approx(2.0 + calls)
+        assert step_seconds(rehearsed, slow) == pytest.approx(products + 2.0)
+        assert step_seconds(rehearsed, replace(slow, type="cpu")) == pytest.approx(products + 2.0 + calls)
+        assert step_seconds(rehearsed, replace(known.device, operation_seconds=1.0)) == pytest.approx(1000.0)
     with made_up_rehearsals(100 * MB, is_fast=False) as (known, _):
         assert known.row_seconds(LORA, Work()) is None

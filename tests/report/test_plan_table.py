@@ -9,7 +9,8 @@ from rich.console import Console
 from tests.planning.made_up import made_up_rehearsals
 from tunewise.errors import UserError
 from tunewise.planning.base_plan import Plan
-from tunewise.report import plan_figure
+from tunewise.planning.work import Memory
+from tunewise.report import plan_figure, plan_table
 from tunewise.report.plan_figure import memory_by_method, write_figure
 from tunewise.report.plan_table import at_most, last_sentence, money, print_plan, quantity, share
 from tunewise.run.estimate import plan
@@ -24,22 +25,29 @@ def printed(found: Plan, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
     print_plan(console, found)
     assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    return console.file.getvalue().replace("\u00a0", " ")
 
 
 def test_a_plan_is_read_in_eighty_columns() -> None:
-    text = printed(planned("full", "multitask_prompt", "lora", device="0.4GB", price=2.5))
+    text = printed(planned("full", "multitask_prompt", {"name": "lora", "rank": 99}, device="0.4GB", price=2.5))
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
     for told in (
         "tiny, 3.38 M parameters, on 0.4 GB",
         "100 %",
         "activ.",
-        "full does not fit, but would with",
+        "lora rank=99 does not fit, but would with",
         "gives up",
     ):
         assert told in text
+    assert "full does not fit, nor would with any change that was tried;" in text
     assert "scales" not in text, "no method has any"
+
+
+def test_no_term_of_memory_is_left_out() -> None:
+    fields = list(Memory.__dataclass_fields__)
+    assert list(plan_table.TERMS) == fields
+    assert list(plan_figure.TERMS) == fields
 
 
 def test_every_term_adds_up_in_the_table() -> None:
@@ -53,7 +61,7 @@ def test_the_last_sentence_says_how_far_the_first_that_fits_goes() -> None:
     found = planned("full", "lora", price=3600.0)
     told = last_sentence(found)
     assert told.startswith("full fits with 145 GB to spare; batch up to 4,096, or rows of up to 512 tokens; 1,000 rows")
-    assert told.endswith("; 1 more fit as well.")
+    assert told.endswith("; 1 more fits as well.")
     assert f"and cost {money(found.cost(found.methods[0]))}" in told
 
 

@@ -52,7 +52,7 @@ def test_the_worst_step_is_of_the_longest_rows_and_time_of_the_mean(rows: Path) 
     (lora,) = found.methods
     shell = shell_of("tiny")
     assert lora.memory == made_up(shell, lora.method, worst).memory
-    seconds = 4 * mean.tokens * 3e9 / found.device.flops[torch.bfloat16] + 1000 * found.device.operation_seconds
+    seconds = 1000 * found.device.operation_seconds  # of which the card makes more than it works
     assert lora.row_seconds == pytest.approx(seconds / 4, rel=0.01)
     assert found.seconds(lora) == pytest.approx(2 * n_rows * seconds / 4, rel=0.01)
 
@@ -92,7 +92,9 @@ def test_all_leaves_out_what_does_not_act_and_says_why() -> None:
 def test_a_plan_is_plain_data() -> None:
     found = planned("full", "lora", device="24GB").as_data()
     assert json.loads(json.dumps(found)) == found
-    assert {"model", "n_base", "device", "work", "n_rows", "told", "price", "methods", "refused"} == set(found)
+    assert {"model", "n_base", "device", "work", "n_rows", "told", "price", "measured", "methods", "refused"} == set(
+        found
+    )
     assert found["device"] == {"name": "24 GB", "type": "cuda", "memory_bytes": 24 * 10**9}
     assert found["work"]["dtype"] == "bfloat16"
     full, lora = found["methods"]

@@ -28,11 +28,13 @@ class Computed:
     """Read and written by every operation, each tensor once."""
     n_operations: int = 0
     """Operations that read or write; a view does neither."""
+    bytes_taken: int = 0
+    """Of all tensors that were made, those that are gone again among them."""
 
     def clear(self) -> None:
         """Begin anew."""
         self.flops.clear()
-        self.bytes_moved = self.n_operations = 0
+        self.bytes_moved = self.n_operations = self.bytes_taken = 0
 
     def add(self, n_bytes: int, flops: int, dtype: torch.dtype) -> None:
         self.bytes_moved += n_bytes
@@ -83,6 +85,8 @@ class Recorder(TorchDispatchMode):
         if is_seed or (given and not any(map(is_pretended, given))):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
+        if func is torch.ops.aten._local_scalar_dense.default and given[0].dtype == torch.bool:
+            return False  # whether to warn (of padding, say) is asked of numbers that nobody has
         if func._overloadpacket in _INDEXED:
             args = (args[0], _as_numbers(args[1]), *args[2:])
         made = func(*args, **kwargs)
@@ -107,6 +111,7 @@ class Recorder(TorchDispatchMode):
         number = len(self.sizes)
         self._numbers[address] = number
         self.sizes[number] = storage.nbytes()
+        self.computed.bytes_taken += storage.nbytes()
         self.born[number] = self._segment
         self.events.append(("taken", number))
         weakref.finalize(storage, self._freed, address, number).atexit = False

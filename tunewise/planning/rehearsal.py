@@ -51,7 +51,7 @@ def rehearse(shell: Shell, method: Method, work: Work, device_type: str = "cpu",
         ) from error
     if device_type == "cpu":
         for kinds in peaks.values():
-            kinds["process"] = held_by_process(sum(kinds.values()), kinds["weights"])
+            kinds["process"] = held_by_process(computed.bytes_taken)
     highest = max(peaks.values(), key=lambda kinds: sum(kinds.values()))
     return Rehearsed(Memory(**highest), computed.flops, computed.bytes_moved, computed.n_operations, peaks)
 
@@ -78,6 +78,7 @@ def _extended(stage: Stage) -> tuple[Peaks, Computed]:
                 peaks[segment][kind] += n_more * (kinds[kind] - base[alike][kind])
         assert base.keys() <= found.keys()
         total.bytes_moved += n_more * (also.bytes_moved - computed.bytes_moved)
+        total.bytes_taken += n_more * (also.bytes_taken - computed.bytes_taken)
         total.n_operations += n_more * (also.n_operations - computed.n_operations)
         for dtype, n in also.flops.items():
             total.flops[dtype] = total.flops.get(dtype, 0) + n_more * (n - computed.flops.get(dtype, 0))

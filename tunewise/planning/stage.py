@@ -1,10 +1,11 @@
 """Where a step is rehearsed: a base cut to some of its layers, with its method, on tensors that hold nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -15,11 +16,12 @@ from tunewise.engine.last_layer import read_as
 from tunewise.engine.native.build import set_aside
 from tunewise.engine.objectives import Labels, Objective, PackedWriting, Writing, objective_for
 from tunewise.engine.packed_writing import places
+from tunewise.errors import UserError
 from tunewise.methods.attach import Tuned, reach
 from tunewise.methods.base import Method
 from tunewise.models.anatomy import Anatomy, read_anatomy
 from tunewise.models.load import Base
-from tunewise.models.packed_shell import PackedShell, pack, packed_paths
+from tunewise.models.packed_shell import pack, packed_paths
 from tunewise.models.weights import frozen_weight
 from tunewise.planning.layers import cut, runs
 from tunewise.planning.recorder import Computed, recording
@@ -36,20 +38,47 @@ class _Padding:
         self.pad_token_id = pad_token_id
 
 
+@dataclass
+class _Known:
+    """What is the same for all works on a shell."""
+
+    anatomy: Anatomy
+    sibling: PreTrainedModel | None
+    objectives: dict[str, Any] = field(default_factory=dict)
+    """By method: the objective that a run would take, by what the sibling is tried on."""
+
+
+_KNOWN: WeakKeyDictionary[PreTrainedModel, _Known] = WeakKeyDictionary()
+
+
+def _known(shell: Shell) -> _Known:
+    if shell.model not in _KNOWN:
+        found = _KNOWN[shell.model] = _Known(read_anatomy(shell.model), sibling_of(shell))
+        if found.sibling is not None:  # tried here, where tensors have numbers
+            fuse_as(found.sibling, found.sibling)
+            read_as(found.sibling, found.sibling)
+    return _KNOWN[shell.model]
+
+
 class Stage:
     """What is the same in all rehearsals of one work."""
 
     def __init__(self, shell: Shell, method: Method, work: Work, device_type: str) -> None:
         self._shell, self._method, self._work, self._device_type = shell, method, work, device_type
-        self._anatomy = read_anatomy(shell.model)
+        known = _known(shell)
+        self._anatomy, self._sibling = known.anatomy, known.sibling
         self._packed = packed_paths(shell.model) if work.quantise else []
         with torch.device("meta"):
             deltas = dict(method.deltas(self._anatomy))
-        self.runs = runs(shell.model, self._anatomy, deltas, list(reach(shell.model, method)[1]))
+        selected = list(reach(shell.model, method)[1])
+        self._refuse_packed(selected)
+        self.runs = runs(shell.model, self._anatomy, deltas, selected)
         """The layers, those that are alike together."""
-        self._sibling = sibling_of(shell)
-        self._objective = self._chosen()
-        self._run_as_sibling(self._sibling)  # tried here, where tensors have numbers
+        self._cache_bytes = self._cached(deltas, selected) if work.cached_rows else 0
+        name = str(method.configuration())
+        if name not in known.objectives:
+            known.objectives[name] = self._chosen()
+        self._objective = known.objectives[name]
 
     def step(self, kept: Sequence[int]) -> tuple[Peaks, Computed]:
         """One step with these layers alone."""
@@ -62,9 +91,38 @@ class Stage:
             recorder = stack.enter_context(recording())
             recorder.enter("weights")
             model = self._hollow(kept)
-            self._run_as_sibling(model)
+            if self._sibling is not None:
+                fuse_as(model, self._sibling)
+                read_as(model, self._sibling)
             tuned = self._put_on(model, anatomy)
-            return Step(recorder, tuned, self._on(model, anatomy), self._work, kept).rehearse()
+            peaks, computed = Step(recorder, tuned, self._on(model, anatomy), self._work, kept).rehearse()
+        for kinds in peaks.values():
+            kinds["cache"] += self._cache_bytes
+        return peaks, computed
+
+    def _refuse_packed(self, selected: Sequence[str]) -> None:
+        """As attaching does, where weights are packed; the shell's are not."""
+        packed = {f"{path}.weight" for path in self._packed} & set(selected)
+        if packed:
+            raise UserError(
+                f"{self._method.name} trains {min(packed)}: a quantised weight is made of codes, which have no gradient",
+                "train something beside the weights, such as method=lora, or leave the base unquantised",
+            )
+
+    def _cached(self, deltas: Collection[str], selected: Sequence[str]) -> int:
+        """Bytes of what leaves the layers below everything that is trained or attached, of all rows; 0 without such."""
+        anatomy, work = self._anatomy, self._work
+        sites = {site.name: site for site in (*anatomy.sites, *anatomy.keys)}
+        acting = [sites[name].layer if name in sites else None for name in deltas]
+        acting += [anatomy.layer_of(name) for name in selected]
+        behind = {*anatomy.task_head, *(f"{path}.weight" for path in anatomy.norms), "head"}
+        at_ends = [name for name in (*deltas, *selected) if name not in sites and anatomy.layer_of(name) is None]
+        first = min((layer for layer in acting if layer is not None), default=anatomy.n_layers)
+        if not first or not set(at_ends) <= behind or self._method.virtual_positions(anatomy):
+            return 0
+        is_head_alone = first == anatomy.n_layers and self._shell.head.kind == "lm"
+        places = work.labels if is_head_alone else work.tokens
+        return work.cached_rows * places * anatomy.d_model * work.dtype.itemsize
 
     def _chosen(self) -> Objective[Any]:
         """The objective that a run would take, by what the sibling is tried on."""
@@ -78,13 +136,10 @@ class Stage:
             tuned.detach()
         return replace(objective, prefix_ids=prefix)
 
-    def _run_as_sibling(self, model: PreTrainedModel | None) -> None:
-        if self._sibling is not None and model is not None:
-            fuse_as(model, self._sibling)
-            read_as(model, self._sibling)
-
     def _base(self, model: PreTrainedModel, anatomy: Anatomy) -> Base:
-        tokenizer: Any = _Padding(model.config.get_text_config().to_dict().get("pad_token_id") or 0)
+        tokenizer: Any = None  # for a base that reads images
+        if anatomy.embedding is not None:
+            tokenizer = _Padding(model.config.get_text_config().to_dict().get("pad_token_id") or 0)
         return Base(model, tokenizer, anatomy, self._shell.name, "", model.dtype, self._shell.head)
 
     def _hollow(self, kept: Sequence[int]) -> PreTrainedModel:

@@ -13,13 +13,13 @@ from tunewise.engine.batches import IGNORED, LabelledBatch
 from tunewise.engine.objectives import Images, Labels, Objective, Writing
 from tunewise.methods.attach import Tuned
 from tunewise.models.packed_shell import PackedShell
+from tunewise.planning.moments import Moments
 from tunewise.planning.recorder import Computed, Recorder, Segment
 from tunewise.planning.work import Memory, Work
 
 Peaks = dict[Segment, dict[str, int]]
 """Bytes by kind (the fields of Memory) at the highest moment of each segment."""
 KINDS = tuple(name for name in Memory.__dataclass_fields__ if name != "process")
-LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
 class Step:
@@ -41,15 +41,17 @@ class Step:
             if isinstance(module, PackedShell):
                 self._note("constants", {recorder.number_of(tensor) for tensor in module.constants()})
         before = recorder.present()
-        optimiser = _Optimiser(tuned)
+        best = tuned.state() if self._work.keeps_best else {}
+        self._note("weights", recorder.present())
+        before = recorder.present()
+        optimiser = Moments(tuned.trainable, self._work.optimiser)
         self._note("optimiser", recorder.present() - before)
         _prepare(tuned.model, self._work.checkpointing)
         self._mark_layers()
         batch = self._batch()
-        recorder.enter("step", 0)
-        before = recorder.present()
         recorder.computed.clear()
-        with self._objective.ready(tuned.model):
+        before = recorder.present()
+        with self._objective.ready(tuned.model), torch.set_grad_enabled(bool(tuned.trainable)):
             recorder.enter("before")
             loss = self._objective.loss(tuned.model, batch) / max(1, batch.n_labels)
             kept = recorder.present() - before
@@ -57,7 +59,8 @@ class Step:
             self._note("activations", kept)
             self._is_forward = False
             recorder.enter("loss")
-            loss.backward()
+            if tuned.trainable:
+                loss.backward()
         penalty = tuned.method.penalty(tuned.deltas)
         if penalty is not None:
             penalty.backward()
@@ -65,6 +68,7 @@ class Step:
         recorder.enter("update")
         self._note_gradients(optimiser.widened())
         optimiser.step()
+        del best
         return self._peaks(), recorder.computed
 
     def _note(self, kind: str, numbers: set[int]) -> None:
@@ -151,7 +155,7 @@ class Step:
         return "logits" if self._recorder.born[number][0] == "loss" else "workspace"
 
 
-_SETTING_UP = ("", "weights", "step")
+_SETTING_UP = ("", "weights")
 
 
 def _prepare(model: PreTrainedModel, checkpointing: bool) -> None:
@@ -160,37 +164,3 @@ def _prepare(model: PreTrainedModel, checkpointing: bool) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             model.gradient_checkpointing_enable({"use_reentrant": False})
-
-
-class _Optimiser:
-    """What `training.optimiser.Optimiser` holds: moments, and float32 masters of tensors in half precision."""
-
-    def __init__(self, tuned: Tuned) -> None:
-        self._tensors = tuned.trainable
-        self._masters = {
-            name: nn.Parameter(tensor.detach().float().clone())
-            for name, tensor in self._tensors.items()
-            if tensor.dtype in LOW_PRECISION
-        }
-        self._updated = {**self._tensors, **self._masters}
-        self._moments = [torch.zeros_like(each) for each in self._updated.values() for _ in range(2)]
-
-    def widened(self) -> list[nn.Parameter]:
-        """The masters, with their gradients, which those of the tensors have made room for."""
-        for name, master in self._masters.items():
-            tensor = self._tensors[name]
-            master.grad = None if tensor.grad is None else tensor.grad.float()
-            tensor.grad = None
-        return list(self._masters.values())
-
-    def step(self) -> None:
-        """Read and write what AdamW reads and writes."""
-        moments = iter(self._moments)
-        for parameter in self._updated.values():
-            first, second = next(moments), next(moments)
-            if parameter.grad is not None:
-                first.add_(parameter.grad)
-                second.add_(parameter.grad)
-                parameter.detach().addcdiv_(first, second)
-        for name, master in self._masters.items():
-            self._tensors[name].detach().copy_(master)

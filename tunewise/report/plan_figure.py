@@ -25,7 +25,7 @@ TERMS = {
     "logits": ("logits", "#6cc3bd"),
     "cache": ("cache", "#8a9a3b"),
     "workspace": ("workspace", "#d0791b"),
-    "process": ("process", "#8c8c8c"),
+    "process": ("the process beside its tensors", "#d8d2c4"),
 }
 
 

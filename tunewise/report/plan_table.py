@@ -42,10 +42,12 @@ def print_plan(console: Console, plan: Plan) -> None:
     console.print()
     console.print(memory_table(plan))
     lacking = [each for each in plan.methods if not each.fits]
-    for each in lacking:
+    for each in (each for each in lacking if each.alternatives):
         console.print()
         console.print(alternatives_table(each, MOST_ALTERNATIVES if len(lacking) <= 3 else 1))
     console.print()
+    for each in (each for each in lacking if not each.alternatives):
+        console.print(Text(_nothing(each), style="red"))
     for label, reason in plan.refused.items():
         console.print(Text(f"{label} is left out: {reason}", style="dim"))
     console.print(Text(words.unbroken(last_sentence(plan)), style="bold"))
@@ -111,8 +113,6 @@ def alternatives_table(of: MethodPlan, most: int) -> Table:
     for each in of.alternatives[:most]:
         time = "–" if each.time is None else words.times(each.time)
         table.add_row(" ".join(each.typed), words.size(each.memory.total), time, each.gives_up)
-    if not of.alternatives:
-        table.add_row(Text(_nothing(of), "red"))
     return table
 
 
@@ -120,7 +120,8 @@ def last_sentence(plan: Plan) -> str:
     """What to take away: how far the first that fits goes, or the nearest change that would fit."""
     fitting = [each for each in plan.methods if each.fits]
     if fitting:
-        others = f"; {len(fitting) - 1} more fit as well" if len(fitting) > 1 else ""
+        n_others = len(fitting) - 1
+        others = f"; {n_others} more {'fits' if n_others == 1 else 'fit'} as well" if n_others else ""
         return _how_far(plan, fitting[0]) + others + "."
     near = [(each, other) for each in plan.methods for other in each.alternatives]
     if near:
@@ -180,7 +181,8 @@ def _table(first: str, *headings: str) -> Table:
 
 def _nothing(of: MethodPlan) -> str:
     names = larger_than(of.memory.total)
-    return "nothing that was tried" + (f"; as it is on {names[0]}" if names else ", nor on any single device")
+    where = f"{names[0]} holds it" if names else "no device of the table holds it"
+    return f"{of.label} does not fit, nor would with any change that was tried; {where}"
 
 
 def _device(plan: Plan) -> str:
