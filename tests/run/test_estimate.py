@@ -34,7 +34,7 @@ def rows(tmp_path: Path) -> Path:
 def test_without_data_the_assumption_is_told() -> None:
     found = planned()
     assert [each.label for each in found.methods] == list(USUAL)
-    assert found.steps.worst == Work(rows=8, tokens=512, labels=512, dtype=torch.bfloat16)
+    assert found.steps.worst == Work(rows=8, tokens=512, labels=512, dtype=torch.bfloat16, keeps_best=True)
     assert found.n_rows == ASSUMED_ROWS
     assert "assuming rows of 512 tokens with a label at each" in found.told
     assert tunewise.plan is plan
@@ -60,7 +60,8 @@ def test_the_worst_step_is_of_the_longest_rows_and_time_of_the_mean(rows: Path) 
 def test_a_recipe_s_own_fields_count() -> None:
     overrides = {"train.max_length": 100, "train.checkpointing": True, "train.accumulation": 4, "quantise": "nf4"}
     found = planned("lora", overrides=overrides)
-    wanted = Work(rows=8, tokens=100, labels=100, quantise="nf4", checkpointing=True)
+    wanted = Work(rows=8, tokens=100, labels=100, quantise="nf4", checkpointing=True, keeps_best=True)
+    assert not planned("lora", overrides={"train.evaluate_every": None}).steps.worst.keeps_best
     assert (found.steps.worst, found.steps.accumulation) == (wanted, 4)
     assert found.told.startswith("bfloat16 in nf4; batches of 8 × 4, checkpointing")
     assert planned("lora", quantise="int8").steps.worst.quantise == "int8"

@@ -86,7 +86,7 @@ def device_named(name: str = "auto") -> Device:
     wanted = name.strip().lower()
     if wanted == "auto":
         told = os.environ.get("TUNEWISE_DEVICE", "cpu")
-        return _gpu_here(torch.device(told)) if told.startswith("cuda") and torch.cuda.is_available() else _cpu_here()
+        return _gpu_here(told) if told.startswith("cuda") else _cpu_here()
     if wanted == "cpu":
         return _cpu_here()
     if found := _MEMORY_ALONE.fullmatch(wanted):
@@ -134,7 +134,12 @@ def _cpu_here() -> Device:
     )
 
 
-def _gpu_here(device: torch.device) -> Device:
+def _gpu_here(name: str) -> Device:
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"TUNEWISE_DEVICE={name}, and torch finds no GPU here", "--device rtx4090, a card elsewhere; or cpu"
+        )
+    device = torch.device(name)
     measured = gpu.measure(device)
     free, _ = torch.cuda.mem_get_info(device)
     products = {torch.bfloat16: measured.teraflops, torch.float16: measured.teraflops}

@@ -1,5 +1,6 @@
 """A plan in a terminal: what each method takes, its memory by term, what would fit instead, and a last sentence."""
 
+import textwrap
 from dataclasses import asdict
 
 from rich.console import Console
@@ -33,10 +34,10 @@ def print_plan(console: Console, plan: Plan) -> None:
     """All of it."""
     n_base = words.count(plan.n_base)
     head = f"{words.base_called(plan.model)}, {n_base} parameters, on {_device(plan)}"
-    console.print(Text(words.unbroken(head), style="bold"))
-    console.print(Text(words.unbroken(plan.told), style="dim"))
+    _print(console, head, "bold")
+    _print(console, plan.told, "dim")
     if plan.correction is not None:
-        console.print(Text(words.unbroken(measured(plan.correction))))
+        _print(console, measured(plan.correction))
     console.print()
     console.print(methods_table(plan))
     console.print()
@@ -47,10 +48,16 @@ def print_plan(console: Console, plan: Plan) -> None:
         console.print(alternatives_table(each, MOST_ALTERNATIVES if len(lacking) <= 3 else 1))
     console.print()
     for each in (each for each in lacking if not each.alternatives):
-        console.print(Text(_nothing(each), style="red"))
+        _print(console, _nothing(each), "red")
     for label, reason in plan.refused.items():
-        console.print(Text(f"{label} is left out: {reason}", style="dim"))
-    console.print(Text(words.unbroken(last_sentence(plan)), style="bold"))
+        _print(console, f"{label} is left out: {reason}", "dim")
+    _print(console, last_sentence(plan), "bold")
+
+
+def _print(console: Console, text: str, style: str = "") -> None:
+    """Prose, no number of which is parted from its unit at the end of a line."""
+    lines = textwrap.fill(words.unbroken(text), console.width, break_long_words=False, break_on_hyphens=False)
+    console.print(Text(lines.replace("\u00a0", " "), style=style))
 
 
 def measured(found: Correction) -> str:
@@ -106,7 +113,8 @@ def memory_table(plan: Plan) -> Table:
 def alternatives_table(of: MethodPlan, most: int) -> Table:
     """What would fit in the place of this method as it was asked for, the cheapest first."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column(Text.assemble((of.label, "not dim"), " does not fit, but would with"))
+    heading = Text.assemble((of.label, "not dim"), " does not fit, but would with")
+    table.add_column(heading, min_width=len(heading))
     for heading in ("memory", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("gives up")

@@ -164,6 +164,7 @@ def _steps(recipe: Recipe, shell: Shell, device: Device, lengths: RowLengths | N
         dtype=dtype,
         quantise=recipe.quantise,
         checkpointing=train.checkpointing,
+        keeps_best=train.evaluate_every is not None,
     )
     mean = work if lengths is None else at_length(work, max(1, round(lengths.mean)))
     return Steps(work, mean, train.accumulation)
