@@ -14,8 +14,9 @@ def print_grade(folders: Sequence[str], plot: Path | None, *, as_json: bool) -> 
     from rich.table import Table
     from rich.text import Text
 
-    from tunewise.report.planner_grade import HARD, QUANTITIES, Graded, grade
+    from tunewise.report.planner_grade import HARD, Graded, grade
     from tunewise.report.planner_grade_figure import write_figure
+    from tunewise.report.proof_table import NAMES
 
     found = grade([Path(folder) for folder in folders or (RUNS,)])
     if plot is not None:
@@ -36,13 +37,14 @@ def print_grade(folders: Sequence[str], plot: Path | None, *, as_json: bool) -> 
         return made
 
     console = results()
-    console.print(Text(f"{found.n_runs} runs that trained, planned and measured", style="bold"))
-    console.print(table("", [(QUANTITIES[each.quantity], each) for each in found.by_quantity()]))
+    runs = "1 run" if found.n_runs == 1 else f"{found.n_runs} runs"
+    console.print(Text(f"{runs} that trained, planned and measured", style="bold"))
+    console.print(table("", [(NAMES[each.quantity], each) for each in found.by_quantity()]))
     for quantity in HARD:
         rows = [(each.method, each) for each in found.by_method() if each.quantity == quantity]
         if rows:
             console.print()
-            console.print(table(QUANTITIES[quantity], rows))
+            console.print(table(NAMES[quantity], rows))
     if found.n_planned_now:
         told = f"{found.n_planned_now} were too short to wait for the planner: it has planned them now"
         console.print(Text(told, style="dim"))

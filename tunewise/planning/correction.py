@@ -3,7 +3,16 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tunewise.planning.process import FIXED_BYTES
 from tunewise.planning.work import Memory
+
+TERMS = ("activations", "logits", "cache", "workspace", "process")
+"""What comes and goes with a batch. The others are known to the byte."""
+
+
+def in_warm_process(memory: Memory) -> Memory:
+    """Without what the first step of a process brings in, which was there before a step that is measured."""
+    return replace(memory, process=max(0, memory.process - FIXED_BYTES))
 
 
 @dataclass(frozen=True)
@@ -13,6 +22,7 @@ class Correction:
     label: str
     """The method that was measured."""
     planned: Memory
+    """`in_warm_process`."""
     bytes: int | None
     """At the peak of the measured step; None where this system does not tell."""
     planned_seconds: float
@@ -22,8 +32,7 @@ class Correction:
 
     @property
     def of_batch(self) -> float:
-        """Measured over planned, of what comes and goes with a batch; weights, gradients and moments are counted out,
-        which are known to the byte."""
+        """Measured over planned, of TERMS."""
         planned = self.planned.total - self.planned.fixed
         if self.bytes is None or planned <= 0:
             return 1.0
@@ -36,8 +45,9 @@ class Correction:
 
     def corrected(self, memory: Memory) -> Memory:
         """What is planned for another step, or another method, after this one was measured."""
-        terms = ("activations", "logits", "cache", "workspace")
-        return replace(memory, **{term: round(self.of_batch * getattr(memory, term)) for term in terms})
+        warm = in_warm_process(memory)
+        found = {term: round(self.of_batch * getattr(warm, term)) for term in TERMS}
+        return replace(memory, **{**found, "process": found["process"] + memory.process - warm.process})
 
     def as_data(self) -> dict[str, Any]:
         """All of it as plain data, bytes and seconds."""

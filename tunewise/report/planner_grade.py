@@ -11,16 +11,10 @@ from tunewise.errors import UserError
 from tunewise.methods import parse_method
 from tunewise.planning.shell import shell_of
 from tunewise.report.folders import Run, read_runs
+from tunewise.report.proof_table import NAMES
 from tunewise.run.planned import SHORT, foretold
 from tunewise.run.trained_on import TrainedOn
 
-QUANTITIES = {
-    "n_trainable": "trained parameters",
-    "adapter_bytes": "adapter on disk",
-    "train_memory_bytes": "memory of training",
-    "train_seconds": "time of training",
-}
-"""As metrics.json names them, under `planned` and beside it."""
 HARD = ("train_memory_bytes", "train_seconds")
 """Those of which a plan can be wrong: the others are counted."""
 
@@ -69,7 +63,7 @@ class PlannerGrade:
     """Reason -> runs whose memory and time are not graded."""
 
     def by_quantity(self) -> list[Graded]:
-        return [_graded(each, "", self.points) for each in QUANTITIES if any(p.quantity == each for p in self.points)]
+        return [_graded(each, "", self.points) for each in NAMES if any(p.quantity == each for p in self.points)]
 
     def by_method(self) -> list[Graded]:
         """Memory and time, the worst method first."""
@@ -120,7 +114,7 @@ def grade(folders: Sequence[Path]) -> PlannerGrade:
 
 
 def _points(run: Run, plan: Mapping[str, Any]) -> Iterable[Point]:
-    for quantity in QUANTITIES:
+    for quantity in NAMES:
         told, was = plan.get(quantity), run.metrics.get(quantity)
         if told and was:
             yield Point(str(run.folder), str(run.method["name"]), quantity, float(told), float(was))

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from tunewise.report.figure import as_written, logarithmic, subplots
 from tunewise.report.plan_figure import GRID, INK, QUIET, write
-from tunewise.report.planner_grade import HARD, QUANTITIES, PlannerGrade, Point
+from tunewise.report.planner_grade import HARD, PlannerGrade, Point
+from tunewise.report.proof_table import NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +35,7 @@ def planned_against_measured(grade: PlannerGrade) -> "Figure":
         points = [point for point in grade.points if point.quantity == quantity]
         _scatter(axis, points, methods, *UNITS[quantity])
         (graded,) = (each for each in grade.by_quantity() if each.quantity == quantity)
-        told = f"{QUANTITIES[quantity]}: off by {100 * graded.median:.0f} %, median of {graded.n}"
+        told = f"{NAMES[quantity]}: off by {100 * graded.median:.0f} %, median of {graded.n}"
         axis.set_title(told, fontsize=10, color=INK)
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8.5

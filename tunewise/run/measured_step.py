@@ -16,7 +16,7 @@ from tunewise.methods.base import Method
 from tunewise.models.families import ENCODER_DECODER
 from tunewise.models.load import Base, load_base
 from tunewise.models.shapes import is_shape
-from tunewise.planning.correction import Correction
+from tunewise.planning.correction import Correction, in_warm_process
 from tunewise.planning.rehearsals import Rehearsals
 from tunewise.planning.work import Work
 from tunewise.run.recipe import Recipe
@@ -65,7 +65,7 @@ def correction(recipe: Recipe, known: Rehearsals, work: Work, methods: Mapping[s
     if base.tokenizer is None:
         raise UserError(f"{recipe.model} reads images, of which no step is made up", "leave --measure out")
     found = measured_step(base, method, recipe.train, work)
-    planned = known.of(method, work).memory
+    planned = in_warm_process(known.of(method, work).memory)
     seconds = known.row_seconds(method, work)
     assert seconds is not None, device
     return Correction(label, planned, found.bytes, seconds * work.rows, found.seconds, N_STEPS - 1)
@@ -105,7 +105,7 @@ def _trained(base: Base, tuned: Tuned, config: TrainConfig, work: Work, n_steps:
 
 def made_up_rows(base: Base, work: Work) -> list[Encoded]:
     """The rows of one batch of `work`, of tokens drawn at random."""
-    chance, n_ids = Random(0), base.model.get_input_embeddings().num_embeddings
+    chance, n_ids = Random(0), len(base.model.get_input_embeddings().weight)
 
     def ids(n: int) -> tuple[int, ...]:
         return tuple(chance.randrange(n_ids) for _ in range(n))

@@ -9,6 +9,7 @@ from tunewise.engine.sources import Sources
 from tunewise.methods.attach import Tuned
 from tunewise.methods.base import Method
 from tunewise.models.load import Base
+from tunewise.planning.correction import in_warm_process
 from tunewise.planning.devices import device_named
 from tunewise.planning.fits import at_length
 from tunewise.planning.parameters import count_on
@@ -46,6 +47,7 @@ def planned(
     if result is None:
         return {"planned": None, MEMORY: None}
     shell, trained = shell_of(base.name, base.head), trained_on(base, recipe, rows, sources)
+    shell.model.to(base.dtype)  # in which trained tensors of the base are saved
     counted = count_on(shell, recipe.method)
     reason = _why_not(result, trunk) or (SHORT if result.seconds < LEAST_SECONDS else "")
     told: dict[str, Any] = {}
@@ -64,14 +66,15 @@ def planned(
 
 
 def foretold(shell: Shell, method: Method, trained: TrainedOn) -> dict[str, Any]:
-    """Memory at the peak of a step, and seconds of all steps, on the device that runs take here."""
+    """Memory at the peak of a step, without what a process brings in with its first one, and seconds of all steps, on
+    the device that runs take here."""
     device, longest = device_named(), trained.longest
     mean = at_length(longest, max(1, round(trained.mean_tokens)))
     at_most = rehearse(shell, method, longest, device.type)
     on_average = at_most if mean == longest else rehearse(shell, method, mean, device.type)
     seconds = step_seconds(on_average, device)
     return {
-        MEMORY: at_most.memory.total,
+        MEMORY: in_warm_process(at_most.memory).total,
         TIME: None if seconds is None else round(seconds / mean.rows * trained.n_rows, 3),
     }
 

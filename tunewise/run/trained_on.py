@@ -57,7 +57,7 @@ def trained_on(base: Base, recipe: Recipe, rows: Sequence[Encoded], sources: Sou
     n_labels = sum(label != MASKED for number in longest for label in rows[number].labels)
     work = Work(
         rows=len(longest),
-        tokens=round(float(n_tokens[longest].mean())),
+        tokens=max(1, round(float(n_tokens[longest].mean()))),
         labels=max(1, round(n_labels / len(longest))),
         dtype=base.dtype,
         quantise=base.quantise,
