@@ -12,7 +12,7 @@ from tunewise.planning.base_plan import Plan
 from tunewise.planning.work import Memory
 from tunewise.report import plan_figure, plan_table
 from tunewise.report.plan_figure import memory_by_method, write_figure
-from tunewise.report.plan_table import at_most, last_sentence, money, print_plan, quantity, share
+from tunewise.report.plan_table import about, at_most, last_sentence, money, print_plan, quantity, share
 from tunewise.run.estimate import plan
 
 
@@ -82,8 +82,10 @@ def test_the_last_sentence_names_the_nearest_change_where_nothing_fits() -> None
 
 
 def test_numbers_as_a_reader_wants_them() -> None:
-    assert [share(value) for value in (1.0, 0.0432, 0.0005, 1e-9)] == ["100 %", "4.3 %", "0.05 %", "<0.0001 %"]
+    assert [share(value) for value in (1.0, 0.0432, 0.0005, 1e-9)] == ["100 %", "4.3 %", "0.05 %", "<0.001 %"]
     assert [quantity(value) for value in (0, 0.001, 1.234, 12.34, 1234)] == ["–", "<0.01", "1.23", "12.3", "1,234"]
+    seconds = (0.42, 12.3, 89.0, 190.0, 1202.0, 19_000.0, 1e6)
+    assert [about(each) for each in seconds] == ["0.4 s", "12 s", "89 s", "3.2 min", "20 min", "5.3 h", "12 days"]
     assert [at_most(0), at_most(12, 4096), at_most(4096, 4096)] == ["–", "12", "4,096+"]
     assert [money(value) for value in (1234.4, 1.234, 0.01234)] == ["1,234", "1.23", "0.012"]
 

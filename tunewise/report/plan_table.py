@@ -1,5 +1,6 @@
 """A plan in a terminal: what each method takes, its memory by term, what would fit instead, and a last sentence."""
 
+import math
 import textwrap
 from dataclasses import asdict
 
@@ -89,7 +90,7 @@ def methods_table(plan: Plan) -> Table:
             Text(words.size(left) if each.fits else f"−{words.size(-left)}", "green" if each.fits else "red"),
             at_most(each.largest_rows, MOST_ROWS),
             "–" if each.largest_tokens is None else at_most(each.largest_tokens),
-            "–" if seconds is None else words.duration(seconds),
+            "–" if seconds is None else about(seconds),
         ]
         if plan.price is not None:
             row.append("–" if cost is None else money(cost))
@@ -149,7 +150,7 @@ def _how_far(plan: Plan, of: MethodPlan) -> str:
     if of.largest_tokens is not None:
         told += f", or rows of up to {of.largest_tokens:,} tokens"
     if seconds is not None:
-        told += f"; {plan.n_rows:,} rows take about {words.duration(seconds)}"
+        told += f"; {plan.n_rows:,} rows take about {about(seconds)}"
     return told + (f" and cost {money(cost)}" if cost is not None else "")
 
 
@@ -158,7 +159,16 @@ def share(value: float) -> str:
     percent = 100 * value
     if percent >= 99.5:
         return f"{percent:.0f} %"
-    return f"{percent:.2g} %" if percent >= 1e-4 else "<0.0001 %"
+    return f"{percent:.2g} %" if percent >= 1e-3 else "<0.001 %"
+
+
+def about(seconds: float) -> str:
+    """0.4 s, 12 s, 3.2 min, 20 min, 5.3 h, 12 days: two digits, as no plan knows more."""
+    for unit, name, most in ((1, "s", 90), (60, "min", 100), (3600, "h", 48), (86_400, "days", math.inf)):
+        if seconds / unit < most:
+            break
+    value = seconds / unit
+    return f"{value:,.0f} {name}" if value >= 9.95 else f"{value:.1f} {name}"
 
 
 def quantity(value: float) -> str:
