@@ -164,10 +164,8 @@ def share(value: float) -> str:
 
 def about(seconds: float) -> str:
     """0.4 s, 12 s, 3.2 min, 20 min, 5.3 h, 12 days: two digits, as no plan knows more."""
-    for unit, name, most in ((1, "s", 90), (60, "min", 100), (3600, "h", 48), (86_400, "days", math.inf)):
-        if seconds / unit < most:
-            break
-    value = seconds / unit
+    units = ((1, "s", 90), (60, "min", 100), (3600, "h", 48), (86_400, "days", math.inf))
+    value, name = next((seconds / unit, name) for unit, name, most in units if seconds / unit < most)
     return f"{value:,.0f} {name}" if value >= 9.95 else f"{value:.1f} {name}"
 
 
