@@ -80,7 +80,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = [each for each in _tensors((*args, *kwargs.values()))]
+        given = list(_tensors((*args, *kwargs.values())))
         if given and not any(map(is_pretended, given)):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
