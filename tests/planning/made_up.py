@@ -36,7 +36,12 @@ def made_up(shell: Shell, method: Method, work: Work, device_type: str = "cpu") 
     n = work.rows * work.tokens
     activations = n * A_TOKEN // (10 if work.checkpointing else 1) + work.rows * work.tokens**2 * A_PAIR
     told = dict.fromkeys(Memory.__dataclass_fields__, 0)
-    fixed = {**told, "weights": weights_of(work), "gradients": trained, "optimiser": 2 * trained}
+    fixed = {
+        **told,
+        "weights": weights_of(work),
+        "gradients": trained,
+        "optimiser": 2 * trained // (4 if "8bit" in work.optimiser else 1),
+    }
     peaks = {
         ("backward", 0): {**fixed, "activations": activations, "logits": work.rows * work.labels * 1000},
         ("update", 0): {**fixed, "workspace": 3 * MB},

@@ -51,6 +51,14 @@ def test_this_machine_has_the_memory_that_is_free_and_the_speeds_that_were_measu
     assert 0 < here.memory_bytes <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def test_a_gpu_that_is_not_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNEWISE_DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="TUNEWISE_DEVICE=cuda, and torch finds no GPU here"):
+        device_named("auto")
+    assert device_named("cpu").is_here
+
+
 def test_a_container_has_what_its_limit_leaves_and_caches_give_way(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_MEMORY_OF_CONTAINER", tmp_path)
     outside = devices.free_memory()

@@ -1,7 +1,7 @@
 """What would fit where the plan as it was asked for does not: the smallest changes, by what they cost."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 
 from tunewise.errors import UserError
@@ -31,12 +31,17 @@ class Lever:
     typed: str
     change: Mapping[str, object]
     gives_up: str
+    term: str = ""
+    """The term of memory that it makes smaller."""
 
 
 LEVERS = (
-    Lever("train.checkpointing=true", {"checkpointing": True}, "nothing"),
-    Lever("quantise=nf4", {"quantise": "nf4"}, "precision of the base"),
+    Lever("train.checkpointing=true", {"checkpointing": True}, "nothing", "activations"),
+    Lever("train.optimiser=adamw_8bit", {"optimiser": "adamw_8bit"}, "precision of the moments", "optimiser"),
+    Lever("quantise=nf4", {"quantise": "nf4"}, "precision of the base", "weights"),
 )
+WORTH_PULLING = 0.02
+"""Of all memory: a lever on a smaller term is left alone."""
 OTHER_METHODS = ("top_layers", "lora", "prompt_tuning")
 """Which are offered beside the one that was asked for, at their defaults."""
 
@@ -92,7 +97,7 @@ class _Asked:
     def with_levers(self, method: Method) -> Iterator[Alternative]:
         """Sets of levers, the small ones first; with each as large a batch as fits, at most that asked for."""
         found: list[tuple[set[str], bool]] = []  # the levers, and whether the batch had to shrink
-        usable = [lever for lever in LEVERS if any(getattr(self.work, k) != v for k, v in lever.change.items())]
+        usable = self._usable(method)
         for n in range(len(usable) + 1):
             for levers in combinations(usable, n):
                 names = {lever.typed for lever in levers}
@@ -118,14 +123,26 @@ class _Asked:
 
     def with_shorter_rows(self) -> Iterator[Alternative]:
         """Rows one by one, cut to what fits, with every lever that the method allows."""
-        for n in range(len(LEVERS), -1, -1):
-            for levers in combinations(LEVERS, n):
+        usable = self._usable(self.method)
+        for n in range(len(usable), -1, -1):
+            for levers in combinations(usable, n):
                 work = replace(self.work, rows=1, **_merged(levers))
                 tokens = self._tokens(work)
                 if tokens >= LEAST_TOKENS:
                     cut = Lever(f"train.max_length={tokens}", {}, "the ends of long rows")
                     yield self._with(self.method, at_length(work, tokens), (*levers, cut))
                     return
+
+    def _usable(self, method: Method) -> list[Lever]:
+        """The levers that are not pulled yet, and that have something to make smaller."""
+        free = [lever for lever in LEVERS if any(getattr(self.work, k) != v for k, v in lever.change.items())]
+        if self.known.least(replace(self.work, quantise="nf4")) > self.known.device.memory_bytes:
+            return []  # nothing will fit
+        try:
+            memory = self.known.of(method, self.work).memory
+        except UserError:  # what this method trains cannot be quantised, as was asked for
+            return []
+        return [lever for lever in free if asdict(memory)[lever.term] > WORTH_PULLING * memory.total]
 
     def _rows(self, method: Method, work: Work) -> int:
         """The largest batch that fits of which several make the one that was asked for; 0 for none."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tunewise.planning.correction import Correction
 from tunewise.planning.devices import Device
 from tunewise.planning.method_plan import MethodPlan, Steps
 
@@ -25,6 +26,8 @@ class Plan:
     methods: tuple[MethodPlan, ...]
     refused: Mapping[str, str]
     """Methods that do not act on this base, and why."""
+    correction: Correction | None = None
+    """The step that was measured, by which memory and time of all methods are corrected."""
 
     def seconds(self, of: MethodPlan) -> float | None:
         """Of training on all rows."""
@@ -54,6 +57,7 @@ class Plan:
             "price": self.price,
             "methods": [self._line(each) for each in self.methods],
             "refused": dict(self.refused),
+            "measured": None if self.correction is None else self.correction.as_data(),
         }
 
     def _line(self, of: MethodPlan) -> dict[str, Any]:

@@ -22,7 +22,7 @@ PRODUCT_SHARE = 0.7
 """Of the products of a data sheet, for matrices as large as a model's."""
 COPY_SHARE = 0.85
 """Of the bandwidth of a data sheet."""
-GPU_OPERATION_SECONDS, CPU_OPERATION_SECONDS = 8e-6, 4e-6
+GPU_OPERATION_SECONDS, CPU_OPERATION_SECONDS = 8e-6, 25e-6
 """What torch takes for an operation beside the arithmetic, in eager mode."""
 
 # GiB, TFLOP/s in bfloat16 with float32 sums (0: none natively), TFLOP/s in float32, GB/s
@@ -86,7 +86,7 @@ def device_named(name: str = "auto") -> Device:
     wanted = name.strip().lower()
     if wanted == "auto":
         told = os.environ.get("TUNEWISE_DEVICE", "cpu")
-        return _gpu_here(torch.device(told)) if told.startswith("cuda") and torch.cuda.is_available() else _cpu_here()
+        return _gpu_here(told) if told.startswith("cuda") else _cpu_here()
     if wanted == "cpu":
         return _cpu_here()
     if found := _MEMORY_ALONE.fullmatch(wanted):
@@ -134,7 +134,12 @@ def _cpu_here() -> Device:
     )
 
 
-def _gpu_here(device: torch.device) -> Device:
+def _gpu_here(name: str) -> Device:
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"TUNEWISE_DEVICE={name}, and torch finds no GPU here", "--device rtx4090, a card elsewhere; or cpu"
+        )
+    device = torch.device(name)
     measured = gpu.measure(device)
     free, _ = torch.cuda.mem_get_info(device)
     products = {torch.bfloat16: measured.teraflops, torch.float16: measured.teraflops}

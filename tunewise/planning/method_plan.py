@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tunewise.errors import UserError
 from tunewise.methods.base import Method
 from tunewise.models.anatomy import context_length
 from tunewise.models.families import VISION
@@ -55,14 +56,16 @@ class Steps:
 def plan_method(known: Rehearsals, label: str, method: Method, steps: Steps, others: Sequence[str] = ()) -> MethodPlan:
     """The plan of `method`; `others` are offered in its place where it does not fit.
 
-    UserError where the method does not act on this base.
+    UserError where the method does not act on this base, or trains nothing.
     """
-    shell, work = known.shell, steps.worst
+    shell, work, counted = known.shell, steps.worst, count_on(known.shell, method)
+    if not counted.n_trainable:
+        raise UserError(f"{label} trains nothing", "no step is taken, so there is nothing to plan: leave it out")
     fits = known.fits(method, work)
     longest = min(context_length(shell.config) or MOST_TOKENS, MOST_TOKENS)
     return MethodPlan(
         label=label,
-        counted=count_on(shell, method),
+        counted=counted,
         memory=known.of(method, work).memory,
         fits=fits,
         row_seconds=known.row_seconds(method, steps.mean),

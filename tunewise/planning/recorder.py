@@ -81,7 +81,8 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = list(_tensors((*args, *kwargs.values())))
-        if given and not any(map(is_pretended, given)):
+        is_seed = func._overloadpacket is torch.ops.aten.randint and not args[-1]  # of dropout in attention: a number
+        if is_seed or (given and not any(map(is_pretended, given))):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
         if func is torch.ops.aten._local_scalar_dense.default and given[0].dtype == torch.bool:

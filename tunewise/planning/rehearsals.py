@@ -1,7 +1,8 @@
 """The rehearsals of one base for one device: few are made, and what other batches and lengths take follows from them.
 
 What is alive in each part of a step, and what a step computes, goes with the rows r and their tokens t, virtual ones
-among them, as c₀ + c₁ r t + c₂ r t². Two rehearsals tell how it goes with r, a third how with t; the peak is that of the highest part.
+among them, as c₀ + c₁ r t + c₂ r t². Two rehearsals tell how it goes with r, a third how with t; the peak is that of
+the highest part.
 """
 
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ import torch
 
 from tunewise.methods.base import Method
 from tunewise.models.anatomy import context_length, read_anatomy
+from tunewise.planning.correction import Correction
 from tunewise.planning.devices import Device
 from tunewise.planning.rehearsal import Rehearsed, rehearse
 from tunewise.planning.seconds import step_seconds
@@ -30,6 +32,8 @@ class Rehearsals:
 
     shell: Shell
     device: Device
+    correction: Correction | None = None
+    """What a measured step says of all others."""
     _surfaces: dict[tuple[str, Work], "Surface"] = field(default_factory=dict)
     _fixed: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
@@ -37,7 +41,12 @@ class Rehearsals:
         """One step of this work; UserError where the method does not act on such a base."""
         surface = self._surface(method, work)
         self._fixed.setdefault(_fixed_by(method, work), surface.first.memory.fixed)
-        return surface.at(work)
+        found = surface.at(work)
+        return found if self.correction is None else replace(found, memory=self.correction.corrected(found.memory))
+
+    def corrected(self, correction: Correction) -> "Rehearsals":
+        """The same, with every figure corrected."""
+        return replace(self, correction=correction)
 
     def bytes_of(self, method: Method, work: Work) -> int:
         return self.of(method, work).memory.total
@@ -63,6 +72,8 @@ class Rehearsals:
     def row_seconds(self, method: Method, work: Work) -> float | None:
         """Seconds of a step over its rows; None where the device's speed is not known."""
         seconds = step_seconds(self.of(method, work), self.device)
+        if seconds is not None and self.correction is not None:
+            seconds *= self.correction.of_seconds
         return None if seconds is None else seconds / work.rows
 
     def _surface(self, method: Method, work: Work) -> "Surface":

@@ -170,6 +170,20 @@ def subplots(
     return figure, list(axes.flat)
 
 
+def logarithmic(axis: "Axes", low: float, high: float) -> None:
+    """Both axes from `low` to `high`, logarithmic, with plain numbers at 1, 2, 5, 10 and so on."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xlim(low, high)
+    axis.set_ylim(low, high)
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 3e3 else (1,)))
+        each.set_major_formatter(lambda value, place: f"{value:,.10g}")
+        each.set_minor_formatter(NullFormatter())
+
+
 def svg(figure: "Figure", colours: Mapping[str, str] = VARIABLES) -> str:
     """The <svg> element alone, its stand-in colours replaced, its fixed size left to the page."""
     import matplotlib as mpl

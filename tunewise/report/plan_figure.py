@@ -1,5 +1,6 @@
 """A plan as a figure of its own: memory by method, stacked by what it holds, with the device's memory as a line."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,12 +25,17 @@ TERMS = {
     "logits": ("logits", "#6cc3bd"),
     "cache": ("cache", "#8a9a3b"),
     "workspace": ("workspace", "#d0791b"),
-    "process": ("process", "#8c8c8c"),
+    "process": ("the process beside its tensors", "#d8d2c4"),
 }
 
 
 def write_figure(plan: Plan, path: Path) -> None:
-    """Draw it to `path`, in the format that its suffix says.
+    """Draw it to `path`; errors as in `write`."""
+    write(lambda: memory_by_method(plan), path)
+
+
+def write(draw: Callable[[], "Figure"], path: Path) -> None:
+    """A figure into `path`, in the format that its suffix says.
 
     UserError for another suffix, and where matplotlib is not installed.
     """
@@ -38,7 +44,7 @@ def write_figure(plan: Plan, path: Path) -> None:
         raise UserError(f"cannot draw to {path}", f"give the file one of these endings: {', '.join(FORMATS)}")
     if not available():
         raise UserError("a figure needs matplotlib", hint="pip install 'tunewise[plot]'")
-    drawn = memory_by_method(plan)
+    drawn = draw()
     with files.writing(path) as temporary:
         drawn.savefig(temporary, format=suffix, dpi=160, facecolor="white")
 
@@ -72,6 +78,6 @@ def memory_by_method(plan: Plan) -> "Figure":
     axis.set_ylim(n - 0.4, -0.6)
     axis.set_xlim(0, 1.1 * max(most, plan.device.memory_bytes) / unit)
     axis.grid(axis="y", visible=False)
-    axis.set_xlabel(f"memory at the peak of a step, {name}; {as_written(plan.model)}")
+    axis.set_xlabel(f"memory at the peak of a step, {name}; {as_written(words.base_called(plan.model))}")
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
     return figure

@@ -1,5 +1,7 @@
 """A plan in a terminal: what each method takes, its memory by term, what would fit instead, and a last sentence."""
 
+import math
+import textwrap
 from dataclasses import asdict
 
 from rich.console import Console
@@ -8,6 +10,7 @@ from rich.text import Text
 
 from tunewise.planning.alternatives import GIVEN_UP
 from tunewise.planning.base_plan import Plan
+from tunewise.planning.correction import Correction
 from tunewise.planning.devices import larger_than
 from tunewise.planning.method_plan import MOST_ROWS, MethodPlan
 from tunewise.report import words
@@ -31,20 +34,44 @@ MOST_ALTERNATIVES = 4
 def print_plan(console: Console, plan: Plan) -> None:
     """All of it."""
     n_base = words.count(plan.n_base)
-    console.print(Text(f"{plan.model}, {n_base} parameters, on {_device(plan)}", style="bold"))
-    console.print(Text(plan.told, style="dim"))
+    head = f"{words.base_called(plan.model)}, {n_base} parameters, on {_device(plan)}"
+    _print(console, head, "bold")
+    _print(console, plan.told, "dim")
+    if plan.correction is not None:
+        _print(console, measured(plan.correction))
     console.print()
     console.print(methods_table(plan))
     console.print()
     console.print(memory_table(plan))
     lacking = [each for each in plan.methods if not each.fits]
-    for each in lacking:
+    for each in (each for each in lacking if each.alternatives):
         console.print()
         console.print(alternatives_table(each, MOST_ALTERNATIVES if len(lacking) <= 3 else 1))
-    for label, reason in plan.refused.items():
-        console.print(Text(f"{label} is left out: {reason}", style="dim"))
     console.print()
-    console.print(Text(words.unbroken(last_sentence(plan)), style="bold"))
+    for each in (each for each in lacking if not each.alternatives):
+        _print(console, _nothing(each), "red")
+    for label, reason in plan.refused.items():
+        _print(console, f"{label} is left out: {reason}", "dim")
+    _print(console, last_sentence(plan), "bold")
+
+
+def _print(console: Console, text: str, style: str = "") -> None:
+    """Prose, no number of which is parted from its unit at the end of a line."""
+    lines = textwrap.fill(words.unbroken(text), console.width, break_long_words=False, break_on_hyphens=False)
+    console.print(Text(lines.replace("\u00a0", " "), style=style))
+
+
+def measured(found: Correction) -> str:
+    """The step that was carried out, beside its plan, and what that changes."""
+    held = "" if found.bytes is None else f" and {words.size(found.bytes)}"
+    times = [f"time × {found.of_seconds:.2f}"]
+    if found.bytes is not None:
+        times.append(f"what a batch takes × {found.of_batch:.2f}")
+    return (
+        f"measured: {found.n_steps} steps of {found.label}, {words.duration(found.seconds)} each{held}, "
+        f"planned {words.duration(found.planned_seconds)} and {words.size(found.planned.total)}; "
+        f"so in every row {words.listing(times)}"
+    )
 
 
 def methods_table(plan: Plan) -> Table:
@@ -63,7 +90,7 @@ def methods_table(plan: Plan) -> Table:
             Text(words.size(left) if each.fits else f"−{words.size(-left)}", "green" if each.fits else "red"),
             at_most(each.largest_rows, MOST_ROWS),
             "–" if each.largest_tokens is None else at_most(each.largest_tokens),
-            "–" if seconds is None else words.duration(seconds),
+            "–" if seconds is None else about(seconds),
         ]
         if plan.price is not None:
             row.append("–" if cost is None else money(cost))
@@ -87,79 +114,69 @@ def memory_table(plan: Plan) -> Table:
 def alternatives_table(of: MethodPlan, most: int) -> Table:
     """What would fit in the place of this method as it was asked for, the cheapest first."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column(Text.assemble((of.label, "not dim"), " does not fit, but would with"))
+    heading = Text.assemble((of.label, "not dim"), " does not fit, but would with")
+    table.add_column(heading, min_width=len(heading))
     for heading in ("memory", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("gives up")
     for each in of.alternatives[:most]:
         time = "–" if each.time is None else words.times(each.time)
         table.add_row(" ".join(each.typed), words.size(each.memory.total), time, each.gives_up)
-    if not of.alternatives:
-        table.add_row(Text(_nothing(of), "red"))
     return table
 
 
 def last_sentence(plan: Plan) -> str:
-    """What to take away: which fit and how far, or what would."""
+    """What to take away: how far the first that fits goes, or the nearest change that would fit."""
     fitting = [each for each in plan.methods if each.fits]
     if fitting:
-        tightest = max(fitting, key=lambda each: each.memory.total)
-        spare = words.size(plan.device.memory_bytes - tightest.memory.total)
-        seconds = plan.seconds(tightest)
-        told = [
-            f"{tightest.label} fits with {spare} to spare",
-            f"batch up to {tightest.largest_rows:,}",
-        ]
-        if tightest.largest_tokens is not None:
-            told[1] += f", or rows of up to {tightest.largest_tokens:,} tokens"
-        if seconds is not None:
-            told.append(f"{plan.n_rows:,} rows take about {words.duration(seconds)}")
-        if (cost := plan.cost(tightest)) is not None:
-            told[-1] += f" and cost {money(cost)}"
-        others = f"; so do {len(fitting) - 1} others" if len(fitting) > 2 else ""
-        return "; ".join(told) + others + "."
+        n_others = len(fitting) - 1
+        others = f"; {n_others} more {'fits' if n_others == 1 else 'fit'} as well" if n_others else ""
+        return _how_far(plan, fitting[0]) + others + "."
     near = [(each, other) for each in plan.methods for other in each.alternatives]
-    if not near:
-        least = min((each.memory.total for each in plan.methods), default=0)
-        names = larger_than(least)
-        where = (
-            f"the smallest device that holds {words.size(least)} is {names[0]}" if names else "no single device does"
-        )
-        return f"Nothing fits on {plan.device.name}: {where}."
-    each, best = min(near, key=lambda pair: (GIVEN_UP.index(pair[1].gives_up), pair[1].time or 0))
-    typed = " ".join(best.typed)
-    return (
-        f"Nothing fits as asked. The nearest that does: {each.label} with {typed}, in {words.size(best.memory.total)}."
-    )
+    if near:
+        each, best = min(near, key=lambda pair: (GIVEN_UP.index(pair[1].gives_up), pair[1].time or 0))
+        told = f"{each.label} with {' '.join(best.typed)}, in {words.size(best.memory.total)}"
+        return f"Nothing fits as asked. The nearest that does: {told}."
+    least = min((each.memory.total for each in plan.methods), default=0)
+    names, holds = larger_than(least), f"that holds {words.size(least)}"
+    where = f"the smallest device {holds} is {names[0]}" if names else f"there is no device {holds}"
+    return f"Nothing fits on {plan.device.name}, nor would with what was tried: {where}."
+
+
+def _how_far(plan: Plan, of: MethodPlan) -> str:
+    seconds, cost = plan.seconds(of), plan.cost(of)
+    told = f"{of.label} fits with {words.size(plan.device.memory_bytes - of.memory.total)} to spare"
+    told += f"; batch up to {of.largest_rows:,}"
+    if of.largest_tokens is not None:
+        told += f", or rows of up to {of.largest_tokens:,} tokens"
+    if seconds is not None:
+        told += f"; {plan.n_rows:,} rows take about {about(seconds)}"
+    return told + (f" and cost {money(cost)}" if cost is not None else "")
 
 
 def share(value: float) -> str:
-    """0.0521 %, 4.3 %, 100 %: three digits."""
+    """0.052 %, 4.3 %, 100 %: two digits."""
     percent = 100 * value
-    return (
-        "–"
-        if not value
-        else f"{percent:.0f} %"
-        if percent >= 99.5
-        else f"{percent:.2g} %"
-        if percent >= 1e-4
-        else "<0.0001 %"
-    )
+    if percent >= 99.5:
+        return f"{percent:.0f} %"
+    return f"{percent:.2g} %" if percent >= 1e-3 else "<0.001 %"
+
+
+def about(seconds: float) -> str:
+    """0.4 s, 12 s, 3.2 min, 20 min, 5.3 h, 12 days: two digits, as no plan knows more."""
+    for unit, name, most in ((1, "s", 90), (60, "min", 100), (3600, "h", 48), (86_400, "days", math.inf)):
+        if seconds / unit < most:
+            break
+    value = seconds / unit
+    return f"{value:,.0f} {name}" if value >= 9.95 else f"{value:.1f} {name}"
 
 
 def quantity(value: float) -> str:
-    """123, 12.3, 1.23, 0.01 of a unit; a dash for nothing."""
+    """1,234, 12.3, 1.23, 0.01 of a unit; a dash for nothing."""
     if not value:
         return "–"
-    return (
-        f"{value:,.0f}"
-        if value >= 100
-        else f"{value:.1f}"
-        if value >= 10
-        else f"{value:.2f}"
-        if value >= 0.01
-        else "<0.01"
-    )
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f}" if value >= 0.01 else "<0.01"
 
 
 def at_most(n: int, ceiling: int | None = None) -> str:
@@ -182,7 +199,8 @@ def _table(first: str, *headings: str) -> Table:
 
 def _nothing(of: MethodPlan) -> str:
     names = larger_than(of.memory.total)
-    return f"nothing tried here; as it is on {names[0]}" if names else "nothing tried here, nor any single device"
+    where = f"{names[0]} holds it" if names else "no device of the table holds it"
+    return f"{of.label} does not fit, nor would with any change that was tried; {where}"
 
 
 def _device(plan: Plan) -> str:

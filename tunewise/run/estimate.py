@@ -24,6 +24,7 @@ from tunewise.planning.parameters import defaults_on
 from tunewise.planning.rehearsals import Rehearsals
 from tunewise.planning.shell import Shell, shell_of
 from tunewise.planning.work import Work
+from tunewise.run.measured_step import correction
 from tunewise.run.prepare import drawn, head_for, task_of
 from tunewise.run.recipe import Recipe, build_recipe
 from tunewise.run.row_lengths import RowLengths, row_lengths
@@ -55,15 +56,50 @@ def plan(
     `progress` is told each method before it is planned. UserError for what is none of these, and for a method that
     does not act on the base.
     """
+    fields = {"model": model, "data": data or NO_DATA, "method": USUAL[-1], "quantise": quantise}
+    return _plan(build_recipe(fields, overrides), methods, device_named(device), price, progress)
+
+
+def measured_plan(
+    model: str,
+    methods: Iterable[str | Mapping[str, object] | Method] = (),
+    *,
+    data: str | None = None,
+    quantise: str = "",
+    price: float | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] = lambda told: None,
+) -> Plan:
+    """A plan for this machine, after the worst step of the first method that fits was carried out here a few times:
+    memory and time of all methods are corrected by it.
+
+    The rest is as `plan` says. UserError too for a base without weights, and where nothing fits.
+    """
+    fields = {"model": model, "data": data or NO_DATA, "method": USUAL[-1], "quantise": quantise}
+    return _plan(build_recipe(fields, overrides), methods, device_named(), price, progress, measure=True)
+
+
+def _plan(
+    recipe: Recipe,
+    methods: Iterable[str | Mapping[str, object] | Method],
+    where: Device,
+    price: float | None,
+    progress: Callable[[str], None],
+    measure: bool = False,
+) -> Plan:
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"a price of {price} an hour is none", "give what an hour costs: --price 2.5")
-    fields = {"model": model, "data": data or NO_DATA, "method": USUAL[-1], "quantise": quantise}
-    recipe, where = build_recipe(fields, overrides), device_named(device)
-    shell, lengths = _shell_and_rows(recipe) if data is not None else (_shell(recipe), None)
+    has_data = recipe.data.path != NO_DATA
+    shell, lengths = _shell_and_rows(recipe) if has_data else (_shell(recipe), None)
     steps = _steps(recipe, shell, where, lengths)
+    shell.model.to(steps.worst.dtype)  # in which trained tensors of the base are saved
     asked = _asked(methods, shell)
     known, found, refused = Rehearsals(shell, where), [], {}
-    others = [name for name in OTHER_METHODS if name not in {method.name for method, _ in asked.values()}]
+    others = OTHER_METHODS if len(asked) == 1 else ()  # of several that are asked for, each has a line of its own
+    if measure:
+        progress("a measured step")
+        by_label = {label: method for label, (method, _) in asked.items()}
+        known = known.corrected(correction(recipe, known, steps.worst, by_label))
     for label, (method, is_named) in asked.items():
         progress(f"{label}, {len(found) + len(refused) + 1} of {len(asked)}")
         try:
@@ -73,7 +109,7 @@ def plan(
                 raise
             refused[label] = error.message
     return Plan(
-        model=model,
+        model=recipe.model,
         n_base=shell.n_parameters,
         device=where,
         steps=steps,
@@ -82,6 +118,7 @@ def plan(
         price=price,
         methods=tuple(found),
         refused=refused,
+        correction=known.correction,
     )
 
 
@@ -127,6 +164,7 @@ def _steps(recipe: Recipe, shell: Shell, device: Device, lengths: RowLengths | N
         dtype=dtype,
         quantise=recipe.quantise,
         checkpointing=train.checkpointing,
+        keeps_best=train.evaluate_every is not None,
     )
     mean = work if lengths is None else at_length(work, max(1, round(lengths.mean)))
     return Steps(work, mean, train.accumulation)
