@@ -1,4 +1,4 @@
-"""What a rehearsal tells, against counts by hand, the real optimiser, and what torch's allocator counts of real steps."""
+"""What a rehearsal tells, against counts by hand, the real optimiser, and what torch's allocator counts of a fit."""
 
 import json
 from dataclasses import asdict, replace
@@ -167,7 +167,9 @@ def test_it_is_what_the_allocator_counts_of_real_steps(shells, tmp_path, config,
     held = sum(each.nbytes for each in {*model.parameters(), *model.buffers()})
     work = replace(WORK, checkpointing=checkpointing, labels=1 if kind == "bert" else WORK.labels)
     predicted = rehearse(shell, parse_method(method), work).memory
-    train = TrainConfig(steps=2, batch_size=WORK.rows, evaluate_every=None, checkpoint_every=0, checkpointing=checkpointing)
+    train = TrainConfig(
+        steps=2, batch_size=WORK.rows, evaluate_every=None, checkpoint_every=0, checkpointing=checkpointing
+    )
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         tuned = attach(model, parse_method(method))
         base = Base(model, _Padding(), read_anatomy(model), "", "", model.dtype, shell.head)

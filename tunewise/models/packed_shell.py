@@ -1,6 +1,7 @@
 """The shell of a packed linear layer: what it stores and what its product takes, without numbers or bitsandbytes.
 
-Stands where `quantise` would put a layer of bitsandbytes, on tensors that hold nothing; `models/nf4.py` tells the layout.
+Stands where `quantise` would put a layer of bitsandbytes, on tensors that hold nothing; `models/nf4.py` tells of the
+layout.
 """
 
 import torch
@@ -24,7 +25,9 @@ class PackedShell(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.bits, self.dtype = d_in, d_out, bits, dtype
         n = d_in * d_out
-        packed = torch.empty(-(-n // 2), 1, dtype=torch.uint8) if bits == 4 else torch.empty(d_out, d_in, dtype=torch.int8)
+        packed = (
+            torch.empty(-(-n // 2), 1, dtype=torch.uint8) if bits == 4 else torch.empty(d_out, d_in, dtype=torch.int8)
+        )
         self.weight, self.bias = nn.Parameter(packed, requires_grad=False), bias
         if bits == 4:
             n_blocks = -(-n // BLOCK)
@@ -42,8 +45,8 @@ class PackedShell(nn.Linear):
         """(d_out, d_in) in the precision of the base."""
         return torch.empty(self.out_features, self.in_features, dtype=self.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return product(x, self.bias, self.dequantised)
+    def forward(self, input: Tensor) -> Tensor:
+        return product(input, self.bias, self.dequantised)
 
 
 def packed_paths(model: PreTrainedModel) -> list[str]:

@@ -13,9 +13,7 @@ FEW = 3
 """Of layers that are alike: the first, one inside and the last, each of which may have other neighbours."""
 
 
-def runs(
-    model: PreTrainedModel, anatomy: Anatomy, deltas: Mapping[str, Delta], selected: Sequence[str]
-) -> list[range]:
+def runs(model: PreTrainedModel, anatomy: Anatomy, deltas: Mapping[str, Delta], selected: Sequence[str]) -> list[range]:
     """The layers in order, those that follow one another and hold, get and train the same in one range."""
     sites = {site.name: site for site in (*anatomy.sites, *anatomy.keys)}
     kinds = [_kind(model, number, path, sites, deltas, selected) for number, path in enumerate(anatomy.layers)]

@@ -1,8 +1,8 @@
 """What a process on a CPU holds resident beside the bytes of its tensors, as measured: `python -m bench.planner`.
 
-The engine has the C library keep memory that is freed (`engine/backend.py`); small objects that stay where large tensors
-were leave holes between them that later ones do not fill. The more a step takes, gives back and takes again, the more
-holes there are. And the first step brings in code, threads and what products set up.
+The engine has the C library keep memory that is freed (`engine/backend.py`), in which tensors leave holes that later
+ones do not fill. The more a step takes, gives back and takes again, the more holes there are. And the first step brings
+in code, threads and what products set up.
 """
 
 FIXED_BYTES = 42_000_000

@@ -80,7 +80,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = [each for each in _tensors((*args, *kwargs.values()))]
+        given = list(_tensors((*args, *kwargs.values())))
         is_seed = func._overloadpacket is torch.ops.aten.randint and not args[-1]  # of dropout in attention: a number
         if is_seed or (given and not any(map(is_pretended, given))):
             with unset_fake_temporarily():

@@ -1,15 +1,13 @@
 """A narrow sibling of a base: the same class and depth, few numbers; what has to be tried is tried on it."""
 
 import copy
-from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from tunewise.errors import UserError
-from tunewise.methods.attach import attach
+from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.base import Method
-from tunewise.models.heads import TaskHead
 from tunewise.planning.shell import Shell
 
 HEAD_WIDTH, MOST_TOKENS = 8, 128
@@ -20,14 +18,10 @@ def sibling_of(shell: Shell) -> PreTrainedModel | None:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            made = auto_class(shell.head, shell).from_config(narrow(shell.config))
+            made = shell.head.auto_class(shell.kind, shell.name).from_config(narrow(shell.config))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, AssertionError):
         return None
     return made.eval()
-
-
-def auto_class(head: TaskHead, shell: Shell) -> Any:
-    return head.auto_class(shell.kind, shell.name)
 
 
 def narrow(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -55,9 +49,7 @@ def narrow(config: PreTrainedConfig) -> PreTrainedConfig:
             setattr(text, name, value)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
         number = told.get(name)
-        if isinstance(number, int) and number >= text.vocab_size:
-            setattr(text, name, 0)
-        elif isinstance(number, list):
+        if isinstance(number, list) or (isinstance(number, int) and number >= text.vocab_size):
             setattr(text, name, 0)
     rotation = told.get("rope_parameters")
     if isinstance(rotation, dict) and rotation.get("rope_type") not in (None, "default"):
@@ -65,7 +57,7 @@ def narrow(config: PreTrainedConfig) -> PreTrainedConfig:
     return found
 
 
-def with_method(sibling: PreTrainedModel, method: Method) -> Any:
+def with_method(sibling: PreTrainedModel, method: Method) -> Tuned | None:
     """The method on it, or None where it is too narrow for that."""
     try:
         return attach(sibling, method, warm_start=False)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -105,7 +105,7 @@ class Stage:
         packed = {f"{path}.weight" for path in self._packed} & set(selected)
         if packed:
             raise UserError(
-                f"{self._method.name} trains {min(packed)}: a quantised weight is made of codes, which have no gradient",
+                f"{self._method.name} trains {min(packed)}: a quantised weight is made of codes, without a gradient",
                 "train something beside the weights, such as method=lora, or leave the base unquantised",
             )
 
@@ -140,7 +140,8 @@ class Stage:
     def _base(self, model: PreTrainedModel, anatomy: Anatomy) -> Base:
         tokenizer: Any = None  # for a base that reads images
         if anatomy.embedding is not None:
-            tokenizer = _Padding(model.config.get_text_config().to_dict().get("pad_token_id") or 0)
+            pad_id = model.config.get_text_config().to_dict().get("pad_token_id")
+            tokenizer = cast("Any", _Padding(pad_id or 0))
         return Base(model, tokenizer, anatomy, self._shell.name, "", model.dtype, self._shell.head)
 
     def _hollow(self, kept: Sequence[int]) -> PreTrainedModel:
