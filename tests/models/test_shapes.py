@@ -134,7 +134,7 @@ def test_a_shape_has_no_weights_to_train(tmp_path):
 
 
 def test_every_field_of_the_file_is_one_of_its_configuration():
-    """transformers would keep an unknown field, and nothing would read it; DeBERTa and T5 do read some unlisted ones."""
+    """transformers would keep an unknown field, and nothing would read it; some are read that are unlisted."""
     unlisted = {"position_buckets", "norm_rel_ebd", "share_att_key", "pooler_hidden_size", "decoder_start_token_id"}
     n_fields = 0
     for content in json.loads(FILE.read_text("utf-8")).values():
