@@ -86,6 +86,13 @@ def test_another_method_where_all_of_the_base_is_too_much() -> None:
     assert all(each.gives_up == "the method" for each in found)
 
 
+def test_a_method_that_does_not_act_on_a_quantised_base_is_not_offered_on_one() -> None:
+    with made_up_rehearsals(70 * MB) as (known, _):
+        found = alternatives(known, LORA, replace(WORK, quantise="nf4"), others=("full",))
+    assert found
+    assert not [one for one in typed(found) if "method=full" in one]
+
+
 def test_rows_are_cut_only_where_nothing_else_helps() -> None:
     long = replace(WORK, rows=1, tokens=4000, labels=4000)  # 160 MB of pairs
     (only,) = found_in(100 * MB, work=long)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from tunewise.models.codes import product
 from tunewise.models.nf4 import BLOCK, BLOCK_OF_CONSTANTS
@@ -46,14 +47,11 @@ class PackedShell(nn.Linear):
 
 
 def packed_paths(model: PreTrainedModel) -> list[str]:
-    """The linear layers that transformers would pack: all but the head, what is tied to it, and the last module."""
-    kept = get_keys_to_not_convert(model)
-    return [
-        path
-        for path, module in model.named_modules()
-        if (type(module) is nn.Linear or isinstance(module, Conv1D))
-        and not any(f"{path}.".startswith(f"{name}.") for name in kept)
-    ]
+    """The linear layers that transformers would pack: not the head, what is tied to it, the last module, nor those that
+    the class wants in float32 where others are halved (T5's wo)."""
+    kept = [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())]
+    linear = (path for path, module in model.named_modules() if type(module) is nn.Linear or isinstance(module, Conv1D))
+    return [path for path in linear if should_convert_module(path, kept)]
 
 
 def pack(model: PreTrainedModel, paths: list[str], quantise: str, dtype: torch.dtype) -> None:

@@ -138,7 +138,10 @@ class _Asked:
         free = [lever for lever in LEVERS if any(getattr(self.work, k) != v for k, v in lever.change.items())]
         if self.known.least(replace(self.work, quantise="nf4")) > self.known.device.memory_bytes:
             return []  # nothing will fit
-        memory = self.known.of(method, self.work).memory
+        try:
+            memory = self.known.of(method, self.work).memory
+        except UserError:  # what this method trains cannot be quantised, as was asked for
+            return []
         return [lever for lever in free if asdict(memory)[lever.term] > WORTH_PULLING * memory.total]
 
     def _rows(self, method: Method, work: Work) -> int:

@@ -5,12 +5,13 @@ were leave holes between them that later ones do not fill. The more a step takes
 holes there are. And the first step brings in code, threads and what products set up.
 """
 
-FIXED_BYTES = 45_000_000
+FIXED_BYTES = 42_000_000
 """Of code, threads and prepared products."""
-HOLES = 0.25
-"""Over the bytes of all tensors that a step makes."""
+HOLES, HOLES_CHECKPOINTED = 0.235, 0.11
+"""Over the bytes of all tensors that a step makes. Where activations are computed again, those of one layer are gone
+before the next one's come."""
 
 
-def held_by_process(bytes_taken: int) -> int:
+def held_by_process(bytes_taken: int, checkpointing: bool = False) -> int:
     """Bytes resident beside tensors, of a process whose steps make tensors of so many bytes, one after another."""
-    return FIXED_BYTES + round(HOLES * bytes_taken)
+    return FIXED_BYTES + round((HOLES_CHECKPOINTED if checkpointing else HOLES) * bytes_taken)

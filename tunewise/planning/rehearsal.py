@@ -51,7 +51,7 @@ def rehearse(shell: Shell, method: Method, work: Work, device_type: str = "cpu",
         ) from error
     if device_type == "cpu":
         for kinds in peaks.values():
-            kinds["process"] = held_by_process(computed.bytes_taken)
+            kinds["process"] = held_by_process(computed.bytes_taken, work.checkpointing)
     highest = max(peaks.values(), key=lambda kinds: sum(kinds.values()))
     return Rehearsed(Memory(**highest), computed.flops, computed.bytes_moved, computed.n_operations, peaks)
 

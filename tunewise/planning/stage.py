@@ -115,7 +115,8 @@ class Stage:
         sites = {site.name: site for site in (*anatomy.sites, *anatomy.keys)}
         acting = [sites[name].layer if name in sites else None for name in deltas]
         acting += [anatomy.layer_of(name) for name in selected]
-        behind = {*anatomy.task_head, *(f"{path}.weight" for path in anatomy.norms), "head"}
+        head = () if anatomy.head is None else (anatomy.head.name, f"{anatomy.head.module}.weight")
+        behind = {*anatomy.task_head, *(f"{path}.weight" for path in anatomy.norms), *head}
         at_ends = [name for name in (*deltas, *selected) if name not in sites and anatomy.layer_of(name) is None]
         first = min((layer for layer in acting if layer is not None), default=anatomy.n_layers)
         if not first or not set(at_ends) <= behind or self._method.virtual_positions(anatomy):
