@@ -105,7 +105,7 @@ def _trained(base: Base, tuned: Tuned, config: TrainConfig, work: Work, n_steps:
 
 def made_up_rows(base: Base, work: Work) -> list[Encoded]:
     """The rows of one batch of `work`, of tokens drawn at random."""
-    chance, n_ids = Random(0), len(base.model.get_input_embeddings().weight)
+    chance, n_ids = Random(0), base.model.get_input_embeddings().get_parameter("weight").shape[0]
 
     def ids(n: int) -> tuple[int, ...]:
         return tuple(chance.randrange(n_ids) for _ in range(n))
