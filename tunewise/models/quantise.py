@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from tunewise.errors import UserError, unknown
+from tunewise.models.codes import EightBits, FourBits
+from tunewise.models.packed_shell import PackedShell
 
 NF4, FP4, INT8 = FORMATS = ("nf4", "fp4", "int8")
 ROUTES = (
@@ -84,7 +86,9 @@ def format_of(model: PreTrainedModel) -> str:
 
 def is_quantised(module: nn.Module) -> bool:
     """Whether its weight is stored packed; nothing is imported to tell."""
-    return "bitsandbytes" in sys.modules and isinstance(module, _packed_layers().LAYERS)
+    return isinstance(module, PackedShell) or (
+        "bitsandbytes" in sys.modules and isinstance(module, _packed_layers().LAYERS)
+    )
 
 
 def packed_weights(model: nn.Module) -> dict[str, nn.Module]:
@@ -94,7 +98,12 @@ def packed_weights(model: nn.Module) -> dict[str, nn.Module]:
 
 def dequantised_weight(module: nn.Module) -> Tensor:
     """The weight (d_out, d_in) that a quantised module acts with, a new tensor."""
-    return _packed_layers().weight_of(module)
+    return module.dequantised() if isinstance(module, PackedShell) else _packed_layers().weight_of(module)
+
+
+def codes_of(module: nn.Module) -> FourBits | EightBits | None:
+    """What a quantised module keeps in place of its weight; None where it may pack that anew while it runs."""
+    return _packed_layers().codes_of(module)
 
 
 def scales(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
