@@ -40,6 +40,15 @@ def test_without_data_the_assumption_is_told() -> None:
     assert tunewise.plan is plan
 
 
+@pytest.mark.parametrize(("dtype", "itemsize"), [("bfloat16", 2), ("float32", 4)])
+def test_trained_tensors_of_the_base_are_stored_as_the_base_is_and_what_is_added_in_float32(
+    dtype: str, itemsize: int
+) -> None:
+    full, lora = (each.counted for each in planned("full", "lora", overrides={"dtype": dtype}).methods)
+    assert full.adapter_bytes == itemsize * full.n_trainable
+    assert lora.adapter_bytes == 4 * lora.n_trainable
+
+
 def test_the_worst_step_is_of_the_longest_rows_and_time_of_the_mean(rows: Path) -> None:
     found = planned("lora", data=str(rows), overrides={"train.epochs": 2, "train.batch_size": 4})
     worst, mean = found.steps.worst, found.steps.mean

@@ -93,6 +93,7 @@ def _plan(
     shell, lengths = _shell_and_rows(recipe) if has_data else (_shell(recipe), None)
     steps = _steps(recipe, shell, where, lengths)
     shell.model.to(steps.worst.dtype)  # in which trained tensors of the base are saved
+    shell.model.to(steps.worst.dtype)  # in which trained tensors of the base are saved
     asked = _asked(methods, shell)
     known, found, refused = Rehearsals(shell, where), [], {}
     others = OTHER_METHODS if len(asked) == 1 else ()  # of several that are asked for, each has a line of its own
