@@ -17,7 +17,7 @@ from tunewise.data.examples import Example, Ledger, Note
 from tunewise.data.found import find
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.instruct.reading import kind_of
-from tunewise.data.leaks import find_leaks
+from tunewise.data.leaks import find_leaks, find_leaks_between
 from tunewise.data.mixture import mixture_of
 from tunewise.data.patterns import asked_by
 from tunewise.data.readers import read_rows
@@ -259,7 +259,7 @@ def _marked(task: Task, config: DataConfig) -> Task:
         return task
     train = trained_on(task.train, config.trained_on)
     if config.trained_on == "answers":
-        return replace(task, train=train)
+        return replace(task, train=train, ledger=replace(task.ledger, more=len(train) - len(task.train)))
     told = f"{task.ledger.detected}; of training rows {config.trained_on.replace('_', ' ')} is trained"
     return replace(task, train=train, ledger=replace(task.ledger, detected=told))
 
@@ -276,7 +276,7 @@ def _with_replay(task: Task, config: DataConfig, tokenizer: PreTrainedTokenizerB
             raise UserError(f"{each.path} holds images, which are not replayed", "replay texts, or a task of texts")
         is_text = source.kind == "language_modelling"
         found.append(drawn(each.path, source.train, n_wanted, config.seed, is_text))
-        leaks += find_leaks(found[-1].examples, task.test, "test") if task.test else ()
+        leaks += find_leaks_between({each.path: found[-1].examples}, {("", "test"): task.test}) if task.test else ()
     told = ", ".join(f"{len(each.examples)} of {each.source}" for each in found)
     ledger = replace(task.ledger, detected=f"{task.ledger.detected}; replayed: {told}", leaks=leaks)
     return replace(task, replayed=tuple(found), ledger=ledger)

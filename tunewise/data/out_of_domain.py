@@ -27,7 +27,7 @@ from tunewise.data.found import find
 from tunewise.data.hub import is_saved
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.instruct.reading import OPTIONS
-from tunewise.data.leaks import find_leaks
+from tunewise.data.leaks import find_leaks, find_leaks_between
 from tunewise.data.load import load_task
 from tunewise.data.readers import Row, columns
 from tunewise.data.shapes import Shape, is_template
@@ -173,7 +173,7 @@ def _by_itself(
         ledger=replace(
             own.ledger,
             trained=0,
-            leaks=tuple(note for each in task.each.values() for note in find_leaks(each.train, examples, name)),
+            leaks=find_leaks_between({each: of.train for each, of in task.each.items()}, {(name, ""): examples}),
             detected=f"{own.ledger.detected}; {len(examples)} rows, asked out of domain as {name}",
         ),
     )

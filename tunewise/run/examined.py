@@ -62,13 +62,14 @@ def refuse_unfit(recipes: Sequence[Recipe]) -> None:
     Rows are not tokenised for it: what only tokens tell, a run proves itself by the same functions before its first
     step.
     """
-    distinct: dict[str, tuple[DataConfig, Recipe]] = {}
+    distinct: dict[str, tuple[str, DataConfig, Recipe]] = {}
     for recipe in recipes:
-        for data in recipe.data.each.values():
-            distinct.setdefault(data.model_dump_json(), (data, recipe))
+        for name, data in recipe.data.each.items():
+            distinct.setdefault(data.model_dump_json(), (name, data, recipe))
     tokenizers = {model: _tokenizer(model, load_config(model)) for model in {recipe.model for recipe in recipes}}
-    for data, recipe in distinct.values():
-        found = examine(Rows(at_most(task_of(data, tokenizers[recipe.model]), LOOKED_AT)))
+    for name, data, recipe in distinct.values():
+        task = task_of(recipe.data, tokenizers[recipe.model]).each[name]  # as the run will have it: read once
+        found = examine(Rows(at_most(task, LOOKED_AT)))
         command = check_command(data, recipe.model)
         if not found.is_fit:
             errors = found.of("error")
