@@ -25,7 +25,7 @@ import numpy as np
 
 from tunewise import files
 from tunewise.cache import cache_folder
-from tunewise.data.build import RESULT, build
+from tunewise.data.build import RESULT, build, ids_of
 from tunewise.data.config import DataConfig
 from tunewise.data.conversations import Conversations
 from tunewise.data.detect import detect
@@ -35,7 +35,7 @@ from tunewise.data.rows_read import RowsRead, how_asked, read_whole
 from tunewise.data.shapes import Shape
 from tunewise.data.sources import single_files
 from tunewise.data.splits import digest_number
-from tunewise.data.streamed import Index, Source, Streamed, numbers_of, state_of
+from tunewise.data.streamed import Index, Named, Source, Streamed, numbers_of, state_of
 from tunewise.data.template import Template
 from tunewise.errors import UserError, unreadable
 
@@ -105,7 +105,7 @@ def read_big(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> R
         known=known,
         n_rows=n_rows,
         rejected=rejected,
-        witnesses=[one for part in whole.values() for one in part.witnesses],
+        every=Named(whole) if len(whole) > 1 else next(iter(whole.values())),
         parts=lambda: _parts(whole, config),
         chat=chat.template if chat else None,
         told=f"; {chat.sentence()}" if chat else "",
@@ -125,7 +125,7 @@ class Reading:
 
     def made(self, row: Row, stem: str) -> Example | str:
         """The example, or why there is none. Raises NotByRows where it is several."""
-        examples, notes = build([row], self.shape, self.template, stem, self.chat)
+        examples, notes = build([row], self.shape, self.template, ids_of([row], stem), self.chat)
         if not examples:
             return notes[0].reason
         if examples[0].apart:

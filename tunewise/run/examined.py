@@ -19,7 +19,7 @@ from tunewise.models.anatomy import context_length
 from tunewise.models.families import ENCODER_DECODER, VISION, kind_of
 from tunewise.models.heads import HeadChoice, TaskHead
 from tunewise.models.load import UNLIMITED, load_config, load_tokenizer
-from tunewise.run.prepare import head_for, refuse_untrained, task_of
+from tunewise.run.prepare import as_read, head_for, refuse_untrained, task_of
 from tunewise.run.recipe import Recipe
 from tunewise.training.config import TrainConfig
 
@@ -44,6 +44,7 @@ def rows_of(data: DataConfig, model: str, head: HeadChoice = "auto", max_length:
     task = load_task(data, tokenizer)
     chosen = head_for(task, kind, model, head)
     refuse_untrained(data, kind, chosen)
+    task = as_read(task, data, chosen)
     if tokenizer is None:
         return Rows(task)
     if chosen.kind == "tags":

@@ -12,6 +12,7 @@ from tunewise.data.config import DataConfig
 from tunewise.data.load import load_task
 from tunewise.data.mixture import MIXTURE, few_of_each, of_sources
 from tunewise.data.replay import n_replayed
+from tunewise.data.shapes import is_template
 from tunewise.data.splits import few_shot
 from tunewise.data.streamed import Streamed
 from tunewise.data.task import Task
@@ -50,6 +51,7 @@ def load_for(
         check(each.metrics, each.kind)
     wanted = head_for(task, kind, model, head)
     refuse_untrained(data, kind, wanted)
+    task = as_read(task, data, wanted)
     if base is None or base.head != wanted:
         base = load_base(model, dtype, "cpu" if base is None else str(base.model.device), wanted, quantise)
     return base, task
@@ -157,6 +159,20 @@ def head_for(task: Task, model_kind: str, model: str, choice: HeadChoice = "auto
             "leave head out, or set head=classifier",
         )
     return TaskHead(classifier, task.labels)
+
+
+def as_read(task: Task, data: DataConfig, head: TaskHead) -> Task:
+    """The task, told what of its templates a classifier on top has no use for."""
+    said = dict.fromkeys(
+        f"data.{name}"
+        for each in data.each.values()
+        for name in each.said(("pattern", "words", "prompt", "answer"))
+        if name != "prompt" or is_template(each.prompt)
+    )
+    if head.kind == "lm" or not said:
+        return task
+    told = f"{task.ledger.detected}; a classifier on top reads the bare columns, and nothing of {', '.join(said)}"
+    return replace(task, ledger=replace(task.ledger, detected=told))
 
 
 def refuse_untrained(data: DataConfig, model_kind: str, head: TaskHead) -> None:
