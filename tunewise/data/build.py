@@ -10,7 +10,7 @@ from itertools import takewhile
 from tunewise.data.choices import letter, lettered, texts_in
 from tunewise.data.conversations import Conversations
 from tunewise.data.examples import Example, Note, Part
-from tunewise.data.instruct.reading import accepted_of, options_of
+from tunewise.data.instruct.reading import accepted_of, mould_of, options_of
 from tunewise.data.messages import Message
 from tunewise.data.readers import Row
 from tunewise.data.shapes import Shape, number_of
@@ -42,7 +42,9 @@ def build(
     for row, identity in zip(rows, ids, strict=True):
         try:
             example = _example(row, shape, template, identity, chat)
-            examples.append(replace(example, group=str(row.fields.get(group, "")).strip()) if group else example)
+            if group:
+                example = replace(example, group=str(row.fields.get(group, "")).strip())
+            examples.append(replace(example, mould=mould) if (mould := mould_of(row)) else example)
         except UserError as error:
             rejected.append(Note(row.line, error.message))
     return examples, rejected

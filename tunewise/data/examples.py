@@ -40,6 +40,8 @@ class Example:
     """Earlier answers of the same conversation, where they have to stand in texts of their own."""
     group: str = ""
     """What it shares with rows that must not fall into another split, such as an author."""
+    mould: str = ""
+    """In an instruction set, by which template and in which form it is asked: words that tell no row from another."""
 
     @property
     def text(self) -> str:

@@ -31,8 +31,13 @@ class SharedWords:
     n_shared: int
 
 
-def shared_words(words: Words, seen: range, held: range, n: int = N_WORDS) -> list[SharedWords]:
-    """The rows of `held` that share `n` words that follow one another with one of `seen`, or all words if fewer."""
+def shared_words(
+    words: Words, seen: range, held: range, n: int = N_WORDS, templates: NDArray[np.bool_] | None = None
+) -> list[SharedWords]:
+    """The rows of `held` that share `n` words that follow one another with one of `seen`, or all words if fewer.
+
+    Not those of which half or more are commonplaces, or words of the `templates` that ask the rows.
+    """
     hashes, owners, places = words.sequences(n)
     of_seen, of_held = (slice(*np.searchsorted(owners, [side.start, side.stop])) for side in (seen, held))
     common = is_in(hashes[of_seen], hashes[of_held])
@@ -43,11 +48,16 @@ def shared_words(words: Words, seen: range, held: range, n: int = N_WORDS) -> li
     most = max(1, min(MOST_ROWS, int(MOST_SHARE * len(seen))))
     often = is_in(own, np.array([value for value, k in n_rows.items() if k > most], np.uint64))
     told = is_in(own, np.array(list(n_rows), np.uint64))
-    told &= 2 * _n_commonplace(often, words.starts[owners[of_held]] + places[of_held], n) < n
+    at = words.starts[owners[of_held]] + places[of_held]
+    covered = np.zeros(len(words.hashes), bool) if templates is None else templates.copy()
+    for step in range(n if often.any() else 0):
+        covered[at[often] + step] = True
+    running = np.concatenate([[0], np.cumsum(covered)])
+    told &= 2 * (running[at + n] - running[at]) < n
     found: dict[int, SharedWords] = {}
-    for at in (np.flatnonzero(told) + of_held.start).tolist():
-        row = int(owners[at])
-        known = found.get(row, SharedWords(row, row_of[int(hashes[at])], int(places[at]), 0))
+    for number in (np.flatnonzero(told) + of_held.start).tolist():
+        row = int(owners[number])
+        known = found.get(row, SharedWords(row, row_of[int(hashes[number])], int(places[number]), 0))
         found[row] = SharedWords(row, known.seen, known.place, known.n_shared + 1)
     wholes, short = words.wholes(), (words.counts < n) & (words.counts > 0)
     whole_of = {int(wholes[row]): row for row in reversed(seen) if short[row]}
@@ -55,17 +65,6 @@ def shared_words(words: Words, seen: range, held: range, n: int = N_WORDS) -> li
         if short[row] and int(wholes[row]) in whole_of:
             found[row] = SharedWords(row, whole_of[int(wholes[row])], 0, 1)
     return [found[row] for row in sorted(found)]
-
-
-def _n_commonplace(often: NDArray[np.bool_], at: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """How many words of each sequence, which begins at word `at`, stand in one of those that come `often`."""
-    if not often.any():
-        return np.zeros(len(at), np.int64)
-    covered = np.zeros(int(at.max(initial=0)) + n, np.int64)
-    for step in range(n):
-        covered[at[often] + step] = 1
-    running = np.concatenate([[0], np.cumsum(covered)])
-    return running[at + n] - running[at]
 
 
 def leaked_rows(found: Rows) -> Iterator[Finding]:
@@ -88,7 +87,7 @@ def shared_passages(found: Rows) -> Iterator[Finding]:
     both: list[SharedWords] = []
     for held in HELD_OUT:
         same = {one for one, _ in _same(found, "train", held)}
-        every = shared_words(found.words, found.of("train"), found.of(held))
+        every = shared_words(found.words, found.of("train"), found.of(held), templates=found.templates)
         both += [each for each in every if each.held not in same]
     if both:
         pairs = {part: [(s.held, s.seen) for s in both if s.held in found.of(part)] for part in HELD_OUT}
