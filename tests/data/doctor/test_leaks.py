@@ -1,12 +1,15 @@
 """Leaks in instruction sets: the words of templates stand on both sides of every split, and are none."""
 
+import json
 import random
 from itertools import count
 
 import pytest
 
 from tests.data.doctor.sick_rows import codes, of_folder, only, sentence
-from tunewise.data.doctor import examine
+from tunewise.data.config import DataConfig
+from tunewise.data.doctor import Rows, examine
+from tunewise.data.load import load_task
 
 TEMPLATES = {
     name: f"{sentence(number, 9)} {{text}} {sentence(number + 50, 6)} choose from: {{options}}"
@@ -45,3 +48,14 @@ def test_a_passage_that_two_templates_ask_about_is_one(n_words, tmp_path):
     assert found.n_rows == 1
     assert found.rows[0].part == "test"
     assert " ".join(sentence(7, n_words).split()[:8]) in found.message
+
+
+def test_questions_about_one_passage_are_to_be_kept_together(tmp_path):
+    rows = [{"context": sentence(k // 2, 30), "question": sentence(k + 99, 4), "answer": "so"} for k in range(60)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = examine(Rows(load_task(DataConfig(path=str(path)))))
+    for code in ("shared-passages", "leaked-nearly"):
+        assert only(found, code).remedy.endswith("data.group=context keeps them in one")
+    kept = examine(Rows(load_task(DataConfig(path=str(path), group="context"))))
+    assert not {"shared-passages", "leaked-nearly"} & {finding.code for finding in kept.findings}

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +73,8 @@ def leaked_rows(found: Rows) -> Iterator[Finding]:
     if any(pairs.values()):
         every = [pair for of in pairs.values() for pair in of]
         n_unlike = sum(found.asked[one] != found.asked[other] for one, other in every)
-        but = f", {n_unlike:,} of them but for letter case or white space" if n_unlike else ""
+        of_them = "" if n_unlike == len(every) else f"{n_unlike:,} of them "
+        but = f", {of_them}but for letter case or white space" if n_unlike else ""
         message = f"{in_parts(found, pairs)} also in train{but}"
         yield finding_of("leaked-rows", "warning", message, REMEDY, found, pairs)
     if between := _same(found, "dev", "test"):
@@ -98,7 +99,8 @@ def shared_passages(found: Rows) -> Iterator[Finding]:
         )
         place = {each.held: _place(found.asked[each.held], each.place) for each in both[:N_SHOWN]}
         shown = found.shown([each.held for each in both], [each.seen for each in both], place.__getitem__)
-        yield Finding("shared-passages", "warning", message, REMEDY, shown, len(both))
+        remedy = _remedy(found, [pair for of in pairs.values() for pair in of])
+        yield Finding("shared-passages", "warning", message, remedy, shown, len(both))
 
 
 def leaked_nearly(found: Rows) -> Iterator[Finding]:
@@ -112,7 +114,18 @@ def leaked_nearly(found: Rows) -> Iterator[Finding]:
     if any(pairs.values()):
         told = f"with at least {100 * ALIKE:.0f} % of their three-word sequences in one of train"
         message = f"{in_parts(found, pairs)} {told}"
-        yield finding_of("leaked-nearly", "warning", message, REMEDY, found, pairs)
+        remedy = _remedy(found, [pair for of in pairs.values() for pair in of])
+        yield finding_of("leaked-nearly", "warning", message, remedy, found, pairs)
+
+
+def _remedy(found: Rows, pairs: Sequence[tuple[int, int]]) -> str:
+    """To keep rows together where most of these pairs are two questions about one passage; else to remove them."""
+    texts = [example.texts for example in found.examples]
+    n_of_one = sum(len(texts[held]) > 1 and texts[held][:1] == texts[seen][:1] for held, seen in pairs)
+    if 2 * n_of_one > len(pairs) and len(found.task.asked) > 1:
+        column = found.task.asked[0]
+        return f"rows of one {column} fell into several splits: data.group={column} keeps them in one"
+    return REMEDY
 
 
 def _same(found: Rows, seen: str, held: str) -> list[tuple[int, int]]:
