@@ -127,7 +127,11 @@ def test_a_set_beside_a_mixture_is_a_held_out_task_of_its_own(tmp_path):
     assert (folder.expected, folder.counts_as, folder.ledger.leaks) == ((), {}, ())
     seen = tmp_path / "seen.jsonl"
     write_jsonl(seen, [{"prompt": one.prompt, "completion": one.answer} for one in task.each["news"].train[:4]])
-    assert len(load_out_of_domain("seen", OutOfDomainConfig(path=str(seen)), task).ledger.leaks) == 4
+    for name in ("seen", "news"):  # which a source is called too
+        leaks = load_out_of_domain(name, OutOfDomainConfig(path=str(seen)), task).ledger.leaks
+        assert [leak.reason for leak in leaks] == [
+            f"this row of {name} is also in train of news, line {one.line}" for one in task.each["news"].train[:4]
+        ]
     (tmp_path / "held-out").mkdir()
     counts(tmp_path / "held-out" / "test.jsonl", 0)
     alone = load_out_of_domain("alone", OutOfDomainConfig(path=str(tmp_path / "held-out")), task)

@@ -170,7 +170,7 @@ def _by_itself(
         ledger=replace(
             own.ledger,
             trained=0,
-            leaks=find_leaks_between({each: of.train for each, of in task.each.items()}, {(name, ""): examples}),
+            leaks=find_leaks_between({each: of.train for each, of in task.each.items()}, {("", name): examples}),
             detected=f"{own.ledger.detected}; {len(examples)} rows, asked out of domain as {name}",
         ),
     )
