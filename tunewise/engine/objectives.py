@@ -158,11 +158,12 @@ def encoder_for(task: Task, tokenizer: PreTrainedTokenizerBase | None, model_kin
             each, told = partial(labelled_each, task, tokenizer=tokenizer, max_length=max_length), READ
             form = f"classifier {task.kind} {task.labels}"
         elif model_kind == ENCODER_DECODER:
-            each, told, form = partial(written_each, tokenizer=tokenizer, max_length=max_length), WRITTEN, "seq2seq"
+            each, told, form = partial(written_each, tokenizer=tokenizer, max_length=max_length), WRITTEN, "seq2seq 2"
         else:
             each, told, form = partial(encode_each, tokenizer=tokenizer, max_length=max_length), ANSWERS, "decoder"
         cut = "" if tokenizer is None else f"{form} {max_length} {of_cutting(tokenizer)}"
-        return encoded(examples, each, told, cut)
+        rows, ledger = encoded(examples, each, told, cut)
+        return rows, replace(ledger, rows=len(examples), more=ledger.rows - len(examples))
 
     return encode
 
