@@ -227,6 +227,12 @@ def test_what_leaves_a_frozen_trunk_is_cached(shells):
     assert cached == {"top_layers": 100 * 32 * 64 * 4, "lora": 0, "head": 100 * 16 * 64 * 4}
 
 
+def test_what_cannot_be_run_is_told_by_name(shells):
+    shape = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    with pytest.raises(UserError, match=r"a step of multitask_prompt on .* cannot be rehearsed: IndexError"):
+        rehearse(shells({"model_type": "gpt2", **shape}), parse_method("multitask_prompt"), replace(WORK, tokens=16))
+
+
 def test_405_billion_parameters_are_rehearsed_from_a_few_layers(shells):
     shape = {"vocab_size": 128256, "hidden_size": 16384, "intermediate_size": 53248, "num_hidden_layers": 126}
     heads = {"num_attention_heads": 128, "num_key_value_heads": 8, "max_position_embeddings": 131072}

@@ -38,16 +38,17 @@ def rehearse(shell: Shell, method: Method, work: Work, device_type: str = "cpu",
     `device_type` "cuda" has no kernels of ours but flash attention. `whole` runs every layer instead of a few alike.
     UserError where the method does not act on the base, or one of them cannot be run without numbers.
     """
-    stage = Stage(shell, method, work, device_type)
     try:
+        stage = Stage(shell, method, work, device_type)
         if whole:
             peaks, computed = stage.step([number for layers in stage.runs for number in layers])
         else:
             peaks, computed = _extended(stage)
-    except (RuntimeError, NotImplementedError, AttributeError, TypeError, IndexError) as error:
+    except (RuntimeError, IndexError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
-            f"a step of {method.name} on {shell.name} cannot be rehearsed: {str(error).splitlines()[0]}",
-            "a run tells its memory: tunewise train --dry-run, or train.steps=2",
+            f"a step of {method.name} on {shell.name} cannot be rehearsed: {reason}",
+            "a short run tells what it takes: tunewise train ... train.steps=2",
         ) from error
     if device_type == "cpu":
         for kinds in peaks.values():
