@@ -56,7 +56,7 @@ def loading(config: PreTrainedConfig, wanted: str, dtype: torch.dtype, device: t
         return {}
     if dtype is torch.float64:
         raise UserError("quantised weights are multiplied in 16 or 32 bits, not in float64", "dtype=float32")
-    _require()
+    require("quantised bases need", "bitsandbytes", "accelerate")
     where = {"device_map": {"": device}}
     return where if stored else {**where, "quantization_config": _configuration(wanted, dtype)}
 
@@ -127,10 +127,11 @@ def _configuration(wanted: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def _require() -> None:
-    missing = [name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None]
+def require(what: str, *libraries: str) -> None:
+    """UserError where a library of the extra `quant` is not installed; `what` says who would need it."""
+    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"quantised bases need {' and '.join(missing)}", hint="pip install 'tunewise[quant]'")
+        raise UserError(f"{what} {' and '.join(missing)}", hint="pip install 'tunewise[quant]'")
     # it tells of a kernel it could download, and at every product that int8 casts its input
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 

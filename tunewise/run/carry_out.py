@@ -49,6 +49,7 @@ from tunewise.training import checkpoint
 from tunewise.training.lane import FitResult, Training
 from tunewise.training.loop import CHECKPOINTS, fit_alone
 from tunewise.training.memory import Peak
+from tunewise.training.optimiser import check_optimiser
 from tunewise.training.progress import Watcher
 from tunewise.training.proofs import (
     Proof,
@@ -87,6 +88,7 @@ def run(
     finished = record.finished(recipe, out, digest)
     if finished is not None:
         return finished
+    check_optimiser(recipe.train.optimiser)
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
     peak = Peak(base.model.device)
     with record.alone(out):

@@ -133,7 +133,9 @@ class Lane:
         self.n_steps = config.n_steps(self._sources.n)
         self._last_step = max(1, round((training.until or 1.0) * self.n_steps))
         self._peak_rate = config.learning_rate or tuned.method.learning_rate
-        self._optimiser = Optimiser(tuned.trainable, config.weight_decay, tuned.method.learning_rate_factor)
+        self._optimiser = Optimiser(
+            tuned.trainable, config.weight_decay, tuned.method.learning_rate_factor, config.optimiser
+        )
         self._state = State(tuned, self._optimiser, training.folder)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self._ahead: tuple[int, list[_Drawn]] = (-1, [])
