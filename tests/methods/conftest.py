@@ -45,7 +45,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         counts = {outcome: OUTCOMES[name, kind, outcome] for outcome in ("passed", "failed")}
         refused = (name, kind) in REFUSED and not counts["failed"]
         found.setdefault(name, {})[kind] = {"refused": REFUSED[name, kind]} if refused else counts
-    kinds = (*KINDS, QUANTISED)
+    kinds = (*KINDS, *QUANTISED.values())
     found = {
         name: {kind: found[name][kind] for kind in kinds if kind in found[name]} for name in METHODS if name in found
     }

@@ -110,7 +110,7 @@ def test_a_changed_scale_is_a_moved_weight():
     assert of_model(model) != name
 
 
-@pytest.mark.parametrize("form", ["nf4", "int8"])
+@pytest.mark.parametrize("form", FORMATS)
 def test_existing_biases_of_packed_layers_are_trained_and_get_the_dense_gradient(form):
     """In a batch of several rows, too."""
     found = []
