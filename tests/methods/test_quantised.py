@@ -26,7 +26,7 @@ from tunewise.errors import UserError
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import Tuned, attach, count
 from tunewise.methods.base import CannotFold, Method
-from tunewise.methods.matrix import QUANTISED, matrix
+from tunewise.methods.matrix import matrix
 from tunewise.methods.store import load_adapter, read_card, save_adapter
 from tunewise.models.quantise import FORMATS, dequantise, packed_weights
 
@@ -39,7 +39,7 @@ CASES = [
     if name not in TRAINS_WEIGHTS
 ]
 TRAINED_CASES = [case for case in CASES if case[1] != "frozen"]
-KINDS = QUANTISED  # form -> the column of the matrix that its outcomes stand in
+KINDS = {form: form for form in FORMATS}  # form -> the column of the matrix that its outcomes stand in
 
 
 def identify(case: tuple[str, str, dict]) -> str:
@@ -75,7 +75,7 @@ def test_the_base_is_quantised_where_it_should_be():
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_matrix_has_a_column_for_each_format(form):
     for name, row in matrix().items():
-        outcome = row[QUANTISED[form]]
+        outcome = row[form]
         if name in TRAINS_WEIGHTS:
             assert "quantised" in outcome["refused"]
         else:

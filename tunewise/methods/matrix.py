@@ -8,8 +8,8 @@ from tunewise.models.families import KINDS
 from tunewise.models.quantise import FORMATS
 
 FILE = Path(__file__).with_name("matrix.json")
-QUANTISED = {form: f"quantised ({form})" for form in FORMATS}
-"""Format -> the column of a decoder whose weights are in it."""
+COLUMNS = (*KINDS, *FORMATS)
+"""Kinds of model, and decoders whose weights are in a format."""
 
 
 def matrix() -> dict[str, dict[str, dict[str, object]]]:
@@ -20,7 +20,7 @@ def matrix() -> dict[str, dict[str, dict[str, object]]]:
     return {
         name: {
             kind: {"refused": method.not_on[kind]} if kind in method.not_on else tested.get(name, {}).get(kind, none)
-            for kind in (*KINDS, *QUANTISED.values())
+            for kind in COLUMNS
         }
         for name, method in METHODS.items()
     }

@@ -28,7 +28,7 @@ def adamw(groups: Sequence[dict[str, Any]], name: str, betas: tuple[float, float
 
 
 def restore(rule: AdamW, tensor: Tensor, state: Mapping[str, Tensor]) -> None:
-    """Give `tensor` the moments of a checkpoint, in buffers that bitsandbytes makes: paged ones are no plain tensors."""
+    """Give `tensor` the moments of a checkpoint, in bitsandbytes' buffers: paged ones are no plain tensors."""
     group, at = next(
         (group, (number, place))
         for number, group in enumerate(rule.param_groups)
