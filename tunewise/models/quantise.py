@@ -94,6 +94,11 @@ def dequantised_weight(module: nn.Module) -> Tensor:
     return _packed_layers().weight_of(module)
 
 
+def pack(module: nn.Module, weight: Tensor) -> None:
+    """Pack another weight (d_out, d_in) into a quantised module, as its own was: the base becomes another base."""
+    _packed_layers().pack(module, weight)
+
+
 def scales(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The numbers that turn codes into weights, by name."""
     for name, module in packed_weights(model).items():
