@@ -1,7 +1,8 @@
 """An unchanged model whose norms, activations, gated feed-forward parts and rotations run as one kernel each.
 
-Inside `fused` a module keeps its class, parameters and hooks; only its own arithmetic is done in one pass. What is
-replaced is tried and not guessed: a module is left as it is unless the kernel says what it says on random numbers.
+Inside `fused` a module keeps its class, parameters and hooks; only its own arithmetic is done in one pass, and packed
+linear layers get their weights from a kernel. What is replaced is tried and not guessed: a module is left as it is
+unless the kernel says what it says on random numbers.
 """
 
 import sys
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from tunewise.engine.dequantised import forwards
 from tunewise.engine.native.attention import DTYPES, why_no_kernel
 from tunewise.engine.native.rows import gated, rms_norm, rotated
 from tunewise.models.anatomy import Anatomy, read_anatomy
@@ -80,6 +82,7 @@ def _plan(model: PreTrainedModel) -> _Plan:
                 norms[kind] = _norm(module, model.dtype)
             if (made := norms[kind]) is not None:
                 plan.forwards.append((module, made(module)))
+        plan.forwards += forwards(model)
         plan.forwards += [(module, _gelu) for module in model.modules() if _is_gelu(module, model.dtype)]
         parts = _feed_forwards(model, anatomy)
         if parts and (made := _gated(parts[0], model.dtype)) is not None:

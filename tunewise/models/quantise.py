@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from tunewise.errors import UserError, unknown
+from tunewise.models.codes import EightBits, FourBits
 
 NF4, FP4, INT8 = FORMATS = ("nf4", "fp4", "int8")
 ROUTES = (
@@ -97,6 +98,11 @@ def dequantised_weight(module: nn.Module) -> Tensor:
 def pack(module: nn.Module, weight: Tensor) -> None:
     """Pack another weight (d_out, d_in) into a quantised module, as its own was: the base becomes another base."""
     _packed_layers().pack(module, weight)
+
+
+def codes_of(module: nn.Module) -> FourBits | EightBits | None:
+    """What a quantised module keeps in place of its weight; None where it may pack that anew while it runs."""
+    return _packed_layers().codes_of(module)
 
 
 def scales(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
