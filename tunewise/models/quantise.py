@@ -2,7 +2,7 @@
 
 NF4 with double quantisation: Dettmers et al. 2023, arXiv:2305.14314 (`models/nf4.py` writes it out); LLM.int8():
 Dettmers et al. 2022, arXiv:2208.07339. Quantisation is a way of loading: a site hands out its dequantised weight, and
-no method asks how it is stored. Needs the extra `quant`.
+no method asks how it is stored. Needs the extra `quant`; NF4 alone is to be had without (`plain.py`).
 """
 
 import importlib.util
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from tunewise.errors import UserError, unknown
+from tunewise.models import plain
 from tunewise.models.codes import EightBits, FourBits
 
 NF4, FP4, INT8 = FORMATS = ("nf4", "fp4", "int8")
@@ -46,7 +47,7 @@ def loading(config: PreTrainedConfig, wanted: str, dtype: torch.dtype, device: t
 
     Weights are kept in blocks of 64 with their constants quantised again, and multiplied in `dtype`. A checkpoint that
     bitsandbytes wrote has its format already. Raises UserError for a format that is none, a checkpoint in another
-    one, float64, and where bitsandbytes is not installed.
+    one, float64, and where bitsandbytes is not installed and the format is not NF4, which `plain.py` has.
     """
     if wanted and wanted not in FORMATS:
         raise unknown("format of quantised weights", wanted, FORMATS)
@@ -57,9 +58,16 @@ def loading(config: PreTrainedConfig, wanted: str, dtype: torch.dtype, device: t
         return {}
     if dtype is torch.float64:
         raise UserError("quantised weights are multiplied in 16 or 32 bits, not in float64", "dtype=float32")
-    require("quantised bases need", "bitsandbytes", "accelerate")
+    if is_plain(config, wanted):
+        return {}
+    require(f"quantise={wanted or stored} needs", "bitsandbytes", "accelerate")
     where = {"device_map": {"": device}}
     return where if stored else {**where, "quantization_config": _configuration(wanted, dtype)}
+
+
+def is_plain(config: PreTrainedConfig, wanted: str) -> bool:
+    """Whether the base will stand on the layers of `plain.py`: in NF4, where bitsandbytes is not installed."""
+    return (wanted or format_of_checkpoint(config)) == NF4 and not _has("bitsandbytes")
 
 
 def format_of_checkpoint(config: PreTrainedConfig) -> str:
@@ -82,6 +90,8 @@ def format_of(model: PreTrainedModel) -> str:
 
 def is_quantised(module: nn.Module) -> bool:
     """Whether its weight is stored packed; nothing is imported to tell."""
+    if isinstance(module, plain.NF4Linear):
+        return True
     return "bitsandbytes" in sys.modules and isinstance(module, _packed_layers().LAYERS)
 
 
@@ -92,36 +102,40 @@ def packed_weights(model: nn.Module) -> dict[str, nn.Module]:
 
 def dequantised_weight(module: nn.Module) -> Tensor:
     """The weight (d_out, d_in) that a quantised module acts with, a new tensor."""
-    return _packed_layers().weight_of(module)
+    return _layers_of(module).weight_of(module)
 
 
 def pack(module: nn.Module, weight: Tensor) -> None:
     """Pack another weight (d_out, d_in) into a quantised module, as its own was: the base becomes another base."""
-    _packed_layers().pack(module, weight)
+    _layers_of(module).pack(module, weight)
 
 
 def codes_of(module: nn.Module) -> FourBits | EightBits | None:
     """What a quantised module keeps in place of its weight; None where it may pack that anew while it runs."""
-    return _packed_layers().codes_of(module)
+    return _layers_of(module).codes_of(module)
 
 
 def scales(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The numbers that turn codes into weights, by name."""
     for name, module in packed_weights(model).items():
-        for index, scale in enumerate(_packed_layers().scales_of(module)):
+        for index, scale in enumerate(_layers_of(module).scales_of(module)):
             yield f"{name}.scale{index}", scale
 
 
 def keep_layout(model: nn.Module) -> None:
     """See to it that packed weights stay as they are while the model runs; see `packed.Dequantising`."""
     for module in packed_weights(model).values():
-        _packed_layers().keep_layout(module)
+        if not isinstance(module, plain.NF4Linear):
+            _packed_layers().keep_layout(module)
 
 
 def dequantise(model: PreTrainedModel) -> PreTrainedModel:
     """Put plain linear layers with the dequantised weights in place of the packed ones; `model` itself is changed."""
     weights = {name: dequantised_weight(module).to(model.dtype) for name, module in packed_weights(model).items()}
-    model.dequantize()
+    if any(isinstance(module, plain.NF4Linear) for module in model.modules()):
+        plain.unpack_layers(model)
+    else:
+        model.dequantize()
     for name, weight in weights.items():  # transformers' own come from the kernel that `packed.weight_of` works round
         model.get_parameter(name).data = weight
     return model
@@ -140,11 +154,20 @@ def _configuration(wanted: str, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 def require(what: str, *libraries: str) -> None:
     """UserError where a library of the extra `quant` is not installed; `what` says who would need it."""
-    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
+    missing = [name for name in libraries if not _has(name)]
     if missing:
-        raise UserError(f"{what} {' and '.join(missing)}", hint="pip install 'tunewise[quant]'")
+        raise UserError(f"{what} {' and '.join(missing)}", hint=plain.INSTALL)
     # it tells of a kernel it could download, and at every product that int8 casts its input
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _has(library: str) -> bool:
+    return importlib.util.find_spec(library) is not None
+
+
+def _layers_of(module: nn.Module) -> ModuleType:
+    """The file that knows this kind of packed layer."""
+    return plain if isinstance(module, plain.NF4Linear) else _packed_layers()
 
 
 def _packed_layers() -> ModuleType:
