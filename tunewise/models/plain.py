@@ -113,21 +113,15 @@ def pack_layers(model: PreTrainedModel) -> None:
     }  # fmt: skip
 
 
-def unpack_layers(model: PreTrainedModel) -> None:
-    """Put plain linear layers in place of those of `model` that are packed, with the weights these act with."""
-    for path, module in list(model.named_modules()):
-        if isinstance(module, NF4Linear):
-            layer = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
-            layer.weight, layer.bias = nn.Parameter(weight_of(module), requires_grad=False), module.bias
-            model.set_submodule(path, layer)
-    del model.config.quantization_config
-
-
 def put_in(model: PreTrainedModel, codes: Mapping[str, FourBits]) -> None:
     """Put layers with these codes in place of the modules of `model` by those names; KeyError for none of that name."""
     modules = dict(model.named_modules())
     for path, each in codes.items():
         model.set_submodule(path, NF4Linear(each, modules[path].bias))
+
+
+def keep_layout(layer: NF4Linear) -> None:
+    """Nothing: it stays as it is."""
 
 
 @torch.no_grad()
