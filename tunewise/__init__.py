@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         dial_adapter,
         evaluate,
         evaluate_with_harness,
+        quantize,
         train,
     )
 
@@ -47,6 +48,7 @@ _HOME = {
     "evaluate_with_harness": "tunewise.run",
     "intrinsic_dimension": "tunewise.comparison",
     "plan": "tunewise.planning",
+    "quantize": "tunewise.run",
     "remedies": "tunewise.comparison",
     "train": "tunewise.run",
 }
@@ -69,6 +71,7 @@ __all__ = [
     "load_adapter",
     "load_base",
     "plan",
+    "quantize",
     "remedies",
     "save_adapter",
     "train",

@@ -5,7 +5,7 @@ those that bitsandbytes finds (its table misses a border now and then); what is 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -100,11 +100,14 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, FourBits]]:
     return tensors, found
 
 
-def pack_layers(model: PreTrainedModel) -> None:
-    """Pack the linear layers of `model` that transformers would have bitsandbytes pack; its config says so."""
-    kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+def pack_layers(model: PreTrainedModel, kept: Sequence[str] = ()) -> None:
+    """Pack the linear layers of `model` that transformers would have bitsandbytes pack; its config says so.
+
+    `kept` are the modules that stay dense; where none is named, a language model's head.
+    """
+    skipped = HfQuantizer.get_modules_to_not_convert(model, list(kept) or None, model._keep_in_fp32_modules)
     for path, module in list(model.named_modules()):
-        if type(module) in (nn.Linear, Conv1D) and should_convert_module(path, kept):
+        if type(module) in (nn.Linear, Conv1D) and should_convert_module(path, skipped):
             weight = module.weight.detach().T if type(module) is Conv1D else module.weight.detach()
             model.set_submodule(path, NF4Linear(packed(weight, weight.dtype), module.bias))
     model.config.quantization_config = {

@@ -8,7 +8,7 @@ no method asks how it is stored. Needs the extra `quant`; NF4 alone is to be had
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -24,8 +24,8 @@ NF4, FP4, INT8 = FORMATS = ("nf4", "fp4", "int8")
 TORCHAO = "torchao"
 """What is said of a checkpoint of its: in which of its formats the weights are is told by its config."""
 ROUTES = (
-    "serve it attached (tunewise.load_adapter), or merge it into dense weights: "
-    "tunewise adapter merge FOLDER --into dequantised, or --into original"
+    "serve it attached (tunewise.load_adapter), or merge it into dense weights: tunewise adapter merge FOLDER "
+    "--route dequantised, or --route original; without --route it measures what each of them changes"
 )
 
 
@@ -44,12 +44,15 @@ def refuse_to_train(model: nn.Module, method: str, parameters: Iterable[str]) ->
         )
 
 
-def loading(config: PreTrainedConfig, wanted: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def loading(
+    config: PreTrainedConfig, wanted: str, dtype: torch.dtype, device: torch.device, kept: Sequence[str] = ()
+) -> dict[str, Any]:
     """What `from_pretrained` has to be told to load a base in the format `wanted`; nothing where none is wanted.
 
-    Weights are kept in blocks of 64 with their constants quantised again, and multiplied in `dtype`. A checkpoint that
-    bitsandbytes wrote has its format already. Raises UserError for a format that is none, a checkpoint in another
-    one, float64, and where bitsandbytes is not installed and the format is not NF4, which `plain.py` has.
+    Weights are kept in blocks of 64 with their constants quantised again, and multiplied in `dtype`; the modules
+    `kept` stay dense, or where none is named a language model's head. A checkpoint that bitsandbytes wrote has its
+    format already. Raises UserError for a format that is none, a checkpoint in another one, float64, and where
+    bitsandbytes is not installed and the format is not NF4, which `plain.py` has.
     """
     stored = format_of_checkpoint(config)
     if wanted not in ("", stored, *FORMATS):
@@ -67,7 +70,7 @@ def loading(config: PreTrainedConfig, wanted: str, dtype: torch.dtype, device: t
     else:
         require(f"quantise={wanted or stored} needs", "bitsandbytes", "accelerate")
     where = {"device_map": {"": device}}
-    return where if stored else {**where, "quantization_config": _configuration(wanted, dtype)}
+    return where if stored else {**where, "quantization_config": _configuration(wanted, dtype, kept)}
 
 
 def is_plain(config: PreTrainedConfig, wanted: str) -> bool:
@@ -156,10 +159,12 @@ def dequantise(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _configuration(wanted: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+def _configuration(wanted: str, dtype: torch.dtype, kept: Sequence[str]) -> BitsAndBytesConfig:
+    skipped = list(kept) or None  # of 4 bits as well, whatever the name of the field
     if wanted == INT8:
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(
+        llm_int8_skip_modules=skipped,
         load_in_4bit=True,
         bnb_4bit_quant_type=wanted,
         bnb_4bit_use_double_quant=True,
