@@ -16,8 +16,8 @@ from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
 from tunewise.methods.store import load_adapter, save_adapter
 from tunewise.models import plain
-from tunewise.models.load import load_base, original
-from tunewise.models.quantise import dequantise, dequantised_weight, pack, packed_weights
+from tunewise.models.load import load_base, load_config, original
+from tunewise.models.quantise import dequantise, dequantised_weight, loading, pack, packed_weights
 from tunewise.run import build_recipe, run
 from tunewise.training.proofs import checksums
 
@@ -135,6 +135,11 @@ def test_a_run_passes_its_proofs(without, tmp_path):
     fields = {"model": str(place / "base"), "data": str(place / "reviews.csv"), "dtype": "float32", "quantise": "nf4"}
     metrics = run(build_recipe(fields | {"method": "lora"}, QUICK), tmp_path / "run", prove=False)
     assert all(proof["passed"] for proof in metrics["proofs"].values())
+
+
+def test_on_a_gpu_the_library_is_asked_for(folder, without):
+    with pytest.raises(UserError, match="quantise=nf4 needs bitsandbytes and accelerate"):
+        loading(load_config(folder), "nf4", torch.float32, torch.device("cuda"))
 
 
 def test_other_blocks_are_refused(folder, tmp_path, without):

@@ -52,7 +52,7 @@ def loading(
     Weights are kept in blocks of 64 with their constants quantised again, and multiplied in `dtype`; the modules
     `kept` stay dense, or where none is named a language model's head. A checkpoint that bitsandbytes wrote has its
     format already. Raises UserError for a format that is none, a checkpoint in another one, float64, and where
-    bitsandbytes is not installed and the format is not NF4, which `plain.py` has.
+    bitsandbytes is not installed, but for NF4 on a CPU, which `plain.py` has.
     """
     stored = format_of_checkpoint(config)
     if wanted not in ("", stored, *FORMATS):
@@ -63,7 +63,7 @@ def loading(
         return {}
     if dtype is torch.float64:
         raise UserError("quantised weights are multiplied in 16 or 32 bits, not in float64", "dtype=float32")
-    if is_plain(config, wanted):
+    if is_plain(config, wanted) and device.type == "cpu":
         return {}
     if stored == TORCHAO:
         require("this checkpoint needs", TORCHAO, "accelerate", hint="pip install torchao accelerate")
