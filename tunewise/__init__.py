@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from tunewise.methods.store import load_adapter, save_adapter
     from tunewise.models.heads import TaskHead
     from tunewise.models.load import load_base
-    from tunewise.planning import plan
     from tunewise.run import (
         combine_adapters,
         compare_adapters,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
         quantize,
         train,
     )
+    from tunewise.run.estimate import plan
 
 __version__ = "0.1.0"
 
@@ -47,7 +47,7 @@ _HOME = {
     "evaluate": "tunewise.run",
     "evaluate_with_harness": "tunewise.run",
     "intrinsic_dimension": "tunewise.comparison",
-    "plan": "tunewise.planning",
+    "plan": "tunewise.run.estimate",
     "quantize": "tunewise.run",
     "remedies": "tunewise.comparison",
     "train": "tunewise.run",

@@ -35,6 +35,7 @@ from tunewise.models.families import VISION, kind_of
 from tunewise.models.heads import TaskHead, draw_head, head_of, is_told_by
 from tunewise.models.precision import choose_dtype
 from tunewise.models.quantise import format_of, format_of_checkpoint, is_plain, keep_layout, loading
+from tunewise.models.shapes import is_shape
 from tunewise.models.tiny import FOLDER as TINY
 
 logger = logging.getLogger(__name__)
@@ -350,6 +351,11 @@ def _cannot_load(name: str, error: Exception) -> UserError:
         told = "HF_HUB_OFFLINE is set, and it was not downloaded before"
     else:
         told = "the hub did not give it" if _hub_answers() else f"{constants.ENDPOINT} does not answer"
+    if is_shape(name):
+        return UserError(
+            f"{name!r} is a shape without weights, for `tunewise plan`: there is no such folder, and {told}",
+            hint="give the base's folder, or its name on the hub: ORGANISATION/NAME",
+        )
     return UserError(
         f"cannot load {name!r}: there is no such folder, and {told}",
         hint=f"did you mean {close}?"

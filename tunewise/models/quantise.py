@@ -19,6 +19,7 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from tunewise.errors import UserError, unknown
 from tunewise.models import plain, subclassed
 from tunewise.models.codes import EightBits, FourBits
+from tunewise.models.packed_shell import PackedShell
 
 NF4, FP4, INT8 = FORMATS = ("nf4", "fp4", "int8")
 TORCHAO = "torchao"
@@ -109,7 +110,7 @@ def format_of(model: PreTrainedModel) -> str:
 
 def is_quantised(module: nn.Module) -> bool:
     """Whether its weight is stored packed; nothing is imported to tell."""
-    if isinstance(module, plain.NF4Linear) or subclassed.is_packed(module):
+    if isinstance(module, plain.NF4Linear | PackedShell) or subclassed.is_packed(module):
         return True
     return "bitsandbytes" in sys.modules and isinstance(module, _packed_layers().LAYERS)
 
@@ -121,7 +122,7 @@ def packed_weights(model: nn.Module) -> dict[str, nn.Module]:
 
 def dequantised_weight(module: nn.Module) -> Tensor:
     """The weight (d_out, d_in) that a quantised module acts with, a new tensor."""
-    return _layers_of(module).weight_of(module)
+    return module.dequantised() if isinstance(module, PackedShell) else _layers_of(module).weight_of(module)
 
 
 def pack(module: nn.Module, weight: Tensor) -> None:
