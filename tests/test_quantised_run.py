@@ -81,6 +81,19 @@ def test_a_fisher_mask_and_loftq_start_from_what_the_base_tells(place, tmp_path)
         assert all(proof["passed"] for proof in metrics["proofs"].values())
 
 
+def test_a_run_begins_with_what_its_base_was_quantised_around(place, tmp_path):
+    made = tunewise(
+        "adapter", "start", place / "base", "--out", tmp_path / "made", "--method", "lora:rank=4:roles=[all]"
+    )
+    assert made.code == 0, made.err
+    assert "--method lora method.rank=4 'method.roles=[all]' method.init=stored" in made.out
+    method = {"name": "lora", "rank": 4, "roles": ["all"], "init": "stored"}
+    metrics = run(recipe(place, "", model=str(tmp_path / "made"), method=method), tmp_path / "run")
+    assert all(proof["passed"] for proof in metrics["proofs"].values())
+    assert metrics["proofs"]["reloads_to_the_same_logits"]["value"] == 0
+    assert read_card(tmp_path / "run" / "adapter")["base"]["quantise"] == "nf4"
+
+
 def test_an_adapter_is_merged_into_dense_weights_of_either_kind(finished, place):
     base = load_base(str(place / "base"), "float32", quantise="nf4")
     before, adapter = checksums(base.model), finished[0] / "adapter"

@@ -213,7 +213,7 @@ def test_how_a_field_is_written() -> None:
     assert {name: lora[name]["type"] for name in ("rank", "roles", "layers", "dropout")} == {
         "rank": "int | {name: int}", "roles": "[str, ...]", "layers": "[int, ...] | null", "dropout": "float",
     }  # fmt: skip
-    assert lora["init"]["type"] == "kaiming | gaussian | eva | pissa | olora | loftq"
+    assert lora["init"]["type"] == "kaiming | gaussian | eva | pissa | olora | loftq | stored"
     assert lora["roles"]["default"] == ["q", "v"]
     assert lora["roles"]["source"] == "Hu et al. 2021, section 5.1; peft's for llama"
     assert lora["roles"]["meaning"].startswith("Roles of the sites: ")

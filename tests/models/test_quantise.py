@@ -111,7 +111,7 @@ def test_a_changed_scale_is_a_moved_weight():
     assert of_model(model) != name
 
 
-@pytest.mark.parametrize("form", ["nf4", "int8"])
+@pytest.mark.parametrize("form", FORMATS)
 def test_existing_biases_of_packed_layers_are_trained_and_get_the_dense_gradient(form):
     """In a batch of several rows, too."""
     found = []
@@ -189,6 +189,6 @@ def test_what_cannot_be_is_refused(folder, fields, message):
 def test_without_bitsandbytes_it_says_what_to_install(folder, monkeypatch):
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else there(name))
-    with pytest.raises(UserError, match="quantised bases need bitsandbytes") as caught:
-        load_base(folder, "float32", quantise="nf4")
+    with pytest.raises(UserError, match="quantise=int8 needs bitsandbytes") as caught:
+        load_base(folder, "float32", quantise="int8")
     assert caught.value.hint == "pip install 'tunewise[quant]'"

@@ -1,17 +1,21 @@
-"""`tunewise adapter check|merge|show|combine|diff|dial`: adapter folders, ours or peft's."""
+"""`tunewise adapter start|check|merge|show|combine|diff|dial`: adapter folders, ours or peft's."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunewise.cli.adapter_start import start
 from tunewise.cli.console import BAD_INPUT, AsJson, Data, Model, print_json, results, verb
 from tunewise.errors import UserError, no_adapter_yet, unknown
 
 if TYPE_CHECKING:
     from tunewise.models.load import Base
 
-app = typer.Typer(name="adapter", help="Check, merge, combine, compare, dial or show adapters.", no_args_is_help=True)
+app = typer.Typer(
+    name="adapter", help="Start, check, merge, combine, compare, dial or show adapters.", no_args_is_help=True
+)
+app.command("start")(verb(start))
 
 Folder = Annotated[Path, typer.Argument(help="An adapter folder, or a run folder that holds one.", show_default=False)]
 

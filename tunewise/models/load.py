@@ -5,6 +5,7 @@ the embedded `tiny`.
 import copy
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from urllib.request import Request, urlopen
 
 import torch
 import transformers
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -28,12 +29,12 @@ from transformers import (
 
 from tunewise import files
 from tunewise.errors import UserError, nearest
-from tunewise.models import fingerprint
+from tunewise.models import fingerprint, plain
 from tunewise.models.anatomy import Anatomy, outside_the_trunk, read_anatomy
 from tunewise.models.families import VISION, kind_of
 from tunewise.models.heads import TaskHead, draw_head, head_of, is_told_by
 from tunewise.models.precision import choose_dtype
-from tunewise.models.quantise import format_of, format_of_checkpoint, keep_layout, loading
+from tunewise.models.quantise import format_of, format_of_checkpoint, is_plain, keep_layout, loading
 from tunewise.models.shapes import is_shape
 from tunewise.models.tiny import FOLDER as TINY
 
@@ -118,7 +119,10 @@ def load_base(
     if tokenizer is not None and config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id  # a decoder's classifier reads the last token before padding
     options = {"config": config, "dtype": chosen, "ignore_mismatched_sizes": head.kind != "lm" and not same_size}
-    model, absent = _read_model(name, auto_class, {**options, **storage})
+    if is_plain(config, quantise):
+        model, absent = _read_plain(name, auto_class, options, kept)
+    else:
+        model, absent = _read_model(name, auto_class, {**options, **storage})
     keep_layout(model)
     if model.dtype == torch.float64 and model.config._attn_implementation == "eager":
         logger.warning(
@@ -163,16 +167,38 @@ def _read_model(name: str, auto_class: Any, options: dict[str, Any]) -> tuple[Pr
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
+            where = {} if "state_dict" in options else _from_the_hub(name)
             model, loaded = auto_class.from_pretrained(
-                EMBEDDED.get(name, name),
+                None if "state_dict" in options else EMBEDDED.get(name, name),
                 use_safetensors=True,
                 output_loading_info=True,
                 **options,
-                **_from_the_hub(name),
+                **where,
             )
     except (OSError, ValueError) as error:
         raise _cannot_load(name, error) from error
     return model, {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
+
+
+def _read_plain(
+    name: str, auto_class: Any, options: dict[str, Any], kept: Sequence[str]
+) -> tuple[PreTrainedModel, set[str]]:
+    """The same in NF4 where bitsandbytes is not installed; what is packed already is read as it is."""
+    config = options["config"]
+    if not format_of_checkpoint(config):
+        model, absent = _read_model(name, auto_class, options)
+        plain.pack_layers(model, kept)
+        return model, absent
+    folder = Path(name) if Path(name).exists() else Path(snapshot_download(name, allow_patterns=["*.safetensors"]))
+    tensors, codes = plain.read(folder)
+    told = config.quantization_config
+    del config.quantization_config
+    with torch.device("meta"):
+        model_class = type(auto_class.from_config(config))  # which, unlike auto_class, takes tensors
+    model, absent = _read_model(name, model_class, {**options, "state_dict": tensors})
+    plain.put_in(model, codes)
+    model.config.quantization_config, model.config._name_or_path = told, name
+    return model, absent - {f"{path}.weight" for path in codes}
 
 
 def _head_modules(auto_class: Any, config: PreTrainedConfig) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """One run: a base, a method, a task and a seed, carried out into a folder of plain files."""
 
+from tunewise.run.adapter_start import start_adapter
 from tunewise.run.adapters import combine_adapters, compare_adapters, merge_adapter, save_merged
 from tunewise.run.carry_out import add_reload_proof, run, train
 from tunewise.run.dial import dial_adapter
@@ -41,6 +42,7 @@ __all__ = [
     "run_folder",
     "run_together",
     "save_merged",
+    "start_adapter",
     "train",
     "weigh_routes",
 ]

@@ -137,7 +137,9 @@ class Lane:
         self._peak_rate = config.learning_rate or tuned.method.learning_rate
         self._peak = Peak(self._device)  # before there are moments, which are the training's own
         self._own_bytes: int | None = None
-        self._optimiser = Optimiser(tuned.trainable, config.weight_decay, tuned.method.learning_rate_factor)
+        self._optimiser = Optimiser(
+            tuned.trainable, config.weight_decay, tuned.method.learning_rate_factor, config.optimiser
+        )
         self._state = State(tuned, self._optimiser, training.folder)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self._ahead: tuple[int, list[_Drawn]] = (-1, [])
