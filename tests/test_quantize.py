@@ -19,7 +19,7 @@ from tunewise.evaluation.retention import retention_loss
 from tunewise.methods.store import load_adapter
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import load_base
-from tunewise.models.quantise import FORMATS
+from tunewise.models.quantise import FORMATS, dequantised_weight
 from tunewise.report.quantisation import headline, print_quantisation
 from tunewise.run import build_recipe, evaluate, run, save_merged
 from tunewise.run.adapters import merge_adapter
@@ -191,12 +191,23 @@ def test_bad_words_are_refused_before_anything_is_read(place, words, told, tmp_p
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
 
 
-def test_without_bitsandbytes_it_says_what_to_install(place, monkeypatch):
+def test_what_is_there_without_bitsandbytes(place, tmp_path, monkeypatch):
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else there(name))
-    with pytest.raises(UserError, match="a quantised checkpoint needs bitsandbytes") as caught:
-        package.quantize(str(place / "base"))
+    with pytest.raises(UserError, match="quantise=int8 needs bitsandbytes") as caught:
+        package.quantize(str(place / "base"), format="int8")
     assert "tunewise[quant]" in caught.value.hint
+    found = package.quantize(str(place / "base"), format="nf4", out=tmp_path / "nf4", dtype="float32")
+    assert 0.05 < found["relative_error"] < 0.15
+    monkeypatch.undo()
+    read = load_base(str(tmp_path / "nf4"), "float32")  # by bitsandbytes
+    assert read.quantise == "nf4"
+    told = {each["module"]: each["norm"] * each["relative"] for each in found["weights"]}
+    dense = load_base(str(place / "base"), "float32")
+    for name, error in told.items():
+        weight = dense.model.get_submodule(name).weight.detach().float()
+        lost = weight - dequantised_weight(read.model.get_submodule(name)).float()
+        assert float(lost.norm()) == pytest.approx(error, rel=1e-3)
 
 
 def test_of_many_layers_those_that_lost_most_are_shown():

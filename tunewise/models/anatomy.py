@@ -192,6 +192,11 @@ def outside_the_trunk(model: PreTrainedModel) -> tuple[str, ...]:
     return tuple(name for name, _ in model.named_parameters() if not name.startswith(trunk))
 
 
+def modules_on_top(model: PreTrainedModel) -> tuple[str, ...]:
+    """The modules that hold these parameters."""
+    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in outside_the_trunk(model)))
+
+
 def _layer_sites(model: PreTrainedModel, family: Family, index: int, path: str) -> list[Site]:
     """The sites of one layer: whole modules, then the slices of fused ones."""
     sites = [_whole(model, role, index, f"{path}.{relative}") for role, relative in family.sites.items()]

@@ -30,7 +30,7 @@ from transformers import (
 from tunewise import files
 from tunewise.errors import UserError, nearest
 from tunewise.models import fingerprint, plain
-from tunewise.models.anatomy import Anatomy, outside_the_trunk, read_anatomy
+from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
 from tunewise.models.families import VISION, kind_of
 from tunewise.models.heads import TaskHead, draw_head, head_of, is_told_by
 from tunewise.models.precision import choose_dtype
@@ -206,7 +206,7 @@ def _head_modules(auto_class: Any, config: PreTrainedConfig) -> tuple[str, ...]:
     trained, and fail on one that the checkpoint does not hold."""
     with torch.device("meta"):
         model = auto_class.from_config(config)
-    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in outside_the_trunk(model)))
+    return modules_on_top(model)
 
 
 def load_tokenizer(name: str, head: TaskHead | None = None) -> PreTrainedTokenizerBase:

@@ -4,6 +4,8 @@ Stands where `quantise` would put a layer of bitsandbytes, on tensors that hold 
 layout.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -49,10 +51,10 @@ class PackedShell(nn.Linear):
         return product(input, self.bias, self.dequantised)
 
 
-def packed_paths(model: PreTrainedModel) -> list[str]:
-    """The linear layers that transformers would pack: not the head, what is tied to it, the last module, nor those that
-    the class wants in float32 where others are halved (T5's wo)."""
-    kept = [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())]
+def packed_paths(model: PreTrainedModel, kept: Sequence[str] = ()) -> list[str]:
+    """The linear layers that are packed: not the modules `kept`, or where none is named a language model's head and
+    what is tied to it, nor those that the class wants in float32 where others are halved (T5's wo)."""
+    kept = [*(kept or get_keys_to_not_convert(model)), *(model._keep_in_fp32_modules or ())]
     linear = (path for path, module in model.named_modules() if type(module) is nn.Linear or isinstance(module, Conv1D))
     return [path for path in linear if should_convert_module(path, kept)]
 

@@ -19,7 +19,7 @@ from tunewise.engine.packed_writing import places
 from tunewise.errors import UserError
 from tunewise.methods.attach import Tuned, reach
 from tunewise.methods.base import Method
-from tunewise.models.anatomy import Anatomy, read_anatomy
+from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
 from tunewise.models.load import Base
 from tunewise.models.packed_shell import pack, packed_paths
 from tunewise.models.weights import frozen_weight
@@ -67,7 +67,7 @@ class Stage:
         self._shell, self._method, self._work, self._device_type = shell, method, work, device_type
         known = _known(shell)
         self._anatomy, self._sibling = known.anatomy, known.sibling
-        self._packed = packed_paths(shell.model) if work.quantise else []
+        self._packed = packed_paths(shell.model, _kept(shell)) if work.quantise else []
         with torch.device("meta"):
             deltas = dict(method.deltas(self._anatomy))
         selected = list(reach(shell.model, method)[1])
@@ -180,3 +180,8 @@ class Stage:
         if isinstance(objective, Labels | Writing):
             return replace(objective, base=self._base(model, anatomy))
         return objective
+
+
+def _kept(shell: Shell) -> tuple[str, ...]:
+    """The modules that `load_base` leaves dense: a classifier."""
+    return () if shell.head.kind == "lm" else modules_on_top(shell.model)

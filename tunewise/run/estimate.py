@@ -165,6 +165,7 @@ def _steps(recipe: Recipe, shell: Shell, device: Device, lengths: RowLengths | N
         dtype=dtype,
         quantise=recipe.quantise,
         checkpointing=train.checkpointing,
+        optimiser=train.optimiser,
         keeps_best=train.evaluate_every is not None,
     )
     mean = work if lengths is None else at_length(work, max(1, round(lengths.mean)))

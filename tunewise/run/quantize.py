@@ -20,7 +20,7 @@ from tunewise.models.families import DECODER, ENCODER_DECODER, VISION, kind_of
 from tunewise.models.heads import TaskHead, head_named, is_told_by
 from tunewise.models.load import QUANTISATION, Base, load_base, load_config, load_tokenizer, quiet
 from tunewise.models.quantisation_error import WeightError, kept_dense, weight_bytes, weight_errors
-from tunewise.models.quantise import FORMATS, NF4, format_of_checkpoint, require
+from tunewise.models.quantise import FORMATS, NF4, format_of_checkpoint
 from tunewise.run.prepare import head_for, task_of
 from tunewise.run.record import folder_bytes
 
@@ -52,7 +52,6 @@ def quantize(
         raise UserError(f"{model} is quantised already, in {stored}", "name the full-precision checkpoint")
     if out is not None:
         _refuse_to_replace(Path(out))
-    require("a quantised checkpoint needs", "bitsandbytes", "accelerate")
     head, task = _head_and_task(model, config, data)
     quantised, dense = load_base(model, dtype, head=head, quantise=format), load_base(model, dtype, head=head)
     weights = list(weight_errors(dense.model, quantised.model, dense.anatomy))
