@@ -109,6 +109,7 @@ def _bargain(pick: Arm, best: Arm) -> list[str]:
         return []
     found = ["no adapter"] if best.adapter_bytes and not pick.adapter_bytes else []
     ratios = (
+        ("weights of the base", "less", pick.base_bytes, best.base_bytes),
         ("adapter", "smaller", pick.adapter_bytes, best.adapter_bytes),
         ("time", "less", pick.seconds, best.seconds),
     )
