@@ -17,7 +17,7 @@ from tunewise.comparison.plan import plan_comparison
 from tunewise.methods.store import read_card
 from tunewise.models.load import bytes_beside, load_base
 from tunewise.models.quantise import packed_weights
-from tunewise.run import build_recipe, run
+from tunewise.run import base_of, build_recipe, plan, run
 from tunewise.training.interrupt import Interrupted
 
 ARMS = {
@@ -143,9 +143,18 @@ def test_the_command_line_gives_an_arm_its_format():
 
 def test_what_it_would_cost_is_rehearsed_on_both(place):
     fields = {"model": str(place / "base"), "data": str(place / "reviews.csv"), "arms": ARMS, "seeds": (0, 1)}
-    plan = plan_comparison(build_comparison(fields, FIELDS))
-    assert [arm["refused"] for arm in plan["arms"]] == [""] * 4
-    assert plan["n_together"] == 4
+    told = plan_comparison(build_comparison(fields, FIELDS))
+    assert [arm["refused"] for arm in told["arms"]] == [""] * 4
+    assert told["n_together"] == 4
+
+
+def test_of_int8_no_two_runs_share_a_batch(place):
+    """LLM.int8() takes apart whole columns that hold an outlier of any row, so that lanes would not be as alone."""
+    fields = {"model": str(place / "base"), "data": str(place / "reviews.csv"), "method": "lora", "quantise": "int8"}
+    recipes = [build_recipe(fields | {"seed": seed}, FIELDS) for seed in (0, 1)]
+    found = plan(recipes, base_of(recipes[0], {}))
+    assert found.groups == ()
+    assert "int8" in found.reasons[0]
 
 
 def test_a_method_that_trains_packed_weights_is_refused_before_anything_runs(place, tmp_path):

@@ -82,7 +82,7 @@ def _reasons(arms: dict[str, Arm], verdict: Verdict, rule: Rule) -> list[str]:
     sentences = []
     if verdict.equal:
         equal = words.listing([label for label in (verdict.best, *verdict.equal) if label != verdict.pick])
-        sentences.append(f"As good, within {near} of the best mean: {equal}.")
+        sentences.append(f"As good, within {near} of the best mean: {equal}. {_shown(verdict)}")
         sentences += _bargain(pick, best)
     if verdict.worse:
         told = [_gap(verdict.pair(label, verdict.best), label, best.metric) for label in verdict.worse]
@@ -101,6 +101,16 @@ def _reasons(arms: dict[str, Arm], verdict: Verdict, rule: Rule) -> list[str]:
             f"between arms that scatter as most do here (Welch's t{corrected}; 80 % power)."
         )
     return sentences
+
+
+def _shown(verdict: Verdict) -> str:
+    """Of which of its equals the seeds show that they lie within the margin of the best, as their means do."""
+    is_shown = {label: verdict.pair(label, verdict.best).p_equivalent < verdict.alpha for label in verdict.equal}
+    shown, rest = ([label for label in verdict.equal if is_shown[label] == which] for which in (True, False))
+    told = [f"Two one-sided tests show it of {words.listing(shown)}"] if shown else []
+    told += [f"so few seeds leave it open of {words.listing(rest)}"] if rest else []
+    sentence = "; ".join(told)
+    return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _bargain(pick: Arm, best: Arm) -> list[str]:

@@ -98,7 +98,7 @@ def print_comparison(
     if held := differences_of(found.verdict, how, metric=arms[0].metric):
         console.print()
     for each in held:
-        console.print(Text(f"{each.name}: {each.told}. {each.known.capitalize()}."))
+        console.print(Text(f"{each.name}: {each.told}. {each.known[0].upper()}{each.known[1:]}."))
     if how.searches:
         console.print()
         console.print(_searches(how))
