@@ -134,14 +134,12 @@ def compare(
     _refuse_of_one_run(words or [])
     if cluster not in (None, *CLUSTERS):
         raise unknown("cluster", cluster, CLUSTERS)
+    as_they_are = {"trials": trials, "margin": margin, "alpha": alpha, "against": against}
     given: dict[str, Any] = {
+        **as_they_are,
         "arms": None if methods is None else arms_of(methods),
         "seeds": None if seeds is None else seeds_of(seeds),
-        "trials": trials,
-        "margin": margin,
-        "alpha": alpha,
         "weights": None if weights is None else weights_of(weights),
-        "against": against,
         "allow_unlike": None if allow_unlike is None else allow_unlike.split(","),
         "ignore_findings": ignore_findings or None,
     }
