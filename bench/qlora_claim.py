@@ -1,4 +1,4 @@
-"""QLoRA's claim, checked: `python -m bench.qlora` writes results/qlora.json and the tables of docs/qlora.md.
+"""QLoRA's claim, checked: `python -m bench.qlora_claim` writes results/qlora_claim.json and tables on docs/qlora.md.
 
 The comparison of recipes/qlora.yaml on the tasks in the package, and on a file and a base of one's own where they are
 given. Runs that are done are not carried out again.
@@ -13,28 +13,33 @@ from typing import Any
 from bench.page import DOCS, put
 from tunewise.comparison import build_comparison, carry_out_comparison
 from tunewise.config import read_yaml
-from tunewise.files import read_json, write_json
+from tunewise.files import write_json
 from tunewise.report import words
-from tunewise.report.arms import read_arms
+from tunewise.report.arms import comparison_of, read_arms
 from tunewise.report.decision import decide
 from tunewise.report.differences import differences_of
 from tunewise.report.protocol import how_compared
 
 ROOT = Path(__file__).parents[1]
-RECIPE, RESULTS = ROOT / "recipes" / "qlora.yaml", ROOT / "bench" / "results" / "qlora.json"
+RECIPE, RESULTS = ROOT / "recipes" / "qlora.yaml", ROOT / "bench" / "results" / "qlora_claim.json"
 TASKS = ("sentiment", "entailment", "translation", "headline")
 
 
-def measure(data: Mapping[str, Any], model: str, out: Path, train: Mapping[str, Any]) -> dict[str, Any]:
-    """One comparison: scores as intervals, how the base is stored, and what is known of the differences."""
+def measure(data: Mapping[str, Any], model: str, out: Path, train: Mapping[str, Any]) -> None:
+    """One comparison, into `out`."""
     recipe = read_yaml(RECIPE)
     recipe |= {"data": data, "model": model, "train": {**recipe["train"], **train}}
-    found = carry_out_comparison(build_comparison(recipe), out)
-    arms, how = read_arms(out), how_compared(out)
+    carry_out_comparison(build_comparison(recipe), out)
+
+
+def told(out: Path) -> dict[str, Any]:
+    """Of a comparison: scores as intervals, how the base is stored, and what is known of the differences."""
+    arms, how, found = read_arms(out), how_compared(out), comparison_of(out)
     held = differences_of(decide(arms, how.rule).verdict, how, metric=arms[0].metric)
     return {
+        "base": words.base_called(found["model"]),
         "metric": arms[0].metric,
-        "train": recipe["train"],
+        "learning_rate": arms[-1].runs[0].recipe["train"]["learning_rate"],
         "arms": {
             arm.label: {
                 "score": words.quality(arm.metric, arm.quality),
@@ -69,8 +74,8 @@ def tables(results: Mapping[str, Any]) -> str:
 def _stored(found: Mapping[str, Any], formats: Sequence[str]) -> str:
     of_format = {arm["format"]: arm["base_bytes"] for arm in found["arms"].values()}
     largest = max(of_format.values())
-    told = [f"{words.size(of_format[name])} ({of_format[name] / largest:.2f})" for name in formats]
-    return f"| {found['base']} | {' | '.join(told)} |"
+    cells = [f"{words.size(of_format[name])} ({of_format[name] / largest:.2f})" for name in formats]
+    return f"| {found['base']} | {' | '.join(cells)} |"
 
 
 def _asked(arguments: argparse.Namespace) -> Iterator[tuple[str, Mapping[str, Any], str]]:
@@ -92,13 +97,13 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, help="for it")
     parser.add_argument("--out", type=Path, default=Path("runs/qlora"))
     arguments = parser.parse_args()
-    results: dict[str, Any] = dict(read_json(RESULTS)) if RESULTS.is_file() else {}
     for name, data, model in _asked(arguments):
         own = {"learning_rate": arguments.learning_rate} if arguments.learning_rate and name not in TASKS else {}
-        found = measure(data, model, arguments.out / name, own)
-        results[name] = {"base": words.base_called(model), **found}
-        write_json(RESULTS, results)
-        print(tables({name: results[name]}), flush=True)
+        measure(data, model, arguments.out / name, own)
+    folders = sorted(path.parent for path in arguments.out.glob("*/comparison.json"))
+    names = [*(name for name in TASKS), *(folder.name for folder in folders if folder.name not in TASKS)]
+    results = {name: told(arguments.out / name) for name in names if arguments.out / name in folders}
+    write_json(RESULTS, results)
     put(DOCS / "qlora.md", "qlora", tables(results))
 
 
