@@ -24,7 +24,7 @@ def rows_of(arms: Mapping[str, Sequence[Path]]) -> list[dict[str, Any]]:
     """
     return [
         _row(label, [_read(folder / METRICS) for folder in folders])
-        | (_stored(_read(folders[0] / ENVIRONMENT)) if folders else dict.fromkeys(STORED))
+        | (_stored(folders[0]) if folders else dict.fromkeys(STORED))
         for label, folders in arms.items()
     ]
 
@@ -76,9 +76,10 @@ def _pair(pair: Pair) -> dict[str, Any]:
     }
 
 
-def _stored(environment: Mapping[str, Any]) -> dict[str, Any]:
+def _stored(folder: Path) -> dict[str, Any]:
     """The format of the base's weights, and their bytes: None of a run that did not count them yet."""
-    base = environment.get("base") or {}
+    environment = folder / ENVIRONMENT
+    base = _read(environment).get("base") or {} if environment.is_file() else {}
     return dict(zip(STORED, (base.get("quantise", ""), base.get("bytes")), strict=True))
 
 
