@@ -41,6 +41,7 @@ bench: $(STAMP)
 	$(BIN)/python -m bench.trunk
 	$(BIN)/python -m bench.in_context
 	$(BIN)/python -m bench.lanes
+	$(BIN)/python -m bench.qlora
 	$(BIN)/python -m bench.gpu
 	$(BIN)/python -m bench.data
 	$(BIN)/python -m bench.compare

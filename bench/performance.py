@@ -111,6 +111,29 @@ def compare(found: Sequence[dict[str, Any]]) -> str:
     return table(head, rows)
 
 
+def qlora(found: Sequence[dict[str, Any]]) -> str:
+    """One row a format, method and batch size; times are the processor's."""
+    head = (
+        "b12 in, method",
+        "rows a batch",
+        "time, bfloat16 = 1",
+        "× peer",
+        "× peer at its best",
+        "linear weights",
+        "all weights",
+        "peak MiB: ours",
+        "in bfloat16",
+        "peer",
+        "at its best",
+    )
+    rows = []
+    for one in found:
+        times = (one[name]["processor"] for name in ("time_beside_bfloat16", "peer", "peer_at_its_best"))
+        cells = (one["batch_size"], *times, one["linear_weights"], one["weights"], *one["peak_mib"].values())
+        rows.append((f"{one['quantise']}, {one['method']}", *cells))
+    return table(head, rows)
+
+
 def gpu(found: Sequence[dict[str, Any]]) -> str:
     """One row a work and system; a system that was not measured says why."""
     head = ("shape, method", "system", "tokens/s", "tunewise ×", "share of peak", "peak GiB")
@@ -130,7 +153,7 @@ def main() -> None:
     results = sorted(found["results"], key=lambda one: (one["shape"], one["method"], one["dtype"] != PRECISIONS[0]))
     plot(results)
     page.put(PAGE, "training", machine(found["environment"]) + "\n" + training(results))
-    parts = {"trunk": trunk, "in_context": in_context, "lanes": lanes, "compare": compare, "gpu": gpu}
+    parts = {"trunk": trunk, "in_context": in_context, "lanes": lanes, "compare": compare, "qlora": qlora, "gpu": gpu}
     for name, write in parts.items():
         results = kept.read(name)["results"]
         if results:

@@ -4,11 +4,13 @@ a: a small Llama. b: SmolLM2-135M's shape. b12: twelve of its layers. c: MiniLM'
 classes. d: T5-small.
 """
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     BertConfig,
     BertForSequenceClassification,
     LlamaConfig,
@@ -23,6 +25,7 @@ from tunewise.engine.batches import IGNORED
 from tunewise.models.anatomy import read_anatomy
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base
+from tunewise.models.quantise import loading
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -72,6 +75,17 @@ def build(shape: str, dtype: torch.dtype) -> PreTrainedModel:
     """The model of a shape; the same weights at every call."""
     torch.manual_seed(0)
     return SHAPES[shape].model().to(dtype)
+
+
+def load(shape: str, dtype: torch.dtype, quantise: str = "") -> PreTrainedModel:
+    """The decoder of a shape, read from a folder in a format, as `tunewise.load_base` reads it; plain where none is."""
+    model = build(shape, dtype)
+    if not quantise:
+        return model
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        storage = loading(model.config, quantise, dtype, torch.device("cpu"))
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **storage)
 
 
 class _Padding:

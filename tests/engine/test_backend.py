@@ -82,6 +82,7 @@ def test_doctor_tells_everything():
         "float32 products",
         "freed memory",
         "attention of packed rows",
+        "weights in 4 and 8 bits",
     } <= set(found)
     assert keep_pages() in (True, False)
 

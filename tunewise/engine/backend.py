@@ -156,6 +156,7 @@ def told(again: bool = False) -> dict[str, Any]:
         "float32 products": f"{route}: oneDNN is {ratio:.2f} times as fast, relative error {found.onednn_error:.1e}",
         "freed memory": "kept" if keep_pages() else "as the C library does",
         "attention of packed rows": why_not() or f"native kernel, {Path(str(library()._name)).name}",
+        "weights in 4 and 8 bits": f"by {'bitsandbytes: ' + why_not() if why_not() else 'native kernel'}",
         **gpu.told(),
     }
 

@@ -4,13 +4,15 @@ Imported only where there are such layers (`models/quantise.py` asks), since bit
 """
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
-from torch.nn import functional
+
+from tunewise.models.codes import Constants, EightBits, FourBits, product
 
 LAYERS = (Linear4bit, Linear8bitLt)
 
@@ -19,13 +21,31 @@ LAYERS = (Linear4bit, Linear8bitLt)
 def weight_of(layer: nn.Module) -> Tensor:
     """The weight (d_out, d_in) that a packed layer acts with, a new tensor."""
     if isinstance(layer, Linear8bitLt):
-        (scale,) = scales_of(layer)
-        return layer.weight.data.float() * (scale.unsqueeze(1) * (1 / 127))
+        return _of_eight_bits(layer, torch.float32)
     # One block a row: on CPUs with AVX-512, bitsandbytes 0.50 takes other blocks' constants where rows end inside one.
     state = copy.copy(layer.weight.quant_state)
     shape, n = state.shape, layer.in_features * layer.out_features
     state.shape = torch.Size((n // state.blocksize, state.blocksize) if n % state.blocksize == 0 else (1, n))
     return dequantize_4bit(layer.weight.data, state).view(shape)
+
+
+def _of_eight_bits(layer: nn.Module, dtype: torch.dtype) -> Tensor:
+    (scale,) = scales_of(layer)
+    return layer.weight.data.to(dtype).mul_(scale.unsqueeze(1) * (1 / 127))  # rounded once
+
+
+def codes_of(layer: nn.Module) -> FourBits | EightBits | None:
+    """What a layer keeps in place of its weight; None where it may pack that anew while it runs."""
+    if isinstance(layer, Linear8bitLt):
+        return EightBits(layer.weight.data, *scales_of(layer))
+    if not isinstance(layer, Dequantising):
+        return None
+    state: Any = layer.weight.quant_state
+    constants = state.absmax
+    if state.nested:
+        outer = state.state2
+        constants = Constants(constants, outer.code, outer.blocksize, outer.absmax, state.offset)
+    return FourBits(layer.weight.data, state.code, state.blocksize, constants, state.shape, state.dtype)
 
 
 def scales_of(layer: nn.Module) -> list[Tensor]:
@@ -47,29 +67,22 @@ class Dequantising(Linear4bit):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return super().forward(x)
-        return _Product.apply(x, self.bias, self)
+        return product(x, self.bias, partial(weight_of, self))
 
 
-class _Product(torch.autograd.Function):
-    """W x + b; the dequantised W is made again for the backward pass instead of kept."""
+class DequantisingInt8(Linear8bitLt):
+    """An 8-bit layer that keeps nothing of its input for the backward pass on a CPU; bitsandbytes' own keeps all."""
 
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, bias: Tensor | None, layer: nn.Module) -> Tensor:
-        ctx.layer = layer
-        return functional.linear(x, weight_of(layer).to(x.dtype), None if bias is None else bias.to(x.dtype))
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        (grad,), (needs_x, needs_bias, _) = grads, ctx.needs_input_grad
-        return (
-            grad @ weight_of(ctx.layer).to(grad.dtype) if needs_x else None,
-            grad.flatten(0, -2).sum(0).to(ctx.layer.bias.dtype) if needs_bias else None,
-            None,
-        )
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or not self.training:
+            return super().forward(x)
+        return product(x, self.bias, partial(_of_eight_bits, self, x.dtype))
 
 
 def keep_layout(layer: nn.Module) -> None:
-    """See to it that a 4-bit layer stays as it was packed."""
+    """See to it that a 4-bit layer stays as it was packed, and that an 8-bit one keeps no input."""
     if type(layer) is Linear4bit:
         layer.state_dict()  # brings back what an earlier evaluation has repacked
         layer.__class__ = Dequantising
+    elif type(layer) is Linear8bitLt:
+        layer.__class__ = DequantisingInt8

@@ -8,7 +8,7 @@ no method asks how it is stored. Needs the extra `quant`.
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from tunewise.errors import UserError, unknown
+from tunewise.models.codes import EightBits, FourBits
+from tunewise.models.packed_shell import PackedShell
 
 NF4, FP4, INT8 = FORMATS = ("nf4", "fp4", "int8")
 ROUTES = (
-    "serve it attached (tunewise.load_adapter), or merge it into dense weights: "
-    "tunewise adapter merge FOLDER --into dequantised, or --into original"
+    "serve it attached (tunewise.load_adapter), or merge it into dense weights: tunewise adapter merge FOLDER "
+    "--route dequantised, or --route original; without --route it measures what each of them changes"
 )
 
 
@@ -40,11 +42,14 @@ def refuse_to_train(model: nn.Module, method: str, parameters: Iterable[str]) ->
         )
 
 
-def loading(config: PreTrainedConfig, wanted: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def loading(
+    config: PreTrainedConfig, wanted: str, dtype: torch.dtype, device: torch.device, kept: Sequence[str] = ()
+) -> dict[str, Any]:
     """What `from_pretrained` has to be told to load a base in the format `wanted`; nothing where none is wanted.
 
-    Weights are kept in blocks of 64 with their constants quantised again, and multiplied in `dtype`. A checkpoint that
-    bitsandbytes wrote has its format already. Raises UserError for a format that is none, a checkpoint in another
+    Weights are kept in blocks of 64 with their constants quantised again, and multiplied in `dtype`; the modules
+    `kept` stay dense, or where none is named a language model's head. A checkpoint that bitsandbytes wrote has its
+    format already. Raises UserError for a format that is none, a checkpoint in another
     one, float64, and where bitsandbytes is not installed.
     """
     if wanted and wanted not in FORMATS:
@@ -56,9 +61,9 @@ def loading(config: PreTrainedConfig, wanted: str, dtype: torch.dtype, device: t
         return {}
     if dtype is torch.float64:
         raise UserError("quantised weights are multiplied in 16 or 32 bits, not in float64", "dtype=float32")
-    _require()
+    require("quantised bases need", "bitsandbytes", "accelerate")
     where = {"device_map": {"": device}}
-    return where if stored else {**where, "quantization_config": _configuration(wanted, dtype)}
+    return where if stored else {**where, "quantization_config": _configuration(wanted, dtype, kept)}
 
 
 def format_of_checkpoint(config: PreTrainedConfig) -> str:
@@ -81,7 +86,9 @@ def format_of(model: PreTrainedModel) -> str:
 
 def is_quantised(module: nn.Module) -> bool:
     """Whether its weight is stored packed; nothing is imported to tell."""
-    return "bitsandbytes" in sys.modules and isinstance(module, _packed_layers().LAYERS)
+    return isinstance(module, PackedShell) or (
+        "bitsandbytes" in sys.modules and isinstance(module, _packed_layers().LAYERS)
+    )
 
 
 def packed_weights(model: nn.Module) -> dict[str, nn.Module]:
@@ -91,7 +98,12 @@ def packed_weights(model: nn.Module) -> dict[str, nn.Module]:
 
 def dequantised_weight(module: nn.Module) -> Tensor:
     """The weight (d_out, d_in) that a quantised module acts with, a new tensor."""
-    return _packed_layers().weight_of(module)
+    return module.dequantised() if isinstance(module, PackedShell) else _packed_layers().weight_of(module)
+
+
+def codes_of(module: nn.Module) -> FourBits | EightBits | None:
+    """What a quantised module keeps in place of its weight; None where it may pack that anew while it runs."""
+    return _packed_layers().codes_of(module)
 
 
 def scales(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -116,10 +128,12 @@ def dequantise(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _configuration(wanted: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+def _configuration(wanted: str, dtype: torch.dtype, kept: Sequence[str]) -> BitsAndBytesConfig:
+    skipped = list(kept) or None  # of 4 bits as well, whatever the name of the field
     if wanted == INT8:
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(
+        llm_int8_skip_modules=skipped,
         load_in_4bit=True,
         bnb_4bit_quant_type=wanted,
         bnb_4bit_use_double_quant=True,
@@ -127,10 +141,11 @@ def _configuration(wanted: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def _require() -> None:
-    missing = [name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None]
+def require(what: str, *libraries: str) -> None:
+    """UserError where a library of the extra `quant` is not installed; `what` says who would need it."""
+    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"quantised bases need {' and '.join(missing)}", hint="pip install 'tunewise[quant]'")
+        raise UserError(f"{what} {' and '.join(missing)}", hint="pip install 'tunewise[quant]'")
     # it tells of a kernel it could download, and at every product that int8 casts its input
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 

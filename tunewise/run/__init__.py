@@ -7,8 +7,10 @@ from tunewise.run.examined import examine_data, refuse_unfit
 from tunewise.run.measure import evaluate, evaluate_with_harness
 from tunewise.run.mixing_table import mixing_table
 from tunewise.run.prepare import Bases, Loading, base_of
+from tunewise.run.quantize import quantize
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.record import is_done
+from tunewise.run.routes import merge_by, weigh_routes
 from tunewise.run.together import plan, run_together
 from tunewise.run.training_rows import in_columns
 from tunewise.training.proofs import prove_adapter
@@ -30,14 +32,17 @@ __all__ = [
     "in_columns",
     "is_done",
     "merge_adapter",
+    "merge_by",
     "mixing_table",
     "plan",
     "prove_adapter",
     "prove_in_fresh_process",
+    "quantize",
     "refuse_unfit",
     "run",
     "run_folder",
     "run_together",
     "save_merged",
     "train",
+    "weigh_routes",
 ]

@@ -257,6 +257,8 @@ class Run:
             proofs |= after
         else:
             proofs["base_unchanged"] = at_most(int(checksums(self.model) != self.base_sums), 0)
+        with self.spent.on("planning"):
+            foretold = planned(self.base, self.tuned, self.recipe, rows, self.sources, result, self.route.told())
         files.write_jsonl(self.out / record.PREDICTIONS, test.predictions)
         if items:
             files.write_jsonl(self.out / RETENTION, items)
@@ -270,7 +272,7 @@ class Run:
             "dev": None if dev is None else dev.metrics,
             "out_of_domain": out_of_domain,
             "retention": retention,
-            "planned": planned(self.base, self.recipe.method) if rows else None,
+            **foretold,
             "dial": dial,
             "n_trainable": self.tuned.n_trainable,
             "adapter_bytes": record.folder_bytes(adapter) if rows else 0,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tunewise.engine.native.attention import DTYPES
 from tunewise.engine.native.build import library
+from tunewise.engine.native.pretended import is_pretended, tell
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
@@ -39,7 +40,7 @@ class _RMSNorm(torch.autograd.Function):
         rows, wide = _rows(x), gain.float().contiguous()
         out = torch.empty(x.shape, dtype=x.dtype)
         inverse = torch.empty(len(rows))
-        _call(
+        call(
             "tunewise_rms_norm",
             x.dtype,
             rows,
@@ -61,7 +62,7 @@ class _RMSNorm(torch.autograd.Function):
         dgain = torch.empty(gain.shape) if ctx.needs_input_grad[1] else None
         wide = gain.float().contiguous()
         stride, sizes = ctypes.c_long(rows.stride(0)), _sizes(rows)
-        _call("tunewise_rms_norm_backward", x.dtype, dy, rows, stride, wide, inverse, dx, dgain, *sizes)
+        call("tunewise_rms_norm_backward", x.dtype, dy, rows, stride, wide, inverse, dx, dgain, *sizes)
         return dx, None if dgain is None else dgain.to(gain.dtype), None
 
 
@@ -71,7 +72,7 @@ class _Gated(torch.autograd.Function):
         left, right = _rows(gate), _rows(up)
         out = torch.empty(gate.shape, dtype=gate.dtype)
         strides = _longs(left.stride(0), right.stride(0))
-        _call("tunewise_gated", gate.dtype, is_gelu, left, right, strides, out, *_sizes(left))
+        call("tunewise_gated", gate.dtype, is_gelu, left, right, strides, out, *_sizes(left))
         ctx.save_for_backward(gate, up)
         ctx.is_gelu = is_gelu
         return out
@@ -83,7 +84,7 @@ class _Gated(torch.autograd.Function):
         dgate, dup = (torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in (gate, up))
         strides = _longs(left.stride(0), right.stride(0))
         sizes = _sizes(left)
-        _call("tunewise_gated_backward", gate.dtype, ctx.is_gelu, dy, left, right, strides, dgate, dup, *sizes)
+        call("tunewise_gated_backward", gate.dtype, ctx.is_gelu, dy, left, right, strides, dgate, dup, *sizes)
         return dgate, dup, None
 
 
@@ -103,7 +104,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool) -> Tensor:
     _, n_heads, n_tokens, width = x.shape
     out = torch.empty(n_tokens, n_heads, width, dtype=x.dtype)
     strides = _longs(x.stride(2), x.stride(1))
-    _call("tunewise_rotate", x.dtype, back, x, strides, cos.contiguous(), sin.contiguous(), out,
+    call("tunewise_rotate", x.dtype, back, x, strides, cos.contiguous(), sin.contiguous(), out,
           ctypes.c_long(n_tokens), n_heads, width)  # fmt: skip
     return out.transpose(0, 1)[None]
 
@@ -113,7 +114,7 @@ class _CrossEntropies(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
         logits = logits.contiguous()
         losses, lse = torch.empty(2, len(logits))
-        _call("tunewise_cross_entropy", logits.dtype, logits, labels, losses, lse, *_sizes(logits))
+        call("tunewise_cross_entropy", logits.dtype, logits, labels, losses, lse, *_sizes(logits))
         ctx.save_for_backward(logits, labels, lse)
         return losses
 
@@ -121,7 +122,7 @@ class _CrossEntropies(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         logits, labels, lse = ctx.saved_tensors
         slopes, dlogits = gradients[0].contiguous(), torch.empty(logits.shape, dtype=logits.dtype)
-        _call("tunewise_cross_entropy_backward", logits.dtype, logits, labels, slopes, lse, dlogits, *_sizes(logits))
+        call("tunewise_cross_entropy_backward", logits.dtype, logits, labels, slopes, lse, dlogits, *_sizes(logits))
         return dlogits, None
 
 
@@ -139,9 +140,13 @@ def _longs(*numbers: int) -> ctypes.Array[ctypes.c_long]:
     return (ctypes.c_long * len(numbers))(*numbers)
 
 
-def _call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
+def call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
     """Call a kernel; tensors go as their addresses, None as a null pointer, plain integers as C's int."""
     assert dtype in DTYPES, dtype
+    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+    if any(map(is_pretended, tensors)):
+        tell(tensors)
+        return
     native = library()
     assert native is not None, "ask library() first"
     native[name](dtype == torch.bfloat16, *(_argument(argument) for argument in arguments))

@@ -1,0 +1,44 @@
+"""Packed linear layers whose weight one kernel makes of its codes, forward and again backward."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tunewise.engine.native.attention import DTYPES
+from tunewise.engine.native.dequantise import dequantised
+from tunewise.models.codes import EightBits, FourBits, product
+from tunewise.models.quantise import codes_of, dequantised_weight, packed_weights
+
+
+def forwards(model: PreTrainedModel) -> list[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+    """The packed layers of `model`, and what multiplies by their weights.
+
+    Of layers that are alike one is tried: they are left out unless its weight comes out as it is, bit for bit.
+    """
+    found, tried = [], {}
+    for module in packed_weights(model).values():
+        codes = codes_of(module)
+        if codes is None:
+            continue
+        dtype = codes.dtype if isinstance(codes, FourBits) else model.dtype
+        kind = str(module), dtype, isinstance(codes, FourBits) and (codes.block, type(codes.constants))
+        if kind not in tried:
+            tried[kind] = dtype in DTYPES and torch.equal(
+                dequantised(codes, dtype), dequantised_weight(module).to(dtype)
+            )
+        if tried[kind]:
+            multiplying = _by_eight_bits if isinstance(codes, EightBits) else _by_four_bits
+            found.append((module, multiplying(module, dtype)))
+    return found
+
+
+def _by_four_bits(module: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    return lambda x: product(x, module.bias, lambda: dequantised(codes_of(module), dtype))
+
+
+def _by_eight_bits(module: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """In training: in evaluation it rounds what enters as well."""
+    training = _by_four_bits(module, dtype)
+    return lambda x: training(x) if module.training else type(module).forward(module, x)
