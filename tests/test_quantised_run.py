@@ -136,12 +136,6 @@ def test_an_adapter_of_a_quantised_base_is_proved_at_any_time(finished, place):
     assert all(proof["passed"] for proof in prove_adapter(finished[0] / "adapter", base).values())
 
 
-def test_arms_on_different_bases_are_not_compared(place, tmp_path):
-    arms = {"lora": {"method": "lora"}, "qlora": {"method": "lora", "quantise": "nf4"}}
-    with pytest.raises(UserError, match=r"2 bases: \S+ auto; \S+ auto nf4"):
-        compare(str(place / "reviews.csv"), model=str(place / "base"), methods=arms, out=tmp_path)
-
-
 def test_arms_are_compared_on_one_quantised_base(place, tmp_path):
     found = compare(
         {"path": str(place / "reviews.csv"), "train": 16}, model=str(place / "base"), methods=["frozen", "lora"],

@@ -10,6 +10,7 @@ from scipy import integrate
 from scipy import stats as reference
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestIndPower
+from statsmodels.stats.weightstats import ttost_ind
 
 from tunewise.stats import (
     Flips,
@@ -17,6 +18,7 @@ from tunewise.stats import (
     Welch,
     detectable_gap,
     difference_interval,
+    equivalence,
     hedges_g,
     holm,
     mcnemar,
@@ -245,3 +247,33 @@ def test_a_variance_below_that_of_rounding_counts_as_that():
         reference.t.ppf(0.975, 4) * math.sqrt(2 * least / 3)
     )
     assert welch([80.0, 99.0], [60.0, 70.0], least) == welch([80.0, 99.0], [60.0, 70.0])
+
+
+@pytest.mark.parametrize("margin", [0.1, 1.0, 2.0, 30.0])
+def test_equivalence_is_both_one_sided_tests_of_statsmodels(margin):
+    drawn = np.random.default_rng(5)
+    for n, shift in ((2, 0.0), (5, 0.4), (9, -3.0)):
+        a, b = drawn.normal(80, 1.0, n), drawn.normal(80 + shift, 2.0, n + 1)
+        wanted, *_ = ttost_ind(a, b, -margin, margin, usevar="unequal")
+        assert equivalence(a.tolist(), b.tolist(), margin) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_what_is_equivalent_has_its_interval_of_twice_alpha_inside_the_margin():
+    drawn = np.random.default_rng(6)
+    seen = set()
+    for _ in range(60):
+        a, b = drawn.normal(80, 1.0, 5).tolist(), drawn.normal(80.5, 1.0, 5).tolist()
+        found = difference_interval(a, b, confidence=0.9)
+        is_inside = found.low > -2 and found.high < 2
+        assert (equivalence(a, b, 2.0) < 0.05) == is_inside
+        seen.add(is_inside)
+    assert seen == {True, False}
+
+
+def test_equivalence_where_little_is_known():
+    assert equivalence([90.0], [90.0, 91.0], 2.0) == 1.0
+    assert (equivalence([90.0] * 3, [91.0] * 3, 2.0), equivalence([90.0] * 3, [92.0] * 3, 2.0)) == (0.0, 1.0)
+    assert equivalence([90.0] * 3, [90.0] * 3, 0.0) == 1.0
+    assert equivalence([90.0, 92.0], [91.0, 91.5], 0.0) >= 0.5
+    # what rounding to one item in ten may hide is no knowledge
+    assert equivalence([90.0] * 3, [90.0] * 3, 2.0, of_rounding(10.0)) > 0.05

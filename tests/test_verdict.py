@@ -9,7 +9,7 @@ from statsmodels.stats.multitest import multipletests
 
 from tunewise.errors import UserError
 from tunewise.evaluation.metrics import METRICS
-from tunewise.stats import detectable_gap, welch
+from tunewise.stats import detectable_gap, equivalence, welch
 from tunewise.verdict import Contender, Rule, cheapest, contender, judge, pareto
 
 STRICT = Rule(margin=0.0)  # nothing is forgiven: an arm that is not the best is told apart or it is open
@@ -180,3 +180,14 @@ def test_a_gap_that_can_be_seen_is_seen_as_often_as_is_said(n_arms, n_seeds):
         pair = found.pair("0", "1")
         seen += pair.p_holm < 0.05 and pair.gap.mean > 0
     assert seen / 1_000 >= 0.8 - 3 * math.sqrt(0.8 * 0.2 / 1_000)
+
+
+def test_that_two_arms_are_alike_is_known_or_it_is_not():
+    """Both pairs lie within the margin by their means; of one of them so few seeds show it."""
+    found = judge([arm("a", 90.0, 90.2, 90.4), arm("b", 90.1, 90.3, 90.2), arm("c", 87.0, 90.0, 93.0)])
+    assert found.equal == ("a", "c") or found.equal == ("b", "c")
+    assert found.pair("a", "b").p_equivalent < 0.05 < found.pair("a", "c").p_equivalent
+    assert (found.margin, found.alpha) == (2.0, pytest.approx(0.05))
+    losses = judge([arm("a", 2.0, 2.01, 2.02), arm("b", 2.01, 2.02, 2.0)], Rule(lower_is_better=True))
+    assert losses.margin == pytest.approx(0.02 * 2.01)
+    assert losses.pair("a", "b").p_equivalent == equivalence([2.0, 2.01, 2.02], [2.01, 2.02, 2.0], losses.margin)

@@ -109,6 +109,21 @@ def difference_interval(
     return Interval(gap, gap - half_width, gap + half_width, half_width, n)
 
 
+def equivalence(a: Sequence[float], b: Sequence[float], margin: float, least: float = 0.0) -> float:
+    """p of the two one-sided tests that the means lie less than `margin` apart.  Schuirmann 1987; Welch's t, as above.
+
+    Below alpha the means are known to be equivalent: the difference's interval at confidence 1 − 2 · alpha lies inside
+    ± margin. That `welch` cannot tell them apart is no such knowledge. 1 where one side is a single value.
+    """
+    if len(a) == 1 or len(b) == 1:
+        return 1.0
+    (mean_a, variance_a), (mean_b, variance_b) = moments(a, least), moments(b, least)
+    away, spread = abs(mean_a - mean_b) - margin, math.sqrt(variance_a / len(a) + variance_b / len(b))
+    if spread == 0:
+        return float(away >= 0)
+    return float(stdtr(welch(a, b, least).df, away / spread))  # of both tests the larger p
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p of each of m tests, corrected so that all together err once in 1 / alpha times.  Holm 1979.
 

@@ -5,7 +5,8 @@ pairs, so that among arms that are in truth alike some difference is found once 
 of n items is a multiple of 100 / n; seeds that seem to scatter less than that rounding count as scattering by it. Each
 other arm is then one of three:
 
-- equal: its mean lies within the margin of the best one, which is how much the user says makes no difference;
+- equal: its mean lies within the margin of the best one, which is how much the user says makes no difference
+  (two one-sided tests say besides of which pairs so few seeds show that);
 - worse: further off, and told apart by the test;
 - open: further off, but the seeds scatter too widely for the test to tell.
 
@@ -28,6 +29,7 @@ from tunewise.stats import (
     Interval,
     detectable_gap,
     difference_interval,
+    equivalence,
     hedges_g,
     holm,
     moments,
@@ -121,6 +123,8 @@ class Pair:
     p: float
     p_holm: float
     """p, corrected over all pairs of the comparison."""
+    p_equivalent: float
+    """p of the two one-sided tests that the means lie within the margin of each other, of this pair alone."""
     g: float | None
     """Hedges' g, the gap in standard deviations over seeds; None where nothing scatters."""
     deviation: float
@@ -143,6 +147,13 @@ class Verdict:
     """Over the seeds, of the arm that scatters as the middle one does."""
     level: float
     """What p of a single pair must stay below to be told apart for sure: alpha over the number of pairs."""
+    margin: float
+    """How far apart two means are as good, in units of the metric."""
+
+    @property
+    def alpha(self) -> float:
+        """Of all pairs together."""
+        return self.level * max(1, len(self.pairs))
 
     @cached_property
     def detectable(self) -> float:
@@ -174,9 +185,9 @@ def judge(contenders: Sequence[Contender], rule: Rule | None = None) -> Verdict:
     rule = rule or Rule()
     sign = -1 if rule.lower_is_better else 1
     best = max(contenders, key=lambda arm: sign * arm.mean)
-    pairs = _pairs(contenders)
-    found = {frozenset((pair.first, pair.second)): pair for pair in pairs}
     margin = rule.margin * abs(best.mean) / 100 if rule.lower_is_better else rule.margin
+    pairs = _pairs(contenders, margin)
+    found = {frozenset((pair.first, pair.second)): pair for pair in pairs}
     equal, undecided, worse = [], [], []
     for arm in contenders:
         if arm is best:
@@ -198,6 +209,7 @@ def judge(contenders: Sequence[Contender], rule: Rule | None = None) -> Verdict:
         n_seeds=min(len(arm.scores) for arm in contenders),
         deviation=math.sqrt(median(arm.variance for arm in contenders)),
         level=rule.alpha / max(1, len(pairs)),
+        margin=margin,
     )
 
 
@@ -226,7 +238,7 @@ def _cost(arm: Contender, name: str) -> float:
     return max(0.0, arm.costs.get(name, 0.0))  # who forgets less than nothing has that cost no more
 
 
-def _pairs(contenders: Sequence[Contender]) -> tuple[Pair, ...]:
+def _pairs(contenders: Sequence[Contender], margin: float) -> tuple[Pair, ...]:
     both = list(combinations(contenders, 2))
     least = of_rounding(max((arm.step for arm in contenders), default=0.0))  # all were asked the same items
     tests = [welch(a.scores, b.scores, least) for a, b in both]
@@ -234,7 +246,8 @@ def _pairs(contenders: Sequence[Contender]) -> tuple[Pair, ...]:
     return tuple(
         Pair(
             a.label, b.label, difference_interval(a.scores, b.scores, least=least),
-            test.t, test.df, test.p, p_holm, hedges_g(a.scores, b.scores),
+            test.t, test.df, test.p, p_holm, equivalence(a.scores, b.scores, margin, least),
+            hedges_g(a.scores, b.scores),
             math.sqrt((a.variance + b.variance) / 2),
         )
         for (a, b), test, p_holm in zip(both, tests, corrected, strict=True)

@@ -21,7 +21,7 @@ def test_trials_and_the_rule_stand_in_the_comparison_the_table_and_the_page(
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert content["protocol"] == {
         "seeds": [0, 1], "trials": 2, "allow_unlike": [], "margin": 100, "alpha": 0.2,
-        "weights": {"bytes": 1.0, "seconds": 0.5}, "ignore_findings": False,
+        "weights": {"bytes": 1.0, "seconds": 0.5}, "against": "", "ignore_findings": False,
     }  # fmt: skip
     verdict = content["verdict"]
     assert (verdict["margin"], verdict["alpha"], verdict["weights"]) == (100, 0.2, {"bytes": 1.0, "seconds": 0.5})

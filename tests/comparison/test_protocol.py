@@ -154,3 +154,43 @@ def test_arms_and_fields_that_are_none_are_refused(fields, told):
     with pytest.raises(UserError, match=told):
         build_comparison({**TWO, **fields})
     assert list(build_comparison({"data": "tiny:sentiment", "arms": "lora"}).recipes) == ["lora"]
+
+
+def test_arms_may_store_one_base_in_formats_of_their_own_and_are_held_against_the_plain_one():
+    found = build_comparison(read_yaml(ROOT / "recipes" / "qlora.yaml"))
+    stored = {label: of_arm[0].quantise for label, of_arm in found.recipes.items()}
+    assert stored == {
+        "base": "", "base in nf4": "nf4", "LoRA": "", "QLoRA": "nf4", "LoRA on int8": "int8",
+    }  # fmt: skip
+    assert found.unlike == {}
+    assert found.against == {
+        "base in nf4": "base", "QLoRA": "LoRA", "LoRA on int8": "LoRA",
+    }  # fmt: skip
+
+
+def test_an_arm_is_held_against_the_one_that_is_most_like_it():
+    fast, slow = ({"train": {"learning_rate": rate}} for rate in (1e-2, 1e-3))
+    arms = {
+        "fast": {"method": "lora", **fast},
+        "slow": {"method": "lora", **slow},
+        "slow in 4 bits": {"method": "lora", "quantise": "nf4", **slow},
+        "other rate": {"method": "lora", "quantise": "nf4"},
+        "other method": {"method": "ia3", "quantise": "nf4"},
+    }
+    found = build_comparison({**TWO, "arms": arms})
+    assert found.against == {"slow in 4 bits": "slow", "other rate": "fast"}
+    named = build_comparison({**TWO, "arms": arms, "against": "slow"}).against
+    assert named == dict.fromkeys(("fast", "slow in 4 bits", "other rate", "other method"), "slow")
+    assert build_comparison(TWO).against == {}
+    with pytest.raises(UserError, match="slwo") as error:
+        build_comparison({**TWO, "arms": arms, "against": "slwo"})
+    assert "slow" in error.value.hint
+
+
+def test_another_precision_or_model_is_another_matter():
+    arms = {"a": "lora", "b": {"method": "lora", "dtype": "float32"}}
+    with pytest.raises(UserError, match="unlike arms: dtype is 'auto' for a and 'float32' for b"):
+        build_comparison({**TWO, "arms": arms})
+    assert build_comparison({**TWO, "arms": arms, "allow_unlike": ["dtype"]}).unlike
+    with pytest.raises(UserError, match="2 bases: other; tiny"):
+        build_comparison({**TWO, "arms": {"a": "lora", "b": {"method": "lora", "model": "other"}}})

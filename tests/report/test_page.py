@@ -149,6 +149,8 @@ def test_the_decision_takes_the_cheapest_of_the_equally_good(root: Path) -> None
     assert settled.takes
     assert settled.headline.startswith("Take lora: accuracy ")
     assert "As good, within 2 points of the best mean: full and bottleneck." in found.reason
+    shown = "Two one-sided tests show it of lora; so few seeds leave it open of bottleneck."
+    assert shown in found.reason
     assert "Beside full it costs less: adapter " in found.reason
     assert "(Welch's t, Holm over 28 pairs; 80 % power)" in found.reason
 

@@ -39,7 +39,7 @@ Methods = Annotated[
     str | None,
     typer.Option(
         help="Methods with commas; fields after colons, as in frozen:shots=8,lora:rank=4:alpha=8. Dotted ones are of "
-        "the recipe: frozen:shots=8:data.pattern=question.",
+        "the recipe, as are dtype, head and quantise: frozen:data.pattern=question,lora:quantise=nf4.",
         show_default=f"{ITS_OWN} {METHODS}",
     ),
 ]
@@ -62,6 +62,14 @@ Weights = Annotated[
     typer.Option(
         help="What each cost counts, as in bytes=1,seconds=0.5; one that is not named counts nothing.",
         show_default=f"{ITS_OWN} 1 for each",
+    ),
+]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        help="The arm, by its label, that all others are held against: their differences with intervals, and whether "
+        "they are shown to be equivalent within --margin.",
+        show_default="an arm on quantised weights against the same one on plain ones",
     ),
 ]
 Unlike = Annotated[
@@ -96,6 +104,7 @@ def compare(
     margin: Margin = None,
     alpha: Alpha = None,
     weights: Weights = None,
+    against: Against = None,
     allow_unlike: Unlike = None,
     plan: OnlyPlan = False,
     workers: ClusterWorkers = None,
@@ -125,12 +134,11 @@ def compare(
     _refuse_of_one_run(words or [])
     if cluster not in (None, *CLUSTERS):
         raise unknown("cluster", cluster, CLUSTERS)
+    as_they_are = {"trials": trials, "margin": margin, "alpha": alpha, "against": against}
     given: dict[str, Any] = {
+        **as_they_are,
         "arms": None if methods is None else arms_of(methods),
         "seeds": None if seeds is None else seeds_of(seeds),
-        "trials": trials,
-        "margin": margin,
-        "alpha": alpha,
         "weights": None if weights is None else weights_of(weights),
         "allow_unlike": None if allow_unlike is None else allow_unlike.split(","),
         "ignore_findings": ignore_findings or None,

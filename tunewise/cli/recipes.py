@@ -9,6 +9,7 @@ from tunewise.data.found import find
 from tunewise.errors import UserError
 
 DEFAULTS = {"model": "tiny", "method": {"name": "lora"}, "seed": 0}
+OF_THE_BASE = ("dtype", "head", "quantise")  # fields of the recipe that an arm may be given beside those of its method
 SHORT = {"method": "name", "data": "path"}  # fields that may be given by one word, and what that word is
 
 
@@ -41,12 +42,13 @@ def method_of(word: str) -> tuple[str, dict[str, Any]]:
 
 
 def arm_of(word: str) -> tuple[str, dict[str, Any]]:
-    """Label and recipe fields of an arm in one word: a method, its fields, and dotted ones of the recipe after them,
-    as in frozen:shots=8:data.pattern=question."""
+    """Label and recipe fields of an arm in one word: a method, its fields, and fields of the recipe after them, as in
+    frozen:shots=8:data.pattern=question, or lora:quantise=nf4."""
     name, *assignments = word.strip().split(":")
-    dotted = [assignment for assignment in assignments if "." in assignment.partition("=")[0]]
-    _, method = method_of(":".join([name, *(each for each in assignments if each not in dotted)]))
-    return " ".join([name, *assignments]), {"method": method, **assigned(dotted)}
+    names = [assignment.partition("=")[0] for assignment in assignments]
+    own = [each for each, field in zip(assignments, names) if "." in field or field in OF_THE_BASE]
+    _, method = method_of(":".join([name, *(each for each in assignments if each not in own)]))
+    return " ".join([name, *assignments]), {"method": method, **assigned(own)}
 
 
 def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:

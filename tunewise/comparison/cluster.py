@@ -27,7 +27,7 @@ from tunewise.comparison.relay import Begins, Listener, Telling, Told, log_throu
 from tunewise.comparison.workers import SECONDS_TO_SAVE, Job, Workers
 from tunewise.errors import UserError
 from tunewise.files import Held
-from tunewise.models.load import Base
+from tunewise.run import Bases
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Worker:
         if Path(folder).is_dir():
             os.chdir(folder)  # from which the paths of the recipes go
         torch.set_num_threads(n_threads)
-        self._bases: dict[str, Base] = {}
+        self._bases: Bases = {}
         self._waits = False
 
     def sees(self, marker: str) -> tuple[str, bool]:

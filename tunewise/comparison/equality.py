@@ -8,28 +8,28 @@ from tunewise.methods.selective.frozen import Frozen
 from tunewise.run import Recipe
 
 ITS_OWN = (
-    "method", "seed", "data.pattern", "data.words",
+    "method", "quantise", "seed", "data.pattern", "data.words",
     "train.learning_rate", "train.schedule", "train.warmup", "train.weight_decay", "train.clip",
 )  # fmt: skip
-"""How an arm adapts the base and asks it: what a comparison compares."""
+"""How an arm stores the base, adapts it and asks it: what a comparison compares."""
 CHANGES_NOTHING = (
     "train.checkpoint_every", "train.checkpointing", "train.packing", "train.lanes", "train.trunk", "dial",
 )  # fmt: skip
 """How a run is carried out, and what is measured of it afterwards: its figures are the same but for rounding."""
-ON_THE_BASE = ("model", "dtype", "quantise")
 
 
 def check_alike(recipes: Mapping[str, Recipe], allowed: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Field -> label -> value, of the allowed fields (`train`, `train.steps`) in which arms differ.
 
     Of an arm that trains nothing the train section counts for nothing. UserError naming the first other field in which
-    two arms differ, with both values, for arms on several bases, which are never compared, and for an allowed
+    two arms differ, with both values, for arms on several models, which are never compared, and for an allowed
     field that no recipe has.
     """
-    bases = {tuple(recipe.model_dump()[name] for name in ON_THE_BASE) for recipe in recipes.values()}
-    if len(bases) > 1:
-        told = "; ".join(" ".join(filter(None, base)) for base in sorted(bases))
-        raise UserError(f"the arms stand on {len(bases)} bases: {told}", "compare what stands on one base")
+    models = sorted({recipe.model for recipe in recipes.values()})
+    if len(models) > 1:
+        raise UserError(
+            f"the arms stand on {len(models)} bases: {'; '.join(models)}", "compare what stands on one base"
+        )
     _refuse_unknown(allowed, list(recipes.values()))
     flat = {label: dict(_flat(recipe)) for label, recipe in recipes.items()}
     unlike: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,5 @@
-"""Arms × seeds on one base and one task, each a run folder; the base is loaded once, reloads are proved in one process.
+"""Arms × seeds on one base and one task, each a run folder; the base is loaded once in each format, reloads are proved
+in one process each.
 
 An arm is what differs from the others: a method, with its own training fields where it wants them. Everything else is
 the same for all, so every arm has the same rows, steps and evaluation. Where trials are asked for, each arm's own
@@ -22,8 +23,7 @@ from tunewise.comparison.stage import Stage
 from tunewise.comparison.tables import rows_of, verdict_of
 from tunewise.comparison.workers import OneByOne, SideBySide, Workers
 from tunewise.errors import UserError
-from tunewise.models.load import Base
-from tunewise.run import Recipe, add_reload_proof, base_of, refuse_unfit, run_folder
+from tunewise.run import Bases, Loading, Recipe, add_reload_proof, base_of, refuse_unfit, run_folder
 from tunewise.training.lane import Diverged
 
 COMPARISON = "comparison.json"
@@ -66,7 +66,7 @@ def carry_out_comparison(
     root, protocol, recipes = Path(out), comparison.protocol, comparison.recipes
     if not protocol.ignore_findings:
         refuse_unfit([of_arm[0] for of_arm in recipes.values()])
-    bases: dict[str, Base] = {}
+    bases: Bases = {}
     searches: dict[str, Search] = {}
     watcher = Unfollowed() if progress is None else progress
     with ExitStack() as stack:
@@ -105,6 +105,7 @@ def _content(comparison: Comparison, arms: Sequence[Mapping[str, Any]], root: Pa
         "out_of_domain": {name: each.path for name, each in comparison.first.out_of_domain.items()},
         "protocol": comparison.protocol.model_dump(mode="json"),
         "unlike": comparison.unlike,
+        "against": comparison.against,
         "arms": arms,
         "verdict": verdict_of(_places(reliable, root), comparison.protocol.rule),
         "rows": rows_of(places),
@@ -118,7 +119,7 @@ def _places(arms: Sequence[Mapping[str, Any]], root: Path) -> dict[str, list[Pat
 
 
 def searched(
-    comparison: Comparison, root: Path, bases: dict[str, Base], hands: Callable[[], Workers], progress: GridWatcher
+    comparison: Comparison, root: Path, bases: Bases, hands: Callable[[], Workers], progress: GridWatcher
 ) -> dict[str, Search]:
     """What dev chooses for each arm, out of the first points of its space, with the first seed."""
     first = {label: of_arm[0] for label, of_arm in comparison.recipes.items()}
@@ -132,24 +133,29 @@ def searched(
 def carry_out(
     recipes: Mapping[str, Sequence[Recipe]],
     folders: Mapping[str, Sequence[Path]],
-    bases: dict[str, Base],
+    bases: Bases,
     hands: Callable[[], Workers],
     progress: GridWatcher,
 ) -> dict[str, list[Outcome]]:
     """Every run, all arms of one seed before the next seed, but for those that share batches with a later one; then
-    the reloads of all adapters in one fresh process. What came of the runs of each arm."""
+    the reloads of all adapters, in one fresh process a base. What came of the runs of each arm."""
     n_seeds = max(map(len, recipes.values()))
     jobs = [(label, number) for number in range(n_seeds) for label in recipes]
     in_order = [recipes[label][number] for label, number in jobs]
     places = [folders[label][number] for label, number in jobs]
     names = [f"{label} seed {recipe.seed}" for (label, _), recipe in zip(jobs, in_order, strict=True)]
     found = Stage(in_order, places, names, [label for label, _ in jobs], bases, progress).carry_out(hands)
-    done = [place for place, outcome in zip(places, found, strict=True) if not isinstance(outcome, Diverged)]
-    add_reload_proof(list(dict.fromkeys(done)), base_of(in_order[0], bases))
+    done: dict[Loading, list[Path]] = {}
+    for recipe, place, outcome in zip(in_order, places, found, strict=True):
+        of_base = done.setdefault(Loading.of(recipe), [])
+        if not isinstance(outcome, Diverged) and place not in of_base:
+            of_base.append(place)
+    for loading, of_base in done.items():
+        add_reload_proof(of_base, base_of(next(each for each in in_order if Loading.of(each) == loading), bases))
     return {label: [found[jobs.index((label, number))] for number in range(n_seeds)] for label in recipes}
 
 
-def workers_for(workers: int | Ray, bases: dict[str, Base], root: Path) -> Workers:
+def workers_for(workers: int | Ray, bases: Bases, root: Path) -> Workers:
     """Who carries runs out into folders below `root`: this process, several of this machine, or those of a cluster."""
     if isinstance(workers, Ray):
         return OnCluster(workers, root)

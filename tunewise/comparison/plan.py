@@ -7,8 +7,7 @@ from tunewise.comparison.protocol import Comparison
 from tunewise.comparison.rungs import shares, sizes
 from tunewise.comparison.search import Point, at, points_of
 from tunewise.errors import UserError
-from tunewise.models.load import Base
-from tunewise.run import base_of, plan
+from tunewise.run import Bases, Loading, base_of, plan
 from tunewise.run.forecast import Forecast, forecast
 
 
@@ -19,14 +18,16 @@ def plan_comparison(comparison: Comparison, workers: int = 1) -> dict[str, Any]:
     takes less time and more memory: that told is of one run alone. An arm that would be refused has the reason under
     `refused`.
     """
-    bases: dict[str, Base] = {}
+    bases: Bases = {}
     tried = points_of(comparison, bases)
     _arm(next(iter(tried)), comparison, tried, bases)  # what is measured once a process is no arm's own
     arms = [_arm(label, comparison, tried, bases) for label in tried]
     planned = [arm for arm in arms if not arm["refused"]]
     recipes = [each for label in comparison.recipes for each in comparison.recipes[label]]
-    one_base = [each for each in recipes if each.head == recipes[0].head]
-    groups = plan(one_base, base_of(one_base[0], bases), workers).groups
+    of_bases = [
+        [each for each in recipes if Loading.of(each) == one] for one in dict.fromkeys(map(Loading.of, recipes))
+    ]
+    groups = [group for of_base in of_bases for group in plan(of_base, base_of(of_base[0], bases), workers).groups]
     seconds = sum(arm["seconds"] for arm in planned)
     return {
         "model": comparison.first.model,
@@ -42,9 +43,7 @@ def plan_comparison(comparison: Comparison, workers: int = 1) -> dict[str, Any]:
     }
 
 
-def _arm(
-    label: str, comparison: Comparison, points: Mapping[str, Sequence[Point]], bases: dict[str, Base]
-) -> dict[str, Any]:
+def _arm(label: str, comparison: Comparison, points: Mapping[str, Sequence[Point]], bases: Bases) -> dict[str, Any]:
     protocol, recipe, tried = comparison.protocol, comparison.recipes[label][0], points[label]
     base = base_of(recipe, bases)
     n_trials = len(tried) if len(tried) > 1 else 0

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from tunewise.comparison.equality import check_alike
 from tunewise.config import Strict, parse
-from tunewise.errors import UserError, nearest
+from tunewise.errors import UserError, nearest, unknown
 from tunewise.methods.base import Method
 from tunewise.run import Recipe, build_recipe
 from tunewise.stats import ALPHA
@@ -34,6 +34,8 @@ class Protocol(Strict):
     """How often one comparison of arms that are alike may find a difference."""
     weights: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(COSTS, 1.0))
     """What each cost counts when the cheapest of equals is taken; one that is not named counts nothing."""
+    against: str = ""
+    """The arm that all others are held against, one difference each; without it see `Comparison.against`."""
 
     ignore_findings: bool = False
     """Compare although the data doctor finds errors (`tunewise data check`)."""
@@ -65,6 +67,21 @@ class Comparison:
     def first(self) -> Recipe:
         return next(iter(self.recipes.values()))[0]
 
+    @property
+    def against(self) -> dict[str, str]:
+        """Arm -> the arm that it is held against: the one that the protocol names, or, where it names none, of an arm
+        on quantised weights the same method on plain ones, if possible with the same fields beside."""
+        if self.protocol.against:
+            return {label: self.protocol.against for label in self.recipes if label != self.protocol.against}
+        first = {label: of_arm[0] for label, of_arm in self.recipes.items()}
+        found = {}
+        for label, recipe in first.items():
+            plain = recipe.model_copy(update={"quantise": ""})
+            alike = [other for other, its in first.items() if not its.quantise and its.method == recipe.method]
+            if recipe.quantise and alike:
+                found[label] = next((other for other in alike if first[other] == plain), alike[0])
+        return found
+
 
 def build_comparison(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Comparison:
     """The comparison that these fields of a recipe ask for, checked.
@@ -87,6 +104,8 @@ def build_comparison(fields: Mapping[str, Any], overrides: Mapping[str, Any] | N
         label: tuple(_recipe(label, {**_merged(shared, of_arm), "seed": seed}, changed) for seed in protocol.seeds)
         for label, of_arm in arms_of(fields.get(ARMS, ())).items()
     }
+    if protocol.against and protocol.against not in recipes:
+        raise unknown("arm", protocol.against, recipes)
     first = {label: of_arm[0] for label, of_arm in recipes.items()}
     if protocol.trials == 1:  # a search leaves alone what an arm states, and may part arms that begin alike
         _refuse_twins(first)

@@ -13,8 +13,7 @@ from typing import Any
 
 from tunewise.comparison.protocol import Comparison
 from tunewise.comparison.rungs import better_half, shares
-from tunewise.models.load import Base
-from tunewise.run import Recipe, base_of, build_recipe, run_folder
+from tunewise.run import Bases, Recipe, base_of, build_recipe, run_folder
 from tunewise.run.trials import TrialOutcome, put_away
 from tunewise.training.lane import Diverged
 
@@ -91,7 +90,7 @@ def points(recipe: Recipe, n_trials: int, *, writes: bool = True) -> list[Point]
     return [dict(reversed(list(zip(names, values, strict=True)))) for values in combinations]
 
 
-def points_of(comparison: Comparison, bases: dict[str, Base]) -> dict[str, list[Point]]:
+def points_of(comparison: Comparison, bases: Bases) -> dict[str, list[Point]]:
     """The points of each arm that its protocol's number of trials tries, by what its first recipe states."""
     return {
         label: points(of_arm[0], comparison.protocol.trials, writes=base_of(of_arm[0], bases).head.kind == "lm")

@@ -13,8 +13,7 @@ from tunewise.data.load import load_task
 from tunewise.data.task import Task
 from tunewise.files import Held
 from tunewise.methods.attach import count
-from tunewise.models.load import Base
-from tunewise.run import Recipe, base_of, plan, run
+from tunewise.run import Bases, Loading, Recipe, base_of, plan, run
 from tunewise.run.prepare import drawn
 from tunewise.run.record import in_use_by, is_done
 from tunewise.run.trials import known
@@ -35,7 +34,7 @@ class Stage:
     places: Sequence[Path]
     names: Sequence[str]
     arms: Sequence[str]
-    bases: dict[str, Base]
+    bases: Bases
     """Those that are loaded in this process."""
     progress: GridWatcher
     share: float | None = None
@@ -112,11 +111,11 @@ class Stage:
     def _groups(self, numbers: Sequence[int], n_workers: int) -> list[tuple[int, ...]]:
         """These in their order; those that are to be carried out side by side stand together."""
         together: dict[int, tuple[int, ...]] = {}
-        for head in dict.fromkeys(self.recipes[number].head for number in numbers):
-            of_head = [number for number in numbers if self.recipes[number].head == head]
-            wanted = [self.recipes[number] for number in of_head]
+        for loading in dict.fromkeys(Loading.of(self.recipes[number]) for number in numbers):
+            of_base = [number for number in numbers if Loading.of(self.recipes[number]) == loading]
+            wanted = [self.recipes[number] for number in of_base]
             found = plan(wanted, base_of(wanted[0], self.bases), n_workers)
-            groups = [tuple(of_head[index] for index in group) for group in found.groups]
+            groups = [tuple(of_base[index] for index in group) for group in found.groups]
             together |= {number: group for group in groups for number in group}
             for reason in dict.fromkeys(found.reasons.values()):
                 logger.info("%d runs: %s", list(found.reasons.values()).count(reason), reason)

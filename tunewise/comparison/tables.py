@@ -7,20 +7,26 @@ from typing import Any
 
 from tunewise.comparison.items import beside, right_answers
 from tunewise.files import read_json
-from tunewise.run.record import METRICS, PREDICTIONS
+from tunewise.run.record import ENVIRONMENT, METRICS, PREDICTIONS
 from tunewise.stats import Interval, mean_interval
 from tunewise.verdict import Pair, Rule, contender, judge, pareto
 
+STORED = ("quantise", "base_bytes")
 COSTS = ("n_trainable", "adapter_bytes", "seconds", "train_seconds", "peak_bytes", "tokens_per_second")
 
 
 def rows_of(arms: Mapping[str, Sequence[Path]]) -> list[dict[str, Any]]:
-    """One row for each arm (label -> its run folders): quality and forgetting as intervals, costs as means.
+    """One row for each arm (label -> its run folders): quality and forgetting as intervals, costs as means, and how its
+    base is stored.
 
     peak_bytes is the largest of the seeds. An interval is {"mean", "half_width", "n"}; the half width of a single
     value is None, as nothing is known of it. Of an arm without runs nothing is known but its label.
     """
-    return [_row(label, [_read(folder / METRICS) for folder in folders]) for label, folders in arms.items()]
+    return [
+        _row(label, [_read(folder / METRICS) for folder in folders])
+        | (_stored(folders[0]) if folders else dict.fromkeys(STORED))
+        for label, folders in arms.items()
+    ]
 
 
 def verdict_of(arms: Mapping[str, Sequence[Path]], rule_of: Callable[[str], Rule] = Rule.of) -> dict[str, Any] | None:
@@ -65,8 +71,16 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "df": pair.df,
         "p": pair.p,
         "p_holm": pair.p_holm,
+        "p_equivalent": pair.p_equivalent,
         "g": pair.g,
     }
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """The format of the base's weights, and their bytes: None of a run that did not count them yet."""
+    environment = folder / ENVIRONMENT
+    base = _read(environment).get("base") or {} if environment.is_file() else {}
+    return dict(zip(STORED, (base.get("quantise", ""), base.get("bytes")), strict=True))
 
 
 def _row(label: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -26,16 +26,15 @@ from tunewise.comparison.outcome import Outcome, run_group
 from tunewise.comparison.relay import Begins, Listener, Telling, Told, log_through
 from tunewise.errors import UserError
 from tunewise.files import Held
-from tunewise.models.load import Base
-from tunewise.run import Recipe, base_of
+from tunewise.run import Bases, Recipe, base_of
 from tunewise.training.progress import Watcher
 from tunewise.training.sharing import threads_of
 
 SECONDS_TO_SAVE = 60.0  # what a run has to leave a checkpoint when the process that started it is gone
 
-# in a worker: the base that its runs share, by the head it was asked for, the queue to who started it, and whether it
+# in a worker: the base that its runs share, by how it was loaded, the queue to who started it, and whether it
 # is between two jobs
-_BASES: dict[str, Base] = {}
+_BASES: Bases = {}
 _told: Told
 _IDLE = threading.Event()
 
@@ -49,7 +48,7 @@ class Job:
     share: float | None = None
     """Of their steps, to which trials are brought; None for whole runs."""
 
-    def carry_out(self, bases: dict[str, Base], progress: Watcher) -> list[Outcome] | Held:
+    def carry_out(self, bases: Bases, progress: Watcher) -> list[Outcome] | Held:
         """What came of each, on a base out of those that are known, in this process."""
         return run_group(self.recipes, self.folders, base_of(self.recipes[0], bases), progress, self.share)
 
@@ -77,7 +76,7 @@ class Workers(AbstractContextManager["Workers"]):
 class OneByOne(Workers):
     """In this process, in turn, on the base that is loaded here."""
 
-    def __init__(self, bases: dict[str, Base]) -> None:
+    def __init__(self, bases: Bases) -> None:
         self._bases = bases
 
     def carry_out(self, jobs: Sequence[Job], begins: Begins) -> Iterator[tuple[int, list[Outcome] | Held]]:

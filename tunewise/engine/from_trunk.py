@@ -35,6 +35,7 @@ from tunewise.engine.packing import SAME, PackedBatch, pack
 from tunewise.engine.trunk import Trunk, evaluating, read_trunk
 from tunewise.engine.trunk_store import Block, Store, store_of
 from tunewise.methods.attach import Tuned
+from tunewise.models.load import bytes_beside
 from tunewise.models.quantise import format_of
 
 logger = logging.getLogger(__name__)
@@ -283,8 +284,11 @@ class Route:
         return {"layers": n_layers, "cached": not self.reason, "reason": self.reason, "n_computed": n_computed}
 
     def kept_for_others(self, model: PreTrainedModel) -> int:
-        """Bytes of memory that the store of `model` keeps for other trunks, which are no cost of this run."""
-        return store_of(model).bytes_of_others(self.trunk.digest if self.trunk else "")
+        """Bytes on the device of `model` that are no cost of this run: other bases, and on a CPU, where they are
+        kept, what the store of `model` has of other trunks."""
+        digest = self.trunk.digest if self.trunk else ""
+        of_trunks = store_of(model).bytes_of_others(digest) if model.device.type == "cpu" else 0
+        return of_trunks + bytes_beside(model)
 
 
 def route_for(

@@ -13,6 +13,7 @@ from ssl import SSLError
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
+from weakref import WeakSet
 
 import torch
 import transformers
@@ -37,6 +38,7 @@ from tunewise.models.precision import choose_dtype
 from tunewise.models.quantise import format_of, format_of_checkpoint, is_plain, keep_layout, loading
 from tunewise.models.shapes import is_shape
 from tunewise.models.tiny import FOLDER as TINY
+from tunewise.models.weights import bytes_at_rest
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ QUANTISATION = "quantisation.json"
 UNLIMITED = 10**9
 """Tokenizers that know no limit say 1e30."""
 UNSAFE_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt")
+_LOADED: "WeakSet[PreTrainedModel]" = WeakSet()  # bases of this process that somebody still holds
 
 
 @dataclass
@@ -131,6 +134,7 @@ def load_base(
             name,
         )
     (model if storage else model.to(where)).eval()
+    _LOADED.add(model)
     anatomy = read_anatomy(model)
     new_parameters = tuple(name for name in anatomy.task_head if name in absent or not same_labels)
     draw_head(model, new_parameters, seed=0)
@@ -149,6 +153,11 @@ def load_base(
         image_processor=processor,
         quantise=format_of(model),
     )
+
+
+def bytes_beside(model: PreTrainedModel) -> int:
+    """Of the other bases that this process holds on the device of `model`: no cost of a run on it."""
+    return sum(bytes_at_rest(other) for other in _LOADED if other is not model and other.device == model.device)
 
 
 def _device(name: str) -> torch.device:

@@ -10,7 +10,13 @@ from transformers.pytorch_utils import Conv1D
 
 from tunewise.errors import UserError
 from tunewise.models.anatomy import Site
-from tunewise.models.quantise import ROUTES, cannot_write, dequantised_weight, is_quantised
+from tunewise.models.quantise import ROUTES, cannot_write, dequantised_weight, is_quantised, scales
+
+
+def bytes_at_rest(model: PreTrainedModel) -> int:
+    """Of all its parameters as they are stored, packed ones with the scales that turn them into weights."""
+    stored = (tensor for _, tensor in (*model.named_parameters(), *scales(model)))
+    return sum(tensor.numel() * tensor.element_size() for tensor in stored)
 
 
 def dense_weight(model: PreTrainedModel, site: Site) -> tuple[Tensor, Tensor | None]:

@@ -8,6 +8,7 @@ from typing import Any
 from tunewise.data.mixture import MACRO_AVERAGE
 from tunewise.errors import UserError
 from tunewise.files import read_json
+from tunewise.report import words
 from tunewise.report.folders import Run, read_run, read_runs
 from tunewise.stats import Interval, mean_interval
 
@@ -45,6 +46,23 @@ class Arm:
     @property
     def peak_bytes(self) -> int:
         return max(int(run.metrics.get("peak_bytes") or 0) for run in self.runs)
+
+    @property
+    def base_format(self) -> str:
+        """How the base's weights are stored: nf4, int8, bfloat16; "" where nothing is known of it."""
+        environment = self.runs[0].environment
+        return (environment.get("base") or {}).get("quantise") or environment.get("dtype", "")
+
+    @property
+    def base_bytes(self) -> int:
+        """Of the base's weights as they are stored; 0 where nobody counted them."""
+        return (self.runs[0].environment.get("base") or {}).get("bytes", 0)
+
+    @property
+    def base_told(self) -> str:
+        """2.4 MB nf4."""
+        told = words.size(self.base_bytes) if self.base_bytes else ""
+        return " ".join(filter(None, [told, self.base_format])) or "–"
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -98,6 +116,11 @@ class DivergedArm:
     @property
     def told(self) -> str:
         return f"{self.n_diverged} of {self.n_seeds} seeds diverged"
+
+
+def are_stored_unlike(arms: Sequence[Arm]) -> bool:
+    """Whether the bases of these arms are stored in several formats."""
+    return len({arm.base_format for arm in arms}) > 1
 
 
 def main_metric(runs: Sequence[Run]) -> str:
@@ -180,7 +203,7 @@ def read_arms(root: Path) -> list[Arm]:
 
 def label_by_difference(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
     """Arm folder -> the method's name, followed by the fields in which arms of that name differ."""
-    methods = {key: {**runs[0].method, **_asked(runs[0])} for key, runs in groups.items()}
+    methods = {key: {**runs[0].method, **_beside(runs[0])} for key, runs in groups.items()}
     labels = {}
     for key, method in methods.items():
         rivals = [other for other in methods.values() if other.get("name") == method.get("name")]
@@ -192,10 +215,11 @@ def label_by_difference(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
     return labels
 
 
-def _asked(run: Run) -> dict[str, Any]:
-    """How its rows are asked, where the recipe says that."""
+def _beside(run: Run) -> dict[str, Any]:
+    """How its base is stored, and its rows are asked, where the recipe says that."""
     data = run.recipe.get("data")
-    return {"pattern": data["pattern"]} if isinstance(data, dict) and "pattern" in data else {}
+    stored = {"quantise": run.recipe["quantise"]} if run.recipe.get("quantise") else {}
+    return stored | ({"pattern": data["pattern"]} if isinstance(data, dict) and "pattern" in data else {})
 
 
 def _arm(label: str, runs: Sequence[Run], metric: str) -> Arm:

@@ -82,7 +82,7 @@ def _reasons(arms: dict[str, Arm], verdict: Verdict, rule: Rule) -> list[str]:
     sentences = []
     if verdict.equal:
         equal = words.listing([label for label in (verdict.best, *verdict.equal) if label != verdict.pick])
-        sentences.append(f"As good, within {near} of the best mean: {equal}.")
+        sentences.append(f"As good, within {near} of the best mean: {equal}. {_shown(verdict)}")
         sentences += _bargain(pick, best)
     if verdict.worse:
         told = [_gap(verdict.pair(label, verdict.best), label, best.metric) for label in verdict.worse]
@@ -103,12 +103,23 @@ def _reasons(arms: dict[str, Arm], verdict: Verdict, rule: Rule) -> list[str]:
     return sentences
 
 
+def _shown(verdict: Verdict) -> str:
+    """Of which of its equals the seeds show that they lie within the margin of the best, as their means do."""
+    is_shown = {label: verdict.pair(label, verdict.best).p_equivalent < verdict.alpha for label in verdict.equal}
+    shown, rest = ([label for label in verdict.equal if is_shown[label] == which] for which in (True, False))
+    told = [f"Two one-sided tests show it of {words.listing(shown)}"] if shown else []
+    told += [f"so few seeds leave it open of {words.listing(rest)}"] if rest else []
+    sentence = "; ".join(told)
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
 def _bargain(pick: Arm, best: Arm) -> list[str]:
     """What the arm to take has over the best mean, where they are two."""
     if pick is best:
         return []
     found = ["no adapter"] if best.adapter_bytes and not pick.adapter_bytes else []
     ratios = (
+        ("weights of the base", "less", pick.base_bytes, best.base_bytes),
         ("adapter", "smaller", pick.adapter_bytes, best.adapter_bytes),
         ("time", "less", pick.seconds, best.seconds),
     )

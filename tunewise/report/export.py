@@ -53,6 +53,8 @@ def _row(arm: Arm, decision: Decision) -> dict[str, Any]:
     row |= {
         "forgetting": None if forgetting is None else forgetting.mean,
         "forgetting_half_width": None if forgetting is None else _known(forgetting.half_width),
+        "base": arm.base_format,
+        "base_bytes": arm.base_bytes,
         "n_trainable": arm.n_trainable,
         "adapter_bytes": arm.adapter_bytes,
         "seconds": arm.seconds,

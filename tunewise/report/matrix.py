@@ -43,7 +43,7 @@ def matrix_of(arms: Sequence[Arm], verdict: Verdict) -> Matrix | None:
     tested = {label for pair in verdict.pairs for label in (pair.first, pair.second)}
     sign = -1 if arms[0].metric in LOWER_IS_BETTER else 1
     ordered = sorted((arm for arm in arms if arm.label in tested), key=lambda arm: -sign * arm.quality.mean)
-    levels = tuple(verdict.level * len(verdict.pairs) / step for step in STEPS)
+    levels = tuple(verdict.alpha / step for step in STEPS)
     rows = [[None if row is column else _cell(row, column, verdict, levels) for column in ordered] for row in ordered]
     return Matrix(tuple(ordered), tuple(map(tuple, rows)), levels)
 

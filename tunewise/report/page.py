@@ -8,13 +8,14 @@ from typing import Any
 from tunewise import files
 from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report import figure, words
-from tunewise.report.arms import Arm, DivergedArm, diverged_of, gather_arms, labels_of, runs_of
+from tunewise.report.arms import Arm, DivergedArm, are_stored_unlike, diverged_of, gather_arms, labels_of, runs_of
 from tunewise.report.calibration_figure import calibration_figure, calibration_of
 from tunewise.report.card import shipped_run
 from tunewise.report.confusion import MOST_CLASSES, confusion_of, mistakes_beside
 from tunewise.report.curves import learning_curves
 from tunewise.report.decision import Decision, best_of, decide
 from tunewise.report.dial import dial_figure
+from tunewise.report.differences import differences_of
 from tunewise.report.folders import Run, majority_score
 from tunewise.report.forgotten import forgotten_tasks
 from tunewise.report.matrix import matrix_of
@@ -77,6 +78,7 @@ def render(
         has_figures=figure.available(),
         glyphs=GLYPHS,
         matrix=matrix_of(arms, decision.verdict),
+        held=differences_of(decision.verdict, how, metric=arms[0].metric),
         forgotten=forgotten_tasks(arms),
         classes=_classes(arms, decision),
         samples=samples,
@@ -100,6 +102,7 @@ def _rows(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         {
             "arm": arm,
             "quality": words.quality(arm.metric, arm.quality),
+            "base": arm.base_told if are_stored_unlike(arms) else "",
             "bar": max(0.0, 100 * arm.quality.mean / top) if top else 0.0,
         }
         for arm in arms

@@ -1,7 +1,7 @@
 """How the arms of a comparison were compared: the rule, what was searched for each, and in what else they differ."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,10 @@ class HowCompared:
     """Arm by arm; () where nothing was searched."""
     unlike: tuple[str, ...] = ()
     """A sentence for each field in which arms differ although it would decide beside the method."""
+    against: Mapping[str, str] = field(default_factory=dict)
+    """Arm -> the arm that it is held against."""
+    items: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
+    """Two arms -> how many more test rows the first has right, as comparison.json says it."""
 
 
 def how_compared(root: Path) -> HowCompared:
@@ -68,4 +72,6 @@ def how_compared(root: Path) -> HowCompared:
         f"Unlike beside the method, {name}: {', '.join(f'{label} {value}' for label, value in values.items())}."
         for name, values in content.get("unlike", {}).items()
     )
-    return HowCompared(rule, searches, unlike)
+    pairs = judged["pairs"] if judged else ()
+    items = {(pair["first"], pair["second"]): pair["items"] for pair in pairs if pair["items"]}
+    return HowCompared(rule, searches, unlike, content.get("against", {}), items)

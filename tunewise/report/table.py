@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tunewise.report import words
-from tunewise.report.arms import Arm, DivergedArm
+from tunewise.report.arms import Arm, DivergedArm, are_stored_unlike
 from tunewise.report.decision import Decision, decide
+from tunewise.report.differences import differences_of
 from tunewise.report.folders import majority_score, read_run
 from tunewise.report.protocol import HowCompared
 from tunewise.report.samples import Sample
@@ -22,10 +23,10 @@ def comparison_table(arms: Sequence[Arm], found: Decision, diverged: Sequence[Di
     unit = words.unit(metric).strip()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("way")
-    for heading in (
-        f"{words.metric_name(metric)}{' ' + unit if unit else ''}", "forgetting", "trained", "adapter", "time", "memory"
-    ):  # fmt: skip
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = [f"{words.metric_name(metric)}{' ' + unit if unit else ''}", "forgetting", "trained", "adapter"]
+    stored = ["base"] if are_stored_unlike(arms) else []
+    for heading in (*headings, *stored, "time", "memory"):
+        table.add_column(heading, justify="right", no_wrap=heading not in stored)
     for arm in arms:
         table.add_row(
             next((_with_lost(each) for each in diverged if each.label == arm.label), arm.label),
@@ -33,13 +34,14 @@ def comparison_table(arms: Sequence[Arm], found: Decision, diverged: Sequence[Di
             words.signed(arm.forgetting),
             words.count(arm.n_trainable) if arm.n_trainable else "–",
             words.size(arm.adapter_bytes),
+            *(arm.base_told for _ in stored),
             words.duration(arm.seconds),
             words.size(arm.peak_bytes),
             style="" if arm is not found.pick else "bold green" if found.takes else "bold",
         )
     for each in diverged:
         if each.n_diverged == each.n_seeds:
-            table.add_row(_with_lost(each), *["–"] * 6, style="red")
+            table.add_row(_with_lost(each), *["–"] * (len(table.columns) - 1), style="red")
     return table
 
 
@@ -93,6 +95,10 @@ def print_comparison(
     console.print(Text(found.reason))
     for sentence in how.unlike:
         console.print(Text(sentence))
+    if held := differences_of(found.verdict, how, metric=arms[0].metric):
+        console.print()
+    for each in held:
+        console.print(Text(f"{each.name}: {each.told}. {each.known[0].upper()}{each.known[1:]}."))
     if how.searches:
         console.print()
         console.print(_searches(how))

@@ -7,7 +7,7 @@ from tunewise.run.dial import dial_adapter
 from tunewise.run.examined import examine_data, refuse_unfit
 from tunewise.run.measure import evaluate, evaluate_with_harness
 from tunewise.run.mixing_table import mixing_table
-from tunewise.run.prepare import base_of
+from tunewise.run.prepare import Bases, Loading, base_of
 from tunewise.run.quantize import quantize
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.record import is_done
@@ -18,6 +18,8 @@ from tunewise.training.proofs import prove_adapter
 from tunewise.training.reload import prove_in_fresh_process
 
 __all__ = [
+    "Bases",
+    "Loading",
     "Recipe",
     "add_reload_proof",
     "base_of",

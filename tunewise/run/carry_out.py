@@ -243,7 +243,7 @@ class Run:
         with self.spent.on("retention"):
             retention, items = forgotten(self.recipe, self.base, self.tuned, self.route.trunk)
         dial = self._dial()
-        others = self.route.kept_for_others(self.model) if self.model.device.type == "cpu" else 0
+        others = self.route.kept_for_others(self.model)
         peak_bytes = max(before_training, peak.bytes()) - others
         left_out: dict[str, str] = {}
         if rows:

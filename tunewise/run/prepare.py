@@ -5,6 +5,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -29,6 +30,24 @@ N_TASKS = 2
 """So many tasks are kept as they were read: the rows of one comparison, and a few of them."""
 _TASKS: OrderedDict[tuple[str | None, ...], Task] = OrderedDict()
 CLASSIFIERS: dict[str, HeadKind] = {"classification": "classes", "regression": "value", "tagging": "tags"}
+
+
+class Loading(NamedTuple):
+    """How a base is loaded; recipes that agree in it share one base."""
+
+    model: str
+    dtype: str
+    head: str
+    quantise: str
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Loading":
+        """That of this recipe's base."""
+        return cls(recipe.model, recipe.dtype, recipe.head, recipe.quantise)
+
+
+Bases = dict[Loading, Base]
+"""The bases that a process has loaded."""
 
 
 def load_for(
@@ -122,11 +141,12 @@ def _replaying_its_share(task: Task, recipe: Recipe) -> Task:
     return replace(task, replayed=replayed)
 
 
-def base_of(recipe: Recipe, known: dict[str, Base]) -> Base:
-    """The base of `recipe`, out of those that are `known` by the head that was asked for, or loaded and kept there."""
-    if recipe.head not in known:
-        known[recipe.head] = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise)[0]
-    return known[recipe.head]
+def base_of(recipe: Recipe, known: Bases) -> Base:
+    """The base of `recipe`, out of those that are `known`, or loaded and kept there."""
+    loading = Loading.of(recipe)
+    if loading not in known:
+        known[loading] = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise)[0]
+    return known[loading]
 
 
 def head_for(task: Task, model_kind: str, model: str, choice: HeadChoice = "auto") -> TaskHead:

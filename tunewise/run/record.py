@@ -21,6 +21,7 @@ from tunewise.data.sources import files_at
 from tunewise.errors import UserError
 from tunewise.models import fingerprint
 from tunewise.models.load import Base
+from tunewise.models.weights import bytes_at_rest
 from tunewise.run.recipe import Recipe
 from tunewise.training.loop import FitResult
 
@@ -119,7 +120,12 @@ def environment(base: Base, digest: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "dtype": str(base.dtype).removeprefix("torch."),
-        "base": {"name": base.name, "fingerprint": base.fingerprint, "quantise": base.quantise},
+        "base": {
+            "name": base.name,
+            "fingerprint": base.fingerprint,
+            "quantise": base.quantise,
+            "bytes": bytes_at_rest(base.model),
+        },
         "tokenizer": None if base.tokenizer is None else fingerprint.of_tokenizer(base.tokenizer),
         "data_sha256": digest,
     }

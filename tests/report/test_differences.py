@@ -1,0 +1,61 @@
+"""What is told of two arms that are held against one another, and that a failure to tell apart is no equality."""
+
+import pytest
+
+from tunewise.report.differences import differences_of
+from tunewise.report.protocol import HowCompared
+from tunewise.verdict import Contender, Rule, judge
+
+ONE, OTHER = "QLoRA", "LoRA"
+
+
+def told(scores, others, metric="accuracy", items=None, **rule):
+    verdict = judge([Contender(OTHER, tuple(others)), Contender(ONE, tuple(scores))], Rule.of(metric, **rule))
+    how = HowCompared(against={ONE: OTHER}, items={(OTHER, ONE): items} if items else {})
+    (found,) = differences_of(verdict, how, metric=metric)
+    assert found.name == "QLoRA − LoRA"
+    return found
+
+
+def test_equivalent_is_said_where_two_one_sided_tests_show_it():
+    found = told([90.0, 90.4, 90.2, 90.1, 90.3], [90.6, 90.5, 90.4, 90.7, 90.3])
+    assert found.told == "−0.3 [−0.5, −0.1] over 5 seeds"
+    assert found.known.startswith("told apart (p = 0.0")
+    assert ", and yet equivalent within ±2 (p < 0.0001)" in found.known
+    alike = told([90.0, 90.4, 90.2], [90.1, 90.3, 90.2])
+    assert alike.known.startswith("equivalent within ±2 (p = 0.00")
+
+
+def test_neither_apart_nor_equivalent_is_open():
+    found = told([80.0, 90.0, 95.0], [82.0, 93.0, 97.0])
+    assert found.told.startswith("−2.3 [")
+    assert found.known.startswith("open: not told apart (p = 0.")
+    assert "not shown to be within ±2 (p = 0." in found.known
+
+
+def test_told_apart_alone():
+    assert told([70.0, 70.5, 70.2], [90.0, 90.4, 90.1]).known == "told apart (p < 0.0001)"
+
+
+def test_one_seed_shows_nothing():
+    found = told([90.0], [91.0])
+    assert found.told == "−1.0 of one seed"
+    assert found.known.startswith("nothing")
+
+
+def test_right_answers_over_the_test_rows_stand_beside_in_the_same_direction():
+    items = {"gap": 1.5, "low": -0.5, "high": 3.5, "n": 200}  # of LoRA less QLoRA
+    found = told([90.0, 91.0], [92.0, 92.0], items=items)
+    assert found.told.endswith("over 2 seeds, right answers −1.5 [−3.5, +0.5] over 200 test rows")
+
+
+def test_of_a_loss_the_margin_is_told_in_its_units():
+    found = told([2.011, 2.012, 2.013], [2.01, 2.011, 2.012], metric="loss", margin=1.0)
+    assert found.told == "+0.001 [−0.001, +0.003] over 3 seeds"
+    assert found.known.startswith("equivalent within ±0.0201")
+
+
+@pytest.mark.parametrize("left_out", ["diverged", "alone"])
+def test_an_arm_without_a_result_is_held_against_nothing(left_out):
+    verdict = judge([Contender(OTHER, (1.0, 2.0)), Contender("third", (1.0, 2.0))])
+    assert differences_of(verdict, HowCompared(against={left_out: OTHER}), metric="accuracy") == []
