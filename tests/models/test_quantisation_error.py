@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 from tests import bases
 from tunewise.models import nf4
 from tunewise.models.anatomy import read_anatomy
-from tunewise.models.quantisation_error import kept_dense, packed_bytes, weight_bytes, weight_errors
+from tunewise.models.quantisation_error import kept_dense, packed_bytes, weight_errors
 from tunewise.models.quantise import packed_weights
-from tunewise.models.weights import frozen_weight
+from tunewise.models.weights import bytes_at_rest, frozen_weight
 
 ERRORS = {"nf4": (0.08, 0.11), "fp4": (0.10, 0.15), "int8": (0.003, 0.02)}
 """What ‖W − Q‖ / ‖W‖ is of normal weights, about."""
@@ -69,9 +69,9 @@ def test_bytes_are_those_of_the_checkpoint(form, tmp_path):
         ]
         assert each.bytes_after == sum(tensor.numel() * tensor.element_size() for tensor in own)
         assert each.bytes_after == packed_bytes(model.get_submodule(each.module)) < each.bytes_before
-    assert weight_bytes(plain) == sum(4 * parameter.numel() for parameter in plain.parameters())
+    assert bytes_at_rest(plain) == sum(4 * parameter.numel() for parameter in plain.parameters())
     kept = kept_dense(model)
     assert kept.keys() == {"model.embed_tokens", "lm_head"}
     assert list(kept.values()) == [4 * stored[f"{name}.weight"].numel() for name in kept]
-    saved = weight_bytes(plain) - weight_bytes(model)
+    saved = bytes_at_rest(plain) - bytes_at_rest(model)
     assert 0 <= saved - sum(each.bytes_before - each.bytes_after for each in found) < 2048 * len(found)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunewise.models.anatomy import Anatomy
-from tunewise.models.quantise import dequantised_weight, packed_weights, scales
+from tunewise.models.quantise import dequantised_weight, packed_weights
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,6 @@ def kept_dense(model: PreTrainedModel) -> dict[str, int]:
         if parameter.dim() > 1 and name not in packed:
             found[name.removesuffix(".weight")] = _bytes(parameter)
     return found
-
-
-def weight_bytes(model: PreTrainedModel) -> int:
-    """What the weights of a model take in memory, a tied one once; of packed ones codes and constants."""
-    return sum(map(_bytes, model.parameters())) + sum(_bytes(scale) for _, scale in scales(model))
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -19,8 +19,9 @@ from tunewise.evaluation.apart import Sheet, logits_at_labels
 from tunewise.models.families import DECODER, ENCODER_DECODER, VISION, kind_of
 from tunewise.models.heads import TaskHead, head_named, is_told_by
 from tunewise.models.load import QUANTISATION, Base, load_base, load_config, load_tokenizer, quiet
-from tunewise.models.quantisation_error import WeightError, kept_dense, weight_bytes, weight_errors
+from tunewise.models.quantisation_error import WeightError, kept_dense, weight_errors
 from tunewise.models.quantise import FORMATS, NF4, format_of_checkpoint
+from tunewise.models.weights import bytes_at_rest
 from tunewise.run.prepare import head_for, task_of
 from tunewise.run.record import folder_bytes
 
@@ -62,8 +63,8 @@ def quantize(
         "format": format,
         "dtype": str(dense.dtype).removeprefix("torch."),
         "relative_error": total_error(weights),
-        "bytes_before": weight_bytes(dense.model),
-        "bytes_after": weight_bytes(quantised.model),
+        "bytes_before": bytes_at_rest(dense.model),
+        "bytes_after": bytes_at_rest(quantised.model),
         "kept_dense": kept_dense(quantised.model),
         **_measured(dense, quantised, task, limit),
         "weights": [asdict(each) for each in weights],

@@ -29,7 +29,7 @@ from tunewise.methods.attach import Tuned
 from tunewise.methods.store import load_adapter
 from tunewise.models.families import DECODER
 from tunewise.models.load import Base
-from tunewise.models.quantisation_error import weight_bytes
+from tunewise.models.weights import bytes_at_rest
 from tunewise.run.adapters import Route, merged_by, save_merged
 from tunewise.run.measure import asked_of
 from tunewise.run.prepare import drawn, head_for, task_of
@@ -101,13 +101,13 @@ class _Attached:
 
         with self.tuned.disabled():
             answers = self.sheet.answers(self.base)
-        return {**self._beside(logits, answers), "memory_bytes": weight_bytes(self.base.model)}
+        return {**self._beside(logits, answers), "memory_bytes": bytes_at_rest(self.base.model)}
 
     def weighed(self, route: str, without: dict[str, Any]) -> dict[str, Any]:
         """The measure of one route."""
         if route == ATTACHED:
             added = sum(tensor.numel() * tensor.element_size() for tensor in self.tuned.state().values())
-            costs = {"disk_bytes": folder_bytes(self.adapter), "memory_bytes": weight_bytes(self.base.model) + added}
+            costs = {"disk_bytes": folder_bytes(self.adapter), "memory_bytes": bytes_at_rest(self.base.model) + added}
             same = {name: None if without[name] is None else value for name, value in NO_CHANGE.items()}
             return {**without, **same, "metrics": apart.metrics_of(self.answers), **costs}
         try:
@@ -117,7 +117,7 @@ class _Attached:
 
     def dense(self, merged: PreTrainedModel) -> dict[str, Any]:
         """The measure of a merged model."""
-        other, n_bytes = replace(self.base, model=merged, dtype=merged.dtype, quantise=""), weight_bytes(merged)
+        other, n_bytes = replace(self.base, model=merged, dtype=merged.dtype, quantise=""), bytes_at_rest(merged)
         found = self._beside(partial(logits_at_labels, other), self.sheet.answers(other))
         return {**found, "disk_bytes": n_bytes, "memory_bytes": n_bytes}
 

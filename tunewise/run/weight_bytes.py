@@ -10,7 +10,6 @@ from tunewise.models.quantise import scales
 
 def weight_bytes(tuned: Tuned) -> int:
     """Packed weights as they are packed, with their scales; memory that several tensors share counts once."""
-
     sizes = {}
     for tensor in _tensors(tuned):
         storage = tensor.untyped_storage()
