@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import peft
@@ -187,7 +187,8 @@ def measure(work: Work, n_rounds: int) -> dict[str, object]:
 
 def _peak(work: Work, side: str) -> int:
     """MiB that a process of its own needs at most."""
-    command = [sys.executable, "-m", "bench.qlora", "--alone", json.dumps([asdict(work), side])]
+    few = replace(work, steps=min(work.steps, 4))
+    command = [sys.executable, "-m", "bench.qlora", "--alone", json.dumps([asdict(few), side])]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(found.stdout.split()[-1])
 
