@@ -32,7 +32,7 @@ from tunewise.models.anatomy import Anatomy, read_anatomy
 from tunewise.models.families import VISION, kind_of
 from tunewise.models.heads import TaskHead, draw_head, is_told_by
 from tunewise.models.precision import choose_dtype
-from tunewise.models.quantise import format_of, keep_layout, loading
+from tunewise.models.quantise import format_of, keep_layout, leave_file, loading
 from tunewise.models.tiny import FOLDER as TINY
 
 logger = logging.getLogger(__name__)
@@ -115,6 +115,8 @@ def load_base(
     options = {"config": config, "dtype": chosen, "ignore_mismatched_sizes": head.kind != "lm" and not same_size}
     model, absent = _read_model(name, auto_class, {**options, **storage})
     keep_layout(model)
+    if storage:
+        leave_file(model)
     if model.dtype == torch.float64 and model.config._attn_implementation == "eager":
         logger.warning(
             "%s in float64: padded rows come out as NaN, as transformers takes the softmax of attention in float32, "

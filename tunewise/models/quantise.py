@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from types import ModuleType
 from typing import Any
 
@@ -111,6 +112,13 @@ def keep_layout(model: nn.Module) -> None:
     """See to it that packed weights stay as they are while the model runs; see `packed.Dequantising`."""
     for module in packed_weights(model).values():
         _packed_layers().keep_layout(module)
+
+
+def leave_file(model: nn.Module) -> None:
+    """Copy what stayed plain out of the mapped checkpoint, which would keep every page that was read to be packed."""
+    for tensor in chain(model.parameters(), model.buffers()):
+        if tensor.is_floating_point() and tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 def dequantise(model: PreTrainedModel) -> PreTrainedModel:
