@@ -1,5 +1,6 @@
 """Small random models, one or more for each row of the anatomy, built from their transformers configs."""
 
+import copy
 import functools
 import tempfile
 from collections.abc import Sequence
@@ -179,6 +180,11 @@ def checkpoint(family: str) -> Path:
 
 def quantised(form: str, family: str = "llama", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The small model with its linear weights in nf4, fp4 or int8, in evaluation mode, loaded as `load_base` does."""
+    return copy.deepcopy(_loaded_quantised(form, family, dtype))
+
+
+@functools.cache
+def _loaded_quantised(form: str, family: str, dtype: torch.dtype) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(checkpoint(family))
     storage = loading(config, form, dtype, torch.device("cpu"))
     model = auto_class(family, config).from_pretrained(checkpoint(family), config=config, dtype=dtype, **storage)

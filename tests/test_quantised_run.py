@@ -81,6 +81,19 @@ def test_a_fisher_mask_and_loftq_start_from_what_the_base_tells(place, tmp_path)
         assert all(proof["passed"] for proof in metrics["proofs"].values())
 
 
+def test_a_run_begins_with_what_its_base_was_quantised_around(place, tmp_path):
+    made = tunewise(
+        "adapter", "start", place / "base", "--out", tmp_path / "made", "--method", "lora:rank=4:roles=[all]"
+    )
+    assert made.code == 0, made.err
+    assert "--method lora method.rank=4 'method.roles=[all]' method.init=stored" in made.out
+    method = {"name": "lora", "rank": 4, "roles": ["all"], "init": "stored"}
+    metrics = run(recipe(place, "", model=str(tmp_path / "made"), method=method), tmp_path / "run")
+    assert all(proof["passed"] for proof in metrics["proofs"].values())
+    assert metrics["proofs"]["reloads_to_the_same_logits"]["value"] == 0
+    assert read_card(tmp_path / "run" / "adapter")["base"]["quantise"] == "nf4"
+
+
 def test_an_adapter_is_merged_into_dense_weights_of_either_kind(finished, place):
     base = load_base(str(place / "base"), "float32", quantise="nf4")
     before, adapter = checksums(base.model), finished[0] / "adapter"
@@ -108,15 +121,12 @@ def test_the_commands_take_it_on(finished, tmp_path):
     out = finished[0]
     checked = tunewise("adapter", "check", out)
     assert checked.code == 0, checked.err
-    refused = tunewise("adapter", "merge", out, "--out", tmp_path / "no")
-    assert refused.code == 2
-    assert "--into dequantised" in refused.err
-    for into in ("dequantised", "original"):
-        found = tunewise("adapter", "merge", out, "--into", into, "--out", tmp_path / into)
+    for route in ("dequantised", "original"):
+        found = tunewise("adapter", "merge", out, "--route", route, "--out", tmp_path / route)
         assert found.code == 0, found.err
-        model = AutoModelForCausalLM.from_pretrained(tmp_path / into)
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / route)
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    wrong = tunewise("adapter", "merge", out, "--into", "orignal", "--out", tmp_path / "no")
+    wrong = tunewise("adapter", "merge", out, "--route", "orignal", "--out", tmp_path / "no")
     assert wrong.code == 2
     assert "original" in wrong.err
 

@@ -21,6 +21,7 @@ from tunewise.methods import METHODS
 from tunewise.methods.store import check_probe, load_adapter, read_card
 from tunewise.models.load import load_base
 from tunewise.run import Recipe, build_recipe, evaluate, longest_batch, prove_adapter, run, run_folder, train
+from tunewise.training import proofs
 from tunewise.training.interrupt import Interrupted
 from tunewise.training.progress import Silent
 from tunewise.training.proofs import check_longest_batch, check_rows, check_tuned, checksums, probe_logits
@@ -352,7 +353,7 @@ def test_a_full_disk_is_told_before_the_training(place, base, tmp_path):
     assert checksums(base.model) == checksums(attached_again.model)
 
 
-def test_rows_that_would_teach_nothing_or_the_wrong_thing_are_refused(base):
+def test_rows_that_would_teach_nothing_or_the_wrong_thing_are_refused(base, monkeypatch):
     row = next(iter(load_rows(base)))
     with pytest.raises(UserError, match="end-of-sequence"):
         check_rows([type(row)("a", row.ids[:-1], row.labels[:-1], row.prompt_length, False)], base.tokenizer)
@@ -361,6 +362,10 @@ def test_rows_that_would_teach_nothing_or_the_wrong_thing_are_refused(base):
     with pytest.raises(UserError, match="two begin tokens"):
         check_rows([type(row)("a", (1, *row.ids), (-100, *row.labels), row.prompt_length, False)], base.tokenizer)
     assert all(proof["passed"] for proof in check_rows([row], base.tokenizer).values())
+    monkeypatch.setattr(proofs, "CHUNK", 2)
+    masked = type(row)("b", row.ids, (-100,) * len(row.ids), row.prompt_length, False)
+    with pytest.raises(UserError, match="2 training rows have all their labels masked: b, b"):
+        check_rows([row, masked, row, row, masked], base.tokenizer)
 
 
 def load_rows(base):

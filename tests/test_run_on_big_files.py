@@ -6,12 +6,14 @@ import pytest
 
 from tests.small_base import QUICK, write_base
 from tunewise.data import big, token_store
-from tunewise.data.streamed import Streamed
-from tunewise.data.token_store import StoredRows
+from tunewise.data.config import DataConfig
+from tunewise.data.load import load_task
+from tunewise.data.streamed import Streamed, witnesses_of
+from tunewise.data.token_store import JoinedRows, StoredRows, lengths
 from tunewise.engine.backend import backend
 from tunewise.engine.native.build import library
 from tunewise.models.load import load_base
-from tunewise.run import build_recipe, run
+from tunewise.run import build_recipe, refuse_unfit, run
 from tunewise.run import prepare as preparing
 from tunewise.run.prepare import drawn, load_for
 from tunewise.run.training_rows import training_rows
@@ -49,8 +51,9 @@ def streamed(tmp_path, monkeypatch):
     preparing._TASKS.clear()
 
 
-def recipe(place, **overrides):
-    given = {"model": str(place / "base"), "data": str(place / "rows.jsonl"), "dtype": "float32", "method": "bitfit"}
+def recipe(place, data=None, **overrides):
+    data = data or str(place / "rows.jsonl")
+    given = {"model": str(place / "base"), "data": data, "dtype": "float32", "method": "bitfit"}
     return build_recipe({**given, "retention": None}, {**QUICK, "method.add": True, **overrides})
 
 
@@ -125,3 +128,76 @@ def test_a_task_is_read_once_while_its_file_stays_as_it_is(place, base, streamed
         assert load_for(asked.data, asked.model, asked.dtype, base=base)[1].ledger.rows == 61
     finally:
         (place / "rows.jsonl").write_text(content)
+
+
+def mixed(place, **overrides):
+    """The rows and, as two more sources, texts and others than those."""
+    contents = {
+        "texts": [{"text": f"the water {n} was cold"} for n in range(40)],
+        "more": [{"prompt": f"more {n}?", "completion": f" {n}"} for n in range(50)],
+    }
+    for name, rows in contents.items():
+        if not (place / f"{name}.jsonl").exists():
+            (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sources = {name: str(place / f"{name}.jsonl") for name in ("rows", "texts", "more")}
+    return recipe(place, data={"path": "mixed", "mixture": {"sources": sources, "cap": 10}}, **overrides)
+
+
+def test_a_mixture_of_big_files_ends_as_one_of_files_that_are_read_whole(place, base, tmp_path, monkeypatch, streamed):
+    asked = mixed(place, **{"train.epochs": 6.0, "train.steps": None, "train.max_length": 32})
+    read_from = []
+    monkeypatch.setattr(preparing, "load_task", lambda *given: read_from.append(given) or load_task(*given))
+    refuse_unfit([asked])
+    task = read(asked, base)
+    assert len(read_from) == 1, "the doctor and the run share what was read"
+    assert all(isinstance(source.train, Streamed) for source in task.each.values())
+    assert [one.id for one in task.train] == [one.id for of in task.each.values() for one in of.train]
+    assert len(witnesses_of(task.train)) < 10 < len(task.train)
+    found = run(asked, tmp_path / "streamed", base=base)
+    rows = training_rows(base, task, 32)
+    assert isinstance(rows.rows, JoinedRows)
+    assert lengths(rows.rows).tolist() == [len(row.ids) for row in rows.rows]
+    assert [rows.rows[number] for number in range(len(rows.rows))] == list(rows.rows)
+    assert list(rows.answered) == list(rows.rows)[: rows.n_answered] == rows.rows[: rows.n_answered]
+    monkeypatch.setattr(big, "BIG", 1 << 20)
+    monkeypatch.setenv(token_store.CAP, "0")
+    preparing._TASKS.clear()
+    expected = run(asked, tmp_path / "whole", base=base)
+    for name in ("test", "dev", "steps", "tokens", "loss_first", "loss_last", "best_step"):
+        assert found[name] == expected[name], name
+    for file in ("ledger.json", "predictions.jsonl"):
+        assert (tmp_path / "streamed" / file).read_text() == (tmp_path / "whole" / file).read_text()
+
+
+def test_a_few_steps_of_a_mixture_cut_no_more_rows_than_they_could_see(place, base, streamed):
+    whole = load_for(mixed(place).data, "", base=base)[1]
+    few = read(mixed(place, **{"train.steps": 6, "train.batch_size": 4}), base)
+    assert (whole.n_train, few.n_train) == ({"rows": 48, "texts": 32, "more": 40}, dict.fromkeys(few.n_train, 20))
+    assert few.ledger.detected.count("; of train 20 rows, by seed, which is more than the run sees") == 3
+    assert training_rows(base, few, 96).sources.rates == pytest.approx([1 / 3] * 3)
+    many = read(mixed(place, **{"train.steps": 24, "train.batch_size": 4}), base)
+    assert many.n_train == {"rows": 31, "texts": 31, "more": 31}
+
+
+def test_leaks_between_big_files_are_those_between_files_that_are_read_whole(place, base, monkeypatch, streamed):
+    held = load_for(recipe(place).data, "", base=base)[1].test[0]
+    asked = mixed(place)
+    folder = place / "again"
+    folder.mkdir()
+    for part, rows in (
+        ("train", [held]),
+        ("dev", [held]),
+        ("test", [held, *load_task(asked.data).each["more"].train[:2]]),
+    ):
+        lines = [{"question": one.prompt, "answer": " Yes"} for one in rows]
+        (folder / f"{part}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sources = {**asked.data.mixture.model_dump()["sources"], "again": {"path": str(folder)}}
+    data = DataConfig.model_validate({"path": "mixed", "mixture": {"sources": sources}})
+    found = load_task(data).ledger.leaks
+    monkeypatch.setattr(big, "BIG", 1 << 20)
+    assert found == load_task(data).ledger.leaks
+    reasons = [note.reason for note in found]
+    # its own, rendered alike; and those that another template asks
+    assert sum(reason.startswith("again: this row of test is also in train, line ") for reason in reasons) == 1
+    assert "this row of test of rows is also in train of again, line 1" in reasons
+    assert sum("test of again is also in train of more, line " in reason for reason in reasons) == 2

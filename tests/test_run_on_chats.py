@@ -1,6 +1,7 @@
 """A run on conversations: trained, asked, stopped, saved and merged by one template."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from tests.bytes_tokenizer import bytes_tokenizer
+from tests.small_base import QUICK, write_encoder_decoder
 from tunewise.data.config import DataConfig
 from tunewise.data.encode import encode_all
 from tunewise.data.load import load_task
@@ -15,7 +17,7 @@ from tunewise.errors import UserError
 from tunewise.files import write_jsonl
 from tunewise.methods.store import read_card
 from tunewise.models.load import load_base
-from tunewise.run import build_recipe, merge_adapter, run, save_merged
+from tunewise.run import build_recipe, examine_data, merge_adapter, run, save_merged
 from tunewise.run.record import data_digest
 
 GEMMA = (Path(__file__).parent / "data" / "chat_templates" / "gemma.jinja").read_text("utf-8")
@@ -49,6 +51,26 @@ def place(tmp_path_factory):
     ]
     write_jsonl(folder / "chats.jsonl", rows)
     return folder
+
+
+def test_an_encoder_decoder_is_trained_on_every_answer_and_the_accounts_say_so(place, tmp_path, caplog):
+    write_encoder_decoder(tmp_path / "t5")
+    data = {"path": str(place / "chats.jsonl")}
+    given = {"model": str(tmp_path / "t5"), "dtype": "float32", "method": "bitfit", "retention": None, "data": data}
+    asked = build_recipe(given, {**QUICK, "method.add": True, "train.steps": 2, "train.max_length": 120})
+    with caplog.at_level(logging.INFO, "tunewise"):
+        run(asked, tmp_path / "run")
+    ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())["train"]
+    assert (ledger["rows"], ledger["more"], ledger["trained"]) == (32, 32, 64)
+    assert "32 answers of conversations are rows of their own, beside the last one of each" in caplog.messages
+    found = examine_data(DataConfig(**data), str(tmp_path / "t5"), max_length=120)
+    assert found.account.sum_told() == "40 rows + 32 more answers = 64 trained + 4 dev + 4 test + 0 rejected"
+    assert found.account.proved
+    last = found.lengths
+    assert last is not None
+    alone = examine_data(DataConfig(**data, trained_on="last_answer"), str(tmp_path / "t5"))
+    assert alone.account.sum_told() == "40 rows = 32 trained + 4 dev + 4 test + 0 rejected"
+    assert [at.tokens for at in last.at] > [at.tokens for at in alone.lengths.at]
 
 
 @pytest.fixture(scope="module")

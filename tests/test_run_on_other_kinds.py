@@ -281,3 +281,17 @@ def test_what_a_base_is_never_trained_on_is_refused_before_it_is_loaded(place, m
         with pytest.raises(UserError) as error:
             read(data, str(place / model), head=head)
         assert told in error.value.message
+
+
+def test_a_classifier_says_that_it_has_no_use_for_a_way_to_ask(place):
+    data = DataConfig(path=str(place / "reviews.csv"), pattern="question", words={"1": "good"})
+    _, task = load_for(data, str(place / "decoder"), "float32", "classifier")
+    said = "; a classifier on top reads the bare columns, and nothing of data.pattern, data.words"
+    assert task.ledger.detected.endswith(said)
+    assert rows_of(data, str(place / "encoder")).task.ledger.detected.endswith(said)
+    written = DataConfig(path=str(place / "reviews.csv"), prompt="{text}!", answer=" {label}")
+    told = rows_of(written, str(place / "encoder")).task.ledger.detected
+    assert told.endswith("nothing of data.prompt, data.answer")
+    in_words = rows_of(data, str(place / "decoder")).task.ledger.detected
+    bare = rows_of(DataConfig(path=data.path, text="text", label="label"), str(place / "encoder")).task.ledger.detected
+    assert "classifier" not in in_words + bare

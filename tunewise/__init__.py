@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from tunewise.methods.store import load_adapter, save_adapter
     from tunewise.models.heads import TaskHead
     from tunewise.models.load import load_base
-    from tunewise.planning import plan
     from tunewise.run import (
         combine_adapters,
         compare_adapters,
         dial_adapter,
         evaluate,
         evaluate_with_harness,
+        quantize,
         train,
     )
+    from tunewise.run.estimate import plan
 
 __version__ = "0.1.0"
 
@@ -46,7 +47,8 @@ _HOME = {
     "evaluate": "tunewise.run",
     "evaluate_with_harness": "tunewise.run",
     "intrinsic_dimension": "tunewise.comparison",
-    "plan": "tunewise.planning",
+    "plan": "tunewise.run.estimate",
+    "quantize": "tunewise.run",
     "remedies": "tunewise.comparison",
     "train": "tunewise.run",
 }
@@ -69,6 +71,7 @@ __all__ = [
     "load_adapter",
     "load_base",
     "plan",
+    "quantize",
     "remedies",
     "save_adapter",
     "train",

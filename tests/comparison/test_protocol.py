@@ -64,6 +64,7 @@ UNLIKE = {
     "train.epochs": ({"train": {"epochs": 9}}, 3.0, 9.0),
     "train.batch_size": ({"train": {"batch_size": 9}}, 8, 9),
     "train.max_length": ({"train": {"max_length": 99}}, 512, 99),
+    "train.optimiser": ({"train": {"optim": "adamw_bnb_8bit"}}, "adamw", "adamw_8bit"),
     "train.evaluate_every": ({"train": {"evaluate_every": None}}, 1.0, None),
     "data.path": ({"data": "tiny:entailment"}, "tiny:sentiment", "tiny:entailment"),
     "data.train": ({"data": {"path": "tiny:sentiment", "train": 9}}, None, 9),

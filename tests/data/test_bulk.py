@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from tests.data.tokenizers_for_tests import TOKENIZERS, bytes_without_begin
-from tunewise.data.bulk import FEW, ids_of
+from tunewise.data import bulk
+from tunewise.data.bulk import FEW, Words, ids_of
 from tunewise.models.load import load_tokenizer
 
 ALL = {**TOKENIZERS, "tiny": lambda: load_tokenizer("tiny")}
@@ -50,3 +51,36 @@ def test_none_and_few():
     tokenizer = bytes_without_begin()
     assert ids_of([], tokenizer) == []
     assert ids_of(["the cat"], tokenizer) == called(["the cat"], tokenizer)
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(
+    rows=st.lists(st.lists(texts, min_size=1, max_size=6), min_size=1, max_size=9), n_before=st.sampled_from([0, FEW])
+)
+@settings(max_examples=60, deadline=None)
+def test_words_are_read_as_the_call_reads_their_row(name, rows, n_before):
+    tokenizer = ALL[name]()
+    rows = [["the", "cat"]] * n_before + rows + [["a", f"{tokenizer.eos_token}b", tokenizer.bos_token or "c"]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "MOST_WORDS", 3)
+        words = Words(tokenizer, rows)
+        found = [*words.read(rows), *words.read(rows)]
+    for row, read in zip([*rows, *rows], found, strict=True):
+        one = tokenizer(row, is_split_into_words=True)
+        assert (read.ids, read.words) == (one["input_ids"], one.word_ids())
+        assert read.segments == one.get("token_type_ids", [])
+
+
+def test_words_are_read_by_word_where_that_is_the_same_and_by_the_call_where_it_is_not():
+    for name, make in ALL.items():
+        assert Words(make(), [["the", "cat"], ["sat"]])._is_by_word, name
+
+    class Numbering(PreTrainedTokenizerFast):
+        def __call__(self, rows, **given):
+            return super().__call__([[f"{n}{word}" for n, word in enumerate(row)] for row in rows], **given)
+
+    own = Numbering(tokenizer_object=bytes_without_begin().backend_tokenizer, eos_token="</s>")
+    rows = [["the", "cat"], ["sat", "on"]]
+    words = Words(own, rows)
+    assert not words._is_by_word
+    assert [read.ids for read in words.read(rows)] == own(rows, is_split_into_words=True)["input_ids"]

@@ -127,7 +127,11 @@ def test_a_set_beside_a_mixture_is_a_held_out_task_of_its_own(tmp_path):
     assert (folder.expected, folder.counts_as, folder.ledger.leaks) == ((), {}, ())
     seen = tmp_path / "seen.jsonl"
     write_jsonl(seen, [{"prompt": one.prompt, "completion": one.answer} for one in task.each["news"].train[:4]])
-    assert len(load_out_of_domain("seen", OutOfDomainConfig(path=str(seen)), task).ledger.leaks) == 4
+    for name in ("seen", "news"):  # which a source is called too
+        leaks = load_out_of_domain(name, OutOfDomainConfig(path=str(seen)), task).ledger.leaks
+        assert [leak.reason for leak in leaks] == [
+            f"this row of {name} is also in train of news, line {one.line}" for one in task.each["news"].train[:4]
+        ]
     (tmp_path / "held-out").mkdir()
     counts(tmp_path / "held-out" / "test.jsonl", 0)
     alone = load_out_of_domain("alone", OutOfDomainConfig(path=str(tmp_path / "held-out")), task)
@@ -179,3 +183,59 @@ def test_a_file_that_is_none_says_what_is_missing(tmp_path):
     (tmp_path / "task.yaml").write_text(json.dumps({"name": "x"}))
     with pytest.raises(UserError, match=r"task\.yaml is no mixture"):
         parse(DataConfig, {"path": str(tmp_path / "task.yaml")})
+
+
+def test_paths_in_a_yaml_file_count_from_its_folder_or_else_from_here(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there / "sets"):
+        folder.mkdir(parents=True)
+    counts(here / "both.jsonl", 0)
+    beside = counts(there / "both.jsonl", 50)
+    counts(here / "here.jsonl", 100)
+    counts(there / "sets" / "deep.jsonl", 200)
+    for name in ("a.en", "a.nb"):
+        (there / name).write_text("x\ny\nz\nv\nw\n")
+    file = there / "mix.yaml"
+    lines = ["b: both.jsonl", "h: {path: here.jsonl}", "d: sets/deep.jsonl", "t: tiny:sentiment", 'p: "a.en, a.nb"']
+    file.write_text("sources:\n" + "".join(f"  {line}\n" for line in lines))
+    monkeypatch.chdir(here)
+    found = {name: one.path for name, one in DataConfig(path="../there/mix.yaml").mixture.sources.items()}
+    assert found == {
+        "b": "../there/both.jsonl", "h": "here.jsonl", "d": "../there/sets/deep.jsonl", "t": "tiny:sentiment",
+        "p": "../there/a.en,../there/a.nb",
+    }  # fmt: skip
+    assert load_task(DataConfig(path=str(file))).each["b"].train == load_task(beside).train
+    given = DataConfig(path=str(file), mixture={"sources": {"h": {"path": "both.jsonl"}}})
+    assert given.mixture.sources["h"].path == "both.jsonl", "what is said beside the file is no part of it"
+    file.write_text("sources: {b: botth.jsonl}")
+    with pytest.raises(UserError) as error:
+        DataConfig(path=str(file))
+    assert f"botth.jsonl is neither in {there} nor in {here}" in error.value.message
+    assert error.value.hint == "did you mean both.jsonl?"
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_held_out_file_of_a_row_or_two_is_asked(n, tmp_path):
+    path = counts(tmp_path / "few.jsonl", 0, n)
+    found = load_out_of_domain("few", OutOfDomainConfig(path=path), load_task(mixture()))
+    assert [one.prompt for one in found.task.test] == [f"count {i}:" for i in range(n)]
+    assert f"0 train, 0 dev, {n} test; {n} rows, asked out of domain as few" in found.ledger.detected
+
+
+def test_rows_are_the_same_where_what_fills_unlike_templates_is(tmp_path):
+    firsts = {"a": (0, 20, 60), "b": (0, 40, 0)}
+    for name, of_parts in firsts.items():
+        (tmp_path / name).mkdir()
+        text = "the boat" if name == "a" else "The  Boat"
+        for part, first in zip(("train", "dev", "test"), of_parts, strict=True):
+            rows = ({"text": f"{text} {i}", "label": str(i % 2)} for i in range(first, first + 6))
+            write_jsonl(tmp_path / name / f"{part}.jsonl", rows)
+    sources = {
+        name: {"path": str(tmp_path / name), "prompt": f"{name} says {{text}}", "answer": " {label}"} for name in firsts
+    }
+    leaks = load_task(parse(DataConfig, {"mixture": {"sources": sources}})).ledger.leaks
+    # b's own, and the same rows in train of the other source, which asks them in other words
+    own = [f"b: this row of test is also in train, line {n}" for n in range(1, 7)]
+    assert [leak.reason for leak in leaks] == own + [
+        f"this row of test of b is also in train of a, line {n}" for n in range(1, 7)
+    ]

@@ -279,3 +279,43 @@ def test_bad_configurations_are_told(data, message):
     with pytest.raises(UserError) as error:
         parse(DataConfig, data)
     assert message in error.value.message
+
+
+def unpaired(talks: bool = False) -> list[dict]:
+    rows = []
+    for n in range(20):
+        asked, told = f"where is boat {n}?", f"boat {n} is at sea"
+        turns = [{"role": "user", "content": asked}], [{"role": "assistant", "content": told}]
+        prompt, completion = turns if talks else (asked, told)
+        rows.append({"prompt": prompt, "completion": completion, "label": n % 4 != 3})
+    return rows
+
+
+@pytest.mark.parametrize("talks", [False, True])
+def test_unpaired_preferences_are_refused_unless_the_desirable_ones_are_asked_for(talks, tmp_path):
+    path = tmp_path / "kto.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in unpaired(talks)))
+    for said in ({}, {"completion": "completion"}):
+        with pytest.raises(UserError, match="unpaired preferences, as for KTO: label says of each") as error:
+            load_task(DataConfig(path=str(path), **said))
+        assert "data.desirable=label trains on the desirable completions alone" in error.value.hint
+    task = load_task(DataConfig(path=str(path), desirable="label"))
+    lines = sorted(one.line for part in (task.train, task.dev, task.test) for one in part)
+    assert lines == [n + 1 for n in range(20) if n % 4 != 3]
+    assert (task.kind, task.ledger.rows, task.ledger.trained) == ("generation", 20, 15)
+    assert {note.line for note in task.ledger.rejected} == {4, 8, 12, 16, 20}
+    assert all(note.reason.endswith("is not desirable by label") for note in task.ledger.rejected)
+    if not talks:
+        judged = load_task(DataConfig(path=str(path), text="prompt,completion", label="label"))
+        assert (judged.kind, judged.labels, judged.asked) == (
+            "classification",
+            ("false", "true"),
+            ("prompt", "completion"),
+        )
+
+
+def test_what_is_desirable_is_asked_of_completions_alone(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": f"t {n}", "label": "ab"[n % 2], "ok": True}) + "\n" for n in range(9)))
+    with pytest.raises(UserError, match="desirable changes nothing"):
+        load_task(DataConfig(path=str(path), desirable="ok"))

@@ -9,7 +9,7 @@ from tunewise.data.encode import Encoded
 from tunewise.engine.from_trunk import route_for
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.objectives import Labels, PackedLabels, objective_for
-from tunewise.engine.packed_classifier import first_position, pack_texts
+from tunewise.engine.packed_classifier import first_position, pack_texts, reads_of
 from tunewise.engine.packing import ROUND
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
@@ -84,7 +84,7 @@ def test_packed_is_padded(name, family):
 def test_positions_begin_where_the_family_begins_them():
     for family, first in (("bert_classes", 0), ("distilbert_classes", 0), ("roberta_classes", 1)):
         base = base_of(family)
-        assert first_position(base.model, base.anatomy, ()) == (first, "")
+        assert first_position(base.model, base.anatomy, (), reads_of(base.head, base.anatomy)) == (first, "")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_positions_begin_where_the_family_begins_them():
 def test_what_does_not_run_packed_is_found_out(family, method, reason):
     base = base_of(family)
     attach(base.model, parse_method(method), seed=1)
-    assert reason in first_position(base.model, base.anatomy, ())[1]
+    assert reason in first_position(base.model, base.anatomy, (), reads_of(base.head, base.anatomy))[1]
     assert isinstance(objective_for(base, packing=True), Labels)
     assert not isinstance(objective_for(base, packing=True), PackedLabels)
 
@@ -114,7 +114,7 @@ def test_the_layout_of_a_batch():
 
 def test_a_decoder_reads_the_last_token_that_is_no_padding():
     of = [Encoded("", ids, (0,), len(ids), False) for ids in ((5, 6, 7), (5, 6, 0, 0), (9,))]
-    batch = pack_texts(of, 0, (70,), 0, reads_last=True)
+    batch = pack_texts(of, 0, (70,), 0, "last")
     assert batch.inputs["input_ids"][0, batch.pooled].tolist() == [7, 6, 9]
     base = base_of("llama_classes")
     tuned = attach(base.model, parse_method(METHODS["head"]), seed=1)

@@ -11,8 +11,7 @@ import pytest
 
 from tunewise.files import read_json, write_json
 from tunewise.methods import METHODS
-from tunewise.methods.matrix import FILE, QUANTISED
-from tunewise.models.families import KINDS
+from tunewise.methods.matrix import COLUMNS, FILE
 
 CONTRACTS = ("test_contract.py", "test_quantised.py")  # each says in KINDS which column its cases belong to
 OUTCOMES: Counter[tuple[str, str, str]] = Counter()  # (method, kind, passed | failed)
@@ -45,7 +44,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         counts = {outcome: OUTCOMES[name, kind, outcome] for outcome in ("passed", "failed")}
         refused = (name, kind) in REFUSED and not counts["failed"]
         found.setdefault(name, {})[kind] = {"refused": REFUSED[name, kind]} if refused else counts
-    kinds = (*KINDS, QUANTISED)
+    kinds = COLUMNS
     found = {
         name: {kind: found[name][kind] for kind in kinds if kind in found[name]} for name in METHODS if name in found
     }

@@ -26,20 +26,20 @@ from tunewise.errors import UserError
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import Tuned, attach, count
 from tunewise.methods.base import CannotFold, Method
-from tunewise.methods.matrix import QUANTISED, matrix
+from tunewise.methods.matrix import matrix
 from tunewise.methods.store import load_adapter, read_card, save_adapter
-from tunewise.models.quantise import dequantise, packed_weights
+from tunewise.models.quantise import FORMATS, dequantise, packed_weights
 
 TRAINS_WEIGHTS = ("full", "top_layers")  # these select packed weights; all others add beside them, or leave them out
 CASES = [
     (form, name, fields)
-    for form in ("nf4", "int8")
+    for form in FORMATS
     for name, variants in VARIANTS.items()
     for fields in (variants if form == "nf4" else variants[:1])
     if name not in TRAINS_WEIGHTS
 ]
 TRAINED_CASES = [case for case in CASES if case[1] != "frozen"]
-KINDS = {"nf4": QUANTISED}  # form -> the column of the matrix that its outcomes stand in
+KINDS = {form: form for form in FORMATS}  # form -> the column of the matrix that its outcomes stand in
 
 
 def identify(case: tuple[str, str, dict]) -> str:
@@ -65,16 +65,17 @@ def stored(tuned: Tuned) -> dict[str, Tensor]:
 
 
 def test_the_base_is_quantised_where_it_should_be():
-    for form in ("nf4", "int8"):
+    for form in FORMATS:
         names = packed_weights(bases.quantised(form))
         assert len(names) == 7 * bases.LAYERS
         assert not any("lm_head" in name or "embed" in name for name in names)
     assert set(TRAINS_WEIGHTS) | {name for _, name, _ in CASES} == set(METHODS)
 
 
-def test_the_matrix_has_a_column_for_quantised_bases():
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_matrix_has_a_column_for_each_format(form):
     for name, row in matrix().items():
-        outcome = row[QUANTISED]
+        outcome = row[form]
         if name in TRAINS_WEIGHTS:
             assert "quantised" in outcome["refused"]
         else:
@@ -82,7 +83,9 @@ def test_the_matrix_has_a_column_for_quantised_bases():
             assert outcome["failed"] == 0, name
 
 
-@pytest.mark.parametrize("case", [("nf4", name, VARIANTS[name][0]) for name in TRAINS_WEIGHTS], ids=identify)
+@pytest.mark.parametrize(
+    "case", [(form, name, VARIANTS[name][0]) for form in FORMATS for name in TRAINS_WEIGHTS], ids=identify
+)
 def test_a_method_that_trains_packed_weights_is_refused_with_the_reason(case, record_property):
     model = bases.quantised(case[0])
     for refused in (attach, count):
@@ -210,7 +213,7 @@ def test_learns_eight_examples_by_heart_and_the_base_does_not_move(case):
     assert_same({name: value for name, value in stored(tuned).items() if name in before}, before)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case[0] == "nf4"], ids=identify)
+@over_cases
 def test_generate_runs_and_equals_greedy_by_hand(case):
     assert_generates_as_by_hand(attached(case))
 

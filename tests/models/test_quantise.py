@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests import bases
-from tests.small_base import write_base
+from tests.small_base import write_base, write_encoder
 from tunewise.errors import UserError
 from tunewise.methods import METHODS
 from tunewise.methods.attach import attach
@@ -14,6 +14,7 @@ from tunewise.methods.reparam.lora import LoRA
 from tunewise.models import nf4
 from tunewise.models.anatomy import read_anatomy
 from tunewise.models.fingerprint import of_model
+from tunewise.models.heads import TaskHead
 from tunewise.models.load import load_base, original
 from tunewise.models.quantise import FORMATS, dequantise, format_of, is_quantised, packed_weights
 from tunewise.models.weights import dense_weight, frozen_weight, set_dense_weight
@@ -110,7 +111,7 @@ def test_a_changed_scale_is_a_moved_weight():
     assert of_model(model) != name
 
 
-@pytest.mark.parametrize("form", ["nf4", "int8"])
+@pytest.mark.parametrize("form", FORMATS)
 def test_existing_biases_of_packed_layers_are_trained_and_get_the_dense_gradient(form):
     """In a batch of several rows, too."""
     found = []
@@ -148,12 +149,28 @@ def test_the_original_is_read_again_from_where_it_came(folder):
         assert torch.equal(found.get_parameter(name), parameter)
 
 
+@pytest.mark.parametrize("form", ["nf4", "int8"])
+def test_a_classifier_on_top_stays_dense_and_can_be_trained(tmp_path, form):
+    """transformers would pack one that has a bias, and fail on one that the checkpoint does not hold."""
+    head = TaskHead("classes", ("a", "b", "c"))
+    base = load_base(str(write_encoder(tmp_path / "encoder")), "float32", head=head, quantise=form)
+    assert len(packed_weights(base.model)) == len(base.anatomy.sites) + 1  # and the pooler
+    tuned = attach(base.model.train(), LoRA(rank=2))
+    base.model(IDS).logits.square().mean().backward()
+    assert tuned.trainable["base.classifier.weight"].grad.norm() > 0
+    found = original(base.model)
+    assert found.classifier.weight.shape == (3, 32)
+    assert list(found.config.id2label.values()) == ["a", "b", "c"]
+    plain = load_base(str(tmp_path / "encoder"), "float32", head=head).model
+    assert all(torch.equal(found.get_parameter(name), p) for name, p in plain.named_parameters() if "bert." in name)
+
+
 def test_nothing_is_written_to_a_packed_weight():
     model = bases.quantised("nf4")
     site, before = read_anatomy(model).sites[0], checksums(model)
     with pytest.raises(UserError, match="is quantised") as caught:
         set_dense_weight(model, site, torch.zeros(site.d_out, site.d_in))
-    assert "--into dequantised" in caught.value.hint
+    assert "--route dequantised" in caught.value.hint
     assert checksums(model) == before
 
 
@@ -172,6 +189,6 @@ def test_what_cannot_be_is_refused(folder, fields, message):
 def test_without_bitsandbytes_it_says_what_to_install(folder, monkeypatch):
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else there(name))
-    with pytest.raises(UserError, match="quantised bases need bitsandbytes") as caught:
-        load_base(folder, "float32", quantise="nf4")
+    with pytest.raises(UserError, match="quantise=int8 needs bitsandbytes") as caught:
+        load_base(folder, "float32", quantise="int8")
     assert caught.value.hint == "pip install 'tunewise[quant]'"

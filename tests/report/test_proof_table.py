@@ -39,7 +39,7 @@ def test_a_proof_that_one_seed_fails_is_failed_with_the_largest_difference(arms:
 
 def test_the_planner_is_graded_by_what_was_measured(arms: dict[str, Arm]) -> None:
     assert planner_grades(list(arms.values())) == []
-    plan = {"planned": {"n_trainable": 49_152, "adapter_bytes": 196_608, "peak_bytes": None}}
+    plan = {"planned": {"n_trainable": 49_152, "adapter_bytes": 196_608, "train_seconds": None}}
     grades = planner_grades([with_metrics(arms["lora"], plan, plan, plan), arms["full"]])
     assert [(grade.what, grade.planned, grade.measured, grade.error) for grade in grades] == [
         ("trained parameters", "49,152", "49,152", "exact"),

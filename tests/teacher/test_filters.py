@@ -6,7 +6,7 @@ from tunewise.teacher import filters
 from tunewise.teacher.novelty import Kept
 from tunewise.teacher.scripts import foreign, scripts_of
 
-LATIN = frozenset({"LATIN"})
+LATIN = frozenset({"Latin"})
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_examples_that_contradict_each_other() -> None:
 
 def test_scripts() -> None:
     assert scripts_of(["Write a poem about α", "Name a town in the north"]) == LATIN
-    assert scripts_of(["写一首诗", "Write a poem"]) == {"LATIN", "CJK"}
+    assert scripts_of(["写一首诗", "Write a poem"]) == {"Latin", "Han"}
     japanese = scripts_of(["詩を書いてください"])
-    assert {"HIRAGANA", "KATAKANA", "CJK"} <= japanese
+    assert {"Hiragana", "Katakana", "Han"} <= japanese
     assert foreign("カタカナ", japanese) == ""
     assert foreign("Привет, world", LATIN) == "cyrillic"
     assert foreign("12 + 3?", LATIN) == ""

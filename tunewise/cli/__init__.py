@@ -5,7 +5,21 @@ from typing import Annotated
 
 import typer
 
-from tunewise.cli import adapter, compare, data, demo, dimension, doctor, eval, methods, plan, remedies, report, train
+from tunewise.cli import (
+    adapter,
+    compare,
+    data,
+    demo,
+    dimension,
+    doctor,
+    eval,
+    methods,
+    plan,
+    quantize,
+    remedies,
+    report,
+    train,
+)
 from tunewise.cli.console import verb, version
 
 # before torch is imported: threads that wait for work sleep, so that a busy machine costs seconds and not minutes
@@ -31,6 +45,7 @@ VERBS = {
     "remedies": remedies.remedies,
     "methods": methods.methods,
     "plan": plan.plan,
+    "quantize": quantize.quantize,
     "doctor": doctor.doctor,
 }
 

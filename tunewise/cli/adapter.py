@@ -1,17 +1,21 @@
-"""`tunewise adapter check|merge|show|combine|diff|dial`: adapter folders, ours or peft's."""
+"""`tunewise adapter start|check|merge|show|combine|diff|dial`: adapter folders, ours or peft's."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunewise.cli.adapter_start import start
 from tunewise.cli.console import BAD_INPUT, AsJson, Data, Model, print_json, results, verb
 from tunewise.errors import UserError, no_adapter_yet, unknown
 
 if TYPE_CHECKING:
     from tunewise.models.load import Base
 
-app = typer.Typer(name="adapter", help="Check, merge, combine, compare, dial or show adapters.", no_args_is_help=True)
+app = typer.Typer(
+    name="adapter", help="Start, check, merge, combine, compare, dial or show adapters.", no_args_is_help=True
+)
+app.command("start")(verb(start))
 
 Folder = Annotated[Path, typer.Argument(help="An adapter folder, or a run folder that holds one.", show_default=False)]
 
@@ -44,22 +48,42 @@ def check(
 @verb
 def merge(
     folder: Folder,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the merged model.", show_default=False)],
-    into: Annotated[
-        str, typer.Option(help="On a quantised base: into its dequantised weights, or into the original ones.")
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The folder for the merged model.", show_default=False)
+    ] = None,
+    route: Annotated[
+        str,
+        typer.Option(
+            help="On a quantised base: dequantised, original or attached; without one, all are measured and none taken."
+        ),
     ] = "",
+    data: Data = None,
+    limit: Annotated[int, typer.Option(min=1, help="So many rows, by which routes are measured.")] = 64,
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
     """Fold an adapter into its base and write a full transformers model folder."""
+    if route not in ("", "dequantised", "original", "attached"):
+        raise unknown("route", route, ("dequantised", "original", "attached"))
+    if route == "attached" and out is not None:
+        raise UserError("served attached, the adapter stays as it is: there is nothing to write", "leave out --out")
+    if route in ("dequantised", "original"):
+        named(out)
+    if data is not None:
+        from tunewise.data.found import find
+
+        find(data)
+    adapter = adapter_folder(folder)
+    base = base_of(adapter, model)
+    if base.quantise or route or data is not None:
+        _merge_by_route(folder, base, route, out, data, limit, as_json)
+        return
+
     from tunewise import files
     from tunewise.run import merge_adapter, save_merged
 
-    if into not in ("", "dequantised", "original"):
-        raise unknown("kind of weights to merge into", into, ("dequantised", "original"))
-    adapter = adapter_folder(folder)
-    base = base_of(adapter, model)
-    merged = merge_adapter(base, adapter, into)
+    out = named(out)
+    merged = merge_adapter(base, adapter)
     with files.folder(out) as new:
         save_merged(merged, base, adapter, new)
     n_bytes = sum(file.stat().st_size for file in out.iterdir())
@@ -67,6 +91,35 @@ def merge(
         print_json({"folder": str(out), "bytes": n_bytes, "base": base.name, "adapter": str(adapter)})
     else:
         results().print(f"merged {adapter} into {base.name}: wrote {out}, {n_bytes / 1e6:.1f} MB", soft_wrap=True)
+
+
+def _merge_by_route(
+    folder: Path, base: "Base", route: str, out: Path | None, data: str | None, limit: int, as_json: bool
+) -> None:
+    """What the routes change is printed; UserError, with the command to type, where none was chosen."""
+    from tunewise.report.routes import print_routes
+    from tunewise.run import merge_by, weigh_routes
+
+    if route in ("dequantised", "original"):
+        found = {"folder": str(out), **merge_by(base, folder, route, named(out), data=data, limit=limit)}
+    else:
+        found = weigh_routes(base, folder, data=data, limit=limit)
+    if as_json:
+        print_json(found)
+    else:
+        print_routes(results(), found)
+    if not route:
+        raise UserError(
+            f"{base.name} is quantised ({base.quantise}): nothing was merged",
+            f"take one of the routes: tunewise adapter merge {folder} --route dequantised|original --out FOLDER",
+        )
+
+
+def named(out: Path | None) -> Path:
+    """The folder that is written; UserError where none was named."""
+    if out is None:
+        raise UserError("a merged model needs a folder", "add --out FOLDER")
+    return out
 
 
 @app.command()

@@ -112,7 +112,8 @@ def account_table(account: "Account") -> "Table":
             table.add_row("[dim]cut[/]", f"{len(cut):,} of {part} to {cut[0].kept:,} tokens, {by}; {hit}")
     for reason, rows in list(account.by_reason.items())[:3]:
         lines = ", ".join(f"{row.part} {row.line}".strip() for row in rows[:4]) + (", …" if len(rows) > 4 else "")
-        table.add_row("[dim]rejected[/]", f"{len(rows):,}: {escaped(reason)} [dim](line {lines})[/]")
+        such_as = ": " if len({row.reason for row in rows}) == 1 else ", such as: "
+        table.add_row("[dim]rejected[/]", f"{len(rows):,}{such_as}{escaped(reason)} [dim](line {lines})[/]")
     if len(account.by_reason) > 3:
         table.add_row("", f"[dim]and {len(account.by_reason) - 3} reasons more; --json lists all rows[/]")
     return table

@@ -72,6 +72,7 @@ def _print_matrix(as_json: bool) -> None:
     console = results()
     console.print(table)
     console.print("\nThe numbers are the contract tests that passed: identity at birth, gradients, saving, folding ...")
+    console.print("nf4, fp4, int8: on a decoder whose weights are quantised.")
     for number, reason in enumerate(reasons, 1):
         console.print(f"refused ({number}): {reason}")
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from tunewise import files
 from tunewise.cache import cache_folder
-from tunewise.data.build import RESULT, build
+from tunewise.data.build import RESULT, build, ids_of
 from tunewise.data.config import DataConfig
 from tunewise.data.conversations import Conversations
 from tunewise.data.detect import detect
@@ -34,8 +34,8 @@ from tunewise.data.readers import Row, columns, fields_of
 from tunewise.data.rows_read import RowsRead, how_asked, read_whole
 from tunewise.data.shapes import Shape
 from tunewise.data.sources import single_files
-from tunewise.data.splits import digest_number, normalised
-from tunewise.data.streamed import Index, Source, Streamed, state_of
+from tunewise.data.splits import digest_number
+from tunewise.data.streamed import Index, Named, Source, Streamed, numbers_of, state_of
 from tunewise.data.template import Template
 from tunewise.errors import UserError, unreadable
 
@@ -49,10 +49,10 @@ DETECTED_FROM = 20_000
 """Rows by which the shape of a big file is told."""
 MOST_HELD_OUT = 2_000
 KEPT = 8
-VERSION = 1
+VERSION = 2
 FLUSH = 65_536
 TELL_SECONDS = 10.0
-COLUMNS = {"offset": "q", "size": "i", "line": "q", "prompt": "Q", "text": "Q", "label": "Q"}
+COLUMNS = {"offset": "q", "size": "i", "line": "q", "prompt": "Q", "text": "Q", "asked": "Q", "label": "Q"}
 
 
 class NotByRows(Exception):
@@ -105,7 +105,7 @@ def read_big(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> R
         known=known,
         n_rows=n_rows,
         rejected=rejected,
-        witnesses=[one for part in whole.values() for one in part.witnesses],
+        every=Named(whole) if len(whole) > 1 else next(iter(whole.values())),
         parts=lambda: _parts(whole, config),
         chat=chat.template if chat else None,
         told=f"; {chat.sentence()}" if chat else "",
@@ -125,7 +125,7 @@ class Reading:
 
     def made(self, row: Row, stem: str) -> Example | str:
         """The example, or why there is none. Raises NotByRows where it is several."""
-        examples, notes = build([row], self.shape, self.template, stem, self.chat)
+        examples, notes = build([row], self.shape, self.template, ids_of([row], stem), self.chat)
         if not examples:
             return notes[0].reason
         if examples[0].apart:
@@ -214,9 +214,8 @@ def _index(folder: Path, path: Path, reading: Reading) -> None:
             rejected.append((row.line, example))
             continue
         witnesses.see(n, example)
-        texts = normalised(example.prompt), normalised(example.text), example.label or ""
-        keys = (digest_number(reading.seed, text) for text in texts)
-        for name, value in zip(table, (offset, size, row.line, *keys)):
+        keys = numbers_of(example, reading.seed), digest_number(reading.seed, example.label or "")
+        for name, value in zip(table, (offset, size, row.line, *keys[0], keys[1]), strict=True):
             table[name].append(value)
         n += 1
         if n % FLUSH == 0:

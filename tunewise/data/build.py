@@ -10,7 +10,7 @@ from itertools import takewhile
 from tunewise.data.choices import letter, lettered, texts_in
 from tunewise.data.conversations import Conversations
 from tunewise.data.examples import Example, Note, Part
-from tunewise.data.instruct.reading import accepted_of, options_of
+from tunewise.data.instruct.reading import accepted_of, mould_of, options_of
 from tunewise.data.messages import Message
 from tunewise.data.readers import Row
 from tunewise.data.shapes import Shape, number_of
@@ -19,6 +19,7 @@ from tunewise.errors import UserError, nearest
 
 GOOD, BAD = "good", "bad"
 """The sentences of a minimal pair."""
+DESIRABLE = ("true", "1")
 RESULT = re.compile(r"####\s*[-$]?[\d,.]+\s*$")
 """How an answer of arithmetic (gsm8k) ends."""
 
@@ -27,22 +28,23 @@ def build(
     rows: Sequence[Row],
     shape: Shape,
     template: Template,
-    name: str,
+    ids: Sequence[str],
     chat: Conversations | None = None,
     group: str | None = None,
-    taken: Collection[str] = (),
 ) -> tuple[list[Example], list[Note]]:
     """Examples in the order of the rows, and one note for each row that has nothing to ask or nothing to answer.
 
     `chat` writes rows of messages, and of prompts with their answers where it is given.
-    Their ids are those of `ids_of`; `group` is the column whose value they keep.
+    `ids` are those of `ids_of`; `group` is the column whose value they keep.
     """
     examples: list[Example] = []
     rejected: list[Note] = []
-    for row, identity in zip(rows, ids_of(rows, name, taken), strict=True):
+    for row, identity in zip(rows, ids, strict=True):
         try:
             example = _example(row, shape, template, identity, chat)
-            examples.append(replace(example, group=str(row.fields.get(group, "")).strip()) if group else example)
+            if group:
+                example = replace(example, group=str(row.fields.get(group, "")).strip())
+            examples.append(replace(example, mould=mould) if (mould := mould_of(row)) else example)
         except UserError as error:
             rejected.append(Note(row.line, error.message))
     return examples, rejected
@@ -85,6 +87,8 @@ def check_labels(examples: Sequence[Example], labels: Sequence[str], source: str
 
 
 def _example(row: Row, shape: Shape, template: Template, identity: str, chat: Conversations | None) -> Example:
+    if shape.desirable and str(row.fields.get(shape.desirable, "")).lower() not in DESIRABLE:
+        raise UserError(f"its {shape.answered or 'answer'} is not desirable by {shape.desirable}")
     if shape.talk:
         assert chat is not None
         conversation = shape.talk.of(row)

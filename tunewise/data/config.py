@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,12 +12,12 @@ from pydantic import Field, field_serializer, field_validator, model_validator
 from tunewise.config import Strict, read_yaml
 from tunewise.data.mixing import Mixing, normalised, proportional_rates
 from tunewise.data.trained_on import TrainedOn
-from tunewise.errors import UserError
+from tunewise.errors import UserError, missing
 
 Pattern = Literal["none", "minimal", "question", "verbose"]
 OF_A_SOURCE = (
-    "folder", "splits", "rows", "group", "text", "label", "prompt", "completion", "rejected", "answer", "messages",
-    "system", "history", "tools", "tags", "pattern", "words", "choices", "minimal_pair", "metrics", "kind",
+    "folder", "splits", "rows", "group", "text", "label", "prompt", "completion", "rejected", "desirable", "answer",
+    "messages", "system", "history", "tools", "tags", "pattern", "words", "choices", "minimal_pair", "metrics", "kind",
     "template", "roles", "trained_on",
 )  # fmt: skip
 """Fields that say what the rows of one source are."""
@@ -65,6 +65,9 @@ class DataConfig(Strict):
     """What of a training row is trained: every answer, a conversation's last answer, or prompts as well."""
     rejected: str | None = None
     """The column with an answer that is worse than `completion`, as preference data has; kept, and not trained."""
+    desirable: str | None = None
+    """The column that says of each completion whether it is desirable, as unpaired preference data (KTO's) has it: rows
+    where it is true are taken, the others are rejected."""
     system: str | None = None
     """The column with the system's text of a conversation."""
     tools: str | None = None
@@ -105,6 +108,15 @@ class DataConfig(Strict):
     replay: tuple[Replay, ...] = ()
     """Rows of other sources to be trained on beside its own: a path and a share, or a list of them."""
 
+    def said(self, names: Collection[str] = ()) -> list[str]:
+        """The fields, of these names or of any, that say something else than they do where nothing is said."""
+        fields = type(self).model_fields
+        return [
+            name
+            for name in names or fields
+            if getattr(self, name) != fields[name].get_default(call_default_factory=True)
+        ]
+
     def n_drawn(self, sizes: Mapping[str, int]) -> int:
         """How many rows an epoch has, by the number of training rows of each of these tasks."""
         return self.mixture.draws(sizes) if self.mixture else sum(sizes.values())
@@ -137,14 +149,13 @@ class DataConfig(Strict):
                     f"{path} is no mixture: it names no sources",
                     "write sources: {NAME: PATH, ...}; of a task.yaml name its folder",
                 )
+            content = {**content, "sources": _found_beside(Path(path), content["sources"])}
             return {**data, "path": Path(path).stem, "mixture": _laid_over(content, given or {})}
         return {"path": "mixture", **data} if given and path is None else data
 
     @model_validator(mode="after")
     def _said_by_its_sources(self) -> Self:
-        plain = type(self).model_construct(path="")
-        given = [name for name in OF_A_SOURCE if getattr(self, name) != getattr(plain, name)]
-        if self.mixture and given:
+        if self.mixture and (given := self.said(OF_A_SOURCE)):
             raise ValueError(f"{given[0]} is of one source; write mixture.sources.NAME.{given[0]}")
         return self
 
@@ -229,9 +240,8 @@ class SourceConfig(DataConfig):
     def _one_source_alone(self) -> Self:
         if self.mixture is not None:
             raise ValueError("a source cannot be a mixture itself; name what that is made of")
-        for name in ("few_shot", "replay", "split", "seed"):
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is the same for all sources; write data.{name}")
+        for name in self.said(("few_shot", "replay", "split", "seed")):
+            raise ValueError(f"{name} is the same for all sources; write data.{name}")
         return self
 
 
@@ -290,6 +300,40 @@ class MixtureConfig(Strict):
     def draws(self, sizes: Mapping[str, int]) -> int:
         """How many rows an epoch draws."""
         return sum(min(size, self.cap) for size in sizes.values())
+
+
+def _found_beside(file: Path, sources: Any) -> Any:
+    """The sources of a yaml file, with the files they name as they are found from here.
+
+    A path counts from the folder of the yaml file, or else from the working directory; UserError where it is in
+    neither. Names with a colon (tiny:, glue:, hf:) are no paths.
+    """
+    if not isinstance(sources, Mapping):
+        return sources
+
+    def found(path: str, of: str) -> str:
+        if (file.parent / path).exists():
+            return str(file.parent / path)
+        if ":" in path or Path(path).exists():
+            return path
+        if "," in path:
+            return ",".join(found(part.strip(), of) for part in path.split(","))
+        raise UserError(
+            f"source {of} of {file}: {path} is neither in {file.parent.resolve()} nor in {Path.cwd()}",
+            missing(path).hint or "write where it lies, from the folder of the yaml file or from the working directory",
+        )
+
+    def each(name: str, source: Any) -> Any:
+        if isinstance(source, str):
+            return found(source, name)
+        if not isinstance(source, Mapping):
+            return source
+        named = {key: value for key in ("path", "folder", "template") if isinstance(value := source.get(key), str)}
+        if not named.get("template", "").endswith(".jinja"):  # which is the name of one
+            named.pop("template", None)
+        return {**source, **{key: found(value, name) for key, value in named.items()}}
+
+    return {name: each(name, source) for name, source in sources.items()}
 
 
 def _laid_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a file's rows are: recognised by the names of columns, then by their content, unless a configuration says it."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from tunewise.data.choices import ANSWERS, QUESTIONS, Choices, counting_of, detect_choices
 from tunewise.data.config import DataConfig
@@ -34,6 +35,9 @@ EXTRA = ("input", "context")
 def detect(rows: Sequence[Row], config: DataConfig) -> Shape:
     """The shape of these rows, the columns that `config` names taking precedence; UserError when it cannot be told."""
     known = columns(rows)
+    _refuse_unpaired(known, rows, config)
+    if config.desirable:
+        known.remove(require(config.desirable, known, config.path))
     shape = _named(known, rows, config) or _by_name(known, rows, config) or _by_content(known, rows)
     if shape is None:
         raise UserError(
@@ -42,6 +46,8 @@ def detect(rows: Sequence[Row], config: DataConfig) -> Shape:
             "or data.text=COLUMN alone for plain text",
         )
     _refuse_what_changes_nothing(shape, config)
+    if config.desirable:
+        return replace(shape, desirable=config.desirable)
     return _valued(shape, rows, config)
 
 
@@ -51,10 +57,26 @@ def _refuse_what_changes_nothing(shape: Shape, config: DataConfig) -> None:
     unused = [] if shape.talk else [name for name, value in of_talks.items() if value]
     if config.rejected and not shape.rejected and not (shape.talk and shape.talk.rejected):
         unused.append("rejected")
+    if config.desirable and shape.name not in ("prompt and completion", "messages"):
+        unused.append("desirable")
     if unused:
         raise UserError(
             f"data.{unused[0]} changes nothing: {config.path} is taken as {shape.name}",
             "name the columns of the conversation too: data.messages=COLUMN, or data.prompt and data.completion",
+        )
+
+
+def _refuse_unpaired(known: Sequence[str], rows: Sequence[Row], config: DataConfig) -> None:
+    """UserError for unpaired preferences, as KTO is trained on them, where nothing is said of their labels."""
+    if config.desirable or config.label or not {"prompt", "completion", "label"} <= set(known):
+        return
+    judged = {str(row.fields.get("label", "")).lower() for row in rows} <= {"true", "false"}
+    if judged:
+        raise UserError(
+            f"{config.path} holds unpaired preferences, as for KTO: label says of each completion whether it is "
+            "desirable, and preferences are not trained here",
+            "data.desirable=label trains on the desirable completions alone; to tell which they are, "
+            "data.text=prompt,completion data.label=label",
         )
 
 

@@ -40,6 +40,8 @@ class Example:
     """Earlier answers of the same conversation, where they have to stand in texts of their own."""
     group: str = ""
     """What it shares with rows that must not fall into another split, such as an author."""
+    mould: str = ""
+    """In an instruction set, by which template and in which form it is asked: words that tell no row from another."""
 
     @property
     def text(self) -> str:
@@ -56,6 +58,13 @@ class Example:
         """The text of the last trained part; "" when nothing is trained."""
         last = self._last_trained()
         return self.parts[last].text if last < len(self.parts) else ""
+
+    @property
+    def asked(self) -> str:
+        """What it is asked, without the words of a template where those are known apart from it."""
+        if self.texts:
+            return "\n".join((*self.texts, *self.choices))
+        return self.prompt or "\n".join(self.choices) or self.text
 
     def _last_trained(self) -> int:
         last = len(self.parts) - 1
@@ -74,7 +83,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Every row accounted for: rows = trained + len(rejected), and every truncated row is also a trained one."""
+    """Every row accounted for: rows + more = trained + len(rejected), and every truncated row is also a trained one."""
 
     rows: int = 0
     trained: int = 0
@@ -84,13 +93,15 @@ class Ledger:
     detected: str = ""
     replayed: int = 0
     """Of the trained rows, those of other sources."""
+    more: int = 0
+    """Answers of conversations that are rows of their own, beyond one answer of each row."""
 
     def sentence(self) -> str:
         """The account in words, with the first reason of each kind."""
         replayed = f"{self.replayed} of them replayed, " if self.replayed else ""
-        text = (
-            f"{self.rows} rows: {self.trained} used, {replayed}{len(self.truncated)} cut, {len(self.rejected)} rejected"
-        )
+        more = f" and {self.more} more answers of theirs, each as a row of its own" if self.more else ""
+        text = f"{self.rows} rows{more}: {self.trained} used, {replayed}"
+        text += f"{len(self.truncated)} cut, {len(self.rejected)} rejected"
         for name, notes in (("cut", self.truncated), ("rejected", self.rejected), ("leak", self.leaks)):
             if notes:
                 more = f" (and {len(notes) - 1} more)" if len(notes) > 1 else ""

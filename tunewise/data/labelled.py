@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tunewise.data.bulk import Words, WordsRead
 from tunewise.data.encode import CHUNK, MASKED, Encoded, Outcome, Told
 from tunewise.data.examples import Example
 from tunewise.data.task import Task
 from tunewise.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import BatchEncoding, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 READ = Told(cut="it")
 
@@ -26,30 +27,35 @@ def labelled_each(
 
     Images need no tokenizer. UserError for examples that hold no text of their own (chat messages).
     """
+    words = None
     for start in range(0, len(examples), CHUNK):
         chunk = examples[start : start + CHUNK]
         if tokenizer is None:
             for one in chunk:
                 yield one.line, Encoded(one.id, (), _label(task, one), 0, truncated=False, image=one.image)
-            continue
-        for example, found in zip(chunk, _all_tokens(task, chunk, tokenizer), strict=True):
-            is_cut = len(found["input_ids"]) > max_length
-            if is_cut:
-                found = _tokens(task, example, tokenizer, max_length)
-            ids = tuple(found["input_ids"])
-            labels = _tags(task, example, found) if task.kind == "tagging" else _label(task, example)
-            segments = tuple(found.get("token_type_ids", ()))
-            yield example.line, Encoded(example.id, ids, labels, len(ids), is_cut, segments)
+        elif task.kind == "tagging":
+            rows = [one.texts for one in chunk]
+            words = words or Words(tokenizer, rows)
+            for one, read in zip(chunk, words.read(rows), strict=True):
+                yield one.line, _tagged(task, one, read, tokenizer, max_length)
+        else:
+            for one, found in zip(chunk, _all_tokens(task, chunk, tokenizer), strict=True):
+                is_cut = len(found["input_ids"]) > max_length
+                if is_cut:
+                    cut = {"truncation": True, "max_length": max_length, "verbose": False}
+                    found = tokenizer(*_given(one, tokenizer), **cut)
+                ids, segments = tuple(found["input_ids"]), tuple(found.get("token_type_ids", ()))
+                yield one.line, Encoded(one.id, ids, _label(task, one), len(ids), is_cut, segments)
 
 
 def _all_tokens(task: Task, chunk: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Iterator[Any]:
-    """What the tokenizer makes of each example, by name; of texts in one go, which is many times faster."""
+    """What the tokenizer makes of each example, by name, in one go, which is many times faster."""
     if not all(example.texts for example in chunk):
         raise UserError(f"{task.name} holds no texts for a classifier to read", "name its columns: data.text=COLUMN")
-    given = [] if task.kind == "tagging" else [_given(example, tokenizer) for example in chunk]
+    given = [_given(example, tokenizer) for example in chunk]
     n_pairs = sum(other is not None for _, other in given)
-    if not given or n_pairs not in (0, len(given)):
-        yield from (_tokens(task, example, tokenizer, None) for example in chunk)
+    if n_pairs not in (0, len(given)):
+        yield from (tokenizer(*each, verbose=False) for each in given)
         return
     pairs = [other for _, other in given] if n_pairs else None
     found = tokenizer([one for one, _ in given], pairs, verbose=False)
@@ -57,11 +63,22 @@ def _all_tokens(task: Task, chunk: Sequence[Example], tokenizer: PreTrainedToken
         yield {name: values[number] for name, values in found.items()}
 
 
-def _tokens(task: Task, example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> BatchEncoding:
-    cut = {"truncation": max_length is not None, "max_length": max_length, "verbose": False}
-    if task.kind == "tagging":
-        return tokenizer(list(example.texts), is_split_into_words=True, **cut)
-    return tokenizer(*_given(example, tokenizer), **cut)
+def _tagged(
+    task: Task, example: Example, read: WordsRead, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Encoded:
+    """The tag of each word at its first id, -100 at the others and at special tokens."""
+    is_cut = len(read.ids) > max_length
+    ids, words, segments = read.ids, read.words, read.segments
+    if is_cut:
+        cut = {"truncation": True, "max_length": max_length, "verbose": False}
+        found = tokenizer(list(example.texts), is_split_into_words=True, **cut)
+        ids, words, segments = found["input_ids"], found.word_ids(), found.get("token_type_ids", ())
+    labels, before = [MASKED] * len(ids), None
+    for place, word in enumerate(words):
+        if word is not None and word != before:
+            labels[place] = task.labels.index(example.tags[word])
+        before = word
+    return Encoded(example.id, tuple(ids), tuple(labels), len(ids), is_cut, tuple(segments))
 
 
 def _given(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None]:
@@ -75,14 +92,3 @@ def _given(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[str, s
 def _label(task: Task, example: Example) -> tuple[int | float, ...]:
     assert example.label is not None, example
     return (float(example.label),) if task.kind == "regression" else (task.labels.index(example.label),)
-
-
-def _tags(task: Task, example: Example, found: BatchEncoding) -> tuple[int, ...]:
-    """The tag of each word at its first id, -100 at the others and at special tokens."""
-    before: int | None = None
-    labels = []
-    for word in found.word_ids():
-        begins = word is not None and word != before
-        labels.append(task.labels.index(example.tags[word]) if begins else MASKED)
-        before = word
-    return tuple(labels)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from tunewise.config import parse, read_yaml
 from tunewise.data.benchmarks import DEV_ROWS, benchmark_named, benchmark_rows, is_benchmark
 from tunewise.data.big import is_big, read_big
-from tunewise.data.build import RESULT, build, check_labels, labels_of
+from tunewise.data.build import RESULT, build, check_labels, ids_of, labels_of
 from tunewise.data.config import DataConfig, MixtureConfig
 from tunewise.data.described import TaskFile, shape_of
 from tunewise.data.examples import Example, Ledger, Note
 from tunewise.data.found import find
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.instruct.reading import kind_of
-from tunewise.data.leaks import find_leaks
+from tunewise.data.leaks import find_leaks, find_leaks_between
 from tunewise.data.mixture import mixture_of
 from tunewise.data.patterns import asked_by
 from tunewise.data.readers import read_rows
@@ -36,23 +36,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 COLUMNS = tuple(
-    "text label prompt completion answer messages template rejected system tools history tags choices minimal_pair "
-    "group".split()
+    "text label prompt completion answer messages template rejected desirable system tools history tags choices "
+    "minimal_pair group".split()
 )
 OF_ROWS = ("rows", "splits", "roles", "kind")
 """Fields beside the columns that only files of rows and data sets have a use for."""
 
 
-def load_task(spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
+def load_task(
+    spec: str | Path | DataConfig, tokenizer: PreTrainedTokenizerBase | None = None, *, all_asked: bool = False
+) -> Task:
     """The task that `spec` names: "tiny:sentiment" (embedded), "glue:rte", "hf:OWNER/NAME", a folder or a file.
 
-    The tokenizer is needed only for chat messages, and only if they are to be written in its own chat template.
+    With `all_asked` all rows of a file are its test part. The tokenizer is needed only for chat messages, and only if
+    they are to be written in its own chat template.
     UserError for whatever is wrong with the data; what was recognised is told in `task.ledger.detected`.
     """
     config = spec if isinstance(spec, DataConfig) else DataConfig(path=str(spec))
     if config.mixture is not None:
         return _with_replay(_mixed(config, config.mixture, tokenizer), config, tokenizer)
-    task = _limited(_read(config, tokenizer), config)
+    task = _limited(_from_rows(config, tokenizer, all_asked) if all_asked else _read(config, tokenizer), config)
     task = _marked(task, config)
     if "f1" in task.metrics and task.positive not in task.labels:
         raise UserError(
@@ -92,7 +95,7 @@ def _from_benchmark(config: DataConfig) -> Task:
     rejected: list[Note] = []
     found = benchmark_rows(name, config.folder)
     for part, rows in found.items():
-        parts[part], notes = build(rows, benchmark.shape, benchmark.template, f"{name}-{part}")
+        parts[part], notes = build(rows, benchmark.shape, benchmark.template, ids_of(rows, f"{name}-{part}"))
         rejected += [replace(note, reason=f"{part}: {note.reason}") for note in notes]
         _some(parts[part], notes, f"{name}, {part}")
     n, (train, dev, _) = len(parts["train"]), config.split
@@ -120,17 +123,11 @@ def _from_benchmark(config: DataConfig) -> Task:
 
 
 def _keeps_its_columns(config: DataConfig, why: str) -> None:
-    for name in _given(config, (*COLUMNS, *OF_ROWS)):
+    for name in config.said((*COLUMNS, *OF_ROWS)):
         raise UserError(
             f"{why}, which says what its columns mean; data.{name} cannot change that",
             f"leave data.{name} out, or name a file of rows instead",
         )
-
-
-def _given(config: DataConfig, names: Sequence[str]) -> list[str]:
-    """Those of these fields that say something."""
-    said = config.model_dump(exclude_defaults=True)
-    return [name for name in names if said.get(name)]
 
 
 def _from_task_folder(folder: Path, config: DataConfig) -> Task:
@@ -143,7 +140,7 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
     built: dict[str, list[Example]] = {part: [] for part in files}
     rejected: list[Note] = []
     for part, found in rows.items():
-        built[part], notes = build(found, shape, template, f"{file.name}-{part}")
+        built[part], notes = build(found, shape, template, ids_of(found, f"{file.name}-{part}"))
         rejected += notes
     examples = [example for part in built.values() for example in part]
     _some(examples, rejected, str(folder))
@@ -171,13 +168,13 @@ def _from_task_folder(folder: Path, config: DataConfig) -> Task:
     )
 
 
-def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
+def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None, all_asked: bool = False) -> Task:
     read = read_big(config, tokenizer) if is_big(config) else read_whole(config, tokenizer)
     config, shape, examples = read.config, read.shape, read.witnesses
     _some(examples, read.rejected, config.path)
     labels = labels_of(examples, config.path) if shape.kind in LABELLED else ()
     # after the split, which goes by the texts of prompts: however rows are asked, they fall into the same parts
-    template, parts = asked_by(config, shape, read.template, labels, read.parts())
+    template, parts = asked_by(config, shape, read.template, labels, read.asked_alone() if all_asked else read.parts())
     kind = kind_of(shape, parts["dev"], parts["test"])
     asked = [*witnesses_of(parts["dev"]), *witnesses_of(parts["test"])] or examples
     told = sentence(shape, template, config, read.known) + read.place + _label_list(labels)
@@ -202,9 +199,9 @@ def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
 
 
 def _from_images(folder: Path, config: DataConfig) -> Task:
-    for name in _given(config, (*COLUMNS, *OF_ROWS)):
+    for name in config.said((*COLUMNS, *OF_ROWS)):
         raise UserError(f"{config.path} holds images, which have no columns", f"leave data.{name} out")
-    for name in _given(config, ("pattern", "words", "trained_on")):
+    for name in config.said(("pattern", "words", "trained_on")):
         raise UserError(f"{config.path} holds images, which are not asked in words", f"leave data.{name} out")
     parts = read_images(folder)
     labels = labels_of([example for part in parts.values() for example in part], config.path)
@@ -259,7 +256,7 @@ def _marked(task: Task, config: DataConfig) -> Task:
         return task
     train = trained_on(task.train, config.trained_on)
     if config.trained_on == "answers":
-        return replace(task, train=train)
+        return replace(task, train=train, ledger=replace(task.ledger, more=len(train) - len(task.train)))
     told = f"{task.ledger.detected}; of training rows {config.trained_on.replace('_', ' ')} is trained"
     return replace(task, train=train, ledger=replace(task.ledger, detected=told))
 
@@ -276,7 +273,7 @@ def _with_replay(task: Task, config: DataConfig, tokenizer: PreTrainedTokenizerB
             raise UserError(f"{each.path} holds images, which are not replayed", "replay texts, or a task of texts")
         is_text = source.kind == "language_modelling"
         found.append(drawn(each.path, source.train, n_wanted, config.seed, is_text))
-        leaks += find_leaks(found[-1].examples, task.test, "test") if task.test else ()
+        leaks += find_leaks_between({each.path: found[-1].examples}, {("", "test"): task.test}) if task.test else ()
     told = ", ".join(f"{len(each.examples)} of {each.source}" for each in found)
     ledger = replace(task.ledger, detected=f"{task.ledger.detected}; replayed: {told}", leaks=leaks)
     return replace(task, replayed=tuple(found), ledger=ledger)

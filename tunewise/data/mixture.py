@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal
 
 from tunewise.data.config import DataConfig, MixtureConfig
 from tunewise.data.examples import Example, Ledger, Note
-from tunewise.data.splits import few_shot, text_key
+from tunewise.data.leaks import find_leaks_between
+from tunewise.data.splits import few_shot
+from tunewise.data.streamed import Named
 from tunewise.data.template import Template
 from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
@@ -34,30 +34,7 @@ class Mixture:
 
     def examples(self, part: Literal["train", "dev", "test"]) -> Sequence[Example]:
         """Those of all sources behind one another, each with the name of its source."""
-        return _Named({name: getattr(source, part) for name, source in self.sources.items()})
-
-
-class _Named(Sequence[Example]):
-    """Examples of several sources, which come to know their source when they are asked for: none is held twice."""
-
-    def __init__(self, parts: Mapping[str, Sequence[Example]]) -> None:
-        self._parts = list(parts.items())
-        self._ends = list(accumulate(len(part) for part in parts.values()))
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Example, ...]: ...
-    def __getitem__(self, index: int | slice) -> Example | tuple[Example, ...]:
-        if isinstance(index, slice):
-            return tuple(self[place] for place in range(*index.indices(len(self))))
-        place = range(len(self))[index]
-        number = bisect_right(self._ends, place)
-        name, part = self._parts[number]
-        return replace(part[place - self._ends[number] + len(part)], source=name)
+        return Named({name: getattr(source, part) for name, source in self.sources.items()})
 
 
 def mixture_of(config: DataConfig, mixed: MixtureConfig, tasks: Mapping[str, Task]) -> Task:
@@ -88,18 +65,22 @@ def mixture_of(config: DataConfig, mixed: MixtureConfig, tasks: Mapping[str, Tas
         train=mixture.examples("train"),
         dev=mixture.examples("dev"),
         test=mixture.examples("test"),
-        ledger=_ledger(tasks),
+        ledger=replace(_ledger(tasks), leaks=_leaks(tasks)),
         mixture=mixture,
     )
 
 
 def few_of_each(task: Task, n: int, seed: int) -> Task:
     """The same mixture with only `n` training rows of each source, drawn as those of a task alone are."""
+    return of_sources(task, {name: replace(one, train=few_shot(one.train, n, seed)) for name, one in task.each.items()})
+
+
+def of_sources(task: Task, sources: Mapping[str, Task]) -> Task:
+    """The same mixture with other training rows of its sources."""
     assert task.mixture is not None
-    sources = {
-        name: replace(source, train=few_shot(source.train, n, seed)) for name, source in task.mixture.sources.items()
-    }
-    return replace(task, train=(mixture := replace(task.mixture, sources=sources)).examples("train"), mixture=mixture)
+    mixture = replace(task.mixture, sources=sources)
+    ledger = replace(task.ledger, detected=_ledger(sources).detected)
+    return replace(task, train=mixture.examples("train"), mixture=mixture, ledger=ledger)
 
 
 def _ledger(sources: Mapping[str, Task]) -> Ledger:
@@ -107,29 +88,21 @@ def _ledger(sources: Mapping[str, Task]) -> Ledger:
     return Ledger(
         rows=sum(each.rows for each in ledgers.values()),
         trained=sum(each.trained for each in ledgers.values()),
+        more=sum(each.more for each in ledgers.values()),
         rejected=tuple(
             replace(note, reason=f"{name}: {note.reason}") for name, each in ledgers.items() for note in each.rejected
         ),
-        leaks=_leaks(sources),
         detected="\n".join(f"{name} = {each.detected}" for name, each in ledgers.items()),
     )
 
 
 def _leaks(sources: Mapping[str, Task]) -> tuple[Note, ...]:
-    """Held-out rows of any source that are training rows of any; each source has its own way to tell rows apart."""
-    keys = {name: text_key([*task.train, *task.dev, *task.test]) for name, task in sources.items()}
-    trained = {
-        keys[name](example): f"train of {name}, line {example.line}"
-        for name, task in reversed(list(sources.items()))
-        for example in reversed(task.train)
-    }
-    return tuple(
-        Note(example.line, f"this row of {part} of {name} is also in {trained[keys[name](example)]}")
-        for part in ("dev", "test")
-        for name, task in sources.items()
-        for example in getattr(task, part)
-        if keys[name](example) in trained
+    """Held-out rows of any source that are training rows of it, or of another one."""
+    own = (
+        replace(note, reason=f"{name}: {note.reason}") for name, task in sources.items() for note in task.ledger.leaks
     )
+    held_out = {(name, part): getattr(task, part) for part in ("dev", "test") for name, task in sources.items()}
+    return (*own, *find_leaks_between({name: task.train for name, task in sources.items()}, held_out))
 
 
 def _chat(sources: Mapping[str, Task]) -> ChatTemplate | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from tunewise.config import parse, read_yaml
-from tunewise.data.build import build, check_labels
+from tunewise.data.build import build, check_labels, ids_of
 from tunewise.data.chat_template import chat_template
 from tunewise.data.config import DataConfig
 from tunewise.data.conversations import Conversations
@@ -27,7 +27,7 @@ from tunewise.data.found import find
 from tunewise.data.hub import is_saved
 from tunewise.data.images import is_image_folder, read_images
 from tunewise.data.instruct.reading import OPTIONS
-from tunewise.data.leaks import find_leaks
+from tunewise.data.leaks import find_leaks, find_leaks_between
 from tunewise.data.load import load_task
 from tunewise.data.readers import Row, columns
 from tunewise.data.shapes import Shape, is_template
@@ -58,8 +58,7 @@ class OutOfDomainConfig(DataConfig):
 
     @model_validator(mode="after")
     def _only_asked(self) -> Self:
-        said = self.model_dump(exclude_defaults=True)
-        given = [name for name in ("train", "few_shot", "trained_on", "replay") if name in said]
+        given = self.said(("train", "few_shot", "trained_on", "replay"))
         if given:
             raise ValueError(f"nothing is trained on an out-of-domain set; leave {' and '.join(given)} out")
         if self.answer or is_template(self.prompt):
@@ -108,8 +107,8 @@ def load_out_of_domain(
     path = find(config.path)
     if task.mixture is not None:
         return _by_itself(name, path, config, task, tokenizer)
-    said = config.model_dump(exclude_defaults=True)
-    if lost := next((field for field in OF_THE_TASK if field in said), ""):
+    if said := config.said(OF_THE_TASK):
+        lost = said[0]
         raise UserError(
             f"{name}: its rows are asked and scored as those of {task.name}; {lost} cannot change that",
             f"leave out_of_domain.{name}.{lost} out",
@@ -159,10 +158,8 @@ def _by_itself(
         tests = files_of(path, ("test",), "test")
         if len(tests) == 1 and not files_of(path, ("train",), "train"):  # as `data build` writes what is held out
             path, config = tests[0], config.model_copy(update={"path": str(tests[0])})
-    own = load_task(config, tokenizer)
+    own = load_task(config, tokenizer, all_asked=path.is_file())
     train, examples = own.train, own.test
-    if path.is_file():
-        train, examples = (), tuple(sorted((*own.train, *own.dev, *own.test), key=lambda example: example.line))
     if not examples:
         raise UserError(f"{name}: {config.path} has no test rows", "add a test file to its folder, or name one file")
     return OutOfDomain(
@@ -173,7 +170,7 @@ def _by_itself(
         ledger=replace(
             own.ledger,
             trained=0,
-            leaks=tuple(note for each in task.each.values() for note in find_leaks(each.train, examples, name)),
+            leaks=find_leaks_between({each: of.train for each, of in task.each.items()}, {("", name): examples}),
             detected=f"{own.ledger.detected}; {len(examples)} rows, asked out of domain as {name}",
         ),
     )
@@ -197,7 +194,8 @@ def _from_rows(
         kinds = [kind.replace("_", " ") for kind in (shape.kind, task.kind)]
         raise UserError(f"{name}: {config.path} is {kinds[0]}, and {task.name} is {kinds[1]}", "name another set")
     if shape.talk:  # which no template of the task's changes
-        return build(rows, shape, task.template, stem, Conversations(task.chat or chat_template(None, tokenizer)))
+        chat = Conversations(task.chat or chat_template(None, tokenizer))
+        return build(rows, shape, task.template, ids_of(rows, stem), chat)
     slots = [slot for slot in task.template.fields() if slot != "label"]
     wanted = list(dict.fromkeys([*task.asked, *slots]))
     named = bool(config.text or config.prompt)
@@ -212,7 +210,7 @@ def _from_rows(
     else:
         shape = replace(shape, asked=task.asked or shape.asked)
     chat = Conversations(task.chat) if task.chat else None
-    return build(rows, shape, task.template, stem, chat)
+    return build(rows, shape, task.template, ids_of(rows, stem), chat)
 
 
 def _test_rows(name: str, path: Path, config: OutOfDomainConfig) -> tuple[str, list[Row]]:

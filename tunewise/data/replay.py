@@ -73,6 +73,7 @@ def added(one: Ledger, other: Ledger, source: str, *, is_replayed: bool = True) 
         one,
         rows=one.rows + other.rows,
         trained=one.trained + other.trained,
+        more=one.more + other.more,
         truncated=one.truncated + truncated,
         rejected=one.rejected + rejected,
         replayed=one.replayed + (other.trained if is_replayed else 0),

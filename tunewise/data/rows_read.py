@@ -17,6 +17,7 @@ from tunewise.data.readers import columns, require
 from tunewise.data.shapes import Shape, bare_template, template_of
 from tunewise.data.sources import open_source, stem_of
 from tunewise.data.splits import split
+from tunewise.data.streamed import witnesses_of
 from tunewise.data.template import Template
 from tunewise.errors import UserError
 
@@ -42,8 +43,8 @@ class RowsRead:
     n_rows: int
     """That were read."""
     rejected: list[Note]
-    witnesses: list[Example]
-    """Examples that show what any of them has, each label, the longest answer; or all of them."""
+    every: Sequence[Example]
+    """All examples."""
     parts: Callable[[], Parts]
     """Split as the configuration says where the parts have no files of their own."""
     chat: ChatTemplate | None = None
@@ -51,6 +52,15 @@ class RowsRead:
     """What was chosen of the place they lie in, and how to choose otherwise."""
     told: str = ""
     """What is to be told of how they are written and split."""
+
+    @property
+    def witnesses(self) -> Sequence[Example]:
+        """Examples that show what any of them has, each label, the longest answer; or all of them."""
+        return witnesses_of(self.every)
+
+    def asked_alone(self) -> Parts:
+        """All rows as test; of a big file those that are read one by one."""
+        return {"train": (), "dev": (), "test": self.every}
 
 
 def read_whole(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> RowsRead:
@@ -64,8 +74,9 @@ def read_whole(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) ->
     group = config.group and require(config.group, known, config.path)
     taken: set[str] = set()
     for table in source.tables:
-        found, notes = build(table.rows, shape, template, stem_of(table.name), chat, group, taken)
-        taken.update(ids_of(table.rows, stem_of(table.name), taken))
+        ids = ids_of(table.rows, stem_of(table.name), taken)
+        found, notes = build(table.rows, shape, template, ids, chat, group)
+        taken.update(ids)
         parts.setdefault(table.part, []).extend(found)
         rejected += [replace(note, reason=f"{table.name}: {note.reason}") for note in notes] if table.part else notes
     examples = [example for part in parts.values() for example in part]
@@ -91,11 +102,10 @@ def how_asked(
             raise UserError(f"data.pattern={config.pattern} and conversations both say how to ask", "keep one of them")
         chat = Conversations(chat_template(config.template, tokenizer), config.roles)
         return bare_template(shape, config) if shape.name in ASKED_AS_TURNS else template, chat
-    for name in ("template", "roles"):
-        if getattr(config, name) != DataConfig.model_fields[name].default:
-            raise UserError(
-                f"data.{name} is of conversations, and {config.path} holds {shape.name}", f"leave data.{name} out"
-            )
+    for name in config.said(("template", "roles")):
+        raise UserError(
+            f"data.{name} is of conversations, and {config.path} holds {shape.name}", f"leave data.{name} out"
+        )
     return template, None
 
 

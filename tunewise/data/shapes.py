@@ -51,6 +51,8 @@ class Shape:
     """Of messages."""
     rejected: str = ""
     """The column of answers that are worse than those trained; they are kept in the rows."""
+    desirable: str = ""
+    """The column that says whether an answer is desirable; rows whose is not are rejected."""
 
     @property
     def kind(self) -> Kind:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import overload
 
@@ -37,6 +40,8 @@ class Index:
     """The normalised prompt, by the seed of the split."""
     text: Numbers
     """The normalised whole text, likewise."""
+    asked: Numbers
+    """What is asked without the words of a template, likewise."""
     label: Numbers
 
 
@@ -126,7 +131,7 @@ class Streamed(Unread):
 
     def key(self) -> str:
         """The column that tells its rows apart, as `splits.text_key` says."""
-        return _telling(self.column("prompt"), self.column("text"))
+        return "prompt" if telling(self.column("prompt"), self.column("text")) else "text"
 
     def split(self, shares: Sequence[float], most: int) -> list[Streamed]:
         """As `splits.split`, but of at most `most` texts in any part but the first."""
@@ -159,6 +164,34 @@ class Streamed(Unread):
         yield from (f"{stem}:{line}\0{place}" for place, line in enumerate(self.column("line").tolist()))
 
 
+class Named(Sequence[Example]):
+    """Examples of several sources, which come to know their source when they are asked for: none is held twice."""
+
+    def __init__(self, parts: Mapping[str, Sequence[Example]]) -> None:
+        self._parts = list(parts.items())
+        self._ends = list(accumulate(len(part) for part in parts.values()))
+
+    @property
+    def witnesses(self) -> list[Example]:
+        """Examples that show what any of them has."""
+        return [one for _, part in self._parts for one in witnesses_of(part)]
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Example, ...]: ...
+    def __getitem__(self, index: int | slice) -> Example | tuple[Example, ...]:
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(*index.indices(len(self))))
+        place = range(len(self))[index]
+        number = bisect_right(self._ends, place)
+        name, part = self._parts[number]
+        return replace(part[place - self._ends[number] + len(part)], source=name)
+
+
 def frozen(examples: Sequence[Example]) -> Sequence[Example]:
     """A part of a task: as it is where its rows are read when asked for, else a tuple."""
     return examples if isinstance(examples, Streamed) else tuple(examples)
@@ -166,33 +199,69 @@ def frozen(examples: Sequence[Example]) -> Sequence[Example]:
 
 def witnesses_of(examples: Sequence[Example]) -> Sequence[Example]:
     """All of them, or where they are not read whole those that show what any has."""
-    return examples.witnesses if isinstance(examples, Streamed) else examples
+    return examples.witnesses if isinstance(examples, Streamed | Named) else examples
 
 
 def leaks(train: Streamed, held_out: Sequence[Example], name: str) -> tuple[Note, ...]:
     """As `leaks.find_leaks`."""
-    if isinstance(held_out, Streamed):
-        prompts, texts, lines = (held_out.column(which) for which in ("prompt", "text", "line"))
-    else:
-        seed, n = train.source.seed, len(held_out)
-        prompts = np.fromiter((digest_number(seed, normalised(one.prompt)) for one in held_out), np.uint64, n)
-        texts = np.fromiter((digest_number(seed, normalised(one.text)) for one in held_out), np.uint64, n)
-        lines = np.fromiter((one.line for one in held_out), np.int64, n)
-    own = train.column("prompt"), train.column("text")
-    key = _telling(np.concatenate([own[0], prompts]), np.concatenate([own[1], texts]))
-    keys, asked = (own[0], prompts) if key == "prompt" else (own[1], texts)
-    known, first = np.unique(keys, return_index=True)
-    places = np.searchsorted(known, asked).clip(max=len(known) - 1)
-    found = np.flatnonzero(known[places] == asked)
-    in_train = train.column("line")[first[places[found]]]
+    own, held = Keys.of(train, train.source.seed), Keys.of(held_out, train.source.seed)
+    both = [np.concatenate([vars(own)[key], vars(held)[key]]) for key in ("prompt", "text")]
+    key = "prompt" if telling(*both) else "text"
+    found = Lookup(vars(own)[key], own.line).found(vars(held)[key])
     return tuple(
-        Note(int(line), f"this row of {name} is also in train, line {other}")
-        for line, other in zip(lines[found], in_train, strict=True)
+        Note(int(held.line[place]), f"this row of {name} is also in train, line {line}")
+        for place, line in found.items()
     )
 
 
-def _telling(prompts: Numbers, texts: Numbers) -> str:
-    return "prompt" if 2 * len(np.unique(prompts)) > len(np.unique(texts)) else "text"
+@dataclass(frozen=True)
+class Keys:
+    """What examples are told by, as numbers, and their lines."""
+
+    line: Numbers
+    prompt: Numbers
+    text: Numbers
+    asked: Numbers
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], seed: int) -> Keys:
+        """Of a big file with this seed without reading it."""
+        if isinstance(examples, Streamed) and examples.source.seed == seed:
+            return cls(*map(examples.column, ("line", "prompt", "text", "asked")))
+        lines, numbers = array("q"), array("Q")
+        for example in examples:
+            lines.append(example.line)
+            numbers.extend(numbers_of(example, seed))
+        return cls(np.array(lines), *np.array(numbers, np.uint64).reshape(-1, 3).T)
+
+
+class Lookup:
+    """Which of many numbers are among these, and the line of the first that has each."""
+
+    def __init__(self, numbers: Numbers, lines: Numbers) -> None:
+        self._known, first = np.unique(numbers, return_index=True)
+        self._lines = lines[first]
+
+    def found(self, numbers: Numbers) -> dict[int, int]:
+        """Place in `numbers` -> line, of those that are among them."""
+        if not len(self._known):
+            return {}
+        places = np.searchsorted(self._known, numbers).clip(max=len(self._known) - 1)
+        found = np.flatnonzero(self._known[places] == numbers)
+        return dict(zip(found.tolist(), self._lines[places[found]].tolist(), strict=True))
+
+
+def numbers_of(example: Example, seed: int) -> tuple[int, int, int]:
+    """Digests of the prompt, of the whole text and of what is asked, letter case and white space aside."""
+    prompt, text, asked = map(normalised, (example.prompt, example.text, example.asked))
+    first, second = digest_number(seed, prompt), digest_number(seed, text)
+    known = {prompt: first, text: second}
+    return first, second, known[asked] if asked in known else digest_number(seed, asked)
+
+
+def telling(asked: Numbers, texts: Numbers) -> bool:
+    """Whether what is asked tells rows apart, or is shared by many of them."""
+    return 2 * len(np.unique(asked)) > len(np.unique(texts))
 
 
 def _spread(digests: Numbers, labels: Numbers, *, even: bool) -> Numbers:

@@ -23,10 +23,12 @@ import os
 import shutil
 import time
 from array import array
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from itertools import accumulate, chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, overload
@@ -150,9 +152,46 @@ class StoredRows(Sequence[Encoded]):
             i, j, k, m = to_i, to_j, to_k, to_m
 
 
+class JoinedRows(Sequence[Encoded]):
+    """The rows of several parts behind one another, each part as it is: rows on disk stay there."""
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self._parts = parts
+        self._ends = list(accumulate(map(len, parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Encoded]: ...
+    def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        number = bisect_right(self._ends, place)
+        return self._parts[number][place - self._ends[number] + len(self._parts[number])]
+
+    def __iter__(self) -> Iterator[Encoded]:
+        return chain.from_iterable(self._parts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """How many ids each row has."""
+        return np.concatenate([lengths(part) for part in self._parts])
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """The rows of all parts in their order, of which no row is read or copied."""
+    return parts[0] if len(parts) == 1 else JoinedRows(parts)
+
+
 def lengths(rows: Rows) -> np.ndarray:
     """How many ids each row has; of stored rows without reading them."""
-    return rows.lengths if isinstance(rows, StoredRows) else np.array([len(row.ids) for row in rows], np.int64)
+    if isinstance(rows, StoredRows | JoinedRows):
+        return rows.lengths
+    return np.array([len(row.ids) for row in rows], np.int64)
 
 
 def by_length(rows: Rows) -> list[int]:

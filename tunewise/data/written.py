@@ -1,6 +1,7 @@
 """Examples -> what an encoder-decoder reads and writes: a prompt with the tokenizer's own special tokens, an answer.
 
-Unlike in a decoder the two never touch, so each is tokenised alone.
+Unlike in a decoder the two never touch, so each is tokenised alone, and one answer cannot be read in the same text that
+the next one is trained in.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tunewise.data.encode import CHUNK, Encoded, Ids, Outcome, Rejected, Told
 from tunewise.data.examples import Example
+from tunewise.data.trained_on import each_answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,10 +52,14 @@ class SeparateIds(Ids):
 
 
 def written_each(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[Outcome]:
-    """One example after the other, whose answer and end have to fit; a prompt that is longer loses its beginning."""
+    """One answer after the other, which has to fit with its end; a prompt that is longer loses its beginning.
+
+    An example with several answers, a conversation, is as many rows, each answer behind what was said before it.
+    """
     end = tokenizer.eos_token_id
     for start in range(0, len(examples), CHUNK):
-        chunk, ids = examples[start : start + CHUNK], SeparateIds(tokenizer)
+        chunk = [one for example in examples[start : start + CHUNK] for one in each_answer(example)]
+        ids = SeparateIds(tokenizer)
         ids.cut([example.prompt for example in chunk], [example.answer for example in chunk])
         for example in chunk:
             prompt, answer = ids.prompt(example.prompt), [*ids.answer("", example.answer), end]

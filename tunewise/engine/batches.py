@@ -103,6 +103,24 @@ def collate(rows: Sequence[Encoded], pad_id: int, prefix_ids: Sequence[int] = ()
     )
 
 
+def padded(rows: Sequence[Encoded], pad_id: int, prefix_ids: Sequence[int]) -> tuple[dict[str, Tensor], int]:
+    """Ids, mask and segments (where there are any) of rows behind a prefix, and how many tokens are no padding."""
+    ids = [(*prefix_ids, *row.ids) for row in rows]
+    inputs = {
+        "input_ids": rectangle(ids, pad_id),
+        "attention_mask": rectangle([(1,) * len(row) for row in ids], 0),
+    }
+    if any(row.segments for row in rows):
+        inputs["token_type_ids"] = rectangle([(0,) * len(prefix_ids) + row.segments for row in rows], 0)
+    return inputs, sum(map(len, ids))
+
+
+def rectangle(rows: Sequence[Sequence[int | float]], padding: int) -> Tensor:
+    """Rows of unlike length as one tensor, padded on the right."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[padding] * (width - len(row))] for row in rows])
+
+
 def plain(name: str, ids: Sequence[int], n_scored: int) -> Encoded:
     """A row made of token ids alone, whose last `n_scored` tokens are labels."""
     start = len(ids) - n_scored

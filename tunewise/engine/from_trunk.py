@@ -28,7 +28,7 @@ from tunewise.data.token_store import by_length
 from tunewise.engine.backend import chosen
 from tunewise.engine.batches import IGNORED, Batch
 from tunewise.engine.loss import label_losses, wide
-from tunewise.engine.objectives import Images, Labels, NextToken, Objective, PackedNextToken, Writing
+from tunewise.engine.objectives import Images, Labels, NextToken, Objective, PackedLabels, PackedNextToken, Writing
 from tunewise.engine.packed_classifier import PackedTexts
 from tunewise.engine.packed_writing import PackedPairs
 from tunewise.engine.packing import SAME, PackedBatch, pack
@@ -82,7 +82,9 @@ class FromTrunk:
         self.inner, self.trunk = inner, trunk
         self._store = store_of(trunk.model) if store is None else store
         self.n_computed = 0  # rows that were run through the trunk, each time counted
-        self._sees_labels_alone = trunk.live == "head" and isinstance(inner, NextToken | PackedNextToken)
+        self._predicts = isinstance(inner, NextToken | PackedNextToken)
+        is_tagger = isinstance(inner, PackedLabels) and inner.reads == "labelled"
+        self._sees_labels_alone = trunk.live == "head" and (self._predicts or is_tagger)
         self._states: Tensor | None = None
         self._is_full = False
         self._keys: dict[Encoded, bytes] = {}
@@ -113,7 +115,7 @@ class FromTrunk:
 
     def collate(self, rows: Sequence[Encoded]) -> TrunkBatch:
         inner = self.inner
-        if self._sees_labels_alone:
+        if self._sees_labels_alone and self._predicts:
             own = pack(rows, 0, inner.prefix_ids)
         elif isinstance(inner, Images):  # what the model makes of the points is replaced: no file is read
             blank = self.trunk.blank.expand(len(rows), *self.trunk.blank.shape[1:])
@@ -135,7 +137,7 @@ class FromTrunk:
                 self._states = None
 
     def row_losses(self, model: PreTrainedModel, batch: TrunkBatch) -> Tensor:
-        if self._sees_labels_alone:
+        if self._sees_labels_alone and self._predicts:
             losses = label_losses(self.logits(model, batch)[0], batch.own.labels)
             return losses.new_zeros(len(batch.rows)).index_add(0, batch.own.rows, losses)
         if self.trunk.live == "head":
@@ -152,12 +154,17 @@ class FromTrunk:
     def logits(self, model: PreTrainedModel, batch: TrunkBatch) -> Tensor:
         """As the inner objective's; (1, K, vocabulary) where a language model's head is all that is live."""
         self._enter(model, batch)
-        if self._sees_labels_alone:
+        if self._sees_labels_alone and self._predicts:
             return wide(model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device)).logits)
         assert isinstance(self.inner, Labels)
         if self.trunk.live == "head":
             return self.inner.logits_of(model, batch.own.inputs)
         return self.inner.logits(model, batch.own)
+
+    def of_row(self, logits: Tensor, batch: TrunkBatch, place: int) -> Tensor:
+        """What a classifier's `logits` tell of one row of the batch."""
+        assert isinstance(self.inner, Labels)
+        return self.inner.of_row(logits, batch.own, place)
 
     def losses(self, logits: Tensor, batch: TrunkBatch) -> Tensor:
         """(B,) a classifier's loss of each row from its `logits`."""
@@ -224,7 +231,7 @@ class FromTrunk:
 
     def _n_states(self, row: Encoded, n_otherwise: int) -> int:
         if self._sees_labels_alone:
-            return sum(label != IGNORED for label in row.labels[1:])
+            return sum(label != IGNORED for label in row.labels[self._predicts :])
         if self.trunk.n_dims == 2 or row.image:
             return n_otherwise
         return len(self.inner.prefix_ids) + len(row.ids) - isinstance(self.inner, NextToken)  # whose last is not fed
@@ -234,7 +241,8 @@ class FromTrunk:
         if row not in self._keys:
             told = [self.inner.prefix_ids, row.ids, row.segments]
             if self._sees_labels_alone:
-                told[1] = row.ids[:-1]  # nothing is predicted from the last: rows that differ in it share their states
+                if self._predicts:
+                    told[1] = row.ids[:-1]  # nothing is predicted from the last: rows that differ in it share states
                 told.append([place for place, label in enumerate(row.labels) if label != IGNORED])
             content = b"".join(array("q", [len(one), *one]).tobytes() for one in told)
             image = files.sha256(row.image) if row.image else ""

@@ -8,7 +8,8 @@ unless the kernel says what it says on random numbers.
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -34,12 +35,36 @@ Forward = Callable[..., Any]
 class _Plan:
     """What stands in for what."""
 
+    makers: dict[str, Callable[[nn.Module], Forward]] = field(default_factory=dict)
+    """By the path of a module: what makes its forward of it."""
     forwards: list[tuple[nn.Module, Forward]] = field(default_factory=list)
     rotations: dict[str, Forward] = field(default_factory=dict)
     """By the name of the Python module that holds the rotation."""
 
 
 _PLANS: WeakKeyDictionary[PreTrainedModel, _Plan] = WeakKeyDictionary()
+
+
+def fuse_as(model: PreTrainedModel, other: PreTrainedModel) -> None:
+    """Let `model` run on the kernels that are right for `other`, which has a module of the same name for each of its.
+
+    For a model that holds no numbers, on which nothing can be tried.
+    """
+    if not why_no_kernel(other.device, other.dtype):
+        _PLANS[model] = _bound(_plan_of(other).makers, _plan_of(other).rotations, model)
+
+
+def _plan_of(model: PreTrainedModel) -> _Plan:
+    if model not in _PLANS:
+        _PLANS[model] = _plan(model)
+    return _PLANS[model]
+
+
+def _bound(
+    makers: dict[str, Callable[[nn.Module], Forward]], rotations: dict[str, Forward], model: PreTrainedModel
+) -> _Plan:
+    there = {path: module for path, module in model.named_modules() if path in makers}
+    return _Plan(makers, [(module, makers[path](module)) for path, module in there.items()], rotations)
 
 
 @contextmanager
@@ -51,9 +76,7 @@ def fused(model: PreTrainedModel) -> Iterator[None]:
     if why_no_kernel(model.device, model.dtype):
         yield
         return
-    if model not in _PLANS:
-        _PLANS[model] = _plan(model)
-    plan = _PLANS[model]
+    plan = _plan_of(model)
     originals = {name: vars(sys.modules[name])[ROTATION] for name in plan.rotations}
     replaced = [(module, forward) for module, forward in plan.forwards if "forward" not in vars(module)]
     for module, forward in replaced:
@@ -73,28 +96,39 @@ def fused(model: PreTrainedModel) -> Iterator[None]:
 def _plan(model: PreTrainedModel) -> _Plan:
     was_training = model.training
     model.eval()
-    anatomy, plan = read_anatomy(model), _Plan()
+    anatomy = read_anatomy(model)
+    makers: dict[str, Callable[[nn.Module], Forward]] = {}
+    rotations: dict[str, Forward] = {}
     try:
         norms: dict[str, Callable[[nn.Module], Forward] | None] = {}
-        for module in (model.get_submodule(path) for path in anatomy.norms):
+        for path, module in ((path, model.get_submodule(path)) for path in anatomy.norms):
             kind = f"{type(module)} {module}"  # of those that are alike one is tried
             if kind not in norms:
                 norms[kind] = _norm(module, model.dtype)
             if (made := norms[kind]) is not None:
-                plan.forwards.append((module, made(module)))
-        plan.forwards += forwards(model)
-        plan.forwards += [(module, _gelu) for module in model.modules() if _is_gelu(module, model.dtype)]
+                makers[path] = made
+        makers |= {path: _as_gelu for path, module in model.named_modules() if _is_gelu(module, model.dtype)}
         parts = _feed_forwards(model, anatomy)
-        if parts and (made := _gated(parts[0], model.dtype)) is not None:
-            plan.forwards += [(part.module, made(part)) for part in parts]
+        if parts and (made := _gated(next(iter(parts.values())), model.dtype)) is not None:
+            makers |= {path: partial(_of_part, made, part) for path, part in parts.items()}
         for name in dict.fromkeys(type(module).__module__ for module in model.modules()):
             original = vars(sys.modules[name]).get(ROTATION)
             rotation = None if original is None else _rotation(original, model.dtype)
             if rotation is not None:
-                plan.rotations[name] = rotation
+                rotations[name] = rotation
     finally:
         model.train(was_training)
+    plan = _bound(makers, rotations, model)
+    plan.forwards += forwards(model)
     return plan
+
+
+def _as_gelu(module: nn.Module) -> Forward:
+    return _gelu
+
+
+def _of_part(made: "Callable[[_FeedForward], Forward]", part: "_FeedForward", module: nn.Module) -> Forward:
+    return made(replace(part, module=module))
 
 
 def _norm(module: nn.Module, dtype: torch.dtype) -> Callable[[nn.Module], Forward] | None:
@@ -124,13 +158,15 @@ class _FeedForward:
     down: str
 
 
-def _feed_forwards(model: PreTrainedModel, anatomy: Anatomy) -> list[_FeedForward]:
-    found = []
+def _feed_forwards(model: PreTrainedModel, anatomy: Anatomy) -> dict[str, _FeedForward]:
+    """By path."""
+    found = {}
     for layer in range(anatomy.n_layers):
         paths = {site.role: site.module.rpartition(".") for site in anatomy.sites if site.layer == layer}
         if {"gate", "up", "down"} <= paths.keys() and len({paths[role][0] for role in ("gate", "up", "down")}) == 1:
             names = [paths[role][2] for role in ("gate", "up", "down")]
-            found.append(_FeedForward(model.get_submodule(paths["gate"][0]), *names))
+            path = paths["gate"][0]
+            found[path] = _FeedForward(model.get_submodule(path), *names)
     return found
 
 

@@ -91,6 +91,7 @@ def _packed_texts(batches: Sequence[PackedTexts], lanes: Sequence[int]) -> tuple
     """With the padding of each, so that every lane's is drawn in the shape that it has alone."""
     sizes = [batch.inputs["input_ids"].shape[1] for batch in batches]
     firsts = [0, *accumulate(sizes)]
+    first_texts = [0, *accumulate(len(batch.ids) for batch in batches)]
     starts = [batch.inputs["segment_starts"][:-1] + first for batch, first in zip(batches, firsts)]
     end = torch.tensor(firsts[-1:], dtype=torch.int32)
     inputs = {name: torch.cat(tensors, dim=-1) for name, tensors in _inputs(batches).items()}
@@ -101,10 +102,11 @@ def _packed_texts(batches: Sequence[PackedTexts], lanes: Sequence[int]) -> tuple
         sum(batch.n_tokens for batch in batches),
         [row_id for batch in batches for row_id in batch.ids],
         torch.cat([batch.pooled + first for batch, first in zip(batches, firsts)]),
+        torch.cat([batch.texts + first for batch, first in zip(batches, first_texts)]),
         torch.cat([batch.read + first for batch, first in zip(batches, firsts)]),
     )
     parts = [
-        Part(lane, size, len(batch.ids), read_size=len(batch.read))
+        Part(lane, size, len(batch.pooled), read_size=len(batch.read))
         for lane, size, batch in zip(lanes, sizes, batches, strict=True)
     ]
     return joined, Parts(1, tuple(parts))

@@ -28,6 +28,21 @@ ALONE = ("q", "o", *FEED_FORWARD)
 _PARTS: WeakKeyDictionary[PreTrainedModel, tuple[nn.Module, ...]] = WeakKeyDictionary()
 
 
+def read_as(model: PreTrainedModel, other: PreTrainedModel) -> None:
+    """Let `model` compute few tokens where `other` can, whose modules have the same names.
+
+    For a model that holds no numbers, on which nothing can be tried.
+    """
+    parts = _parts_of(other)
+    _PARTS[model] = tuple(model.get_submodule(path) for path, module in other.named_modules() if module in parts)
+
+
+def _parts_of(model: PreTrainedModel) -> tuple[nn.Module, ...]:
+    if model not in _PARTS:
+        _PARTS[model] = _parts(model)
+    return _PARTS[model]
+
+
 def read_places(wanted: Sequence[int], n_tokens: int, multiple: int) -> list[int]:
     """`wanted` and as many other places below `n_tokens` as make it a `multiple`, in order."""
     n_more = -len(wanted) % multiple
@@ -47,9 +62,7 @@ def read_at(model: PreTrainedModel, places: Tensor) -> Iterator[None]:
     if model.training and any(vars(module).get("gradient_checkpointing") for module in model.modules()):
         yield
         return
-    if model not in _PARTS:
-        _PARTS[model] = _parts(model)
-    before = {part: vars(part).get("forward") for part in _PARTS[model]}
+    before = {part: vars(part).get("forward") for part in _parts_of(model)}
     for part in before:
         part.forward = _where_read(part.forward, places)
     try:

@@ -26,12 +26,20 @@ from tunewise.data.task import Task
 from tunewise.data.token_store import encoded
 from tunewise.data.written import WRITTEN, written_each
 from tunewise.engine import loss
-from tunewise.engine.batches import IGNORED, Batch, LabelledBatch, collate
+from tunewise.engine.batches import IGNORED, Batch, LabelledBatch, collate, padded, rectangle
 from tunewise.engine.fused import fused
-from tunewise.engine.packed_classifier import PackedTexts, class_logits, first_position, gathered, pack_texts
+from tunewise.engine.packed_classifier import (
+    PackedTexts,
+    Reads,
+    first_position,
+    gathered,
+    label_logits,
+    pack_texts,
+    reads_of,
+)
 from tunewise.engine.packed_writing import PackedPairs, Place, logits, pack_pairs, packed_pairs, places, why_not_pairs
 from tunewise.engine.packing import PackedBatch, pack, packed_attention, packed_losses, why_not_packed
-from tunewise.models.families import DECODER, ENCODER_DECODER
+from tunewise.models.families import ENCODER_DECODER
 from tunewise.models.fingerprint import of_cutting
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base
@@ -124,9 +132,7 @@ def _padded(base: Base, prefix: tuple[int, ...], why: str = "") -> Objective[Any
 def _packed(base: Base, prefix: tuple[int, ...]) -> tuple[Objective[Any] | None, str]:
     """The objective on packed rows, or why there is none."""
     if base.head.kind != "lm":
-        if base.head.kind == "tags":
-            return None, "packed rows are for language models and for classifiers of sequences"
-        first, reason = first_position(base.model, base.anatomy, prefix)
+        first, reason = first_position(base.model, base.anatomy, prefix, reads_of(base.head, base.anatomy))
         return (None if reason else PackedLabels(base, prefix, first)), reason
     if base.anatomy.kind == ENCODER_DECODER:
         reason = why_not_pairs(base.model, base.anatomy, prefix)
@@ -152,11 +158,12 @@ def encoder_for(task: Task, tokenizer: PreTrainedTokenizerBase | None, model_kin
             each, told = partial(labelled_each, task, tokenizer=tokenizer, max_length=max_length), READ
             form = f"classifier {task.kind} {task.labels}"
         elif model_kind == ENCODER_DECODER:
-            each, told, form = partial(written_each, tokenizer=tokenizer, max_length=max_length), WRITTEN, "seq2seq"
+            each, told, form = partial(written_each, tokenizer=tokenizer, max_length=max_length), WRITTEN, "seq2seq 2"
         else:
             each, told, form = partial(encode_each, tokenizer=tokenizer, max_length=max_length), ANSWERS, "decoder"
         cut = "" if tokenizer is None else f"{form} {max_length} {of_cutting(tokenizer)}"
-        return encoded(examples, each, told, cut)
+        rows, ledger = encoded(examples, each, told, cut)
+        return rows, replace(ledger, rows=len(examples), more=ledger.rows - len(examples))
 
     return encode
 
@@ -221,7 +228,7 @@ class Writing(Padded):
     prefix_ids: tuple[int, ...] = ()
 
     def collate(self, rows: Sequence[Encoded]) -> LabelledBatch:
-        inputs, n_tokens = padded(rows, self.base, self.prefix_ids)
+        inputs, n_tokens = padded(rows, self.base.tokenizer.pad_token_id, self.prefix_ids)
         labels = rectangle([row.labels for row in rows], IGNORED)
         n_labels = sum(len(row.labels) for row in rows)
         return LabelledBatch(inputs, labels, n_labels, n_tokens + n_labels, [row.id for row in rows])
@@ -281,7 +288,7 @@ class Labels(Padded):
     prefix_ids: tuple[int, ...] = ()
 
     def collate(self, rows: Sequence[Encoded]) -> LabelledBatch:
-        inputs, n_tokens = padded(rows, self.base, self.prefix_ids)
+        inputs, n_tokens = padded(rows, self.base.tokenizer.pad_token_id, self.prefix_ids)
         return self.labelled(rows, inputs, n_tokens)
 
     def labelled(self, rows: Sequence[Encoded], inputs: dict[str, Tensor], n_tokens: int) -> LabelledBatch:
@@ -306,6 +313,10 @@ class Labels(Padded):
         """The same, of what the model is given."""
         return loss.wide(model(**inputs).logits)
 
+    def of_row(self, logits: Tensor, batch: LabelledBatch, place: int) -> Tensor:
+        """What is told of one row of the batch: (C,), (K, C) for its K tags, (1,) for values."""
+        return logits[place][batch.labels[place] != IGNORED] if self.base.head.kind == "tags" else logits[place]
+
     def row_losses(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
         return self.losses(self.logits(model, batch), batch)
 
@@ -320,15 +331,18 @@ class Labels(Padded):
 
 @dataclass(frozen=True)
 class PackedLabels(Labels):
-    """A classifier of sequences whose head reads one token of each, texts behind one another."""
+    """The same, texts behind one another; logits (K, C) are those of the labels alone."""
 
     first_position: int = 0
 
     layout = "packed"
 
+    @property
+    def reads(self) -> Reads:
+        return reads_of(self.base.head, self.base.anatomy)
+
     def collate(self, rows: Sequence[Encoded]) -> PackedTexts:
-        reads_last = self.base.anatomy.kind == DECODER
-        return pack_texts(rows, self.base.tokenizer.pad_token_id, self.prefix_ids, self.first_position, reads_last)
+        return pack_texts(rows, self.base.tokenizer.pad_token_id, self.prefix_ids, self.first_position, self.reads)
 
     def ready(self, model: PreTrainedModel) -> AbstractContextManager[None]:
         return packed_attention(model)
@@ -338,11 +352,24 @@ class PackedLabels(Labels):
 
     def logits(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
         assert isinstance(batch, PackedTexts)
-        with gathered(model, self.base.anatomy, batch):
+        with gathered(model, self.base.anatomy, batch, self.reads):
             return self.logits_of(model, batch.inputs)
 
     def logits_of(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
-        return loss.wide(class_logits(model, self.base.anatomy, inputs))
+        return loss.wide(label_logits(model, self.base.anatomy, inputs, self.reads))
+
+    def of_row(self, logits: Tensor, batch: LabelledBatch, place: int) -> Tensor:
+        if self.reads != "labelled":
+            return logits[place]
+        assert isinstance(batch, PackedTexts)
+        return logits[batch.texts == place]
+
+    def losses(self, logits: Tensor, batch: LabelledBatch) -> Tensor:
+        if self.reads != "labelled":
+            return super().losses(logits, batch)
+        assert isinstance(batch, PackedTexts)
+        losses = loss.label_losses(logits, batch.labels)
+        return losses.new_zeros(len(batch.ids)).index_add(0, batch.texts, losses)
 
 
 @dataclass(frozen=True)
@@ -354,22 +381,3 @@ class Images(Labels):
         pixels = self.base.image_processor(images=[load_image(row.image) for row in rows], return_tensors="pt")
         pixels = pixels["pixel_values"]
         return self.labelled(rows, {"pixel_values": pixels.to(self.base.dtype)}, len(rows))
-
-
-def padded(rows: Sequence[Encoded], base: Base, prefix_ids: Sequence[int]) -> tuple[dict[str, Tensor], int]:
-    """Ids, mask and segments (where there are any) of rows behind a prefix, and how many tokens are no padding."""
-    assert base.tokenizer is not None
-    ids = [(*prefix_ids, *row.ids) for row in rows]
-    inputs = {
-        "input_ids": rectangle(ids, base.tokenizer.pad_token_id),
-        "attention_mask": rectangle([(1,) * len(row) for row in ids], 0),
-    }
-    if any(row.segments for row in rows):
-        inputs["token_type_ids"] = rectangle([(0,) * len(prefix_ids) + row.segments for row in rows], 0)
-    return inputs, sum(map(len, ids))
-
-
-def rectangle(rows: Sequence[Sequence[int | float]], padding: int) -> Tensor:
-    """Rows of unlike length as one tensor, padded on the right."""
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[padding] * (width - len(row))] for row in rows])

@@ -1,16 +1,17 @@
-"""Texts behind one another in one row for a classifier, whose head reads one token of each.
+"""Texts behind one another in one row for a classifier, whose head reads one token of each, or for a tagger.
 
-An encoder's head reads the first, a decoder's the last that is no padding id, as transformers' classes do.
+A classifier's head reads the first token of a text (an encoder's) or the last that is no padding id (a decoder's), as
+transformers' classes do; a tagger's reads those that have a label, and no others.
 
-Legend: T tokens of all texts, B texts, S segments: the texts, and padding where T would be no multiple of ROUND; d
-width, C classes.
+Legend: T tokens of all texts, B texts, K labels, S segments: the texts, and padding where T would be no multiple of
+ROUND; d width, C classes or tags.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +19,22 @@ from transformers import PreTrainedModel
 
 from tunewise.data.encode import Encoded
 from tunewise.engine.attention import why_no_attention
-from tunewise.engine.batches import LabelledBatch
+from tunewise.engine.batches import IGNORED, LabelledBatch
 from tunewise.engine.last_layer import read_at, read_places
 from tunewise.engine.packing import ROUND, SAME, packed_attention
 from tunewise.models.anatomy import Anatomy
-from tunewise.models.families import DECODER, ENCODER
+from tunewise.models.families import DECODER
+from tunewise.models.heads import TaskHead
 
 
 @dataclass(frozen=True)
 class PackedTexts(LabelledBatch):
-    """Texts in one row: input_ids, position_ids and token_type_ids (1, T), segment_starts (S + 1,); labels (B,)."""
+    """Texts in one row: input_ids, position_ids and token_type_ids (1, T), segment_starts (S + 1,); labels (K,)."""
 
     pooled: Tensor
-    """(B,) the token of each text that the head reads."""
+    """(K,) the token that the head reads for each label."""
+    texts: Tensor
+    """(K,) the text of each label."""
     read: Tensor
     """(R,) where the last layer is needed: those, and others up to a multiple of ROUND."""
 
@@ -38,17 +42,25 @@ class PackedTexts(LabelledBatch):
         """The same batch with its tensors on `device`, but for the starts, which stay on the CPU."""
         moved = super().to(device)
         inputs = {**moved.inputs, "segment_starts": self.inputs["segment_starts"]}
-        pooled, read = (tensor.to(device, non_blocking=True) for tensor in (self.pooled, self.read))
-        return replace(moved, inputs=inputs, pooled=pooled, read=read)
+        told = (tensor.to(device, non_blocking=True) for tensor in (self.pooled, self.texts, self.read))
+        return replace(moved, inputs=inputs, **dict(zip(("pooled", "texts", "read"), told, strict=True)))
+
+
+Reads = Literal["first", "last", "labelled"]
+"""The tokens of a text that a head reads: the first, the last that is no padding id, or those that have a label."""
+
+
+def reads_of(head: TaskHead, anatomy: Anatomy) -> Reads:
+    """What this head reads of each text."""
+    if head.kind == "tags":
+        return "labelled"
+    return "last" if anatomy.kind == DECODER else "first"
 
 
 def pack_texts(
-    rows: Sequence[Encoded], pad_id: int, prefix_ids: Sequence[int], first_position: int, reads_last: bool = False
+    rows: Sequence[Encoded], pad_id: int, prefix_ids: Sequence[int], first_position: int, reads: Reads = "first"
 ) -> PackedTexts:
-    """One batch of these rows, each behind `prefix_ids`; positions count from `first_position`.
-
-    The head reads the first token of each, or with `reads_last` the last that is not `pad_id`.
-    """
+    """One batch of these rows, each behind `prefix_ids`; positions count from `first_position`."""
     lengths = [len(prefix_ids) + len(row.ids) for row in rows]
     padding = -sum(lengths) % ROUND
     whole = [*lengths, *([padding] if padding else [])]
@@ -63,31 +75,44 @@ def pack_texts(
     if any(row.segments for row in rows):
         kinds = [kind for row in rows for kind in (*(0,) * len(prefix_ids), *row.segments)]
         inputs["token_type_ids"] = torch.tensor([kinds + [0] * padding])
-    labels = torch.tensor([row.labels[0] for row in rows])
-    pooled = [
-        start + (_last_told((*prefix_ids, *row.ids), pad_id) if reads_last else 0) for row, start in zip(rows, starts)
-    ]
-    read = torch.tensor(read_places(pooled, len(ids), ROUND))
-    return PackedTexts(inputs, labels, len(rows), sum(lengths), [row.id for row in rows], torch.tensor(pooled), read)
+    told = [_read(row, pad_id, len(prefix_ids), reads) for row in rows]
+    pooled = [start + place for places, start in zip(told, starts) for place in places]
+    labels = [label for row in rows for label in row.labels if reads != "labelled" or label != IGNORED]
+    texts = [number for number, places in enumerate(told) for _ in places]
+    return PackedTexts(
+        inputs,
+        torch.tensor(labels, dtype=None if labels else torch.long),
+        len(labels),
+        sum(lengths),
+        [row.id for row in rows],
+        torch.tensor(pooled, dtype=torch.long),
+        torch.tensor(texts, dtype=torch.long),
+        torch.tensor(read_places(pooled, len(ids), ROUND), dtype=torch.long),
+    )
 
 
-def _last_told(ids: Sequence[int], pad_id: int) -> int:
-    """The place of the last id that is not `pad_id`; 0 where all are."""
-    return next((place for place in range(len(ids) - 1, -1, -1) if ids[place] != pad_id), 0)
+def _read(row: Encoded, pad_id: int, n_prefix: int, reads: Reads) -> list[int]:
+    """The places of a row, behind its prefix, that the head reads."""
+    if reads == "first":
+        return [0]
+    if reads == "labelled":
+        return [n_prefix + place for place, label in enumerate(row.labels) if label != IGNORED]
+    last = next((place for place in range(len(row.ids) - 1, -1, -1) if row.ids[place] != pad_id), None)
+    return [n_prefix + last if last is not None else 0]
 
 
 @contextmanager
-def gathered(model: PreTrainedModel, anatomy: Anatomy, batch: PackedTexts) -> Iterator[None]:
+def gathered(model: PreTrainedModel, anatomy: Anatomy, batch: PackedTexts, reads: Reads) -> Iterator[None]:
     """Inside the block the layers hand on the states that the head reads, and no others.
 
-    To an encoder's head they come as those of B texts of one token, (B, 1, d), to a decoder's as (B, d).
+    To a head that reads the first tokens they come as those of B texts of one token, (B, 1, d), to one that reads the
+    last as (B, d), to one that reads those with labels as one text's, (1, K, d).
     """
     stack = model.get_submodule(anatomy.layers[0].rpartition(".")[0].rpartition(".")[0])
-    reads_first = anatomy.kind == ENCODER
 
     def gather(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         states = output.last_hidden_state[0, batch.pooled]
-        output.last_hidden_state = states.unsqueeze(1) if reads_first else states
+        output.last_hidden_state = {"first": states[:, None], "last": states, "labelled": states[None]}[reads]
         return output
 
     handle = stack.register_forward_hook(gather)
@@ -98,13 +123,15 @@ def gathered(model: PreTrainedModel, anatomy: Anatomy, batch: PackedTexts) -> It
         handle.remove()
 
 
-def class_logits(model: PreTrainedModel, anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> Tensor:
-    """(B, C) what the head makes of gathered states.
+def label_logits(model: PreTrainedModel, anatomy: Anatomy, inputs: Mapping[str, Tensor], reads: Reads) -> Tensor:
+    """(K, C) what the head makes of gathered states.
 
     A decoder's model would look for each text's last token in them, so they are taken from its head.
     """
-    if anatomy.kind == ENCODER:
+    if reads == "first":
         return model(**inputs).logits
+    if reads == "labelled":
+        return model(**inputs, **({"use_cache": False} if anatomy.kind == DECODER else {})).logits[0]
     made: list[Tensor] = []
 
     def take(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -119,7 +146,9 @@ def class_logits(model: PreTrainedModel, anatomy: Anatomy, inputs: Mapping[str, 
     return made[0]
 
 
-def first_position(model: PreTrainedModel, anatomy: Anatomy, prefix_ids: Sequence[int]) -> tuple[int, str]:
+def first_position(
+    model: PreTrainedModel, anatomy: Anatomy, prefix_ids: Sequence[int], reads: Reads
+) -> tuple[int, str]:
     """Where this classifier's positions begin (RoBERTa's behind the padding id), and why it cannot be packed, or "".
 
     Tried and not guessed: two texts are run in one row, and both have to come out as they do alone.
@@ -130,17 +159,19 @@ def first_position(model: PreTrainedModel, anatomy: Anatomy, prefix_ids: Sequenc
     pad_id = model.config.pad_token_id or 0
     n = min(64, model.get_input_embeddings().weight.shape[0])
     tokens = [tuple((torch.randint(pad_id + 1, n, (length,), generator=generator)).tolist()) for length in (5, 9)]
-    rows = [Encoded("", ids, (0,), len(ids), truncated=False) for ids in tokens]
+    n_labels = [len(ids) if reads == "labelled" else 1 for ids in tokens]
+    rows = [Encoded("", ids, (0,) * n, len(ids), truncated=False) for ids, n in zip(tokens, n_labels)]
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             whole = [torch.tensor([[*prefix_ids, *ids]], device=model.device) for ids in tokens]
-            alone = torch.cat([model(input_ids=ids).logits for ids in whole])
+            alone = [model(input_ids=ids).logits for ids in whole]
+            alone = torch.cat([made[0, len(prefix_ids) :] for made in alone] if reads == "labelled" else alone)
             for first in dict.fromkeys((0, pad_id + 1)):
-                batch = pack_texts(rows, pad_id, prefix_ids, first, anatomy.kind == DECODER).to(model.device)
-                with packed_attention(model), gathered(model, anatomy, batch):
-                    packed = class_logits(model, anatomy, batch.inputs)
+                batch = pack_texts(rows, pad_id, prefix_ids, first, reads).to(model.device)
+                with packed_attention(model), gathered(model, anatomy, batch, reads):
+                    packed = label_logits(model, anatomy, batch.inputs, reads)
                 distance = float((packed - alone).abs().max() / alone.abs().max().clamp(min=1e-6))
                 if distance < SAME[model.dtype]:
                     return first, ""

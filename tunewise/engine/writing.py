@@ -8,10 +8,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
 from tunewise.data.encode import Encoded
-from tunewise.engine.batches import IGNORED, by_length
+from tunewise.engine.batches import IGNORED, by_length, padded, rectangle
 from tunewise.engine.decoding import Choose, Decoding
 from tunewise.engine.loss import cross_entropies
-from tunewise.engine.objectives import padded, rectangle
 from tunewise.models.load import Base
 
 
@@ -81,5 +80,6 @@ def _read(
     """Numbers of prompts of like length, and what the encoder is given for them."""
     for indices in by_length([len(prompt) for prompt in prompts], batch_size):
         rows = [Encoded("", tuple(prompts[i]), (), len(prompts[i]), truncated=False) for i in indices]
-        inputs, _ = padded(rows, base, prefix_ids)
+        assert base.tokenizer is not None
+        inputs, _ = padded(rows, base.tokenizer.pad_token_id, prefix_ids)
         yield indices, {name: tensor.to(base.model.device) for name, tensor in inputs.items()}

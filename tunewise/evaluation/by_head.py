@@ -43,7 +43,7 @@ def answers_by_head(
         n_labels += batch.n_labels
         for place, i in enumerate(indices):
             row = asked.rows[i]
-            told = _told(base, row, logits[place, len(prefix_ids) :] if base.head.kind == "tags" else logits[place])
+            told = _told(base, row, objective.of_row(logits, batch, place))
             rows[i] = {"id": row.id, "prompt": asked.shown[i], **told}
     return rows, math.fsum(losses) / max(1, n_labels)
 
@@ -53,9 +53,8 @@ def _told(base: Base, row: Encoded, logits: Tensor) -> dict[str, Any]:
     if base.head.kind == "value":
         return {"expected": repr(row.labels[0]), "predicted": repr(round(logits.item(), 6))}
     if base.head.kind == "tags":
-        places = [place for place, label in enumerate(row.labels) if label != MASKED]
-        expected = " ".join(labels[int(row.labels[place])] for place in places)
-        predicted = " ".join(labels[number] for number in logits[places].argmax(-1).tolist())
+        expected = " ".join(labels[int(label)] for label in row.labels if label != MASKED)
+        predicted = " ".join(labels[number] for number in logits.argmax(-1).tolist())
     else:
         expected, predicted = labels[int(row.labels[0])], labels[int(logits.argmax())]
     told: dict[str, Any] = {"expected": expected, "predicted": predicted, "correct": predicted == expected}

@@ -27,7 +27,10 @@ Prepared = Questions | LabelledRows | BySource
 
 def examples_by_source(task: Task, examples: Sequence[Example]) -> dict[str, list[Example]]:
     """Those of each source that has one among these, in the order of the sources."""
-    return {name: found for name in task.each if (found := [one for one in examples if one.source == name])}
+    found: dict[str, list[Example]] = {name: [] for name in task.each}
+    for one in examples:
+        found[one.source].append(one)
+    return {name: of_source for name, of_source in found.items() if of_source}
 
 
 def scores_of(task: Task, found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

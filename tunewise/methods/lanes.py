@@ -99,8 +99,10 @@ class Lanes:
         self.model: PreTrainedModel = tuned[0].model
         self._parts: Parts | None = None
         self.has_dropout = [has_dropout(each) for each in tuned]
-        head = tuned[0].anatomy.head
-        self._head = None if head is None else self.model.get_submodule(head.module)
+        anatomy = tuned[0].anatomy
+        paths = [] if anatomy.head is None else [anatomy.head.module]
+        paths += [name.rpartition(".")[0] for name in anatomy.task_head]
+        self._heads = {self.model.get_submodule(path) for path in paths}
 
     def __enter__(self) -> "Lanes":
         for each in self.tuned:
@@ -290,10 +292,10 @@ class Lanes:
         assert self._parts is not None
         dim, n_written = self._parts.dim, self._parts.n_written
         if dim == 1 and len(tensor) > 1:  # of packed rows, what was gathered from each for a classifier or the head
-            if n_written and module is not self._head:
+            if n_written and module not in self._heads:
                 raise CannotShare(f"a {type(module).__name__} is given what is no token of a row")
             return 0, "head"
-        if module is self._head:
+        if module in self._heads:
             return dim, "head"
         if n_written:
             return dim, "answers" if tensor.shape[1] == n_written else "everywhere"

@@ -5,9 +5,11 @@ from pathlib import Path
 from tunewise.files import read_json
 from tunewise.methods import METHODS
 from tunewise.models.families import KINDS
+from tunewise.models.quantise import FORMATS
 
 FILE = Path(__file__).with_name("matrix.json")
-QUANTISED = "quantised (nf4)"  # a decoder
+COLUMNS = (*KINDS, *FORMATS)
+"""Kinds of model, and decoders whose weights are in a format."""
 
 
 def matrix() -> dict[str, dict[str, dict[str, object]]]:
@@ -18,7 +20,7 @@ def matrix() -> dict[str, dict[str, dict[str, object]]]:
     return {
         name: {
             kind: {"refused": method.not_on[kind]} if kind in method.not_on else tested.get(name, {}).get(kind, none)
-            for kind in (*KINDS, QUANTISED)
+            for kind in COLUMNS
         }
         for name, method in METHODS.items()
     }

@@ -171,7 +171,7 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         layers=tuple(path for _, path in layers),
         embedding=embedding,
         head=head,
-        task_head=() if head else _outside_the_trunk(model),
+        task_head=() if head else outside_the_trunk(model),
         head_is_tied=bool(head and embedding and modules[head.module].weight is modules[embedding.module].weight),
         sites=tuple(site for sites in by_layer for site in sites),
         keys=tuple(_keys(sites, stack, path) for sites, (stack, path) in zip(by_layer, layers, strict=True)),
@@ -184,7 +184,8 @@ def _depth(model: PreTrainedModel, stack: Family) -> int:
     return sum(1 for _ in model.get_submodule(stack.layers).children())
 
 
-def _outside_the_trunk(model: PreTrainedModel) -> tuple[str, ...]:
+def outside_the_trunk(model: PreTrainedModel) -> tuple[str, ...]:
+    """Names of the parameters that stand on top of the base model, such as a classifier's."""
     if model.base_model is model:
         return ()
     trunk = f"{model.base_model_prefix}."

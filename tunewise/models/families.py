@@ -216,6 +216,14 @@ def kind_of(config: PreTrainedConfig) -> str:
     return (known[0] if isinstance(known, tuple) else known).kind
 
 
+def has_own_head(config: PreTrainedConfig) -> bool:
+    """Whether checkpoints of this configuration hold a head of their own, though it says that the embedding is tied.
+
+    T5 1.1 (FLAN-T5) and mT5: transformers 5 ties them in the configuration, and unties them where the weights differ.
+    """
+    return config.model_type == "mt5" or config.to_dict().get("scale_decoder_outputs") is False
+
+
 def family_of(model: PreTrainedModel) -> Family:
     """The row of `model`, or one inferred from its module names; UserError where neither is to be had."""
     model_type = model.config.model_type

@@ -62,15 +62,21 @@ _AUTO_CLASSES: dict[tuple[str, str], Any] = {
 
 def head_of(model: PreTrainedModel) -> TaskHead:
     """The head that `model` has."""
-    named = type(model).__name__
-    if named.endswith(("ForSequenceClassification", "ForImageClassification", "ForImageClassificationWithTeacher")):
-        is_value = model.config.problem_type == "regression" or model.config.num_labels == 1
-        return TaskHead("value") if is_value else TaskHead("classes", _labels(model))
-    return TaskHead("tags", _labels(model)) if named.endswith("ForTokenClassification") else TaskHead()
+    return head_named(type(model).__name__, model.config)
 
 
-def _labels(model: PreTrainedModel) -> tuple[str, ...]:
-    return tuple(model.config.id2label[number] for number in range(model.config.num_labels))
+def head_named(architecture: str, config: PreTrainedConfig) -> TaskHead:
+    """The head that transformers' class of this name has with this configuration."""
+    if architecture.endswith(
+        ("ForSequenceClassification", "ForImageClassification", "ForImageClassificationWithTeacher")
+    ):
+        is_value = config.problem_type == "regression" or config.num_labels == 1
+        return TaskHead("value") if is_value else TaskHead("classes", _labels(config))
+    return TaskHead("tags", _labels(config)) if architecture.endswith("ForTokenClassification") else TaskHead()
+
+
+def _labels(config: PreTrainedConfig) -> tuple[str, ...]:
+    return tuple(config.id2label[number] for number in range(config.num_labels))
 
 
 def is_told_by(head: TaskHead, config: PreTrainedConfig) -> bool:

@@ -5,6 +5,7 @@ the embedded `tiny`.
 import copy
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from urllib.request import Request, urlopen
 
 import torch
 import transformers
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -26,19 +27,23 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from tunewise import files
 from tunewise.errors import UserError, nearest
-from tunewise.models import fingerprint
-from tunewise.models.anatomy import Anatomy, read_anatomy
+from tunewise.models import fingerprint, plain
+from tunewise.models.anatomy import Anatomy, outside_the_trunk, read_anatomy
 from tunewise.models.families import VISION, kind_of
-from tunewise.models.heads import TaskHead, draw_head, is_told_by
+from tunewise.models.heads import TaskHead, draw_head, head_of, is_told_by
 from tunewise.models.precision import choose_dtype
-from tunewise.models.quantise import format_of, keep_layout, leave_file, loading
+from tunewise.models.quantise import format_of, format_of_checkpoint, is_plain, keep_layout, leave_file, loading
+from tunewise.models.shapes import is_shape
 from tunewise.models.tiny import FOLDER as TINY
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED = {"tiny": TINY}
 SECONDS_TO_ANSWER = 5.0
+QUANTISATION = "quantisation.json"
+"""Beside a checkpoint that was quantised here: from what, and what it lost."""
 UNLIMITED = 10**9
 """Tokenizers that know no limit say 1e30."""
 UNSAFE_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt")
@@ -109,14 +114,17 @@ def load_base(
     same_size, same_labels = config.num_labels == max(1, len(head.labels)), is_told_by(head, config)
     head.configure(config)
     chosen = choose_dtype(dtype, where)
-    storage = loading(config, quantise, chosen, where)
+    kept = _head_modules(auto_class, config) if quantise and head.kind != "lm" else ()
+    storage = loading(config, quantise, chosen, where, kept)
     if tokenizer is not None and config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id  # a decoder's classifier reads the last token before padding
     options = {"config": config, "dtype": chosen, "ignore_mismatched_sizes": head.kind != "lm" and not same_size}
-    model, absent = _read_model(name, auto_class, {**options, **storage})
+    if is_plain(config, quantise):
+        model, absent = _read_plain(name, auto_class, options, kept)
+    else:
+        model, absent = _read_model(name, auto_class, {**options, **storage})
     keep_layout(model)
-    if storage:
-        leave_file(model)
+    leave_file(model)
     if model.dtype == torch.float64 and model.config._attn_implementation == "eager":
         logger.warning(
             "%s in float64: padded rows come out as NaN, as transformers takes the softmax of attention in float32, "
@@ -158,18 +166,48 @@ def _device(name: str) -> torch.device:
 def _read_model(name: str, auto_class: Any, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
     """The model, and the names of parameters that its checkpoint lacks or has in another size, drawn from one seed."""
     try:
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
+            where = {} if "state_dict" in options else _from_the_hub(name)
             model, loaded = auto_class.from_pretrained(
-                EMBEDDED.get(name, name),
+                None if "state_dict" in options else EMBEDDED.get(name, name),
                 use_safetensors=True,
                 output_loading_info=True,
                 **options,
-                **_from_the_hub(name),
+                **where,
             )
     except (OSError, ValueError) as error:
         raise _cannot_load(name, error) from error
     return model, {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
+
+
+def _read_plain(
+    name: str, auto_class: Any, options: dict[str, Any], kept: Sequence[str]
+) -> tuple[PreTrainedModel, set[str]]:
+    """The same in NF4 where bitsandbytes is not installed; what is packed already is read as it is."""
+    config = options["config"]
+    if not format_of_checkpoint(config):
+        model, absent = _read_model(name, auto_class, options)
+        plain.pack_layers(model, kept)
+        return model, absent
+    folder = Path(name) if Path(name).exists() else Path(snapshot_download(name, allow_patterns=["*.safetensors"]))
+    tensors, codes = plain.read(folder)
+    told = config.quantization_config
+    del config.quantization_config
+    with torch.device("meta"):
+        model_class = type(auto_class.from_config(config))  # which, unlike auto_class, takes tensors
+    model, absent = _read_model(name, model_class, {**options, "state_dict": tensors})
+    plain.put_in(model, codes)
+    model.config.quantization_config, model.config._name_or_path = told, name
+    return model, absent - {f"{path}.weight" for path in codes}
+
+
+def _head_modules(auto_class: Any, config: PreTrainedConfig) -> tuple[str, ...]:
+    """The modules of a classifier on top: transformers would pack one that has a bias, which then could not be
+    trained, and fail on one that the checkpoint does not hold."""
+    with torch.device("meta"):
+        model = auto_class.from_config(config)
+    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in outside_the_trunk(model)))
 
 
 def load_tokenizer(name: str, head: TaskHead | None = None) -> PreTrainedTokenizerBase:
@@ -207,19 +245,36 @@ def _tied(model: PreTrainedModel) -> set[str]:
 def original(model: PreTrainedModel) -> PreTrainedModel:
     """The full-precision model that `model` was quantised from, read again from where it came from, on the CPU.
 
-    Raises UserError where it came quantised, or cannot be found again.
+    Raises UserError where it came quantised by somebody else, or cannot be found again.
     """
     source = model.config._name_or_path
     try:
-        if not source or model.hf_quantizer.pre_quantized:
-            raise OSError("it came quantised")
-        with _quiet():
-            return type(model).from_pretrained(source, dtype="auto", use_safetensors=True)
+        source = _dense_source(model)
+        config = AutoConfig.from_pretrained(source)
+        head_of(model).configure(config)
+        config.pad_token_id = model.config.pad_token_id
+        with quiet():
+            return type(model).from_pretrained(
+                source, config=config, dtype="auto", use_safetensors=True, ignore_mismatched_sizes=True
+            )
     except OSError as error:
         raise UserError(
             f"the weights that {source or 'this base'} was quantised from are not to be had: {error}",
             hint="load the full-precision checkpoint with quantise=nf4",
         ) from error
+
+
+def _dense_source(model: PreTrainedModel) -> str:
+    """Where a quantised model's full-precision weights lie: where it was loaded from, or what a checkpoint of
+    `tunewise quantize` says that it was made from."""
+    source = model.config._name_or_path
+    if source and not format_of_checkpoint(AutoConfig.from_pretrained(source)):
+        return source
+    report = Path(source) / QUANTISATION
+    told = files.read_json(report) if source and report.is_file() else None
+    if not isinstance(told, dict) or "model" not in told:
+        raise OSError("it came quantised")
+    return str(EMBEDDED.get(told["model"], told["model"]))
 
 
 def load_config(name: str) -> PreTrainedConfig:
@@ -297,6 +352,11 @@ def _cannot_load(name: str, error: Exception) -> UserError:
         told = "HF_HUB_OFFLINE is set, and it was not downloaded before"
     else:
         told = "the hub did not give it" if _hub_answers() else f"{constants.ENDPOINT} does not answer"
+    if is_shape(name):
+        return UserError(
+            f"{name!r} is a shape without weights, for `tunewise plan`: there is no such folder, and {told}",
+            hint="give the base's folder, or its name on the hub: ORGANISATION/NAME",
+        )
     return UserError(
         f"cannot load {name!r}: there is no such folder, and {told}",
         hint=f"did you mean {close}?"
@@ -305,7 +365,7 @@ def _cannot_load(name: str, error: Exception) -> UserError:
     )
 
 
-class _quiet:
+class quiet:
     """No progress bar and no report of transformers inside: tunewise prints its own lines."""
 
     def __enter__(self) -> None:

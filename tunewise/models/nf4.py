@@ -4,7 +4,7 @@ Dettmers et al. 2023, arXiv:2305.14314. Weights are nearly normal, so the 16 val
 normal distribution, scaled to [-1, 1], with an exact zero (section 3, eq. 4, appendix E). A weight is cut into blocks
 of 64, each divided by its largest magnitude and rounded to the nearest value; these magnitudes are kept in 8 bits, in
 blocks of 256 (double quantisation, section 3): 4 + 8/64 + 32/(64 · 256) = 4.127 bits a weight. Bases are quantised by
-bitsandbytes; this is what it does, bit for bit, to read and to test against.
+bitsandbytes; this is what it does, bit for bit, to read, to test against, and where it is not installed (`plain.py`).
 """
 
 from dataclasses import dataclass

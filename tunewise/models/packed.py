@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 from torch import Tensor, nn
 
 from tunewise.models.codes import Constants, EightBits, FourBits, product
@@ -55,6 +55,28 @@ def scales_of(layer: nn.Module) -> list[Tensor]:
         return [scale]
     state: Any = layer.weight.quant_state
     return [state.absmax, *([state.state2.absmax, state.offset.reshape(1)] if state.nested else [])]
+
+
+@torch.no_grad()
+def pack(layer: nn.Module, weight: Tensor) -> None:
+    """Put `weight` (d_out, d_in) in place of the one that a packed layer holds, packed as that was."""
+    before: Any = layer.weight
+    plain = weight.detach().float().cpu().contiguous()
+    if isinstance(layer, Linear8bitLt):
+        layer.weight = Int8Params(plain, requires_grad=False).to(before.device)
+        return
+    state = before.quant_state
+    packed = Params4bit(
+        plain,
+        requires_grad=False,
+        blocksize=state.blocksize,
+        compress_statistics=state.nested,
+        quant_type=state.quant_type,
+        quant_storage=before.quant_storage,
+        module=layer,
+    ).to(before.device)
+    packed.quant_state.dtype = state.dtype
+    layer.weight = packed
 
 
 class Dequantising(Linear4bit):

@@ -2,13 +2,13 @@
 
 NF4 with double quantisation: Dettmers et al. 2023, arXiv:2305.14314 (`models/nf4.py` writes it out); LLM.int8():
 Dettmers et al. 2022, arXiv:2208.07339. Quantisation is a way of loading: a site hands out its dequantised weight, and
-no method asks how it is stored. Needs the extra `quant`.
+no method asks how it is stored. Needs the extra `quant`; NF4 alone is to be had without (`plain.py`).
 """
 
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from types import ModuleType
 from typing import Any
@@ -18,12 +18,16 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from tunewise.errors import UserError, unknown
+from tunewise.models import plain, subclassed
 from tunewise.models.codes import EightBits, FourBits
+from tunewise.models.packed_shell import PackedShell
 
 NF4, FP4, INT8 = FORMATS = ("nf4", "fp4", "int8")
+TORCHAO = "torchao"
+"""What is said of a checkpoint of its: in which of its formats the weights are is told by its config."""
 ROUTES = (
-    "serve it attached (tunewise.load_adapter), or merge it into dense weights: "
-    "tunewise adapter merge FOLDER --into dequantised, or --into original"
+    "serve it attached (tunewise.load_adapter), or merge it into dense weights: tunewise adapter merge FOLDER "
+    "--route dequantised, or --route original; without --route it measures what each of them changes"
 )
 
 
@@ -42,25 +46,38 @@ def refuse_to_train(model: nn.Module, method: str, parameters: Iterable[str]) ->
         )
 
 
-def loading(config: PreTrainedConfig, wanted: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def loading(
+    config: PreTrainedConfig, wanted: str, dtype: torch.dtype, device: torch.device, kept: Sequence[str] = ()
+) -> dict[str, Any]:
     """What `from_pretrained` has to be told to load a base in the format `wanted`; nothing where none is wanted.
 
-    Weights are kept in blocks of 64 with their constants quantised again, and multiplied in `dtype`. A checkpoint that
-    bitsandbytes wrote has its format already. Raises UserError for a format that is none, a checkpoint in another
-    one, float64, and where bitsandbytes is not installed.
+    Weights are kept in blocks of 64 with their constants quantised again, and multiplied in `dtype`; the modules
+    `kept` stay dense, or where none is named a language model's head. A checkpoint that bitsandbytes wrote has its
+    format already. Raises UserError for a format that is none, a checkpoint in another one, float64, and where
+    bitsandbytes is not installed, but for NF4 on a CPU, which `plain.py` has.
     """
-    if wanted and wanted not in FORMATS:
-        raise unknown("format of quantised weights", wanted, FORMATS)
     stored = format_of_checkpoint(config)
+    if wanted not in ("", stored, *FORMATS):
+        raise unknown("format of quantised weights", wanted, FORMATS)
     if wanted and stored and wanted != stored:
         raise UserError(f"quantise={wanted}, and this checkpoint is stored in {stored}", f"leave quantise={stored}")
     if not (wanted or stored):
         return {}
     if dtype is torch.float64:
         raise UserError("quantised weights are multiplied in 16 or 32 bits, not in float64", "dtype=float32")
-    _require()
+    if is_plain(config, wanted) and device.type == "cpu":
+        return {}
+    if stored == TORCHAO:
+        require("this checkpoint needs", TORCHAO, "accelerate", hint="pip install torchao accelerate")
+    else:
+        require(f"quantise={wanted or stored} needs", "bitsandbytes", "accelerate")
     where = {"device_map": {"": device}}
-    return where if stored else {**where, "quantization_config": _configuration(wanted, dtype)}
+    return where if stored else {**where, "quantization_config": _configuration(wanted, dtype, kept)}
+
+
+def is_plain(config: PreTrainedConfig, wanted: str) -> bool:
+    """Whether the base will stand on the layers of `plain.py`: in NF4, where bitsandbytes is not installed."""
+    return (wanted or format_of_checkpoint(config)) == NF4 and not _has("bitsandbytes")
 
 
 def format_of_checkpoint(config: PreTrainedConfig) -> str:
@@ -68,12 +85,23 @@ def format_of_checkpoint(config: PreTrainedConfig) -> str:
     told = config.to_dict().get("quantization_config")
     if not told:
         return ""
-    if told.get("quant_method") != "bitsandbytes":
+    by = told.get("quant_method")
+    if by == TORCHAO and _packs_weights_alone(told):
+        return TORCHAO
+    if by != "bitsandbytes":
         raise UserError(
-            f"this checkpoint is quantised by {told.get('quant_method')!r}, which is not read here",
+            f"this checkpoint is quantised by {by!r}{', inputs or embeddings too' if by == TORCHAO else ''}; what "
+            "bitsandbytes wrote is read, and what torchao wrote of linear weights alone",
             hint="load its original, and quantise it while loading: quantise=nf4",
         )
     return INT8 if told.get("load_in_8bit") else told.get("bnb_4bit_quant_type", FP4)
+
+
+def _packs_weights_alone(told: dict[str, Any]) -> bool:
+    """Of torchao's configuration: no inputs of layers, and no embeddings."""
+    kind = told.get("quant_type")
+    named = kind.get("default", {}).get("_type", "") if isinstance(kind, dict) else ""
+    return named.endswith("WeightOnlyConfig") and not told.get("include_input_output_embeddings")
 
 
 def format_of(model: PreTrainedModel) -> str:
@@ -83,6 +111,8 @@ def format_of(model: PreTrainedModel) -> str:
 
 def is_quantised(module: nn.Module) -> bool:
     """Whether its weight is stored packed; nothing is imported to tell."""
+    if isinstance(module, plain.NF4Linear | PackedShell) or subclassed.is_packed(module):
+        return True
     return "bitsandbytes" in sys.modules and isinstance(module, _packed_layers().LAYERS)
 
 
@@ -93,30 +123,35 @@ def packed_weights(model: nn.Module) -> dict[str, nn.Module]:
 
 def dequantised_weight(module: nn.Module) -> Tensor:
     """The weight (d_out, d_in) that a quantised module acts with, a new tensor."""
-    return _packed_layers().weight_of(module)
+    return module.dequantised() if isinstance(module, PackedShell) else _layers_of(module).weight_of(module)
+
+
+def pack(module: nn.Module, weight: Tensor) -> None:
+    """Pack another weight (d_out, d_in) into a quantised module, as its own was: the base becomes another base."""
+    _layers_of(module).pack(module, weight)
 
 
 def codes_of(module: nn.Module) -> FourBits | EightBits | None:
     """What a quantised module keeps in place of its weight; None where it may pack that anew while it runs."""
-    return _packed_layers().codes_of(module)
+    return _layers_of(module).codes_of(module)
 
 
 def scales(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The numbers that turn codes into weights, by name."""
     for name, module in packed_weights(model).items():
-        for index, scale in enumerate(_packed_layers().scales_of(module)):
+        for index, scale in enumerate(_layers_of(module).scales_of(module)):
             yield f"{name}.scale{index}", scale
 
 
 def keep_layout(model: nn.Module) -> None:
     """See to it that packed weights stay as they are while the model runs; see `packed.Dequantising`."""
     for module in packed_weights(model).values():
-        _packed_layers().keep_layout(module)
+        _layers_of(module).keep_layout(module)
 
 
 def leave_file(model: nn.Module) -> None:
-    """Copy what stayed plain out of the mapped checkpoint, which would keep every page that was read to be packed."""
-    for tensor in chain(model.parameters(), model.buffers()):
+    """Copy what a packed base holds in full out of its checkpoint's mapping, which keeps every page that was read."""
+    for tensor in chain(model.parameters(), model.buffers()) if packed_weights(model) else ():
         if tensor.is_floating_point() and tensor.device.type == "cpu":
             tensor.data = tensor.data.clone()
 
@@ -124,16 +159,21 @@ def leave_file(model: nn.Module) -> None:
 def dequantise(model: PreTrainedModel) -> PreTrainedModel:
     """Put plain linear layers with the dequantised weights in place of the packed ones; `model` itself is changed."""
     weights = {name: dequantised_weight(module).to(model.dtype) for name, module in packed_weights(model).items()}
-    model.dequantize()
+    if _by_bitsandbytes(model):
+        model.dequantize()
+    else:
+        _put_linear_layers(model)
     for name, weight in weights.items():  # transformers' own come from the kernel that `packed.weight_of` works round
         model.get_parameter(name).data = weight
     return model
 
 
-def _configuration(wanted: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+def _configuration(wanted: str, dtype: torch.dtype, kept: Sequence[str]) -> BitsAndBytesConfig:
+    skipped = list(kept) or None  # of 4 bits as well, whatever the name of the field
     if wanted == INT8:
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(
+        llm_int8_skip_modules=skipped,
         load_in_4bit=True,
         bnb_4bit_quant_type=wanted,
         bnb_4bit_use_double_quant=True,
@@ -141,12 +181,38 @@ def _configuration(wanted: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def _require() -> None:
-    missing = [name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None]
+def require(what: str, *libraries: str, hint: str = plain.INSTALL) -> None:
+    """UserError where a library, of the extra `quant` or another, is not installed; `what` says who would need it."""
+    missing = [name for name in libraries if not _has(name)]
     if missing:
-        raise UserError(f"quantised bases need {' and '.join(missing)}", hint="pip install 'tunewise[quant]'")
+        raise UserError(f"{what} {' and '.join(missing)}", hint)
     # it tells of a kernel it could download, and at every product that int8 casts its input
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _has(library: str) -> bool:
+    return importlib.util.find_spec(library) is not None
+
+
+def _layers_of(module: nn.Module) -> ModuleType:
+    """The file that knows this kind of packed layer."""
+    if subclassed.is_packed(module):
+        return subclassed
+    return plain if isinstance(module, plain.NF4Linear) else _packed_layers()
+
+
+def _by_bitsandbytes(model: PreTrainedModel) -> bool:
+    found = next(iter(packed_weights(model).values()), None)
+    return found is not None and _layers_of(found) not in (plain, subclassed)
+
+
+def _put_linear_layers(model: PreTrainedModel) -> None:
+    """Put plain layers, whose weights are still to be set, in place of packed ones that transformers does not know."""
+    for name, module in packed_weights(model).items():
+        layer = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+        layer.weight, layer.bias = nn.Parameter(dequantised_weight(module), requires_grad=False), module.bias
+        model.set_submodule(name.removesuffix(".weight"), layer)
+    del model.config.quantization_config
 
 
 def _packed_layers() -> ModuleType:

@@ -21,14 +21,18 @@ def dense_weight(model: PreTrainedModel, site: Site) -> tuple[Tensor, Tensor | N
 
 def frozen_weight(model: PreTrainedModel, site: Site) -> tuple[Tensor, Tensor | None]:
     """The same, detached and not copied (but dequantised, where it is quantised): to be read only."""
-    module = model.get_submodule(site.module)
-    if is_quantised(module):
-        weight = dequantised_weight(module).to(model.dtype)
-    else:
-        module = _plain(model, site)
-        weight = module.weight.detach().T if isinstance(module, Conv1D) else module.weight.detach()
+    module, weight = model.get_submodule(site.module), module_weight(model, site)
     bias = None if isinstance(module, nn.Embedding) or module.bias is None else module.bias.detach()
     return site.read(weight, dim=0), None if bias is None else site.read(bias)
+
+
+def module_weight(model: PreTrainedModel, site: Site) -> Tensor:
+    """The whole weight (d_out, d_in) of the module that a site is, or is a slice of, to be read only."""
+    module = model.get_submodule(site.module)
+    if is_quantised(module):
+        return dequantised_weight(module).to(model.dtype)
+    module = _plain(model, site)
+    return module.weight.detach().T if isinstance(module, Conv1D) else module.weight.detach()
 
 
 @torch.no_grad()

@@ -1,13 +1,17 @@
 """A base without its weights: its modules on the meta device, built from its config alone."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from tunewise.models.families import WRITERS, kind_of
+from tunewise.errors import UserError
+from tunewise.models.families import WRITERS, has_own_head, kind_of
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import load_config
+from tunewise.models.shapes import is_shape, nearest_shape, shape_named
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,34 @@ class Shell:
 
 
 def shell_of(name: str, head: TaskHead | None = None) -> Shell:
-    """The shell of the base `name` (a folder or hub name); only its config is read.
+    """The shell of the base `name` (a folder, a shape, or a hub name); only its config is read.
 
     Without a `head` a base that writes no text gets a classifier of two classes, which every method trains along.
     Raises UserError for a base that is none.
     """
-    config = load_config(name)
+    config = config_of(name)
     kind = kind_of(config)
     head = head or (TaskHead() if kind in WRITERS else TaskHead("classes", ("0", "1")))
     head.configure(config)
     with torch.device("meta"):
         model = head.auto_class(kind, name).from_config(config)
+    if has_own_head(config):
+        output = model.get_output_embeddings()
+        output.weight = nn.Parameter(torch.empty_like(output.weight))
     return Shell(name, config, kind, head, model)
+
+
+def config_of(name: str) -> PreTrainedConfig:
+    """The configuration of a base: of a folder where there is one, of a shape of this name, or from the hub.
+
+    Raises UserError for a base that is none, naming the nearest shape.
+    """
+    if is_shape(name) and not Path(name).exists():
+        return shape_named(name)
+    try:
+        return load_config(name)
+    except UserError as error:
+        close = nearest_shape(name)
+        if Path(name).exists() or not close:
+            raise
+        raise UserError(error.message, f"did you mean {close}, a shape that is known without a hub?") from error

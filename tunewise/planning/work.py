@@ -23,6 +23,10 @@ class Work:
     """Activations are computed again in the backward (`train.checkpointing`)."""
     optimiser: str = "adamw"
     """`train.optimiser`."""
+    keeps_best: bool = False
+    """The best state so far is kept beside the present one, as by a run that looks at dev."""
+    cached_rows: int = 0
+    """Of which what leaves the layers below everything trained is kept (`train.trunk`); 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,20 @@ class Memory:
     cache: int
     """Keys and values, and the cached trunk."""
     workspace: int
-    """What is alive beside all of it at the highest moment: buffers of one layer, of kernels, of the allocator."""
+    """What is alive beside all of it at the highest moment: buffers of one layer and of kernels."""
+    process: int = 0
+    """What a process on a CPU holds beside its tensors: holes of the heap, code, threads."""
 
     @property
     def total(self) -> int:
         return sum(asdict(self).values())
+
+    @property
+    def allocated(self) -> int:
+        """Bytes of tensors: what an allocator counts."""
+        return self.total - self.process
+
+    @property
+    def fixed(self) -> int:
+        """What is there before the first row is."""
+        return self.weights + self.constants + self.gradients + self.optimiser

@@ -146,14 +146,21 @@ def as_written(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def subplots(shape: tuple[int, int], width: float, height: float, share: bool = False) -> "tuple[Figure, list[Axes]]":
-    """A figure in the page's colours, made without pyplot and so without global state."""
+def subplots(
+    shape: tuple[int, int],
+    width: float,
+    height: float,
+    share: bool = False,
+    colours: tuple[str, str, str] = (INK, QUIET, GRID),
+) -> "tuple[Figure, list[Axes]]":
+    """A figure in the page's colours, or in those given for them, made without pyplot and so without global state."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    ink, quiet, grid = colours
     style: Any = {
-        "font.size": 9.5, "axes.edgecolor": GRID, "axes.labelcolor": QUIET,
-        "text.color": INK, "xtick.color": QUIET, "ytick.color": QUIET, "grid.color": GRID, "axes.spines.top": False,
+        "font.size": 9.5, "axes.edgecolor": grid, "axes.labelcolor": quiet,
+        "text.color": ink, "xtick.color": quiet, "ytick.color": quiet, "grid.color": grid, "axes.spines.top": False,
         "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.linewidth": 0.7,
         "xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0, "axes.facecolor": "none",
     }  # fmt: skip
@@ -161,6 +168,20 @@ def subplots(shape: tuple[int, int], width: float, height: float, share: bool = 
         figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
         axes = figure.subplots(*shape, squeeze=False, sharey=share)
     return figure, list(axes.flat)
+
+
+def logarithmic(axis: "Axes", low: float, high: float) -> None:
+    """Both axes from `low` to `high`, logarithmic, with plain numbers at 1, 2, 5, 10 and so on."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xlim(low, high)
+    axis.set_ylim(low, high)
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 3e3 else (1,)))
+        each.set_major_formatter(lambda value, place: f"{value:,.10g}")
+        each.set_minor_formatter(NullFormatter())
 
 
 def svg(figure: "Figure", colours: Mapping[str, str] = VARIABLES) -> str:

@@ -1,6 +1,6 @@
 """What the runs proved about themselves, and how far what was planned is from what was measured."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -32,7 +32,7 @@ def proof_table(arms: Sequence[Arm]) -> ProofTable:
             found = [run.proofs()[name] for run in arm.runs if name in run.proofs()]
             # a value without a tolerance is a size or an effect, not a difference
             told = [proof["value"] for proof in found if proof.get("tolerance") is not None]
-            values = [float(value) for value in told if isinstance(value, int | float)]
+            values = [value for value in told if isinstance(value, int | float)]
             passed = all(proof.get("passed") for proof in found) if found else None
             cells.append({"passed": passed, "value": max(values) if values else None})
         if any(cell["passed"] is not None for cell in cells):
@@ -53,13 +53,19 @@ def proof_table(arms: Sequence[Arm]) -> ProofTable:
     )
 
 
-PLANNED = {"n_trainable": words.count, "adapter_bytes": words.size, "peak_bytes": words.size, "seconds": words.duration}
+PLANNED = {
+    "n_trainable": words.count,
+    "adapter_bytes": words.size,
+    "train_memory_bytes": words.size,
+    "train_seconds": words.duration,
+}
 NAMES = {
     "n_trainable": "trained parameters",
     "adapter_bytes": "adapter on disk",
-    "peak_bytes": "peak memory",
-    "seconds": "time",
+    "train_memory_bytes": "memory of training",
+    "train_seconds": "time of training",
 }
+"""Of what is planned, as metrics.json calls it under `planned` and beside it."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +84,16 @@ def planner_grades(arms: Sequence[Arm]) -> list[Grade]:
     """What metrics.json holds under `planned`, each figure beside its namesake; [] where nothing was planned."""
     grades = []
     for arm in arms:
-        plans = [run.metrics["planned"] for run in arm.runs if run.metrics.get("planned")]
-        if not plans or not arm.n_trainable:
-            continue
         for name, written in PLANNED.items():
-            known = [plan[name] for plan in plans if plan.get(name) is not None]
-            measured = [run.metrics[name] for run in arm.runs if run.metrics.get(name)]
-            if known and measured:
-                planned, was = fmean(known), fmean(measured)
+            both = [((run.metrics.get("planned") or {}).get(name), run.metrics.get(name)) for run in arm.runs]
+            known = [(planned, measured) for planned, measured in both if planned and measured]
+            if known:
+                planned, was = (fmean(each) for each in zip(*known, strict=True))
                 error = f"{100 * (planned - was) / was:+.1f} %".replace("-", "−")
-                exact = planned == was
-                told = "exact" if exact else error
-                grades.append(Grade(arm.label, NAMES[name], written(round(planned)), written(round(was)), told))
+                told = "exact" if planned == was else error
+                grades.append(Grade(arm.label, NAMES[name], _written(written, planned), _written(written, was), told))
     return grades
+
+
+def _written(written: Callable[[Any], str], value: float) -> str:
+    return written(value if written is words.duration else round(value))

@@ -73,7 +73,7 @@ def count(value: int) -> str:
 
 def size(n_bytes: int) -> str:
     """12 kB, 3.4 MB, 1.2 GB: powers of ten."""
-    for unit_bytes, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+    for unit_bytes, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if n_bytes >= unit_bytes:
             value = n_bytes / unit_bytes
             return f"{value:.0f} {name}" if value >= 100 else f"{value:.1f} {name}"
@@ -117,7 +117,7 @@ def cell(text: str) -> str:
 def unbroken(text: str) -> str:
     """A text for prose, in which no number is parted from its unit or interval at the end of a line."""
     return re.sub(
-        r"(?<=\d) (?=(?:±|%|[kMGB]?B\b|[MBs]\b|min\b|h\b))|(?<=±|=|<) (?=\d)|(?<=\bp) (?=[=<])", "\u00a0", text
+        r"(?<=\d) (?=(?:±|%|[kMGTB]?B\b|[MBs]\b|min\b|h\b))|(?<=±|=|<) (?=\d)|(?<=\bp) (?=[=<])", "\u00a0", text
     )
 
 

@@ -1,19 +1,25 @@
 """Adapters made of adapters: weighted sums on one base, how far two of them differ, and merging one into its base."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 
+from tunewise import files
 from tunewise.errors import UserError
 from tunewise.methods.arithmetic import change_of, combine, extract_lora
-from tunewise.methods.attach import attach
+from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.store import CARD, load_adapter, read_card, save_adapter, saved_probes
-from tunewise.models.load import Base, original
+from tunewise.models.load import Base, original, quiet
 from tunewise.models.quantise import dequantise
+
+MERGE = "merge.json"
+PACKAGES = ("tunewise", "torch", "transformers")
+Route = Literal["dequantised", "original"]
 
 
 def combine_adapters(
@@ -56,43 +62,61 @@ def combine_adapters(
     return {"folder": str(out), "method": found.method.configuration(), "error": max(found.errors.values())}
 
 
-def merge_adapter(base: Base, folder: str | Path, into: Literal["", "dequantised", "original"] = "") -> PreTrainedModel:
+def merge_adapter(base: Base, folder: str | Path, route: Route | Literal[""] = "") -> PreTrainedModel:
     """A new model whose own weights act as `base` with the adapter in `folder`; the base is as it was.
 
-    On a quantised base the change goes `into` the dequantised weights, which it was trained on, or those of the
-    original, which the base is read from again. Raises CannotFold as `Tuned.fold` does.
+    On a quantised base the change goes into its dequantised weights, which it was trained on, or into those of the
+    original, which the base is read from again: as `route` says. Raises CannotFold as `Tuned.fold` does.
     """
     tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer)
     try:
-        if not into:
-            return tuned.fold()
-        state, scale = tuned.state(), tuned.scale
+        return merged_by(base, tuned, route) if route else tuned.fold()
     finally:
         tuned.detach()
+
+
+def merged_by(base: Base, tuned: Tuned, route: Route) -> PreTrainedModel:
+    """A new model whose own dense weights act as `tuned` does on the quantised `base`; it stays attached as it was.
+
+    Raises UserError for a base that is not quantised and where its original is not to be had, and CannotFold.
+    """
     if not base.quantise:
-        raise UserError(f"{base.name} is not quantised", hint="leave out --into")
-    dense = dequantise(copy.deepcopy(base.model)) if into == "dequantised" else original(base.model)
-    again = attach(dense.eval(), tuned.method, warm_start=False)
+        raise UserError(f"{base.name} is not quantised", hint="leave out --route")
+    state, scale = tuned.state(), tuned.scale
+    tuned.detach()
+    try:
+        with quiet():
+            dense = original(base.model) if route == "original" else dequantise(copy.deepcopy(base.model))
+    finally:
+        tuned.reattach()
+        tuned.scale = scale
+    again = attach(dense.to(base.model.device).eval(), tuned.method, warm_start=False)
     again.settle()
     again.load_state(state)
     again.scale = scale
-    return again.fold()
+    return again.fold().eval()
 
 
-def save_merged(merged: PreTrainedModel, base: Base, adapter: str | Path, folder: Path) -> None:
+def save_merged(
+    merged: PreTrainedModel, base: Base, adapter: str | Path, folder: Path, weighed: Mapping[str, Any] | None = None
+) -> None:
     """Write the merged model as a transformers folder that is asked, and stops, as the adapter was trained.
 
     Its tokenizer has the chat template of the training rows, and its generation settings the tokens that end an answer.
+    merge.json says what was merged into what and, of a quantised base, what was `weighed`.
     """
     notes = read_card(adapter)["notes"] if (Path(adapter) / CARD).is_file() else {}
-    settings = copy.deepcopy(merged.generation_config)
+    settings = copy.deepcopy(merged.generation_config) if merged.can_generate() else None
     if settings is not None and notes.get("ends"):
         known = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
         ends = dict.fromkeys(end for end in (*known, *notes["ends"]) if end is not None)
         settings.eos_token_id = list(ends) if len(ends) > 1 else next(iter(ends))
         merged.generation_config = settings
-    merged.save_pretrained(folder)
+    with quiet():
+        merged.save_pretrained(folder)
     base.save_processor(folder, notes.get("chat_template") or "")
+    told = weighed or {"adapter": str(adapter), "base": base.name, "quantise": base.quantise}
+    files.write_json(folder / MERGE, {**told, "versions": {name: version(name) for name in PACKAGES}})
 
 
 def compare_adapters(base: Base, one: str | Path, other: str | Path) -> dict[str, dict[str, float]]:

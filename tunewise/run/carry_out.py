@@ -49,15 +49,9 @@ from tunewise.training import checkpoint
 from tunewise.training.lane import FitResult, Training
 from tunewise.training.loop import CHECKPOINTS, fit_alone
 from tunewise.training.memory import Peak
+from tunewise.training.optimiser import check_optimiser
 from tunewise.training.progress import Watcher
-from tunewise.training.proofs import (
-    Proof,
-    at_most,
-    check_labels,
-    check_rows,
-    check_tuned,
-    probe_logits,
-)
+from tunewise.training.proofs import Proof, at_most, check_labels, check_rows, check_tuned, probe_logits
 from tunewise.training.reload import prove_in_fresh_process
 
 logger = logging.getLogger(__name__)
@@ -87,6 +81,7 @@ def run(
     finished = record.finished(recipe, out, digest)
     if finished is not None:
         return finished
+    check_optimiser(recipe.train.optimiser)
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
     peak = Peak(base.model.device)
     with record.alone(out):
@@ -257,6 +252,8 @@ class Run:
             proofs |= after
         else:
             proofs["base_unchanged"] = at_most(int(checksums(self.model) != self.base_sums), 0)
+        with self.spent.on("planning"):
+            foretold = planned(self.base, self.tuned, self.recipe, rows, self.sources, result, self.route.told())
         files.write_jsonl(self.out / record.PREDICTIONS, test.predictions)
         if items:
             files.write_jsonl(self.out / RETENTION, items)
@@ -270,7 +267,7 @@ class Run:
             "dev": None if dev is None else dev.metrics,
             "out_of_domain": out_of_domain,
             "retention": retention,
-            "planned": planned(self.base, self.recipe.method) if rows else None,
+            **foretold,
             "dial": dial,
             "n_trainable": self.tuned.n_trainable,
             "adapter_bytes": record.folder_bytes(adapter) if rows else 0,

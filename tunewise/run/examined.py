@@ -19,7 +19,7 @@ from tunewise.models.anatomy import context_length
 from tunewise.models.families import ENCODER_DECODER, VISION, kind_of
 from tunewise.models.heads import HeadChoice, TaskHead
 from tunewise.models.load import UNLIMITED, load_config, load_tokenizer
-from tunewise.run.prepare import head_for, refuse_untrained, task_of
+from tunewise.run.prepare import as_read, head_for, refuse_untrained, task_of
 from tunewise.run.recipe import Recipe
 from tunewise.training.config import TrainConfig
 
@@ -44,6 +44,7 @@ def rows_of(data: DataConfig, model: str, head: HeadChoice = "auto", max_length:
     task = load_task(data, tokenizer)
     chosen = head_for(task, kind, model, head)
     refuse_untrained(data, kind, chosen)
+    task = as_read(task, data, chosen)
     if tokenizer is None:
         return Rows(task)
     if chosen.kind == "tags":
@@ -62,13 +63,14 @@ def refuse_unfit(recipes: Sequence[Recipe]) -> None:
     Rows are not tokenised for it: what only tokens tell, a run proves itself by the same functions before its first
     step.
     """
-    distinct: dict[str, tuple[DataConfig, Recipe]] = {}
+    distinct: dict[str, tuple[str, DataConfig, Recipe]] = {}
     for recipe in recipes:
-        for data in recipe.data.each.values():
-            distinct.setdefault(data.model_dump_json(), (data, recipe))
+        for name, data in recipe.data.each.items():
+            distinct.setdefault(data.model_dump_json(), (name, data, recipe))
     tokenizers = {model: _tokenizer(model, load_config(model)) for model in {recipe.model for recipe in recipes}}
-    for data, recipe in distinct.values():
-        found = examine(Rows(at_most(task_of(data, tokenizers[recipe.model]), LOOKED_AT)))
+    for name, data, recipe in distinct.values():
+        task = task_of(recipe.data, tokenizers[recipe.model]).each[name]  # as the run will have it: read once
+        found = examine(Rows(at_most(task, LOOKED_AT)))
         command = check_command(data, recipe.model)
         if not found.is_fit:
             errors = found.of("error")

@@ -1,11 +1,90 @@
 """What the planner says of a run, kept beside what the run measures, so that every run grades the planner."""
 
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tunewise.data.encode import Encoded
+from tunewise.engine.sources import Sources
+from tunewise.methods.attach import Tuned
 from tunewise.methods.base import Method
 from tunewise.models.load import Base
-from tunewise.planning import plan
+from tunewise.planning.correction import in_warm_process
+from tunewise.planning.devices import device_named
+from tunewise.planning.fits import at_length
+from tunewise.planning.parameters import count_on
+from tunewise.planning.rehearsal import rehearse
+from tunewise.planning.seconds import step_seconds
+from tunewise.planning.shell import Shell, shell_of
+from tunewise.run.recipe import Recipe
+from tunewise.run.trained_on import TrainedOn, trained_on
+from tunewise.run.weight_bytes import weight_bytes
+from tunewise.training.lane import FitResult
+
+logger = logging.getLogger(__name__)
+
+MEMORY, TIME = "train_memory_bytes", "train_seconds"
+LEAST_SECONDS = 40.0
+"""A training that is shorter is not kept waiting for two rehearsals, a second each."""
+SHORT = f"its training took less than {LEAST_SECONDS:.0f} s, and was not to wait for the planner"
+"""The one reason that is none to leave the run out later: `tunewise plan --grade` plans it."""
 
 
-def planned(base: Base, method: Method) -> dict[str, int]:
-    """Trained parameters and bytes of the adapter's tensors, from the base's configuration alone."""
-    (found,) = plan(base.name, [method], base.head)
-    return {"n_trainable": found.n_trainable, "adapter_bytes": found.adapter_bytes}
+def planned(
+    base: Base,
+    tuned: Tuned,
+    recipe: Recipe,
+    rows: Sequence[Encoded],
+    sources: Sources,
+    result: FitResult | None,
+    trunk: Mapping[str, Any],
+) -> dict[str, Any]:
+    """For metrics.json: what was `planned`, each figure under the name that its measurement has, and how many bytes
+    training took at its peak, beside nothing else, which nothing else measures.
+
+    Of memory and time nothing is planned where the run was none that a plan is made for: `left_out` tells the reason.
+    """
+    if result is None:
+        return {"planned": None, MEMORY: None}
+    shell, trained = shell_of(base.name, base.head), trained_on(base, recipe, rows, sources)
+    shell.model.to(base.dtype)  # in which trained tensors of the base are saved
+    counted = count_on(shell, recipe.method)
+    reason = _why_not(result, trunk) or (SHORT if result.seconds < LEAST_SECONDS else "")
+    told: dict[str, Any] = {}
+    if not reason:
+        try:
+            told = foretold(shell, recipe.method, trained)
+        except Exception as error:  # whatever it is: a run that is done is not lost to what was thought of it before
+            reason = f"the planner fails on it: {type(error).__name__}: {error}"
+            logger.warning("%s", reason)
+    sizes = {"n_trainable": counted.n_trainable, "adapter_bytes": counted.adapter_bytes}
+    memory = None if result.own_bytes is None or result.lanes > 1 else result.own_bytes + weight_bytes(tuned)
+    return {
+        "planned": {**sizes, **told, "left_out": reason, "trained_on": trained.as_data()},
+        MEMORY: memory,
+    }
+
+
+def foretold(shell: Shell, method: Method, trained: TrainedOn) -> dict[str, Any]:
+    """Memory at the peak of a step, without what a process brings in with its first one, and seconds of all steps, on
+    the device that runs take here."""
+    device, longest = device_named(), trained.longest
+    mean = at_length(longest, max(1, round(trained.mean_tokens)))
+    at_most = rehearse(shell, method, longest, device.type)
+    on_average = at_most if mean == longest else rehearse(shell, method, mean, device.type)
+    seconds = step_seconds(on_average, device)
+    return {
+        MEMORY: in_warm_process(at_most.memory).total,
+        TIME: None if seconds is None else round(seconds / mean.rows * trained.n_rows, 3),
+    }
+
+
+def _why_not(result: FitResult, trunk: Mapping[str, Any]) -> str:
+    """Why memory and time are not those that a plan is about; "" where they are."""
+    if result.lanes > 1:
+        return f"{result.lanes} runs shared its batches, and their memory"
+    if result.resumed_from:
+        return "it went on from a checkpoint"
+    if trunk["cached"]:
+        return f"what left its {trunk['layers']} frozen layers was kept"
+    return ""

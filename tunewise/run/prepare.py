@@ -1,5 +1,6 @@
 """The base and the task of a recipe, each as the other needs it."""
 
+import math
 import random
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -9,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from tunewise.data.config import DataConfig
 from tunewise.data.load import load_task
-from tunewise.data.mixture import MIXTURE, few_of_each
+from tunewise.data.mixture import MIXTURE, few_of_each, of_sources
 from tunewise.data.replay import n_replayed
+from tunewise.data.shapes import is_template
 from tunewise.data.splits import few_shot
 from tunewise.data.streamed import Streamed
 from tunewise.data.task import Task
@@ -49,6 +51,7 @@ def load_for(
         check(each.metrics, each.kind)
     wanted = head_for(task, kind, model, head)
     refuse_untrained(data, kind, wanted)
+    task = as_read(task, data, wanted)
     if base is None or base.head != wanted:
         base = load_base(model, dtype, "cpu" if base is None else str(base.model.device), wanted, quantise)
     return base, task
@@ -72,9 +75,9 @@ def task_of(data: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task
 def drawn(task: Task, recipe: Recipe) -> Task:
     """The task as this run has it: with `data.few_shot`, only so many training rows, drawn by the run's seed.
 
-    Of a big file, which is read row by row, as many as the run sees where that are fewer: the others are not cut into
-    tokens, and the account of rows is of those that were. Of what is replayed beside either only so many that its
-    share is kept.
+    Of a big file, which is read row by row, as many as the run sees where that are fewer, or in a mixture as many as it
+    could see at most: the others are not cut into tokens, and the account of rows is of those that were. Of what is
+    replayed beside either only so many that its share is kept.
     """
     if recipe.data.few_shot is None:
         return _seen(task, recipe)
@@ -87,13 +90,30 @@ def drawn(task: Task, recipe: Recipe) -> Task:
 
 
 def _seen(task: Task, recipe: Recipe) -> Task:
-    n_seen, n_rows = recipe.train.n_drawn(len(task.train)), len(task.train)
+    n_drawn = recipe.train.n_drawn(recipe.data.n_drawn(task.n_train))
+    if task.mixture is None:
+        seen = _few_of(task, n_drawn, recipe.seed, "of train the {} rows that the run sees, by seed")
+    else:
+        config, sizes = task.mixture.config, task.n_train
+        # beyond the cap a source weighs as much as with all of its rows, even if half of them are too long
+        wanted = {
+            name: max(math.ceil(rate * n_drawn) + 1, 2 * config.cap)
+            for name, rate in zip(sizes, config.rates(sizes), strict=True)
+        }
+        told = "of train {} rows, by seed, which is more than the run sees"
+        sources = {name: _few_of(one, wanted[name], recipe.seed, told) for name, one in task.each.items()}
+        seen = of_sources(task, sources)
+    return task if seen.n_train == task.n_train else _replaying_its_share(seen, recipe)
+
+
+def _few_of(task: Task, n_seen: int, seed: int, told: str) -> Task:
+    """A task whose file is read row by row with only so many training rows, which is `told`; any other as it is."""
+    n_rows = len(task.train)
     if not isinstance(task.train, Streamed) or n_seen >= n_rows:
         return task
-    places = random.Random(f"seen {recipe.seed}").sample(range(n_rows), n_seen)
-    told = f"{task.ledger.detected}; of train the {n_seen} rows that the run sees, by seed"
-    seen = replace(task, train=task.train.only(places), ledger=replace(task.ledger, detected=told))
-    return _replaying_its_share(seen, recipe)
+    places = random.Random(f"seen {seed}").sample(range(n_rows), n_seen)
+    detected = f"{task.ledger.detected}; {told.format(n_seen)}"
+    return replace(task, train=task.train.only(places), ledger=replace(task.ledger, detected=detected))
 
 
 def _replaying_its_share(task: Task, recipe: Recipe) -> Task:
@@ -139,6 +159,20 @@ def head_for(task: Task, model_kind: str, model: str, choice: HeadChoice = "auto
             "leave head out, or set head=classifier",
         )
     return TaskHead(classifier, task.labels)
+
+
+def as_read(task: Task, data: DataConfig, head: TaskHead) -> Task:
+    """The task, told what of its templates a classifier on top has no use for."""
+    said = dict.fromkeys(
+        f"data.{name}"
+        for each in data.each.values()
+        for name in each.said(("pattern", "words", "prompt", "answer"))
+        if name != "prompt" or is_template(each.prompt)
+    )
+    if head.kind == "lm" or not said:
+        return task
+    told = f"{task.ledger.detected}; a classifier on top reads the bare columns, and nothing of {', '.join(said)}"
+    return replace(task, ledger=replace(task.ledger, detected=told))
 
 
 def refuse_untrained(data: DataConfig, model_kind: str, head: TaskHead) -> None:

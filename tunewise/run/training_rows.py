@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+import numpy as np
+
 from tunewise.data.encode import Encoded
 from tunewise.data.examples import Example, Ledger
 from tunewise.data.mixing import normalised
 from tunewise.data.replay import added, encode_texts
 from tunewise.data.task import Task
+from tunewise.data.token_store import joined, lengths
 from tunewise.engine.objectives import encode_rows
 from tunewise.engine.sources import Sources
 from tunewise.errors import UserError
@@ -29,14 +32,14 @@ class TrainingRows:
     """What a run is trained on: rows with an answer, then rows of text (one that is cut has no end to be checked)."""
 
     rows: Sequence[Encoded]
-    n_answered: int
+    answered: Sequence[Encoded]
     sources: Sources
     """Whose they are, and in which order they are drawn."""
     ledger: Ledger
 
     @property
-    def answered(self) -> Sequence[Encoded]:
-        return self.rows if self.n_answered == len(self.rows) else self.rows[: self.n_answered]
+    def n_answered(self) -> int:
+        return len(self.answered)
 
     def in_turn(self, seed: int) -> Iterator[Encoded]:
         """Every row in its order; of a mixture those of one epoch as they are drawn, so that the first are of all."""
@@ -49,12 +52,12 @@ class TrainingRows:
         if len(self.sources.names) < 2:
             return []
         n_drawn = config.n_drawn(self.sources.n)
-        times, first, found = self.sources.times(seed, n_drawn), 0, []
+        times, n_ids = np.array(self.sources.times(seed, n_drawn)), lengths(self.rows)
+        first, found = 0, []
         for name, size in zip(self.sources.names, self.sources.sizes, strict=True):
-            of_rows = list(zip(times, self.rows, strict=True))[first : first + size]
-            n_examples = sum(n for n, _ in of_rows)
+            ours = slice(first, first + size)
+            n_examples, n_tokens = int(times[ours].sum()), int(times[ours] @ n_ids[ours])
             told = {"source": name, "rows": size, "share": n_examples / n_drawn, "examples": n_examples}
-            n_tokens = sum(n * len(row.ids) for n, row in of_rows)
             found.append({**told, "epochs": n_examples / size, "tokens": n_tokens})
             first += size
         return found
@@ -78,17 +81,17 @@ def training_rows(base: Base, task: Task, max_length: int) -> TrainingRows:
     """
     parts: list[Sequence[Encoded]] = []
     sizes: dict[str, int] = {}
-    n_answered, ledger = 0, Ledger()
+    ledger = Ledger()
     blocks = sorted(_blocks(task), key=lambda block: block.is_text)
     for block in blocks:
         found, of_block = _encoded(base, block, max_length)
         parts.append(found)
         sizes[block.name] = len(found)
-        n_answered += 0 if block.is_text else len(found)
         of_its_own = block.name if block.is_replayed or task.mixture else ""
         ledger = added(ledger, of_block, of_its_own, is_replayed=block.is_replayed)
-    rows = parts[0] if len(parts) == 1 else [row for part in parts for row in part]
-    return TrainingRows(rows, n_answered, _sources(task, sizes, {b.name for b in blocks if b.is_replayed}), ledger)
+    n_answered = sum(not block.is_text for block in blocks)
+    rows, answered = joined(parts), joined(parts[:n_answered]) if n_answered else ()
+    return TrainingRows(rows, answered, _sources(task, sizes, {b.name for b in blocks if b.is_replayed}), ledger)
 
 
 def rows_of(base: Base, task: Task, examples: Sequence[Example], max_length: int) -> list[Encoded]:
@@ -101,6 +104,8 @@ def tell(ledger: Ledger, table: Sequence[Mapping[str, Any]]) -> None:
     """Through `logging`: how often each source is drawn, and what was cut or rejected."""
     if table:
         logger.info("%s", in_columns(table))
+    if ledger.more:
+        logger.info("%d answers of conversations are rows of their own, beside the last one of each", ledger.more)
     if ledger.truncated or ledger.rejected:
         logger.warning("training rows: %s", ledger.sentence())
 

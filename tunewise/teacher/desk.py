@@ -65,5 +65,5 @@ class Desk:
     def _stopping(self) -> bool:
         self._told(self._n_kept, self.budget)
         if self._interrupts.requested:
-            logger.warning("waiting for the answers under way, which are paid for; a second Ctrl-C does not")
+            logger.warning("waiting for the answers under way, which are paid for; Ctrl-C again stops at once")
         return bool(self._interrupts.requested or self.why_stopped)

@@ -1,11 +1,20 @@
 """How long and how fast to train: the `train:` section of a recipe."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field, field_validator
 
 from tunewise.config import Strict
+
+ADAMW = "adamw"
+NAMES_OF_TRAINER = {
+    "adamw_torch": ADAMW,
+    "adamw_torch_fused": ADAMW,
+    "adamw_bnb_8bit": "adamw_8bit",
+    "paged_adamw_32bit": "paged_adamw",
+}
+"""What transformers' `optim` calls those of our optimisers that have another name here."""
 
 
 class TrainConfig(Strict):
@@ -25,6 +34,11 @@ class TrainConfig(Strict):
     """The learning rate after warm-up: to zero along a line or half a cosine, or constant."""
     warmup: float = Field(0.06, ge=0, le=1, validation_alias="warmup_ratio")
     """Share of the steps over which the learning rate rises from zero to its peak."""
+    optimiser: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
+        ADAMW, validation_alias=AliasChoices("optim", "optimizer")
+    )
+    """AdamW, with its moments in float32 or in 8 bits; where they are paged, a GPU that is full puts them into the
+    host's memory. All but `adamw` need the extra quant."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's decay, on tensors of two and more dimensions."""
     clip: float | None = Field(1.0, gt=0, validation_alias="max_grad_norm")
@@ -48,6 +62,11 @@ class TrainConfig(Strict):
     """Steps between checkpoints; 0 writes one only when training is interrupted."""
     checkpointing: bool = Field(False, validation_alias="gradient_checkpointing")
     """Compute activations again in the backward instead of keeping them: less memory, about a third more time."""
+
+    @field_validator("optimiser", mode="before")
+    @classmethod
+    def _as_the_trainer_calls_it(cls, value: Any) -> Any:
+        return NAMES_OF_TRAINER.get(value, value) if isinstance(value, str) else value
 
     def steps_per_epoch(self, n_rows: int) -> int:
         """Optimiser steps in one pass over so many rows."""

@@ -79,6 +79,8 @@ class FitResult:
     """Of `seconds`, those of the steps before it, which other processes took."""
     lanes: int = 1
     """How many runs shared the base."""
+    own_bytes: int | None = None
+    """What the steps before the first look at dev took above what was there before them; None where it is not told."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,14 @@ class Lane:
         self.n_steps = config.n_steps(self._sources.n)
         self._last_step = max(1, round((training.until or 1.0) * self.n_steps))
         self._peak_rate = config.learning_rate or tuned.method.learning_rate
-        self._optimiser = Optimiser(tuned.trainable, config.weight_decay, tuned.method.learning_rate_factor)
+        self._peak = Peak(self._device)  # before there are moments, which are the training's own
+        self._own_bytes: int | None = None
+        self._optimiser = Optimiser(
+            tuned.trainable, config.weight_decay, tuned.method.learning_rate_factor, config.optimiser
+        )
         self._state = State(tuned, self._optimiser, training.folder)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self._ahead: tuple[int, list[_Drawn]] = (-1, [])
-        self._peak = Peak(self._device)
         self._state.resume(self._identity)
         self.resumed_from, self._seconds_before = self._state.position.step, self._state.position.seconds
 
@@ -271,6 +276,8 @@ class Lane:
     def _evaluate(self, dev_score: Callable[[], float], watcher: Watcher) -> None:
         """Score the present state and keep it where it is the best."""
         position = self._state.position
+        if self._own_bytes is None:
+            self._own_bytes = self._peak.own_bytes()
         self._tuned.model.eval()
         with self._alone():
             score = float(dev_score())
@@ -330,6 +337,7 @@ class Lane:
             resumed_from=self.resumed_from,
             seconds_before=self._seconds_before,
             lanes=self._n_lanes,
+            own_bytes=self._peak.own_bytes() if self._own_bytes is None else self._own_bytes,
         )
 
     def save(self) -> None:

@@ -30,6 +30,16 @@ class Peak:
             self.measure = "VmHWM of the process, reset at the start"
         else:
             self.measure = "ru_maxrss of the process since it was started"
+        self._before = self._present()
+
+    def _present(self) -> int | None:
+        if self._device.type == "cuda":
+            return torch.cuda.memory_allocated(self._device)
+        return _resident_peak() if self.measure.startswith("VmHWM") else None
+
+    def own_bytes(self) -> int | None:
+        """The peak above what was there when it began; None where this system does not tell that."""
+        return None if self._before is None else max(0, self.bytes() - self._before)
 
     def bytes(self) -> int:
         if self._device.type == "cuda":

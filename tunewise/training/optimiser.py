@@ -1,4 +1,4 @@
-"""AdamW with float32 masters for low-precision tensors, and the learning rate of each step.
+"""AdamW with float32 masters for low-precision tensors, its moments as asked, and the learning rate of each step.
 
 Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2:
   m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g²;  p = p - lr (m̂ / (sqrt(v̂) + eps) + decay p)
@@ -6,16 +6,28 @@ Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2:
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tunewise.training.config import TrainConfig
+from tunewise.errors import UserError
+from tunewise.models.quantise import require
+from tunewise.training.config import ADAMW, TrainConfig
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 _LOW_PRECISION = (torch.bfloat16, torch.float16)
+_KEPT = ("step", "exp_avg", "exp_avg_sq", "state1", "state2", "absmax1", "absmax2")
+"""What is kept of a tensor's state; bitsandbytes' qmap1 and qmap2 are constants of the library."""
+
+
+def check_optimiser(kind: str) -> None:
+    """UserError where what `train.optimiser` names is not installed."""
+    if kind != ADAMW:
+        require(f"train.optimiser={kind} needs", "bitsandbytes")
 
 
 class Optimiser:
@@ -30,8 +42,12 @@ class Optimiser:
         tensors: Mapping[str, nn.Parameter],
         weight_decay: float = 0.0,
         factor: Callable[[str], float] = lambda name: 1.0,
+        kind: str = ADAMW,
     ) -> None:
-        """`factor` tells what the learning rate of a tensor, by its name, is multiplied by."""
+        """`factor` tells what the learning rate of a tensor, by its name, is multiplied by; `kind` is train.optimiser.
+
+        Raises UserError where `kind` needs bitsandbytes, which is not there, and where it would round float64 away.
+        """
         self._tensors = dict(tensors)
         self._masters = {
             name: nn.Parameter(tensor.detach().float().clone())
@@ -43,7 +59,8 @@ class Optimiser:
         for name, tensor in self._updated.items():
             alike[weight_decay if tensor.ndim >= 2 else 0.0, factor(name)].append(tensor)
         groups = [{"params": found, "weight_decay": decay, "factor": by} for (decay, by), found in alike.items()]
-        self._adamw = torch.optim.AdamW(groups, lr=0.0, betas=BETAS, eps=EPSILON, fused=True)
+        self._is_blockwise = kind != ADAMW
+        self._adamw = _blockwise_adamw(groups, kind) if self._is_blockwise else _fused_adamw(groups)
 
     def gradient_norm(self, clip: float | None) -> Tensor:
         """The norm of the whole gradient before clipping, 0-d; gradients are clipped to `clip` in place."""
@@ -68,11 +85,12 @@ class Optimiser:
             tensor.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """Moments, step counts and masters by name; the tensors are the optimiser's own, not copies."""
+        """Moments, their constants, step counts and masters by name; they are the optimiser's own, not copies."""
         found: dict[str, Tensor] = {f"master.{name}": master.detach() for name, master in self._masters.items()}
         for name, tensor in self._updated.items():
             for key, value in self._adamw.state.get(tensor, {}).items():
-                found[f"{key}.{name}"] = value
+                if key in _KEPT:
+                    found[f"{key}.{name}"] = torch.as_tensor(value)
         return found
 
     @torch.no_grad()
@@ -81,9 +99,28 @@ class Optimiser:
         for name, master in self._masters.items():
             master.copy_(state[f"master.{name}"])
         for name, tensor in self._updated.items():
-            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in state]
-            if keys:
-                self._adamw.state[tensor] = {key: _placed(key, state[f"{key}.{name}"], tensor) for key in keys}
+            kept = {key: state[f"{key}.{name}"] for key in _KEPT if f"{key}.{name}" in state}
+            if kept and self._is_blockwise:
+                _blockwise().restore(self._adamw, tensor, kept)
+            elif kept:
+                self._adamw.state[tensor] = {key: _placed(key, value, tensor) for key, value in kept.items()}
+
+
+def _fused_adamw(groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, eps=EPSILON, fused=True)
+
+
+def _blockwise_adamw(groups: Sequence[dict[str, Any]], kind: str) -> torch.optim.Optimizer:
+    check_optimiser(kind)
+    if any(tensor.dtype is torch.float64 for group in groups for tensor in group["params"]):
+        raise UserError(f"train.optimiser={kind} computes in float32, and this base is in float64", "dtype=float32")
+    return _blockwise().adamw(groups, kind, BETAS, EPSILON)
+
+
+def _blockwise() -> ModuleType:
+    from tunewise.training import blockwise  # imports bitsandbytes: seconds, for those who need it
+
+    return blockwise
 
 
 def _placed(key: str, value: Tensor, tensor: Tensor) -> Tensor:

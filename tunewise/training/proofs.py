@@ -6,6 +6,7 @@ Logits are compared by their largest absolute difference over the largest absolu
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise.data.doctor import tokens
 from tunewise.data.doctor.reading import flattened
-from tunewise.data.encode import MASKED, Encoded
+from tunewise.data.encode import CHUNK, MASKED, Encoded
 from tunewise.data.token_store import longest
 from tunewise.engine.batches import plain
 from tunewise.engine.objectives import Objective, objective_for
@@ -55,24 +56,25 @@ def check_rows(
     `ends` are the end tokens of chat templates beside the tokenizer's own.
     """
     end, begin = tokenizer.eos_token_id, tokenizer.bos_token_id
-    flat = flattened(rows)
-    unlabelled, unended, begun_twice = (
-        tokens.unlabelled(flat),
-        tokens.endless(flat, [end, *ends]),
-        tokens.doubled(flat, begin, end),
-    )
-    for faulty, fault in (
-        (unlabelled, "have all their labels masked"),
-        (unended, "do not end with a trained end-of-sequence token"),
-        (begun_twice, "begin with two begin tokens"),
+    faulty: dict[str, list[str]] = {"labelled": [], "ended": [], "begun": []}
+    every = iter(rows)
+    while some := list(islice(every, CHUNK)):  # rows on disk stay there
+        flat = flattened(some)
+        faulty["labelled"] += [some[number].id for number in tokens.unlabelled(flat)]
+        faulty["ended"] += [some[number].id for number in tokens.endless(flat, [end, *ends])]
+        faulty["begun"] += [some[number].id for number in tokens.doubled(flat, begin, end)]
+    for of, fault in (
+        ("labelled", "have all their labels masked"),
+        ("ended", "do not end with a trained end-of-sequence token"),
+        ("begun", "begin with two begin tokens"),
     ):
-        if len(faulty):
-            named = ", ".join(rows[int(number)].id for number in faulty[:5])
-            raise UserError(f"{len(faulty)} training rows {fault}: {named}", "check the template and the tokenizer")
+        if named := faulty[of]:
+            told = f"{len(named)} training rows {fault}: {', '.join(named[:5])}"
+            raise UserError(told, "check the template and the tokenizer")
     return {
-        "labels_are_trained": at_most(len(unlabelled), 0),
-        "answers_end_with_a_trained_token": at_most(len(unended), 0),
-        "begins_once": at_most(len(begun_twice), 0),
+        "labels_are_trained": at_most(len(faulty["labelled"]), 0),
+        "answers_end_with_a_trained_token": at_most(len(faulty["ended"]), 0),
+        "begins_once": at_most(len(faulty["begun"]), 0),
     }
 
 

@@ -95,7 +95,7 @@ def test_a_finding_shows_its_rows_and_what_to_do(tmp_path):
     (row,) = finding.rows
     assert (row.part, row.line, row.twin.part, row.twin.line) == ("test", 4, "train", 8)
     assert row.excerpt.split(" → ")[0].strip() == row.twin.excerpt.split(" → ")[0] == sentence(7)
-    assert finding.message == "1 row (10 %) of test also in train, 1 of them but for letter case or white space"
+    assert finding.message == "1 row (10 %) of test also in train, but for letter case or white space"
     assert finding.remedy.startswith("remove them from train")
     assert (finding.severity, finding.n_rows) == (severity, 1)
 

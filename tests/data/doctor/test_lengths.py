@@ -44,13 +44,14 @@ def by_the_encoder(encode, examples, tokenizer, length):
         (LONG, "one sequence", encode_all),
         (CHATS, "one sequence", encode_all),
         (LONG, "read and written", whole(written_each, WRITTEN)),
+        (CHATS, "read and written", whole(written_each, WRITTEN)),
     ],
-    ids=["answers", "chats", "written"],
+    ids=["answers", "chats", "written", "chats written"],
 )
 def test_the_table_is_what_the_encoder_does(rows, way, encode, tokenizer, tmp_path):
     own = tokenizer()
     found = read_by(of_folder(tmp_path / "rows", rows, rows[:9], rows[9:]), own, max_length=60, way=way, encode=encode)
-    examples = found.task.train
+    examples = found.reading.parts["train"].examples  # of a conversation that is written, each answer
     complete = by_the_encoder(encode, examples, own, 10_000)
     n_cut, n_rejected = 0, 0
     for length in range(2, 200, 7):

@@ -46,11 +46,13 @@ class Account:
     rejected: tuple[RejectedRow, ...] = ()
     left_out: int = 0
     """Training rows that data.train does not take."""
+    more: int = 0
+    """Earlier answers of conversations that are training rows of their own."""
 
     @property
     def proved(self) -> bool:
         """Whether every row that was read is used, rejected or left out, and no row is two of these."""
-        return self.rows == sum(self.used.values()) + len(self.rejected) + self.left_out
+        return self.rows + self.more == sum(self.used.values()) + len(self.rejected) + self.left_out
 
     @property
     def by_reason(self) -> dict[str, list[RejectedRow]]:
@@ -66,7 +68,8 @@ class Account:
         terms = [f"{self.used[part]:,} {names[part]}" for part in PARTS if self.used[part] or part == "train"]
         terms += [f"{len(self.rejected):,} rejected"]
         terms += [f"{self.left_out:,} left out by data.train"] if self.left_out else []
-        return f"{self.rows:,} rows {'=' if self.proved else '≠'} {' + '.join(terms)}"
+        more = f"+ {self.more:,} more answers " if self.more else ""
+        return f"{self.rows:,} rows {more}{'=' if self.proved else '≠'} {' + '.join(terms)}"
 
     def told(self) -> dict[str, Any]:
         """For JSON: every cut and rejected row."""
@@ -74,6 +77,7 @@ class Account:
             "rows": self.rows,
             "used": self.used,
             "left_out": self.left_out,
+            "more": self.more,
             "sum": self.sum_told(),
             "proved": self.proved,
             "cut": [vars(row) for row in self.cut],
@@ -86,17 +90,18 @@ def account_of(rows: Rows) -> Account:
     task, ledger = rows.task, rows.task.ledger
     given = {"train": task.train, "dev": task.dev, "test": task.test}
     used = {part: len(examples) for part, examples in given.items()}
-    left_out = ledger.trained - sum(used.values())
+    left_out, more = ledger.trained + ledger.more - sum(used.values()), ledger.more
     rejected = [RejectedRow("", note.line, note.reason) for note in ledger.rejected]
     cut: list[Cut] = []
     if rows.reading is not None:
         trained = rows.reading.parts["train"]
         used["train"] = len(trained.encoded)
+        more += len(trained.examples) - len(task.train)
         rejected += [RejectedRow("train", note.line, note.reason) for note in trained.ledger.rejected]
         cut += _cut("train", trained)
         for part in ("dev", "test"):
             cut += _beyond(part, rows.reading.parts[part], rows.reading.context)
-    return Account(ledger.rows, used, tuple(cut), tuple(rejected), left_out)
+    return Account(ledger.rows, used, tuple(cut), tuple(rejected), left_out, more)
 
 
 def _beyond(part: str, read: PartRead, context: int | None) -> list[Cut]:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +31,13 @@ class SharedWords:
     n_shared: int
 
 
-def shared_words(words: Words, seen: range, held: range, n: int = N_WORDS) -> list[SharedWords]:
-    """The rows of `held` that share `n` words that follow one another with one of `seen`, or all words if fewer."""
+def shared_words(
+    words: Words, seen: range, held: range, n: int = N_WORDS, templates: NDArray[np.bool_] | None = None
+) -> list[SharedWords]:
+    """The rows of `held` that share `n` words that follow one another with one of `seen`, or all words if fewer.
+
+    Not those of which half or more are commonplaces, or words of the `templates` that ask the rows.
+    """
     hashes, owners, places = words.sequences(n)
     of_seen, of_held = (slice(*np.searchsorted(owners, [side.start, side.stop])) for side in (seen, held))
     common = is_in(hashes[of_seen], hashes[of_held])
@@ -43,11 +48,16 @@ def shared_words(words: Words, seen: range, held: range, n: int = N_WORDS) -> li
     most = max(1, min(MOST_ROWS, int(MOST_SHARE * len(seen))))
     often = is_in(own, np.array([value for value, k in n_rows.items() if k > most], np.uint64))
     told = is_in(own, np.array(list(n_rows), np.uint64))
-    told &= 2 * _n_commonplace(often, words.starts[owners[of_held]] + places[of_held], n) < n
+    at = words.starts[owners[of_held]] + places[of_held]
+    covered = np.zeros(len(words.hashes), bool) if templates is None else templates.copy()
+    for step in range(n if often.any() else 0):
+        covered[at[often] + step] = True
+    running = np.concatenate([[0], np.cumsum(covered)])
+    told &= 2 * (running[at + n] - running[at]) < n
     found: dict[int, SharedWords] = {}
-    for at in (np.flatnonzero(told) + of_held.start).tolist():
-        row = int(owners[at])
-        known = found.get(row, SharedWords(row, row_of[int(hashes[at])], int(places[at]), 0))
+    for number in (np.flatnonzero(told) + of_held.start).tolist():
+        row = int(owners[number])
+        known = found.get(row, SharedWords(row, row_of[int(hashes[number])], int(places[number]), 0))
         found[row] = SharedWords(row, known.seen, known.place, known.n_shared + 1)
     wholes, short = words.wholes(), (words.counts < n) & (words.counts > 0)
     whole_of = {int(wholes[row]): row for row in reversed(seen) if short[row]}
@@ -57,24 +67,14 @@ def shared_words(words: Words, seen: range, held: range, n: int = N_WORDS) -> li
     return [found[row] for row in sorted(found)]
 
 
-def _n_commonplace(often: NDArray[np.bool_], at: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """How many words of each sequence, which begins at word `at`, stand in one of those that come `often`."""
-    if not often.any():
-        return np.zeros(len(at), np.int64)
-    covered = np.zeros(int(at.max(initial=0)) + n, np.int64)
-    for step in range(n):
-        covered[at[often] + step] = 1
-    running = np.concatenate([[0], np.cumsum(covered)])
-    return running[at + n] - running[at]
-
-
 def leaked_rows(found: Rows) -> Iterator[Finding]:
     """Rows that are asked the same in two parts, letter case and white space aside."""
     pairs = {held: _same(found, "train", held) for held in HELD_OUT}
     if any(pairs.values()):
         every = [pair for of in pairs.values() for pair in of]
         n_unlike = sum(found.asked[one] != found.asked[other] for one, other in every)
-        but = f", {n_unlike:,} of them but for letter case or white space" if n_unlike else ""
+        of_them = "" if n_unlike == len(every) else f"{n_unlike:,} of them "
+        but = f", {of_them}but for letter case or white space" if n_unlike else ""
         message = f"{in_parts(found, pairs)} also in train{but}"
         yield finding_of("leaked-rows", "warning", message, REMEDY, found, pairs)
     if between := _same(found, "dev", "test"):
@@ -88,7 +88,7 @@ def shared_passages(found: Rows) -> Iterator[Finding]:
     both: list[SharedWords] = []
     for held in HELD_OUT:
         same = {one for one, _ in _same(found, "train", held)}
-        every = shared_words(found.words, found.of("train"), found.of(held))
+        every = shared_words(found.words, found.of("train"), found.of(held), templates=found.templates)
         both += [each for each in every if each.held not in same]
     if both:
         pairs = {part: [(s.held, s.seen) for s in both if s.held in found.of(part)] for part in HELD_OUT}
@@ -99,7 +99,8 @@ def shared_passages(found: Rows) -> Iterator[Finding]:
         )
         place = {each.held: _place(found.asked[each.held], each.place) for each in both[:N_SHOWN]}
         shown = found.shown([each.held for each in both], [each.seen for each in both], place.__getitem__)
-        yield Finding("shared-passages", "warning", message, REMEDY, shown, len(both))
+        remedy = _remedy(found, [pair for of in pairs.values() for pair in of])
+        yield Finding("shared-passages", "warning", message, remedy, shown, len(both))
 
 
 def leaked_nearly(found: Rows) -> Iterator[Finding]:
@@ -113,7 +114,18 @@ def leaked_nearly(found: Rows) -> Iterator[Finding]:
     if any(pairs.values()):
         told = f"with at least {100 * ALIKE:.0f} % of their three-word sequences in one of train"
         message = f"{in_parts(found, pairs)} {told}"
-        yield finding_of("leaked-nearly", "warning", message, REMEDY, found, pairs)
+        remedy = _remedy(found, [pair for of in pairs.values() for pair in of])
+        yield finding_of("leaked-nearly", "warning", message, remedy, found, pairs)
+
+
+def _remedy(found: Rows, pairs: Sequence[tuple[int, int]]) -> str:
+    """To keep rows together where most of these pairs are two questions about one passage; else to remove them."""
+    texts = [example.texts for example in found.examples]
+    n_of_one = sum(len(texts[held]) > 1 and texts[held][:1] == texts[seen][:1] for held, seen in pairs)
+    if 2 * n_of_one > len(pairs) and len(found.task.asked) > 1:
+        column = found.task.asked[0]
+        return f"rows of one {column} fell into several splits: data.group={column} keeps them in one"
+    return REMEDY
 
 
 def _same(found: Rows, seen: str, held: str) -> list[tuple[int, int]]:

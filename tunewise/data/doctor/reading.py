@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tunewise.data.encode import MASKED, Encoded, Ids
 from tunewise.data.examples import Example, Ledger, Part
+from tunewise.data.trained_on import each_answer
 from tunewise.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class PartRead:
     ledger: Ledger
     whole: Sequence[Encoded]
     """The same rows, and those that were rejected for their length, with nothing cut off."""
+    row_of: Mapping[str, int] = field(default_factory=dict)
+    """Id of an example -> number in the part of the row that it is made of."""
 
     @cached_property
     def flat(self) -> Flat:
@@ -85,7 +88,16 @@ class Reading:
             ("dev", task.dev, sys.maxsize),
             ("test", task.test, sys.maxsize),
         )
-        return replace(self, parts={part: read_part(rows, encode, longest) for part, rows, longest in lengths})
+        return replace(self, parts={part: self._part(part, rows, encode, longest) for part, rows, longest in lengths})
+
+    def _part(self, part: str, rows: Sequence[Example], encode: Encoder, longest: int) -> PartRead:
+        """A base that writes one answer at a time is trained on each as a row of its own, and asked the last."""
+        if self.way != "read and written":
+            of_row = [(row,) for row in rows]
+        else:
+            of_row = [tuple(each_answer(row))[0 if part == "train" else -1 :] for row in rows]
+        found = read_part([one for each in of_row for one in each], encode, longest)
+        return replace(found, row_of={one.id: number for number, each in enumerate(of_row) for one in each})
 
     @cached_property
     def n_begin(self) -> int:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PARTS = ("train", "dev", "test")
 N_TOGETHER, ALIKE = 3, 0.7
 """Rows are near each other that share so much of their sequences of so many words."""
+OF_MOULD, AT_LEAST = 0.25, 3
+"""Of the rows that one template asks in one form, a sequence of words that so large a part of them has, and so many, is
+the template's."""
 MOULD = 0.5
 """A sequence of words that so many rows have belongs to how they are asked, and tells none of them apart."""
 Numbers = Sequence[int] | NDArray[np.int64]
@@ -109,6 +112,23 @@ class Rows:
         return words_of(self.asked)
 
     @cached_property
+    def moulds(self) -> NDArray[np.int64]:
+        """The number of the template and form that ask each row, -1 of rows that are of no instruction set."""
+        names = [each.mould for each in self.examples]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(filter(None, names)))}
+        return np.array([numbers.get(name, -1) for name in names], np.int64)
+
+    @cached_property
+    def templates(self) -> NDArray[np.bool_]:
+        """Which words of what is asked are the template's."""
+        hashes, owners, places = self.words.sequences(N_TOGETHER)
+        found = np.zeros(len(self.words.hashes), bool)
+        at = (self.words.starts[owners] + places)[of_moulds(hashes, owners, self.moulds)]
+        for step in range(N_TOGETHER):
+            found[at + step] = True
+        return found
+
+    @cached_property
     def firsts(self) -> NDArray[np.int64]:
         """The first row of all that is the same as each: asked the same and, unless it is labelled, answered so."""
         keys = self.keys
@@ -129,6 +149,7 @@ class Rows:
         ours = kept[owners]
         members, owners = members[ours], owners[ours]
         told = ~is_in(members, _moulds(members, owners, int(kept.sum())))
+        told &= ~of_moulds(members, owners, self.moulds)
         return near_pairs(members[told], owners[told], len(kept), ALIKE)
 
     def shown(
@@ -155,6 +176,23 @@ def at_most(task: Task, n: int) -> Task:
         return tuple(rows[number * len(rows) // n] for number in range(n)) if len(rows) > n else tuple(rows)
 
     return replace(task, train=thinned(task.train), dev=thinned(task.dev), test=thinned(task.test))
+
+
+def of_moulds(members: NDArray[np.uint64], owners: NDArray[np.int64], moulds: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of these sequences, each in the row that owns it, are of the template that asks the row."""
+    found = np.zeros(len(members), bool)
+    inside = np.flatnonzero(moulds[owners] >= 0)
+    if not len(inside):
+        return found
+    n_rows = np.bincount(moulds[moulds >= 0])
+    pairs = np.stack([moulds[owners[inside]].astype(np.uint64), members[inside], owners[inside].astype(np.uint64)])
+    once = np.unique(pairs, axis=1)[:2]  # a row that says it twice counts once
+    known, counts = np.unique(once, axis=1, return_counts=True)
+    common = known[:, counts >= np.maximum(AT_LEAST, OF_MOULD * n_rows[known[0].astype(np.int64)])]
+    for mould in np.unique(common[0]):
+        ours = inside[pairs[0] == mould]
+        found[ours] = is_in(members[ours], common[1][common[0] == mould])
+    return found
 
 
 def _moulds(members: NDArray[np.uint64], owners: NDArray[np.int64], n_rows: int) -> NDArray[np.uint64]:

@@ -7,14 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from tunewise.data.doctor.finding import Finding, Shown, share
 from tunewise.data.doctor.rows import Rows
+from tunewise.data.scripts import script_of
 
-ENOUGH_LETTERS = 8
-"""A text with fewer is of no script."""
 DELIBERATE = 0.05
 """Rows of another script than most are meant to be there where they are more than this share."""
-TOGETHER = {"CJK": "Han", "HIRAGANA": "Han", "KATAKANA": "Han", "KATAKANA-HIRAGANA": "Han", "BOPOMOFO": "Han"}
-"""Scripts that are written in one text: Japanese has three."""
-
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _C1 = re.compile("[\x80-\x9f]")
 _UNSEEN = re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\u00ad]")
@@ -132,17 +128,6 @@ def mixed_scripts(found: Rows) -> Iterator[Finding]:
         )
 
 
-def script_of(text: str) -> str:
-    """The script that most letters of a text are in, such as Latin, Cyrillic, Han; "" for a text of few letters."""
-    text = text[:200]
-    if text.isascii():
-        return "Latin" if len(text) >= ENOUGH_LETTERS and text.lower() != text.upper() else ""
-    n_of = Counter(_script(mark) for mark in text)
-    n_of.pop("", None)
-    (script, _), *_ = n_of.most_common(1) or [("", 0)]
-    return script if n_of.total() >= ENOUGH_LETTERS else ""
-
-
 def misread(text: str) -> str:
     """The first stretch of a text that is UTF-8 read as cp1252, or ""."""
     return next((match[0] for match in re.finditer(r"[^\x00-\x7f]{2,}", text) if _is_misread(match[0])), "")
@@ -160,20 +145,6 @@ def _is_misread(stretch: str) -> bool:
         return undone(stretch).replace("\xa0", " ").isprintable()
     except UnicodeError:
         return False
-
-
-_SCRIPTS: dict[str, str] = {}
-
-
-def _script(mark: str) -> str:
-    known = _SCRIPTS.get(mark)
-    if known is None:
-        name = unicodedata.name(mark, "").removeprefix("FULLWIDTH ").removeprefix("HALFWIDTH ")
-        word = (
-            name.split(" ")[0] if mark.isalpha() and not name.startswith(("MODIFIER", "FEMININE", "MASCULINE")) else ""
-        )
-        known = _SCRIPTS[mark] = TOGETHER.get(word, word.capitalize())
-    return known
 
 
 def _that_have(found: Rows, pattern: Pattern, among: Sequence[int]) -> list[int]:

@@ -162,5 +162,4 @@ def _read(found: Rows) -> tuple[Reading | None, PartRead | None]:
 
 
 def _shown(found: Rows, part: PartRead, bad: Sequence[int] | Numbers) -> tuple[Shown, ...]:
-    number_of = {example.id: number for number, example in enumerate(found.task.train)}
-    return found.shown([number_of[part.encoded[int(each)].id] for each in bad[:3]])
+    return found.shown([part.row_of[part.encoded[int(each)].id] for each in bad[:3]])

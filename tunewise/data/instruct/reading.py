@@ -9,6 +9,8 @@ from tunewise.data.shapes import Kind, Shape
 
 OPTIONS, ACCEPTED = "options", "accepted"
 """Columns beside a prompt and a completion: answers of which one is right, and answers that all are."""
+CLUSTER, TEMPLATE, FORM = "cluster", "template", "form"
+"""Columns that say how a row of a set was asked."""
 
 
 def options_of(row: Row, answer: str) -> tuple[str | None, tuple[str, ...]]:
@@ -27,6 +29,12 @@ def options_of(row: Row, answer: str) -> tuple[str | None, tuple[str, ...]]:
 def accepted_of(row: Row) -> tuple[str, ...]:
     """The right answers that a row lists, beside which its completion is only the first."""
     return tuple(dict.fromkeys(text.strip() for text in texts_in(row.fields.get(ACCEPTED, ""))))
+
+
+def mould_of(row: Row) -> str:
+    """By which template and in which form a row of an instruction set is asked; "" of any other row."""
+    named = [row.fields.get(name) for name in (CLUSTER, TEMPLATE, FORM)]
+    return " ".join(map(str, named)) if all(isinstance(each, str) for each in named) else ""
 
 
 def kind_of(shape: Shape, dev: Sequence[Example], test: Sequence[Example]) -> Kind:

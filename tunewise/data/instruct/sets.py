@@ -139,7 +139,7 @@ def _write(found: Sequence[InstructionSet], plan: InstructionSets, out: Path) ->
                 if rows:
                     files.write_jsonl(place / f"{part}.jsonl", [_row(each, built, plan.messages) for each in rows])
         if len(found) > 1:
-            sources = {built.name: str(out / built.name) for built in found if built.parts["train"]}
+            sources = {built.name: built.name for built in found if built.parts["train"]}  # beside it, wherever it goes
             files.write_text(new / MIXTURE, dump_yaml({"sources": sources}))
         files.write_text(new / PLAN, dump_yaml(plan))
         files.write_json(new / SUMMARY, [built.summary() for built in found])

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tunewise.engine.native.build import library, why_not
+from tunewise.engine.native.pretended import is_pretended, tell
 
 DTYPES = (torch.float32, torch.bfloat16)
 LANES = 16
@@ -79,10 +80,13 @@ class _Attention(torch.autograd.Function):
             bias = functional.pad(bias.float(), (0, LANES)).contiguous()
         out = torch.empty(q.shape, dtype=q.dtype)
         lse = torch.empty(q.shape[:2], dtype=torch.float32)
-        native = library()
-        assert native is not None, "ask library() first"
-        told = _rest(*segments, bias, q, k, v)
-        native.tunewise_attention_forward(_is_bfloat16(q), *_addresses(q, k, v, bias, out, lse), *told)
+        if is_pretended(q):
+            tell((q, k, v, bias, out, lse), 2 * _n_multiplied(q, *segments))
+        else:
+            native = library()
+            assert native is not None, "ask library() first"
+            told = _rest(*segments, bias, q, k, v)
+            native.tunewise_attention_forward(_is_bfloat16(q), *_addresses(q, k, v, bias, out, lse), *told)
         ctx.save_for_backward(q, k, v, bias, lse)
         ctx.segments = segments
         return out
@@ -93,19 +97,28 @@ class _Attention(torch.autograd.Function):
         dout = dense(gradients[0])
         dq, dk, dv = (torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in (q, k, v))
         dbias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
-        native = library()
-        assert native is not None
-        native.tunewise_attention_backward(
-            _is_bfloat16(q),
-            *_addresses(q, k, v, bias, dout, lse, dq, dk, dv, dbias),
-            *_rest(*ctx.segments, bias, q, k, v, dout),
-        )
+        if is_pretended(q):
+            tell((q, k, v, bias, dout, lse, dq, dk, dv), 5 * _n_multiplied(q, *ctx.segments))
+        else:
+            native = library()
+            assert native is not None
+            native.tunewise_attention_backward(
+                _is_bfloat16(q),
+                *_addresses(q, k, v, bias, dout, lse, dq, dk, dv, dbias),
+                *_rest(*ctx.segments, bias, q, k, v, dout),
+            )
         return dq, dk, dv, None if dbias is None else dbias[:, :-LANES], None, None, None
 
 
 def dense(tensor: Tensor) -> Tensor:
     """The same, its last dimension without gaps; any strides of the others will do."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _n_multiplied(q: Tensor, starts: Tensor, key_starts: Tensor, pattern: Pattern) -> int:
+    """Floating-point operations of one product of all pairs that see each other, as q kᵀ is; a window left out."""
+    n_pairs = int((starts.diff().long() * key_starts.diff().long()).sum())
+    return 2 * (n_pairs // 2 if pattern.is_causal else n_pairs) * q.shape[1] * q.shape[2]
 
 
 def _is_bfloat16(q: Tensor) -> ctypes.c_int:

@@ -12,6 +12,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,16 +24,27 @@ from tunewise.cache import cache_folder
 FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fPIC", "-fopenmp")
 SECONDS = 120.0  # a build takes two to six
+_SET_ASIDE: list[bool] = []
 
 
 def library() -> ctypes.CDLL | None:
     """The kernels, or None where they cannot be built or are turned off (TUNEWISE_NATIVE=0); `why_not` says why."""
-    return _loaded()[0]
+    return None if _SET_ASIDE else _loaded()[0]
+
+
+@contextmanager
+def set_aside() -> Iterator[None]:
+    """Inside the block there are no kernels, as on another device."""
+    _SET_ASIDE.append(True)
+    try:
+        yield
+    finally:
+        _SET_ASIDE.pop()
 
 
 def why_not() -> str:
     """Why there are no kernels; "" where there are."""
-    return _loaded()[1]
+    return "they are set aside" if _SET_ASIDE else _loaded()[1]
 
 
 @functools.cache

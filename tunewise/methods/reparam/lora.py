@@ -3,8 +3,7 @@
 rsLoRA divides alpha by √rank instead: Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2. LoRA+ gives B a learning rate
 of its own: Hayou et al. 2024, arXiv:2402.12354. PiSSA (Meng et al. 2024, arXiv:2404.02948) starts from the principal
 part of W, OLoRA (Büyükakyüz 2024, arXiv:2406.01775) from its QR factors; both train s B A − s B₀ A₀ here, so that the
-base keeps its weights, and are saved as a LoRA of twice the rank. EVA starts A from the inputs of the site (`eva.py`),
-LoftQ from what quantisation lost (`loftq.py`).
+base keeps its weights, and are saved as a LoRA of twice the rank. Other starts: `eva.py`, `loftq.py`, `stored.py`.
 """
 
 import math
@@ -20,6 +19,7 @@ from tunewise.methods.reparam import lora_in_peft
 from tunewise.methods.reparam.eva import start_where_inputs_vary
 from tunewise.methods.reparam.loftq import start_from_loss
 from tunewise.methods.reparam.low_rank import FROM_WEIGHT, LowRank
+from tunewise.methods.reparam.stored import start_as_stored
 from tunewise.models.anatomy import Anatomy, Site
 
 
@@ -58,10 +58,11 @@ class LoRA(Method):
     Default: Hu et al. 2021, section 5.1; peft's for llama."""
     layers: tuple[int, ...] | None = Field(None, validation_alias=AliasChoices("layers", "layers_to_transform"))
     """Only these layers, counted from 0, or from the end when negative."""
-    init: Literal["kaiming", "gaussian", "eva", "pissa", "olora", "loftq"] = "kaiming"
+    init: Literal["kaiming", "gaussian", "eva", "pissa", "olora", "loftq", "stored"] = "kaiming"
     """Start of A: Kaiming-uniform, normal with deviation 1 / rank, or where the inputs vary most on training examples,
-    at the same rank everywhere (eva); of A and B: the principal part of the weight (pissa), its QR factors (olora), or
-    what quantising the base lost (loftq). Default: Hu et al. 2021, loralib/layers.py; peft's."""
+    at the same rank everywhere (eva); of A and B: the principal part of the weight (pissa), its QR factors (olora),
+    what quantising the base lost (loftq), or what a base was quantised around (stored).
+    Default: Hu et al. 2021, loralib/layers.py; peft's."""
     b_rate: float = Field(1.0, gt=0, validation_alias=AliasChoices("b_rate", "loraplus_lr_ratio"))
     """LoRA+: how many times the learning rate of A is that of B; its authors advise 16.
     Default: Hu et al. 2021, one rate."""
@@ -90,6 +91,8 @@ class LoRA(Method):
     def warm_start(self, start: Start, deltas: Mapping[str, Delta]) -> None:
         if self.init == "loftq":
             start_from_loss(start, deltas)
+        if self.init == "stored":
+            start_as_stored(start, deltas)
         if self.init == "eva":
             starts = {site: deltas[site.name].get_parameter("lora_A") for site in self._sites(start.anatomy)}
             start_where_inputs_vary(start, starts)

@@ -1,0 +1,243 @@
+"""What a rehearsal tells, against counts by hand, the real optimiser, and what torch's allocator counts of a fit."""
+
+import json
+from dataclasses import asdict, replace
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+from torch._C._profiler import _EventType
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+
+from tunewise.data.encode import Encoded
+from tunewise.engine.batches import IGNORED
+from tunewise.engine.objectives import objective_for
+from tunewise.errors import UserError
+from tunewise.methods import parse_method
+from tunewise.methods.attach import attach
+from tunewise.models.anatomy import read_anatomy
+from tunewise.models.heads import TaskHead
+from tunewise.models.load import Base
+from tunewise.planning.moments import Moments
+from tunewise.planning.process import held_by_process
+from tunewise.planning.rehearsal import rehearse
+from tunewise.planning.shell import Shell, shell_of
+from tunewise.planning.work import Work
+from tunewise.training.config import TrainConfig
+from tunewise.training.loop import fit
+from tunewise.training.optimiser import Optimiser
+
+LLAMA = {
+    "model_type": "llama", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 7,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+}  # fmt: skip
+T5 = {"model_type": "t5", "vocab_size": 512, "d_model": 64, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 6,
+      "dropout_rate": 0.0, "decoder_start_token_id": 0, "pad_token_id": 0}  # fmt: skip
+BERT = {"model_type": "bert", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5,
+        "num_attention_heads": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
+WORK = Work(rows=4, tokens=32, labels=16, dtype=torch.float32)
+LORA = {"name": "lora", "rank": 8}
+AUTO = {
+    "llama": AutoModelForCausalLM,
+    "t5": AutoModelForSeq2SeqLM,
+    "bert": AutoModelForSequenceClassification,
+}
+
+
+@pytest.fixture(scope="module")
+def shells(tmp_path_factory):
+    """A function that gives one shell for each configuration."""
+
+    @cache
+    def shell(text: str) -> Shell:
+        folder = tmp_path_factory.mktemp("shell")
+        (folder / "config.json").write_text(text)
+        return shell_of(str(folder), head_of(json.loads(text)))
+
+    return lambda config: shell(json.dumps(config))
+
+
+def head_of(config: dict[str, object]) -> TaskHead:
+    return TaskHead("classes", ("0", "1")) if config["model_type"] == "bert" else TaskHead()
+
+
+def test_a_small_llama_trained_whole_is_counted_by_hand(shells):
+    d, inner, vocabulary, layers = 64, 160, 512, 7
+    by_layer = 2 * d * d + 2 * d * 32 + 3 * d * inner + 2 * d
+    n = 2 * vocabulary * d + layers * by_layer + d
+    shell = shells(LLAMA)
+    assert n == shell.n_parameters
+    found = rehearse(shell, parse_method("full"), WORK)
+    update = found.peaks["update", 0]
+    rotation = 2 * 8 * 4  # inverse frequencies of heads of 16, and their original
+    assert update["weights"] == 2 * 4 * n + rotation  # with what they were before, to which a dial can turn
+    assert (update["gradients"], update["optimiser"]) == (4 * n, 8 * n)
+    narrow = rehearse(shell, parse_method("full"), replace(WORK, dtype=torch.bfloat16)).peaks["update", 0]
+    assert narrow["weights"] == 2 * 2 * n + rotation
+    assert narrow["optimiser"] == 12 * n, "moments and masters in float32"
+    best = rehearse(shell, parse_method("full"), replace(WORK, keeps_best=True)).peaks["update", 0]
+    assert best["weights"] == 3 * 4 * n + rotation
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_moments_are_those_of_the_real_optimiser(dtype, kind):
+    tensors = {"a": nn.Parameter(torch.ones(70, 90, dtype=dtype)), "b": nn.Parameter(torch.ones(13, dtype=dtype))}
+    optimiser = Optimiser(tensors, kind=kind)
+    for tensor in tensors.values():
+        tensor.grad = torch.ones_like(tensor)
+    optimiser.gradient_norm(1.0)
+    optimiser.step(1e-3)
+    real = sum(tensor.nbytes for name, tensor in optimiser.state().items() if not name.startswith("step."))
+    counted = Moments(tensors, kind)
+    held = [tensor for moments in counted._moments.values() for tensor in moments] + list(counted._masters.values())
+    assert sum(tensor.nbytes for tensor in held) == real
+    with pytest.raises(UserError, match="optimiser"):
+        Moments(tensors, "adamv")
+
+
+@pytest.mark.parametrize(
+    ("config", "method", "checkpointing"),
+    [
+        (LLAMA, LORA, False),
+        (LLAMA, "full", True),
+        (LLAMA, {"name": "top_layers", "layers": 2}, False),
+        (T5, LORA, False),
+        (BERT, "bitfit", True),
+    ],
+    ids=["lora", "full, checkpointing", "top_layers", "t5", "bert, checkpointing"],
+)
+def test_a_few_layers_tell_what_all_of_them_tell(shells, config, method, checkpointing):
+    work = replace(WORK, checkpointing=checkpointing, labels=1 if config is BERT else 16)
+    shell, chosen = shells(config), parse_method(method)
+    few, whole = (rehearse(shell, chosen, work, whole=each) for each in (False, True))
+    assert few.memory == whole.memory
+    assert (few.flops, few.bytes_moved, few.n_operations) == (whole.flops, whole.bytes_moved, whole.n_operations)
+
+
+def _rows(kind: str) -> list[Encoded]:
+    ids = [tuple(torch.randint(3, 512, (WORK.tokens,), generator=torch.Generator().manual_seed(i)).tolist())
+           for i in range(2 * WORK.rows)]  # fmt: skip
+    n = WORK.tokens - WORK.labels
+    labels = {
+        "llama": lambda each: (*[IGNORED] * n, *each[n:]),
+        "t5": lambda each: each[: WORK.labels],
+        "bert": lambda each: (each[0] % 2,),
+    }
+    return [Encoded(str(i), each, labels[kind](each), n, False) for i, each in enumerate(ids)]
+
+
+def peak_of(profile: torch.profiler.profile) -> int:
+    """The most that was allocated at a time; what earlier profiles have left is taken off."""
+    pending, found = list(profile.profiler.kineto_results.experimental_event_tree()), []
+    while pending:
+        event = pending.pop()
+        pending += event.children
+        if event.tag == _EventType.Allocation:
+            told = event.extra_fields
+            found.append((event.start_time_ns, told.total_allocated, told.alloc_size))
+    _, first, size = min(found)
+    return max(total for _, total, _ in found) - (first - size)
+
+
+class _Padding:
+    pad_token_id = 0
+
+
+@pytest.mark.parametrize(
+    ("config", "method", "checkpointing"),
+    [
+        (LLAMA, LORA, False),
+        (LLAMA, LORA, True),
+        (LLAMA, "full", False),
+        (LLAMA, "prefix_tuning", False),
+        (T5, LORA, False),
+        (BERT, "full", False),
+    ],
+    ids=["lora", "lora, checkpointing", "full", "prefix", "t5", "bert"],
+)
+def test_it_is_what_the_allocator_counts_of_real_steps(shells, tmp_path, config, method, checkpointing):
+    """Within 1 % and 128 KiB: ids, and the states of generators that are kept with checkpoints, 5 KB a layer."""
+    kind, shell = str(config["model_type"]), shells(config)
+    model = AUTO[kind].from_config(shell.config)
+    held = sum(each.nbytes for each in {*model.parameters(), *model.buffers()})
+    work = replace(WORK, checkpointing=checkpointing, labels=1 if kind == "bert" else WORK.labels)
+    predicted = rehearse(shell, parse_method(method), work).memory
+    train = TrainConfig(
+        steps=2, batch_size=WORK.rows, evaluate_every=None, checkpoint_every=0, checkpointing=checkpointing
+    )
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        tuned = attach(model, parse_method(method))
+        base = Base(model, _Padding(), read_anatomy(model), "", "", model.dtype, shell.head)
+        objective = objective_for(base, tuned.prefix_ids, packing=True)
+        fit(tuned, _rows(kind), train, seed=0, folder=tmp_path / "fit", objective=objective)
+    peak = peak_of(profile)
+    assert peak > 0
+    assert predicted.allocated == pytest.approx(held + peak, rel=0.01, abs=1 << 17)
+    assert predicted.total == predicted.allocated + predicted.process
+    assert predicted.process >= held_by_process(0)
+
+
+def test_operations_are_those_of_a_real_step(shells):
+    shell = shells(LLAMA)
+    found = rehearse(shell, parse_method("full"), WORK)
+    model = AUTO["llama"].from_config(shell.config)
+    tuned = attach(model, parse_method("full"))
+    objective = objective_for(Base(model, _Padding(), tuned.anatomy, "", "", model.dtype), packing=True)
+    batch = objective.collate(_rows("llama")[: WORK.rows])
+    model.train()
+    with FlopCounterMode(display=False) as counted, objective.ready(model):
+        objective.loss(model, batch).backward()
+    of_attention = 7 * 7 * (2 * WORK.rows * WORK.tokens**2 // 2 * 64)  # 7 products of all pairs in each of 7 layers
+    assert found.flops == {torch.float32: counted.get_total_flops() + of_attention}
+
+
+def test_more_rows_take_more_and_checkpoints_less(shells):
+    shell, method = shells(LLAMA), parse_method(LORA)
+    totals = [rehearse(shell, method, replace(WORK, rows=rows)).memory.total for rows in (1, 2, 8, 16)]
+    assert totals == sorted(set(totals))
+    plain, checkpointed = (rehearse(shell, method, replace(WORK, checkpointing=each)) for each in (False, True))
+    assert checkpointed.memory.activations < plain.memory.activations / 3
+    assert checkpointed.flops[torch.float32] > plain.flops[torch.float32]
+    on_gpu = rehearse(shell, method, WORK, "cuda").memory
+    assert on_gpu.process == 0
+    assert on_gpu.total == on_gpu.allocated == sum(asdict(on_gpu).values())
+
+
+def test_a_quantised_base_is_four_bits_a_weight_and_its_scales(shells):
+    shell, work = shells(LLAMA), replace(WORK, dtype=torch.bfloat16, quantise="nf4")
+    n = 7 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 160)
+    plain = rehearse(shell, parse_method(LORA), replace(work, quantise="")).memory
+    found = rehearse(shell, parse_method(LORA), work).memory
+    assert plain.weights - found.weights == 2 * n - n // 2
+    blocks = n // 64
+    assert blocks <= found.constants - 7 * 7 * 4 * 272 <= blocks + 4 * (blocks / 256 + 7 * 7 * 2)
+    assert rehearse(shell, parse_method(LORA), replace(work, quantise="int8")).memory.weights > found.weights
+    with pytest.raises(UserError, match="codes"):
+        rehearse(shell, parse_method("full"), work)
+
+
+def test_what_leaves_a_frozen_trunk_is_cached(shells):
+    shell, work = shells(LLAMA), replace(WORK, cached_rows=100)
+    cached = {name: rehearse(shell, parse_method(name), work).memory.cache for name in ("top_layers", "lora", "head")}
+    assert cached == {"top_layers": 100 * 32 * 64 * 4, "lora": 0, "head": 100 * 16 * 64 * 4}
+
+
+def test_what_cannot_be_run_is_told_by_name(shells):
+    shape = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    with pytest.raises(UserError, match=r"a step of multitask_prompt on .* cannot be rehearsed: IndexError"):
+        rehearse(shells({"model_type": "gpt2", **shape}), parse_method("multitask_prompt"), replace(WORK, tokens=16))
+
+
+def test_405_billion_parameters_are_rehearsed_from_a_few_layers(shells):
+    shape = {"vocab_size": 128256, "hidden_size": 16384, "intermediate_size": 53248, "num_hidden_layers": 126}
+    heads = {"num_attention_heads": 128, "num_key_value_heads": 8, "max_position_embeddings": 131072}
+    shell = shells({"model_type": "llama", **shape, **heads})
+    found = rehearse(shell, parse_method(LORA), Work(1, 1024, 256), "cuda")
+    n, n_lora = 405_853_388_800, 126 * 8 * (2 * 16384 + 16384 + 1024)
+    assert found.memory.weights == pytest.approx(2 * n + 4 * n_lora, rel=1e-6)
+    assert found.memory.optimiser == 8 * n_lora
+    assert found.flops[torch.bfloat16] == pytest.approx(4 * n * 1024, rel=0.05)
+    assert found.memory.activations > 126 * 1024 * 16384 * 2 * 3

@@ -1,0 +1,67 @@
+"""The shell of a packed linear layer: what it stores and what its product takes, without numbers or bitsandbytes.
+
+Stands where `quantise` would put a layer of bitsandbytes, on tensors that hold nothing; `models/nf4.py` tells of the
+layout.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
+
+from tunewise.models.codes import product
+from tunewise.models.nf4 import BLOCK, BLOCK_OF_CONSTANTS
+
+CODEBOOKS = 16 + 256
+"""float32 numbers that every 4-bit layer keeps: the values of its codes, and those of its constants' codes."""
+
+
+class PackedShell(nn.Linear):
+    """A frozen weight (d_out, d_in) of 4 or 8 bits, and its constants."""
+
+    def __init__(self, d_in: int, d_out: int, bias: nn.Parameter | None, bits: int, dtype: torch.dtype) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features, self.bits, self.dtype = d_in, d_out, bits, dtype
+        n = d_in * d_out
+        packed = (
+            torch.empty(-(-n // 2), 1, dtype=torch.uint8) if bits == 4 else torch.empty(d_out, d_in, dtype=torch.int8)
+        )
+        self.weight, self.bias = nn.Parameter(packed, requires_grad=False), bias
+        if bits == 4:
+            n_blocks = -(-n // BLOCK)
+            self.register_buffer("scales", torch.empty(n_blocks, dtype=torch.uint8))
+            self.register_buffer("scales_of_scales", torch.empty(-(-n_blocks // BLOCK_OF_CONSTANTS) + 1))
+            self.register_buffer("codebooks", torch.empty(CODEBOOKS))
+        else:
+            self.register_buffer("scales", torch.empty(d_out))
+
+    def constants(self) -> list[Tensor]:
+        """What turns codes into weights."""
+        return list(self.buffers(recurse=False))
+
+    def dequantised(self) -> Tensor:
+        """(d_out, d_in) in the precision of the base."""
+        return torch.empty(self.out_features, self.in_features, dtype=self.dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return product(input, self.bias, self.dequantised)
+
+
+def packed_paths(model: PreTrainedModel) -> list[str]:
+    """The linear layers that transformers would pack: not the head, what is tied to it, the last module, nor those that
+    the class wants in float32 where others are halved (T5's wo)."""
+    kept = [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())]
+    linear = (path for path, module in model.named_modules() if type(module) is nn.Linear or isinstance(module, Conv1D))
+    return [path for path in linear if should_convert_module(path, kept)]
+
+
+def pack(model: PreTrainedModel, paths: list[str], quantise: str, dtype: torch.dtype) -> None:
+    """Put shells of packed layers in the places of these layers of `model`, which holds no numbers either."""
+    for path in paths:
+        module = model.get_submodule(path)
+        d_in, d_out = module.weight.shape if isinstance(module, Conv1D) else module.weight.shape[::-1]
+        parent, _, name = path.rpartition(".")
+        shell = PackedShell(d_in, d_out, module.bias, 8 if quantise == "int8" else 4, dtype)
+        setattr(model.get_submodule(parent), name, shell)

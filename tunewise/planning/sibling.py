@@ -1,0 +1,65 @@
+"""A narrow sibling of a base: the same class and depth, few numbers; what has to be tried is tried on it."""
+
+import copy
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from tunewise.errors import UserError
+from tunewise.methods.attach import Tuned, attach
+from tunewise.methods.base import Method
+from tunewise.planning.shell import Shell
+
+HEAD_WIDTH, MOST_TOKENS = 8, 128
+
+
+def sibling_of(shell: Shell) -> PreTrainedModel | None:
+    """A real model on the CPU in float32, drawn anew; None where its class cannot be made narrow."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made = shell.head.auto_class(shell.kind, shell.name).from_config(narrow(shell.config))
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, AssertionError):
+        return None
+    return made.eval()
+
+
+def narrow(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A configuration of the same depth and kind of layers, with heads of 8 numbers and 128 tokens."""
+    found = copy.deepcopy(config)
+    text = found.get_text_config()
+    told = text.to_dict()
+    heads = text.num_attention_heads
+    groups = told.get("num_key_value_heads") or heads
+    n_groups = min(groups, 2)
+    n_heads = n_groups * min(heads // groups, 4) if groups < heads else min(heads, 4)
+    width = n_heads * HEAD_WIDTH
+    wide = {
+        **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "word_embed_proj_dim"), width),
+        **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "hidden_dim", "n_inner"), 2 * width),
+        **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 2 * width),
+        **dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "n_heads"), n_heads),
+        **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), n_heads),
+        **dict.fromkeys(("head_dim", "d_kv", "kv_channels", "query_pre_attn_scalar", "embedding_size"), HEAD_WIDTH),
+        "num_key_value_heads": n_groups,
+        "vocab_size": min(MOST_TOKENS, told.get("vocab_size") or MOST_TOKENS),
+    }
+    for name, value in wide.items():
+        if told.get(name) is not None:
+            setattr(text, name, value)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
+        number = told.get(name)
+        if isinstance(number, list) or (isinstance(number, int) and number >= text.vocab_size):
+            setattr(text, name, 0)
+    rotation = told.get("rope_parameters")
+    if isinstance(rotation, dict) and rotation.get("rope_type") not in (None, "default"):
+        text.rope_parameters = {"rope_type": "default", "rope_theta": rotation.get("rope_theta", 10_000.0)}
+    return found
+
+
+def with_method(sibling: PreTrainedModel, method: Method) -> Tuned | None:
+    """The method on it, or None where it is too narrow for that."""
+    try:
+        return attach(sibling, method, warm_start=False)
+    except (UserError, AssertionError, RuntimeError, ValueError):
+        return None
