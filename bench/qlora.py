@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import peft
@@ -42,7 +42,7 @@ from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
 from tunewise.methods.store import save_adapter
 from tunewise.models.packed import scales_of
-from tunewise.models.quantise import keep_layout, packed_weights
+from tunewise.models.quantise import keep_layout, leave_file, packed_weights
 from tunewise.training.config import TrainConfig
 from tunewise.training.loop import fit
 from tunewise.training.memory import Peak
@@ -84,8 +84,11 @@ class Taken:
 
 @functools.cache
 def base(quantise: str) -> PreTrainedModel:
-    """The base in a format, or in bfloat16; loaded once a process."""
-    return load(SHAPE, torch.bfloat16, quantise)
+    """The base in a format, or in bfloat16; loaded once a process, as `tunewise.load_base` does."""
+    model = load(SHAPE, torch.bfloat16, quantise)
+    if quantise:
+        leave_file(model)
+    return model
 
 
 def task_of(work: Work) -> tuple[TrainConfig, list[Encoded]]:
@@ -187,7 +190,8 @@ def measure(work: Work, n_rounds: int) -> dict[str, object]:
 
 def _peak(work: Work, side: str) -> int:
     """MiB that a process of its own needs at most."""
-    command = [sys.executable, "-m", "bench.qlora", "--alone", json.dumps([asdict(work), side])]
+    few = replace(work, steps=min(work.steps, 4))
+    command = [sys.executable, "-m", "bench.qlora", "--alone", json.dumps([asdict(few), side])]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(found.stdout.split()[-1])
 

@@ -4,6 +4,7 @@ a: a small Llama. b: SmolLM2-135M's shape. b12: twelve of its layers. c: MiniLM'
 classes. d: T5-small.
 """
 
+import gc
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,14 +79,15 @@ def build(shape: str, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def load(shape: str, dtype: torch.dtype, quantise: str = "") -> PreTrainedModel:
-    """The decoder of a shape, read from a folder in a format, as `tunewise.load_base` reads it; plain where none is."""
+    """The decoder of a shape, read from a folder in a format, or plain; as transformers reads it."""
     model = build(shape, dtype)
-    if not quantise:
-        return model
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         storage = loading(model.config, quantise, dtype, torch.device("cpu"))
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **storage)
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **storage)
+    del model
+    gc.collect()  # what it was read from is none of its memory
+    return loaded
 
 
 class _Padding:

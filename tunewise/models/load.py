@@ -35,7 +35,7 @@ from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
 from tunewise.models.families import VISION, kind_of
 from tunewise.models.heads import TaskHead, draw_head, head_of, is_told_by
 from tunewise.models.precision import choose_dtype
-from tunewise.models.quantise import format_of, format_of_checkpoint, is_plain, keep_layout, loading
+from tunewise.models.quantise import format_of, format_of_checkpoint, is_plain, keep_layout, leave_file, loading
 from tunewise.models.shapes import is_shape
 from tunewise.models.tiny import FOLDER as TINY
 from tunewise.models.weights import bytes_at_rest
@@ -127,6 +127,7 @@ def load_base(
     else:
         model, absent = _read_model(name, auto_class, {**options, **storage})
     keep_layout(model)
+    leave_file(model)
     if model.dtype == torch.float64 and model.config._attn_implementation == "eager":
         logger.warning(
             "%s in float64: padded rows come out as NaN, as transformers takes the softmax of attention in float32, "

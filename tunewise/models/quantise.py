@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from types import ModuleType
 from typing import Any
 
@@ -146,6 +147,13 @@ def keep_layout(model: nn.Module) -> None:
     """See to it that packed weights stay as they are while the model runs; see `packed.Dequantising`."""
     for module in packed_weights(model).values():
         _layers_of(module).keep_layout(module)
+
+
+def leave_file(model: nn.Module) -> None:
+    """Copy what a packed base holds in full out of its checkpoint's mapping, which keeps every page that was read."""
+    for tensor in chain(model.parameters(), model.buffers()) if packed_weights(model) else ():
+        if tensor.is_floating_point() and tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 def dequantise(model: PreTrainedModel) -> PreTrainedModel:
