@@ -117,24 +117,17 @@ def load_base(
     same_size, same_labels = config.num_labels == max(1, len(head.labels)), is_told_by(head, config)
     head.configure(config)
     chosen = choose_dtype(dtype, where)
-    kept = _head_modules(auto_class, config) if quantise and head.kind != "lm" else ()
-    storage = loading(config, quantise, chosen, where, kept)
     if tokenizer is not None and config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id  # a decoder's classifier reads the last token before padding
     options = {"config": config, "dtype": chosen, "ignore_mismatched_sizes": head.kind != "lm" and not same_size}
-    if is_plain(config, quantise):
-        model, absent = _read_plain(name, auto_class, options, kept)
-    else:
-        model, absent = _read_model(name, auto_class, {**options, **storage})
-    keep_layout(model)
-    leave_file(model)
+    kept = _head_modules(auto_class, config) if quantise and head.kind != "lm" else ()
+    model, absent = _read(name, auto_class, options, quantise, where, kept)
     if model.dtype == torch.float64 and model.config._attn_implementation == "eager":
         logger.warning(
             "%s in float64: padded rows come out as NaN, as transformers takes the softmax of attention in float32, "
             "where a float64 mask is infinite; dtype=float32 has no such trouble",
             name,
         )
-    (model if storage else model.to(where)).eval()
     _LOADED.add(model)
     anatomy = read_anatomy(model)
     new_parameters = tuple(name for name in anatomy.task_head if name in absent or not same_labels)
@@ -170,6 +163,21 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
         raise UserError(f"there is no device {told}: torch finds {torch.cuda.device_count()} GPUs", "device cpu")
     return device
+
+
+def _read(
+    name: str, auto_class: Any, options: dict[str, Any], quantise: str, where: torch.device, kept: Sequence[str]
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model on the device, in the format wanted but for the modules `kept`, in evaluation mode; and what it lacks."""
+    config = options["config"]
+    storage = loading(config, quantise, options["dtype"], where, kept)
+    if is_plain(config, quantise):
+        model, absent = _read_plain(name, auto_class, options, kept)
+    else:
+        model, absent = _read_model(name, auto_class, {**options, **storage})
+    keep_layout(model)
+    leave_file(model)
+    return (model if storage else model.to(where)).eval(), absent
 
 
 def _read_model(name: str, auto_class: Any, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
