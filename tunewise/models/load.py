@@ -168,7 +168,7 @@ def _device(name: str) -> torch.device:
 def _read(
     name: str, auto_class: Any, options: dict[str, Any], quantise: str, where: torch.device, kept: Sequence[str]
 ) -> tuple[PreTrainedModel, set[str]]:
-    """The model on the device, in the format wanted but for the modules `kept`, in evaluation mode; and what it lacks."""
+    """The model on the device, in the format wanted but for the modules `kept`, in evaluation mode; what it lacks."""
     config = options["config"]
     storage = loading(config, quantise, options["dtype"], where, kept)
     if is_plain(config, quantise):
