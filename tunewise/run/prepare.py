@@ -72,7 +72,7 @@ def load_for(
     refuse_untrained(data, kind, wanted)
     task = as_read(task, data, wanted)
     if base is None or base.head != wanted:
-        base = load_base(model, dtype, "cpu" if base is None else str(base.model.device), wanted, quantise)
+        base = load_base(model, dtype, "" if base is None else str(base.model.device), wanted, quantise)
     return base, task
 
 
