@@ -4,6 +4,8 @@ The objective, the model with its method, the backward and the optimiser are tho
 and multiply is recorded. Of many layers that are alike three and then four are run, and the rest follows.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -39,11 +41,12 @@ def rehearse(shell: Shell, method: Method, work: Work, device_type: str = "cpu",
     UserError where the method does not act on the base, or one of them cannot be run without numbers.
     """
     try:
-        stage = Stage(shell, method, work, device_type)
-        if whole:
-            peaks, computed = stage.step([number for layers in stage.runs for number in layers])
-        else:
-            peaks, computed = _extended(stage)
+        with _one_thread():
+            stage = Stage(shell, method, work, device_type)
+            if whole:
+                peaks, computed = stage.step([number for layers in stage.runs for number in layers])
+            else:
+                peaks, computed = _extended(stage)
     except (RuntimeError, IndexError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
@@ -55,6 +58,17 @@ def rehearse(shell: Shell, method: Method, work: Work, device_type: str = "cpu",
             kinds["process"] = held_by_process(computed.bytes_taken, work.checkpointing)
     highest = max(peaks.values(), key=lambda kinds: sum(kinds.values()))
     return Rehearsed(Memory(**highest), computed.flops, computed.bytes_moved, computed.n_operations, peaks)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """What is multiplied in a rehearsal is too small for several threads, which would only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _extended(stage: Stage) -> tuple[Peaks, Computed]:
