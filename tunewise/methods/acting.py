@@ -44,12 +44,12 @@ class Acting:
 def acting(model: PreTrainedModel, site: Site, delta: Delta, scale: Callable[[], float]) -> Acting:
     """`delta` at `site`, as far as the present `scale` λ lets it: y + λ·(after(x, y) − y)."""
     changes_input = type(delta).before is not Delta.before
-    inputs: list[Tensor] = []  # what the site was given, where `before` changes it
+    given: list[Tensor] = []  # the token ids that `before` changes: `after` puts vectors in the place of some
 
     def enter(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x = args[0]
-        inputs.append(x)
-        if not x.is_floating_point():  # token ids: no dial lies between
+        if not x.is_floating_point():  # no dial lies between
+            given.append(x)
             return (delta.before(x), *args[1:])
         if scale() == 0.0:
             return args
@@ -57,7 +57,7 @@ def acting(model: PreTrainedModel, site: Site, delta: Delta, scale: Callable[[],
         return (moved if scale() == 1.0 else torch.lerp(x, moved, scale()), *args[1:])
 
     def leave(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        x = inputs.pop() if inputs else args[0]
+        x = given.pop() if given else args[0]
         if scale() == 0.0:
             return None
         if delta.training != module.training:  # model.train() and .eval() do not reach outside the module tree

@@ -49,7 +49,8 @@ class Delta(nn.Module):
         """Make room for tensors that are about to be loaded, where the method's fields do not tell their shapes."""
 
     def before(self, x: Tensor) -> Tensor:
-        """The input the frozen module sees instead of x; for a delta that has this, `after` changes nothing."""
+        """The input the frozen module sees instead of x; for a delta that has this, `after` changes nothing, but where
+        x are token ids."""
         return x
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
