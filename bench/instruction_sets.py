@@ -10,8 +10,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from tunewise.comparison.grid import compare
 from tunewise.data.instruct.sets import InstructionSet, build_instructions
+from tunewise.report.arms import diverged_of, read_arms
+from tunewise.report.page import write_page
+from tunewise.report.protocol import how_compared
+from tunewise.report.table import print_comparison
 
 HELD_OUT = ("sentiment", "entailment", "paraphrase", "grammaticality")
 GRAMMAR = ("adjunct_island", "anaphor_gender_agreement", "anaphor_number_agreement", "animate_subject_passive")
@@ -98,6 +104,8 @@ def main() -> None:
         },
         out=given.out,
     )
+    print_comparison(Console(), read_arms(given.out), diverged_of(given.out), how_compared(given.out))
+    print(write_page(given.out, given.out / "report.html"))
 
 
 if __name__ == "__main__":
