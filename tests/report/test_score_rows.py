@@ -2,11 +2,15 @@
 
 import json
 
+import pytest
+from rich.console import Console
+
 from tests.report.runs import write_runs
 from tunewise.report.arms import read_arms
 from tunewise.report.folders import read_runs
 from tunewise.report.page import render
 from tunewise.report.score_rows import set_rows
+from tunewise.report.table import out_of_domain_table
 
 
 def with_sets(root, sets):
@@ -33,6 +37,21 @@ def test_a_row_a_set_and_the_own_rows_first(tmp_path):
     page = render(read_runs(root))
     assert 'href="#elsewhere"' in page
     assert '<th scope="row">twin</th>' in page
+
+
+@pytest.mark.parametrize("n", [1, 9])
+def test_a_terminal_has_a_row_an_arm_or_where_sets_are_more_a_row_a_set(tmp_path, n):
+    names = [f"set-{k}-of-those-from-elsewhere" for k in range(n)]
+    arms = read_arms(with_sets(tmp_path, lambda own: {name: {"accuracy": 50.0} for name in names}))
+    console = Console(width=200, record=True, file=open("/dev/null", "w"), color_system=None)  # noqa: SIM115
+    console.print(out_of_domain_table(arms))
+    lines = console.export_text().splitlines()
+    by_set = n > len(arms)
+    assert [line.split("  ")[0].strip() for line in lines[1:]] == (
+        ["in domain", *names] if by_set else [arm.label for arm in arms]
+    )
+    assert all(arm.label in lines[0] for arm in arms) == by_set
+    assert sum(line.count("50.0 ± 0.0") for line in lines) == n * sum(arm.label != "bitfit" for arm in arms)
 
 
 def test_nothing_is_said_where_nothing_was_asked(tmp_path):

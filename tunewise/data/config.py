@@ -18,7 +18,7 @@ Pattern = Literal["none", "minimal", "question", "verbose"]
 OF_A_SOURCE = (
     "folder", "splits", "rows", "group", "text", "label", "prompt", "completion", "rejected", "desirable", "answer",
     "messages", "system", "history", "tools", "tags", "pattern", "words", "choices", "minimal_pair", "metrics", "kind",
-    "template", "roles", "trained_on",
+    "template", "roles", "trained_on", "answered",
 )  # fmt: skip
 """Fields that say what the rows of one source are."""
 
@@ -63,6 +63,9 @@ class DataConfig(Strict):
     """Whose turns of a conversation are trained. A list, or `assistant,tool`."""
     trained_on: TrainedOn = "answers"
     """What of a training row is trained: every answer, a conversation's last answer, or prompts as well."""
+    answered: Literal["chosen", "written"] = "chosen"
+    """Where the answers of a row are listed: the most probable of them is the answer, or what is written behind the
+    prompt, as by a chat model."""
     rejected: str | None = None
     """The column with an answer that is worse than `completion`, as preference data has; kept, and not trained."""
     desirable: str | None = None

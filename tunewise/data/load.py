@@ -27,7 +27,7 @@ from tunewise.data.shapes import Kind, sentence
 from tunewise.data.sources import name_of
 from tunewise.data.splits import few_shot
 from tunewise.data.streamed import Streamed, frozen, witnesses_of
-from tunewise.data.task import LABELLED, METRICS, Task
+from tunewise.data.task import LABELLED, METRICS, OF_WRITTEN_CHOICES, Task
 from tunewise.data.template import Template
 from tunewise.data.trained_on import trained_on
 from tunewise.errors import UserError
@@ -56,7 +56,7 @@ def load_task(
     if config.mixture is not None:
         return _with_replay(_mixed(config, config.mixture, tokenizer), config, tokenizer)
     task = _limited(_from_rows(config, tokenizer, all_asked) if all_asked else _read(config, tokenizer), config)
-    task = _marked(task, config)
+    task = _marked(_written(task, config), config)
     if "f1" in task.metrics and task.positive not in task.labels:
         raise UserError(
             f"{config.path}: the metric f1 counts one label, and positive is {task.positive!r}",
@@ -178,7 +178,8 @@ def _from_rows(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None, al
     kind = kind_of(shape, parts["dev"], parts["test"])
     asked = [*witnesses_of(parts["dev"]), *witnesses_of(parts["test"])] or examples
     told = sentence(shape, template, config, read.known) + read.place + _label_list(labels)
-    told += ("" if kind == shape.kind else "; the answer of a row is chosen among its options") + read.told
+    chosen = kind != shape.kind and config.answered == "chosen"
+    told += ("; the answer of a row is chosen among its options" if chosen else "") + read.told
     return Task(
         name=name_of(config.path),
         kind=kind,
@@ -259,6 +260,20 @@ def _marked(task: Task, config: DataConfig) -> Task:
         return replace(task, train=train, ledger=replace(task.ledger, more=len(train) - len(task.train)))
     told = f"{task.ledger.detected}; of training rows {config.trained_on.replace('_', ' ')} is trained"
     return replace(task, train=train, ledger=replace(task.ledger, detected=told))
+
+
+def _written(task: Task, config: DataConfig) -> Task:
+    """The task as one of generation, if its answers are to be written although they are listed."""
+    if config.answered == "chosen":
+        return task
+    if task.kind != "multiple_choice":
+        raise UserError(
+            f"data.answered=written changes nothing: the answers of {config.path} are not chosen among options",
+            "leave it out, or make a set with options: tunewise data build",
+        )
+    told = f"{task.ledger.detected}; its answers are written, not chosen"
+    metrics = config.metrics or OF_WRITTEN_CHOICES
+    return replace(task, kind="generation", metrics=metrics, ledger=replace(task.ledger, detected=told))
 
 
 def _with_replay(task: Task, config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:

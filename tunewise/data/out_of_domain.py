@@ -39,7 +39,7 @@ from tunewise.errors import UserError, unknown
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-OF_THE_TASK = ("pattern", "words", "template", "roles", "metrics", "kind", "group")
+OF_THE_TASK = ("pattern", "words", "template", "roles", "metrics", "kind", "group", "answered")
 """Fields that say how rows are asked, scored and split: beside one task those of the task count."""
 
 

@@ -25,6 +25,8 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "language_modelling": ("loss", "perplexity"),
 }
 LABELLED = ("classification", "tagging")
+OF_WRITTEN_CHOICES = ("normalised_match", "token_f1", "exact_match")
+"""Metrics of answers that are listed and all the same written: "Yes." is yes."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ class Task:
         return {name: len(each.train) for name, each in self.each.items()}
 
     def options(self, example: Example) -> tuple[str, ...]:
-        """The answers among which one is chosen: of the labels or choices, in their order; () if none are given."""
+        """The answers among which one is chosen: of the labels or choices, in their order; () if they are written."""
+        if self.kind == "generation":
+            return ()
         return example.choices or tuple(map(self.template.option, self.labels))
 
     def option_names(self, example: Example) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from tunewise.report.differences import differences_of
 from tunewise.report.folders import majority_score, read_run
 from tunewise.report.protocol import HowCompared
 from tunewise.report.samples import Sample
+from tunewise.report.score_rows import set_rows
 
 
 def comparison_table(arms: Sequence[Arm], found: Decision, diverged: Sequence[DivergedArm] = ()) -> Table:
@@ -46,8 +47,13 @@ def comparison_table(arms: Sequence[Arm], found: Decision, diverged: Sequence[Di
 
 
 def out_of_domain_table(arms: Sequence[Arm]) -> Table:
-    """The metric of each arm on its own test rows, and on those of each set from elsewhere."""
+    """The metric of each arm on its own test rows, and on those of each set from elsewhere.
+
+    A row an arm; or, where there are more sets than arms, a row a set.
+    """
     names = list(dict.fromkeys(name for arm in arms for name in arm.out_of_domain))
+    if len(names) > len(arms):
+        return _by_set(arms)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("way")
     for heading in ("in domain", *(f"on {name}" for name in names)):
@@ -55,6 +61,17 @@ def out_of_domain_table(arms: Sequence[Arm]) -> Table:
     for arm in arms:
         told = (words.quality(*arm.out_of_domain[name]) if name in arm.out_of_domain else "–" for name in names)
         table.add_row(arm.label, words.quality(arm.metric, arm.quality), *told)
+    return table
+
+
+def _by_set(arms: Sequence[Arm]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("set")
+    table.add_column("measured in")
+    for arm in arms:
+        table.add_column(arm.label, justify="right")
+    for row in set_rows(arms):
+        table.add_row(row.name, row.metric, *row.scores)
     return table
 
 

@@ -3,9 +3,12 @@
 import pytest
 
 from tests.data.instruct.samples import write_rows
+from tunewise.data.config import DataConfig
 from tunewise.data.load import load_task
 from tunewise.data.out_of_domain import OutOfDomainConfig, load_out_of_domain
 from tunewise.errors import UserError
+from tunewise.evaluation.evaluate import evaluate_task
+from tunewise.models.load import load_base
 
 ROWS = [
     {"prompt": f"Is {n} even?", "completion": ["yes", "no"][n % 2], "options": ["no", "yes", "perhaps"]}
@@ -19,6 +22,40 @@ def test_the_answers_are_those_that_are_listed(tmp_path):
     for example in (*task.train, *task.dev, *task.test):
         assert example.choices == (" no", " yes", " perhaps")  # as the answer stands behind its prompt
         assert task.options(example)["ABC".index(example.label)] == example.answer
+
+
+def test_listed_answers_are_written_where_that_is_wished(tmp_path):
+    path = str(write_rows(tmp_path / "rows.jsonl", ROWS))
+    task = load_task(DataConfig(path=path, answered="written"))
+    assert (task.kind, task.metrics) == ("generation", ("normalised_match", "token_f1", "exact_match"))
+    assert "written, not chosen" in task.ledger.detected
+    assert "among its options" not in task.ledger.detected
+    assert load_task(DataConfig(path=path, answered="written", metrics="rougeL")).metrics == ("rougeL",)
+    base = load_base("tiny")
+    found = evaluate_task(base, task, task.test)
+    ids = base.tokenizer(task.test[0].prompt, return_tensors="pt")
+    n = ids["input_ids"].shape[1]
+    written = base.model.generate(**ids, max_new_tokens=task.max_new_tokens, do_sample=False, stop_strings=["\n\n"],
+                                  tokenizer=base.tokenizer)  # fmt: skip
+    told = base.tokenizer.decode(written[0, n:], skip_special_tokens=True).split("\n\n")[0].strip()
+    assert found.predictions[0]["predicted"] == told
+    assert "scores" not in found.predictions[0]
+
+
+def test_a_choice_among_columns_can_be_written_too(tmp_path):
+    rows = [{"question": f"Is {n} even?", "choices": ["no", "yes"], "answer": 1 - n % 2} for n in range(20)]
+    path = str(write_rows(tmp_path / "rows.jsonl", rows))
+    chosen, written = (load_task(DataConfig(path=path, answered=how)) for how in ("chosen", "written"))
+    assert (chosen.kind, written.kind) == ("multiple_choice", "generation")
+    assert written.test == chosen.test
+    assert (chosen.options(chosen.test[0]), written.options(written.test[0])) == ((" no", " yes"), ())
+
+
+def test_what_is_written_anyway_is_not_asked_to_be(tmp_path):
+    free = [{"prompt": f"Why, {n}?", "completion": "because"} for n in range(20)]
+    path = str(write_rows(tmp_path / "free.jsonl", free))
+    with pytest.raises(UserError, match=r"answered=written changes nothing: the answers of .* are not chosen"):
+        load_task(DataConfig(path=path, answered="written"))
 
 
 @pytest.mark.parametrize(
@@ -45,6 +82,15 @@ def test_accepted_answers_are_counted_by_the_best_of_them(tmp_path):
     task = load_task(write_rows(tmp_path / "rows.jsonl", rows))
     assert task.metrics == ("token_f1", "normalised_match")
     assert task.test[0].accepted == ("at home", "home")
+
+
+def test_a_set_beside_a_mixture_is_written_by_itself(tmp_path):
+    path = str(write_rows(tmp_path / "rows.jsonl", ROWS))
+    mixture = load_task(DataConfig.model_validate({"mixture": {"sources": {"one": {"path": path}}}}))
+    found = load_out_of_domain("own", OutOfDomainConfig(path=path, answered="written"), mixture)
+    assert (mixture.each["one"].kind, found.task.kind) == ("multiple_choice", "generation")
+    with pytest.raises(UserError, match="answered cannot change that"):
+        load_out_of_domain("own", OutOfDomainConfig(path=path, answered="written"), mixture.each["one"])
 
 
 def test_a_set_of_another_task_is_asked_out_of_domain(tmp_path):

@@ -26,7 +26,7 @@ from tunewise.errors import UserError
 
 PLAN, SUMMARY, MIXTURE = "sets.yaml", "sets.json", "mixture.yaml"
 
-OF_A_RUN = ("few_shot", "replay", "trained_on", "pattern")
+OF_A_RUN = ("few_shot", "replay", "trained_on", "pattern", "answered")
 """Fields of data that say what a run trains on, and how it asks where no templates do."""
 
 
