@@ -41,6 +41,11 @@ def test_lora_equation(rslora):
     torch.testing.assert_close(delta.after(x, y), expected, rtol=0, atol=1e-12)
 
 
+def test_a_single_role_or_group_needs_no_list():
+    assert parse_method({"name": "lora", "roles": "all"}) == parse_method({"name": "lora", "roles": ["all"]})
+    assert parse_method({"name": "lora", "roles": "all"}).configuration()["roles"] == ["all"]
+
+
 def test_lora_dropout_acts_in_training_only_and_keeps_the_mean():
     delta = delta_of(parse_method({"name": "lora", "rank": 4, "dropout": 0.5}), ".q")
     delta.lora_B.data.normal_()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
@@ -142,6 +143,11 @@ class Method(Strict):
     trains_task_head: ClassVar[bool] = True  # whether a classifier on top, where there is one, is trained along
     searched: ClassVar[Mapping[str, Sequence[object]]] = {}  # field -> values worth trying beside its default
     rate_factors: ClassVar[Sequence[float]] = (1, 4, 16, 64, 1 / 4, 2, 8, 1 / 16)  # of its learning rate, for a search
+
+    @field_validator("roles", mode="before", check_fields=False)
+    @classmethod
+    def _one_role_or_group(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @classmethod
     def search_space(cls, *, writes: bool = True) -> dict[str, list[object]]:
