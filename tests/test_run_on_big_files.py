@@ -96,19 +96,24 @@ def test_a_few_steps_replay_their_share_of_the_rows_they_see(place, base, stream
     assert (len(every.train), [len(each.examples) for each in every.replayed]) == (48, [12])
 
 
+def assert_as_read_whole(found, asked, base, folder, monkeypatch):
+    """What the run in folder/streamed `found` is what one finds that holds all rows, which is left in folder/whole."""
+    monkeypatch.setattr(big, "BIG", 1 << 20)
+    monkeypatch.setenv(token_store.CAP, "0")
+    preparing._TASKS.clear()
+    expected = run(asked, folder / "whole", base=base)
+    for name in ("test", "dev", "steps", "tokens", "loss_first", "loss_last", "best_step"):
+        assert found[name] == expected[name], name
+    for file in ("ledger.json", "predictions.jsonl"):
+        assert (folder / "streamed" / file).read_text() == (folder / "whole" / file).read_text()
+
+
 def test_a_run_ends_as_on_a_file_that_is_read_whole(place, base, tmp_path, monkeypatch, streamed):
     asked = recipe(place, **{"train.epochs": 1.0, "train.steps": None, "train.max_length": 32})
     found = run(asked, tmp_path / "streamed", base=base)
     rows = training_rows(base, read(asked, base), 32).rows
     assert isinstance(rows, StoredRows)
-    monkeypatch.setattr(big, "BIG", 1 << 20)
-    monkeypatch.setenv(token_store.CAP, "0")
-    preparing._TASKS.clear()
-    expected = run(asked, tmp_path / "whole", base=base)
-    for name in ("test", "dev", "steps", "tokens", "loss_first", "loss_last", "best_step"):
-        assert found[name] == expected[name], name
-    for file in ("ledger.json", "predictions.jsonl"):
-        assert (tmp_path / "streamed" / file).read_text() == (tmp_path / "whole" / file).read_text()
+    assert_as_read_whole(found, asked, base, tmp_path, monkeypatch)
     ledger = json.loads((tmp_path / "whole" / "ledger.json").read_text())["train"]
     assert ledger["rows"] == 48 == ledger["trained"] + len(ledger["rejected"])
     assert ledger["rejected"]
@@ -159,14 +164,7 @@ def test_a_mixture_of_big_files_ends_as_one_of_files_that_are_read_whole(place, 
     assert lengths(rows.rows).tolist() == [len(row.ids) for row in rows.rows]
     assert [rows.rows[number] for number in range(len(rows.rows))] == list(rows.rows)
     assert list(rows.answered) == list(rows.rows)[: rows.n_answered] == rows.rows[: rows.n_answered]
-    monkeypatch.setattr(big, "BIG", 1 << 20)
-    monkeypatch.setenv(token_store.CAP, "0")
-    preparing._TASKS.clear()
-    expected = run(asked, tmp_path / "whole", base=base)
-    for name in ("test", "dev", "steps", "tokens", "loss_first", "loss_last", "best_step"):
-        assert found[name] == expected[name], name
-    for file in ("ledger.json", "predictions.jsonl"):
-        assert (tmp_path / "streamed" / file).read_text() == (tmp_path / "whole" / file).read_text()
+    assert_as_read_whole(found, asked, base, tmp_path, monkeypatch)
 
 
 def test_a_few_steps_of_a_mixture_cut_no_more_rows_than_they_could_see(place, base, streamed):

@@ -62,6 +62,16 @@ def losses_and_gradients(tuned, objective, of):
     return of_rows.detach(), gradients, (batch.n_labels, batch.n_tokens, batch.ids)
 
 
+def assert_same(one, other):
+    """Two of what `losses_and_gradients` returns."""
+    torch.testing.assert_close(other[0], one[0], rtol=2e-5, atol=2e-5)
+    assert other[2] == one[2]
+    assert other[1].keys() == one[1].keys()
+    for key, gradient in one[1].items():
+        scale = gradient.abs().max().clamp(min=1e-2)  # what should be 0 (a key's bias) is rounding
+        torch.testing.assert_close(other[1][key] / scale, gradient / scale, rtol=0, atol=3e-4, msg=key)
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_is_padded(name, family):
@@ -71,14 +81,7 @@ def test_packed_is_padded(name, family):
     assert isinstance(packed, PackedLabels)
     of = rows(n=20, pairs=family == "bert_classes")
     assert packed.collate(of).read.numel() < packed.collate(of).inputs["input_ids"].numel()
-    one = losses_and_gradients(tuned, Labels(base, tuned.prefix_ids), of)
-    other = losses_and_gradients(tuned, packed, of)
-    torch.testing.assert_close(other[0], one[0], rtol=2e-5, atol=2e-5)
-    assert other[2] == one[2]
-    assert other[1].keys() == one[1].keys()
-    for key, gradient in one[1].items():
-        scale = gradient.abs().max().clamp(min=1e-2)  # what should be 0 (a key's bias) is rounding
-        torch.testing.assert_close(other[1][key] / scale, gradient / scale, rtol=0, atol=3e-4, msg=key)
+    assert_same(*(losses_and_gradients(tuned, each, of) for each in (Labels(base, tuned.prefix_ids), packed)))
 
 
 def test_positions_begin_where_the_family_begins_them():

@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from tests import bases
-from tests.engine.test_packed_classifier import METHODS, losses_and_gradients
+from tests.engine.test_packed_classifier import METHODS, assert_same, losses_and_gradients
 from tests.tuned import moved
 from tunewise.data.encode import MASKED, Encoded
 from tunewise.data.examples import Example, Part
@@ -54,15 +54,6 @@ def tagged(n=12, seed=3):
     return made
 
 
-def same(one, other):
-    torch.testing.assert_close(other[0], one[0], rtol=2e-5, atol=2e-5)
-    assert other[2] == one[2]
-    assert other[1].keys() == one[1].keys()
-    for key, gradient in one[1].items():
-        scale = gradient.abs().max().clamp(min=1e-2)  # what should be 0 (a key's bias) is rounding
-        torch.testing.assert_close(other[1][key] / scale, gradient / scale, rtol=0, atol=3e-4, msg=key)
-
-
 @pytest.mark.parametrize("name", ["lora", "full", "bitfit", "prompt_tuning", "head"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_is_padded(name, family):
@@ -73,7 +64,7 @@ def test_packed_is_padded(name, family):
     of = tagged(20)
     batch = packed.collate(of)
     assert len(batch.pooled) == len(batch.labels) == sum(label != MASKED for row in of for label in row.labels)
-    same(*(losses_and_gradients(tuned, each, of) for each in (Labels(base, tuned.prefix_ids), packed)))
+    assert_same(*(losses_and_gradients(tuned, each, of) for each in (Labels(base, tuned.prefix_ids), packed)))
 
 
 @pytest.mark.parametrize(("method", "live"), [("head", "head"), ("top_layers", "layer")])
@@ -88,7 +79,7 @@ def test_a_tagger_is_trained_on_what_was_packed_once(family, method, live):
     assert (route.reason, route.trunk.live) == ("", live)
     some = [of[i] for i in (5, 4, 1, 6)]
     for _ in range(2):  # computed, then from the store
-        same(losses_and_gradients(tuned, packed, some), losses_and_gradients(tuned, route.objective, some))
+        assert_same(losses_and_gradients(tuned, packed, some), losses_and_gradients(tuned, route.objective, some))
 
 
 @pytest.mark.parametrize("packing", [True, False])

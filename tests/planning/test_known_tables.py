@@ -10,8 +10,8 @@ from tunewise.cli.recipes import method_of
 from tunewise.methods import parse_method
 from tunewise.methods.reparam.low_rank import LowRank
 from tunewise.models.anatomy import Site
-from tunewise.planning import plan
 from tunewise.planning.devices import device_named
+from tunewise.planning.parameters import count_on
 from tunewise.planning.rehearsal import rehearse
 from tunewise.planning.shell import shell_of
 from tunewise.planning.work import Work
@@ -21,8 +21,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "known-tables.md").read_text("utf-8
 
 
 def planned(base: str, method: str):
-    (found,) = plan(base, [method_of(method)[1]])
-    return found
+    return count_on(shell_of(base), parse_method(method_of(method)[1]))
 
 
 def on_the_page(*cells: str) -> None:

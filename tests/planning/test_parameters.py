@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from tunewise.errors import UserError
-from tunewise.planning import plan
+from tunewise.methods import parse_method
+from tunewise.planning.parameters import ParameterPlan, count_on, defaults_on
+from tunewise.planning.shell import shell_of
+
+
+def plan(model: str, methods=()) -> list[ParameterPlan]:
+    """One plan for each method, or for every method at its defaults."""
+    shell = shell_of(model)
+    return [count_on(shell, method) for method in map(parse_method, methods)] or [
+        count_on(shell, method) for method in defaults_on(shell)
+    ]
 
 
 def folder_with(tmp_path, config: dict) -> str:

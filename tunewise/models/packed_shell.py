@@ -4,14 +4,10 @@ Stands where `quantise` would put a layer of bitsandbytes, on tensors that hold 
 layout.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
-from transformers.quantizers.base import get_keys_to_not_convert
-from transformers.quantizers.quantizers_utils import should_convert_module
 
 from tunewise.models.codes import product
 from tunewise.models.nf4 import BLOCK, BLOCK_OF_CONSTANTS
@@ -49,14 +45,6 @@ class PackedShell(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return product(input, self.bias, self.dequantised)
-
-
-def packed_paths(model: PreTrainedModel, kept: Sequence[str] = ()) -> list[str]:
-    """The linear layers that are packed: not the modules `kept`, or where none is named a language model's head and
-    what is tied to it, nor those that the class wants in float32 where others are halved (T5's wo)."""
-    kept = [*(kept or get_keys_to_not_convert(model)), *(model._keep_in_fp32_modules or ())]
-    linear = (path for path, module in model.named_modules() if type(module) is nn.Linear or isinstance(module, Conv1D))
-    return [path for path in linear if should_convert_module(path, kept)]
 
 
 def pack(model: PreTrainedModel, paths: list[str], quantise: str, dtype: torch.dtype) -> None:

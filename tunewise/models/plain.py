@@ -100,16 +100,20 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, FourBits]]:
     return tensors, found
 
 
-def pack_layers(model: PreTrainedModel, kept: Sequence[str] = ()) -> None:
-    """Pack the linear layers of `model` that transformers would have bitsandbytes pack; its config says so.
-
-    `kept` are the modules that stay dense; where none is named, a language model's head.
-    """
+def packed_paths(model: PreTrainedModel, kept: Sequence[str] = ()) -> list[str]:
+    """The linear layers that transformers would have bitsandbytes pack: not the modules `kept`, or where none is named
+    a language model's head and what is tied to it, nor those that the class wants in float32 (T5's wo)."""
     skipped = HfQuantizer.get_modules_to_not_convert(model, list(kept) or None, model._keep_in_fp32_modules)
-    for path, module in list(model.named_modules()):
-        if type(module) in (nn.Linear, Conv1D) and should_convert_module(path, skipped):
-            weight = module.weight.detach().T if type(module) is Conv1D else module.weight.detach()
-            model.set_submodule(path, NF4Linear(packed(weight, weight.dtype), module.bias))
+    linear = (path for path, module in model.named_modules() if type(module) in (nn.Linear, Conv1D))
+    return [path for path in linear if should_convert_module(path, skipped)]
+
+
+def pack_layers(model: PreTrainedModel, kept: Sequence[str] = ()) -> None:
+    """Pack these linear layers of `model`; its config says so."""
+    for path in packed_paths(model, kept):
+        module = model.get_submodule(path)
+        weight = module.weight.detach().T if type(module) is Conv1D else module.weight.detach()
+        model.set_submodule(path, NF4Linear(packed(weight, weight.dtype), module.bias))
     model.config.quantization_config = {
         "quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4",
         "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": str(model.dtype).removeprefix("torch."),

@@ -1,5 +1,1 @@
 """Before anything is spent: what a method would train and store, and the memory and time that takes."""
-
-from tunewise.planning.parameters import ParameterPlan, plan
-
-__all__ = ["ParameterPlan", "plan"]

@@ -1,13 +1,11 @@
 """Trainable parameters and adapter size of each method on a base, counted on the meta device from its config alone."""
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import count_by_dtype
 from tunewise.methods.base import Method
-from tunewise.models.heads import TaskHead
-from tunewise.planning.shell import Shell, shell_of
+from tunewise.planning.shell import Shell
 
 
 @dataclass(frozen=True)
@@ -22,19 +20,6 @@ class ParameterPlan:
     @property
     def share(self) -> float:
         return self.n_trainable / self.n_base
-
-
-def plan(
-    model: str, methods: Iterable[str | Mapping[str, object] | Method] = (), head: TaskHead | None = None
-) -> list[ParameterPlan]:
-    """One plan for each method, or for every method at its defaults, on the base `model` (a folder or hub name).
-
-    Methods that do not act on a base of its kind are left out unless named. Raises UserError for a base or method that
-    is none, and where a method cannot act on the base.
-    """
-    shell = shell_of(model, head)
-    chosen = [m if isinstance(m, Method) else parse_method(m) for m in methods] or defaults_on(shell)
-    return [count_on(shell, method) for method in chosen]
 
 
 def count_on(shell: Shell, method: Method) -> ParameterPlan:

@@ -21,7 +21,8 @@ from tunewise.methods.attach import Tuned, reach
 from tunewise.methods.base import Method
 from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
 from tunewise.models.load import Base
-from tunewise.models.packed_shell import pack, packed_paths
+from tunewise.models.packed_shell import pack
+from tunewise.models.plain import packed_paths
 from tunewise.models.weights import frozen_weight
 from tunewise.planning.layers import cut, runs
 from tunewise.planning.recorder import Computed, recording

@@ -1,20 +1,19 @@
 """One step of training on a stage, and what is alive at the highest moment of each of its parts."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from tunewise.data.encode import Encoded
-from tunewise.engine.batches import IGNORED, LabelledBatch
+from tunewise.engine.batches import LabelledBatch
 from tunewise.engine.objectives import Images, Labels, Objective, Writing
+from tunewise.engine.recomputing import recompute
 from tunewise.methods.attach import Tuned
 from tunewise.models.packed_shell import PackedShell
 from tunewise.planning.moments import Moments
 from tunewise.planning.recorder import Computed, Recorder, Segment
+from tunewise.planning.rows import made_up_row
 from tunewise.planning.work import Memory, Work
 
 Peaks = dict[Segment, dict[str, int]]
@@ -46,7 +45,9 @@ class Step:
         before = recorder.present()
         optimiser = Moments(tuned.trainable, self._work.optimiser)
         self._note("optimiser", recorder.present() - before)
-        _prepare(tuned.model, self._work.checkpointing)
+        tuned.model.train()
+        if self._work.checkpointing:
+            recompute(tuned.model, on=True)
         self._mark_layers()
         batch = self._batch()
         recorder.computed.clear()
@@ -120,16 +121,8 @@ class Step:
             with torch.device("cpu"):
                 labels = torch.zeros(work.rows, dtype=torch.long)
             return LabelledBatch({"pixel_values": pixels}, labels, work.rows, work.rows, [""] * work.rows)
-        ids = (1,) * work.tokens
-        if isinstance(objective, Writing):
-            labels: tuple[float, ...] = (1,) * work.labels
-        elif isinstance(objective, Labels):
-            is_tags = objective.base.head.kind == "tags"
-            labels = (0,) * work.tokens if is_tags else (0.0 if objective.base.head.kind == "value" else 0,)
-        else:
-            n = min(work.labels, work.tokens)
-            labels = (IGNORED,) * (work.tokens - n) + (1,) * n
-        row = Encoded("", ids, labels, work.tokens - work.labels, truncated=False)
+        base = objective.base if isinstance(objective, Labels | Writing) else None
+        row = made_up_row(work, "lm" if base is None else base.head.kind, self._tuned.anatomy.kind, lambda n: (1,) * n)
         return objective.collate([row] * work.rows)
 
     def _peaks(self) -> Peaks:
@@ -156,11 +149,3 @@ class Step:
 
 
 _SETTING_UP = ("", "weights")
-
-
-def _prepare(model: PreTrainedModel, checkpointing: bool) -> None:
-    model.train()
-    if checkpointing:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -7,17 +7,17 @@ from random import Random
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from tunewise.data.encode import MASKED, Encoded
+from tunewise.data.encode import Encoded
 from tunewise.engine.objectives import objective_for
 from tunewise.errors import UserError
 from tunewise.files import read_jsonl
 from tunewise.methods.attach import Tuned, attach, count
 from tunewise.methods.base import Method
-from tunewise.models.families import ENCODER_DECODER
 from tunewise.models.load import Base, load_base
 from tunewise.models.shapes import is_shape
 from tunewise.planning.correction import Correction, in_warm_process
 from tunewise.planning.rehearsals import Rehearsals
+from tunewise.planning.rows import made_up_row
 from tunewise.planning.work import Work
 from tunewise.run.recipe import Recipe
 from tunewise.run.weight_bytes import weight_bytes
@@ -110,16 +110,5 @@ def made_up_rows(base: Base, work: Work) -> list[Encoded]:
     def ids(n: int) -> tuple[int, ...]:
         return tuple(chance.randrange(n_ids) for _ in range(n))
 
-    rows = []
-    for number in range(work.rows):
-        own = ids(work.tokens)
-        n_labels = min(work.labels, work.tokens)
-        labels: tuple[int | float, ...] = (MASKED,) * (work.tokens - n_labels) + own[work.tokens - n_labels :]
-        if base.head.kind == "tags":
-            labels = (0,) * work.tokens
-        elif base.head.kind != "lm":
-            labels = (0.0,) if base.head.kind == "value" else (0,)
-        elif base.anatomy.kind == ENCODER_DECODER:
-            labels = ids(work.labels)
-        rows.append(Encoded(str(number), own, labels, work.tokens - n_labels, truncated=False))
-    return rows
+    of = base.head.kind, base.anatomy.kind
+    return [made_up_row(work, *of, ids, str(number)) for number in range(work.rows)]

@@ -1,7 +1,6 @@
 """The one training loop: `fit` trains whatever a tuned model declares trainable."""
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from transformers import PreTrainedModel
 from tunewise.data.encode import Encoded
 from tunewise.engine.backend import chosen
 from tunewise.engine.objectives import Objective
+from tunewise.engine.recomputing import recompute
 from tunewise.methods.attach import Tuned
 from tunewise.training.config import TrainConfig
 from tunewise.training.interrupt import Interrupts
@@ -80,22 +80,12 @@ def training_mode(tuned: Tuned, config: TrainConfig) -> Iterator[None]:
     """Dropout on, and activations recomputed where `config` asks for it; evaluation mode and no gradients after."""
     tuned.model.train()
     if config.checkpointing:
-        with _the_older_name():
-            tuned.model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute(tuned.model, on=True)
     try:
         yield
     finally:
         if config.checkpointing:
-            with _the_older_name():
-                tuned.model.gradient_checkpointing_disable()
+            recompute(tuned.model, on=False)
         tuned.model.eval()
         for tensor in tuned.trainable.values():
             tensor.grad = None
-
-
-@contextmanager
-def _the_older_name() -> Iterator[None]:
-    """transformers 5.17 knows gradient_checkpointing only; newer ones warn that version 6 will not."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
