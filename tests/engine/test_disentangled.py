@@ -11,8 +11,9 @@ from tests.methods.test_contract import VARIANTS, why_not
 from tests.training.test_lanes import alone, distance, together, training
 from tests.tuned import losses_and_gradients, moved
 from tunewise.data.encode import MASKED, Encoded
-from tunewise.engine.disentangled import PAIRS, _alike, _Attention, disentangled
+from tunewise.engine.disentangled import disentangled
 from tunewise.engine.objectives import Labels, PackedLabels, objective_for
+from tunewise.engine.position_terms import PAIRS, alike, attend
 from tunewise.engine.recomputing import recompute
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import attach
@@ -167,20 +168,19 @@ def test_gradients_of_the_attention_are_those_of_small_steps(dropout):
         torch.manual_seed(0)
         tokens = torch.zeros(segments.n_slots, 1, 1, dtype=torch.float64).index_fill_(0, segments.slots, 1.0)
         inputs = [*(tensor * tokens for tensor in tensors[:3]), *tensors[3:]]
-        return _Attention.apply(*inputs, segments.groups, dropout)[segments.slots]
+        return attend(*inputs, segments.groups, dropout)[segments.slots]
 
     assert torch.autograd.gradcheck(made, [tensor.requires_grad_() for tensor in drawn])
     with torch.no_grad():
         torch.manual_seed(1)
         ones = [tensor * 0 + 1 for tensor in drawn]
-        weights = _Attention.apply(*ones, segments.groups, dropout)[segments.slots]
+        weights = attend(*ones, segments.groups, dropout)[segments.slots]
     assert bool((weights - 1).abs().max() > 0.1) == bool(dropout)
 
 
 def test_groups_are_alike_and_stay_in_the_caches():
     lengths = [40, 39, 30, 29, 0, 300, 290]
-    ranked = sorted(range(len(lengths)), key=lambda number: -lengths[number])
-    assert list(_alike(ranked, lengths)) == [[5], [6], [0, 1, 2], [3]]
+    assert list(alike(range(len(lengths)), lengths)) == [[5], [6], [0, 1, 2], [3]]
     assert 2 * 300**2 > PAIRS > 3 * 40**2
 
 

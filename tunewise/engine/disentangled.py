@@ -1,15 +1,14 @@
-"""DeBERTa's attention within packed segments: to the content of a token, to its position, and of its position.
+"""DeBERTa on packed rows: its attention keeps segments apart, and their positions are relative within each.
 
-score(i, j) = (qᵢ·kⱼ + qᵢ·kʳ(i − j) + kⱼ·qʳ(i − j)) / √(3 D), where kʳ and qʳ are the projections of the embedding of a
-relative position (He et al. 2021, equation 4). Positions are projected once for a batch, and only those that a segment
-is long enough to have; segments of like length are computed together. It is plain torch: on any device.
+score(i, j) = (qᵢ·kⱼ + qᵢ·kʳ(i − j) + kⱼ·qʳ(i − j)) / √(3 D), where kʳ and qʳ are projections of the embedding of a
+relative position (He et al. 2021, equation 4). Positions are projected once for a batch, and only those that its
+segments are long enough to have.
 
-Legend: T tokens of all segments, H heads, D the width of a head, P positions; of a group of segments, padded to one
-length: B segments of n tokens; N slots of all groups.
+Legend: T tokens of all segments, d width, D of a head, P positions, N slots: the tokens, with those that fill groups.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -18,41 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from tunewise.engine.last_layer import laid, taken
+from tunewise.engine.position_terms import Group, alike, attend
 from tunewise.methods.lanes import Lanes, lanes_on
 from tunewise.models.families import PROJECTS_POSITIONS
-
-LIKE = 0.75
-"""The shortest segment of a group, over its longest."""
-PAIRS = 1 << 15
-"""Query and key pairs of a group with more than one segment: its scores stay in the caches."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Segments of like length, padded to the longest."""
-
-    first: int
-    """Its first slot."""
-    n_segments: int
-    length: int
-    unseen: Tensor | None
-    """(B, 1, n) where a segment has ended; None where none is padded."""
-    ahead: Tensor
-    """(2 n,) the row of a position's key that a query meets at the distances n − 1 to −n (which no pair has)."""
-    behind: Tensor
-    """(2 n,) the row of a position's query that a key meets at −(n − 1) to n (which no pair has)."""
-
-    def heads_first(self, tensor: Tensor) -> Tensor:
-        """(H, B, n, D) of this group, dense, from (N, H, D)."""
-        return self.within(tensor).permute(2, 0, 1, 3).contiguous()
-
-    def within(self, tensor: Tensor) -> Tensor:
-        """(B, n, H, D), a view of (N, H, D)."""
-        return tensor.narrow(0, self.first, self.n_segments * self.length).unflatten(0, (self.n_segments, self.length))
 
 
 @dataclass(frozen=True)
@@ -60,18 +30,18 @@ class Segments:
     """What the layers are told in place of a mask."""
 
     groups: list[Group]
+    n_slots: int
     slots: Tensor
     """(T,) the slot of each token."""
-    n_slots: int
     positions: Tensor
     """(P,) the relative positions that are needed: rows of their embedding, lane by lane."""
-    sizes: list[int]
-    """How many of them are for each lane; of all, where there are none."""
     numbers: Tensor
     """(T,) the number of the segment that each token is of."""
+    sizes: list[int]
+    """How many positions are for each lane; all, where there are none."""
     lanes: Lanes | None
 
-    def projecting(self) -> Any:
+    def projecting(self) -> AbstractContextManager[None]:
         """Inside the block modules are given positions, each lane its own, and not tokens."""
         return nullcontext() if self.lanes is None else self.lanes.given(self.sizes)
 
@@ -139,7 +109,8 @@ class _Told:
         yield encoder, "get_rel_pos", lambda *_: None
         yield encoder, "get_rel_embedding", self._embedded
         if encoder.conv is not None:
-            yield encoder.conv.conv, "forward", partial(self._convolved, encoder.conv.conv, encoder.conv.conv.forward)
+            convolution: Any = encoder.conv.conv
+            yield convolution, "forward", partial(self._convolved, convolution, convolution.forward)
         for module in encoder.modules():
             if "pos_att_type" in vars(module):
                 yield module, "forward", partial(_attention, module)
@@ -154,31 +125,25 @@ class _Told:
         return self._segments
 
     def _laid_out(self, starts: list[int], lanes: Lanes | None, device: torch.device) -> Segments:
-        ends = [starts[-1]] if lanes is None else lanes.ends()
-        owned: list[list[int]] = [[] for _ in ends]
-        for number, start in enumerate(starts[:-1]):
-            owned[next((i for i, end in enumerate(ends) if start < end), -1)].append(number)
         lengths = [stop - start for start, stop in pairwise(starts)]
-        groups, slots, positions, sizes = [], torch.empty(starts[-1], dtype=torch.long), [], []
+        groups: list[Group] = []
+        slots = torch.empty(starts[-1], dtype=torch.long)
+        positions: list[Tensor] = []
         n_slots = 0
-        for numbers in owned:
-            longest = max((lengths[number] for number in numbers), default=1)
+        for own in _by_lane(starts, lanes):
+            longest = max((lengths[number] for number in own), default=1)
             needed, rows = self._places(longest)
-            rows = rows + sum(sizes)
+            rows += sum(map(len, positions))
             positions.append(needed)
-            sizes.append(len(needed))
-            for some in _alike(sorted(numbers, key=lambda number: -lengths[number]), lengths):
-                n = lengths[some[0]]
-                own = torch.tensor([lengths[number] for number in some])
-                unseen = None if int(own.min()) == n else (torch.arange(n) >= own[:, None])[:, None].to(device)
-                ahead, behind = rows[longest - n : longest + n].flip(0), rows[longest - n + 1 : longest + n + 1]
-                groups.append(Group(n_slots, len(some), n, unseen, ahead.to(device), behind.to(device)))
-                for number in some:
+            for numbers in alike(own, lengths):
+                group = Group.of([lengths[number] for number in numbers], n_slots, rows)
+                groups.append(group.to(device))
+                for number in numbers:
                     slots[starts[number] : starts[number + 1]] = torch.arange(n_slots, n_slots + lengths[number])
-                    n_slots += n
-        numbers = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-        told = (slots.to(device), n_slots, torch.cat(positions).to(device), sizes, numbers.to(device), lanes)
-        return Segments(groups, *told)
+                    n_slots += group.length
+        of_tokens = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+        found = (tensor.to(device) for tensor in (slots, torch.cat(positions), of_tokens))
+        return Segments(groups, n_slots, *found, [len(each) for each in positions], lanes)
 
     def _places(self, longest: int) -> tuple[Tensor, Tensor]:
         """The positions that segments of up to so many tokens need, (P,), and which of them each distance from
@@ -212,18 +177,13 @@ class _Told:
         return own(spread.T[None])[:, :, apart]
 
 
-def _alike(numbers: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Numbers of segments that make a group; they come longest first."""
-    held: list[int] = []
-    for number in numbers:
-        longest = lengths[held[0]] if held else 0
-        if held and (lengths[number] < LIKE * longest or (len(held) + 1) * longest**2 > PAIRS):
-            yield held
-            held = []
-        if lengths[number]:
-            held.append(number)
-    if held:
-        yield held
+def _by_lane(starts: Sequence[int], lanes: Lanes | None) -> list[list[int]]:
+    """The numbers of the segments of each lane; of all, where there are none."""
+    ends = [starts[-1]] if lanes is None else lanes.ends()
+    found: list[list[int]] = [[] for _ in ends]
+    for number, start in enumerate(starts[:-1]):
+        found[next((lane for lane, end in enumerate(ends) if start < end), -1)].append(number)
+    return found
 
 
 def _attention(
@@ -236,9 +196,10 @@ def _attention(
     rel_embeddings: Tensor | None = None,
 ) -> tuple[Tensor, None]:
     """The forward of an attention module on packed tokens (1, T, d), with the names that its layer calls it by."""
-    segments, heads = attention_mask, module.num_attention_heads
+    segments = attention_mask
     kinds = [kind for kind in ("c2p", "p2c") if kind in module.pos_att_type]
-    scale = float(torch.tensor(module.attention_head_size * (1 + len(kinds)), dtype=torch.float).sqrt())
+    n_terms = 1 + len(kinds)
+    scale = float(torch.tensor(module.attention_head_size * n_terms, dtype=torch.float).sqrt())  # rounded as theirs is
     content = (module.query_proj, module.key_proj, module.value_proj)
     q, k, v = (laid(project(hidden_states)[0], segments.slots, segments.n_slots) for project in content)
     keys = queries = None
@@ -249,97 +210,9 @@ def _attention(
                 keys = (module.key_proj if module.share_att_key else module.pos_key_proj)(positions)
             if "p2c" in kinds:
                 queries = (module.query_proj if module.share_att_key else module.pos_query_proj)(positions) / scale
-    dropout = module.dropout.p if module.training else 0.0
     by_head = [
-        None if tensor is None else tensor.unflatten(-1, (heads, -1)) for tensor in (q / scale, k, v, keys, queries)
+        None if tensor is None else tensor.unflatten(-1, (module.num_attention_heads, -1))
+        for tensor in (q / scale, k, v, keys, queries)
     ]
-    made = _Attention.apply(*by_head, segments.groups, dropout)
+    made = attend(*by_head, segments.groups, module.dropout.p if module.training else 0.0)
     return taken(made.flatten(1), segments.slots)[None], None
-
-
-class _Attention(torch.autograd.Function):
-    """(N, H, D) from q, k, v (N, H, D) and keys, queries of positions (P, H, D) or None, q and queries divided by the
-    scale; what stands in slots of no token has no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, keys: Any, queries: Any, *told: Any) -> Tensor:
-        groups, dropout = told
-        out, saved = torch.empty_like(q), []
-        for group in groups:
-            own_q, own_k, own_v = (group.heads_first(tensor) for tensor in (q, k, v))
-            scores = _wide(own_q @ own_k.mT)
-            if keys is not None:
-                scores += _by_distance(_with_positions(own_q, _table(keys, group.ahead)))
-            if queries is not None:
-                scores += _by_distance(_with_positions(own_k, _table(queries, group.behind))).mT
-            if group.unseen is not None:
-                scores.masked_fill_(group.unseen, -torch.inf)
-            weights = scores.softmax(-1).to(q.dtype)
-            kept = functional.dropout(torch.ones_like(weights), dropout) if dropout else None
-            group.within(out).copy_((_times(weights, kept) @ own_v).permute(1, 2, 0, 3))
-            saved += [weights, kept]
-        ctx.groups = groups
-        ctx.save_for_backward(q, k, v, keys, queries, *saved)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, keys, queries, *saved = ctx.saved_tensors
-        dq, dk, dv = (torch.empty_like(tensor) for tensor in (q, k, v))
-        dkeys, dqueries = (None if tensor is None else torch.zeros_like(tensor) for tensor in (keys, queries))
-        for group, weights, kept in zip(ctx.groups, saved[::2], saved[1::2], strict=True):
-            own_q, own_k, own_v, outer = (group.heads_first(tensor) for tensor in (q, k, v, gradients[0]))
-            group.within(dv).copy_((_times(weights, kept).mT @ outer).permute(1, 2, 0, 3))
-            dscores = _wide(_times(outer @ own_v.mT, kept))
-            dscores = (weights * (dscores - (weights * dscores).sum(-1, keepdim=True))).to(q.dtype)
-            own_dq, own_dk = dscores @ own_k, dscores.mT @ own_q
-            if keys is not None:
-                spread = _spread(dscores)
-                own_dq += _with_positions(spread, _table(keys, group.ahead).mT)
-                dkeys.index_add_(0, group.ahead, _of_table(spread, own_q))
-            if queries is not None:
-                spread = _spread(dscores.mT)
-                own_dk += _with_positions(spread, _table(queries, group.behind).mT)
-                dqueries.index_add_(0, group.behind, _of_table(spread, own_k))
-            group.within(dq).copy_(own_dq.permute(1, 2, 0, 3))
-            group.within(dk).copy_(own_dk.permute(1, 2, 0, 3))
-        return dq, dk, dv, dkeys, dqueries, None, None
-
-
-def _wide(scores: Tensor) -> Tensor:
-    """At least float32."""
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))
-
-
-def _times(weights: Tensor, kept: Tensor | None) -> Tensor:
-    return weights if kept is None else weights * kept
-
-
-def _table(positions: Tensor, rows: Tensor) -> Tensor:
-    """(H, 2 n, D) of positions (P, H, D)."""
-    return positions.index_select(0, rows).transpose(0, 1)
-
-
-def _with_positions(states: Tensor, table: Tensor) -> Tensor:
-    """(H, B, n, 2 n) from (H, B, n, D) and a table (H, 2 n, D); or the other way with a table (H, D, 2 n)."""
-    return (states.flatten(1, 2) @ table.mT).unflatten(1, states.shape[1:3])
-
-
-def _of_table(spread: Tensor, states: Tensor) -> Tensor:
-    """(2 n, H, D), the gradient of a table by those of its products (H, B, n, 2 n) with states (H, B, n, D)."""
-    return (spread.flatten(1, 2).mT @ states.flatten(1, 2)).transpose(0, 1)
-
-
-def _by_distance(products: Tensor) -> Tensor:
-    """(…, n, n) a view of dense (…, n, 2 n): row r begins at column n − 1 − r."""
-    n = products.shape[-2]
-    flat = products.flatten(-2)[..., n - 1 : n - 1 + n * (2 * n - 1)]
-    return flat.unflatten(-1, (n, 2 * n - 1))[..., :n]
-
-
-def _spread(gradients: Tensor) -> Tensor:
-    """(…, n, 2 n) zeros, and in the places that `_by_distance` shows the gradients (…, n, n)."""
-    n = gradients.shape[-1]
-    spread = gradients.new_zeros(*gradients.shape[:-1], 2 * n)
-    _by_distance(spread).copy_(gradients)
-    return spread
