@@ -40,8 +40,8 @@ FORMS = {
 LENGTHS = (3, 50, 20, 7, 21, 33, 48, 4, 5, 6)
 
 
-def base_of(form, kind="classes", dtype=torch.float64, **more):
-    config = transformers.DebertaV2Config(**{**bases.CONFIGS[FAMILY], **FORMS[form], **more})
+def base_of(form, kind="classes", dtype=torch.float64):
+    config = transformers.DebertaV2Config(**{**bases.CONFIGS[FAMILY], **FORMS[form]})
     auto = "AutoModelForTokenClassification" if kind == "tags" else "AutoModelForSequenceClassification"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -139,7 +139,7 @@ def test_lanes_project_positions_each_with_its_own(tmp_path):
     ]
 
     def runs(folder):
-        base = base_of("v3", conv_kernel_size=0)
+        base = base_of("v3")
         found = []
         for number, method in enumerate(names):
             of = rows(lengths=[length // (1 + number) + 2 for length in LENGTHS], seed=number)

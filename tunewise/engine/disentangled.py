@@ -57,9 +57,12 @@ def disentangled(model: PreTrainedModel) -> Iterator[None]:
 
     Whatever is projected still passes the modules of the model, and so the deltas that sit on them.
     """
-    encoder = next((module for module in model.modules() if "norm_rel_ebd" in vars(module)), None)
-    if not is_disentangled(model) or encoder is None or "get_attention_mask" in vars(encoder):
-        yield  # the block may be entered inside itself
+    if not is_disentangled(model):
+        yield
+        return
+    encoder = next(module for module in model.modules() if "norm_rel_ebd" in vars(module))
+    if "get_attention_mask" in vars(encoder):  # the block may be entered inside itself
+        yield
         return
     told = _Told(model, encoder)
     with ExitStack() as stack:
