@@ -5,16 +5,16 @@ TUNEWISE_TRUNK_MEMORY_GB and TUNEWISE_TRUNK_DISK_GB set the caps; by default a q
 
 import os
 import shutil
-import tempfile
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunewise.cache import allowed_bytes, cache_folder
+from tunewise.errors import UserError
+from tunewise.models.aside import mapped
 
 _STORES: "weakref.WeakKeyDictionary[PreTrainedModel, Store]" = weakref.WeakKeyDictionary()
 
@@ -60,8 +60,8 @@ class Store:
             for block in self._blocks.pop(others[0]).values():
                 self._count(block, -1)
         try:
-            kept = _mapped(states, self.folder) if is_mapped else states.clone()
-        except OSError:  # a full disk
+            kept = mapped({name: states}, self.folder)[name] if is_mapped else states.clone()
+        except UserError:  # a full disk
             return None
         block = Block(kept, starts, is_mapped)
         self._blocks.setdefault(trunk, {})[name] = block
@@ -105,12 +105,3 @@ def _free_memory() -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # not told on macOS, no such call on Windows
         return 4 << 30
-
-
-def _mapped(states: Tensor, folder: Path) -> Tensor:
-    """The same values in a file that has no name any more: its space is free again when nobody uses the tensor."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="trunk-") as file:
-        file.write(memoryview(states.contiguous().view(torch.uint8).numpy()).cast("B"))
-        file.flush()
-        mapped = torch.from_file(file.name, shared=False, size=states.numel(), dtype=states.dtype)
-    return mapped.view(states.shape)

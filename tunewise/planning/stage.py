@@ -17,9 +17,11 @@ from tunewise.engine.native.build import set_aside
 from tunewise.engine.objectives import Labels, Objective, PackedWriting, Writing, objective_for
 from tunewise.engine.packed_writing import places
 from tunewise.errors import UserError
-from tunewise.methods.attach import Tuned, reach
+from tunewise.methods.attach import Tuned, count, reach
 from tunewise.methods.base import Method
+from tunewise.methods.reach import delta_dtype
 from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
+from tunewise.models.aside import is_large
 from tunewise.models.load import Base
 from tunewise.models.packed_shell import pack
 from tunewise.models.plain import packed_paths
@@ -71,10 +73,17 @@ class Stage:
         self._packed = packed_paths(shell.model, _kept(shell)) if work.quantise else []
         with torch.device("meta"):
             deltas = dict(method.deltas(self._anatomy))
-        selected = list(reach(shell.model, method)[1])
+        chosen = reach(shell.model, method)[1]
+        selected, n_selected = list(chosen), sum(parameter.numel() for parameter in chosen.values())
+        n_added = count(shell.model, method) - n_selected
         self._refuse_packed(selected)
         self.runs = runs(shell.model, self._anatomy, deltas, selected)
         """The layers, those that are alike together."""
+        selected_bytes = n_selected * work.dtype.itemsize
+        self._originals_on_disk = is_large(selected_bytes)
+        self._best_in_memory = work.keeps_best and not is_large(
+            selected_bytes + n_added * delta_dtype(work.dtype).itemsize
+        )
         self._cache_bytes = self._cached(deltas, selected) if work.cached_rows else 0
         name = str(method.configuration())
         if name not in known.objectives:
@@ -96,7 +105,8 @@ class Stage:
                 fuse_as(model, self._sibling)
                 read_as(model, self._sibling)
             tuned = self._put_on(model, anatomy)
-            peaks, computed = Step(recorder, tuned, self._on(model, anatomy), self._work, kept).rehearse()
+            work = replace(self._work, keeps_best=self._best_in_memory)
+            peaks, computed = Step(recorder, tuned, self._on(model, anatomy), work, kept).rehearse()
         for kinds in peaks.values():
             kinds["cache"] += self._cache_bytes
         return peaks, computed
@@ -171,6 +181,8 @@ class Stage:
         deltas = {name: delta for name, delta in self._method.deltas(self._anatomy).items() if name in there}
         for name, delta in deltas.items():
             delta.bind(partial(frozen_weight, model, there[name]))
+        if self._originals_on_disk:
+            return Tuned(model, self._method, anatomy, deltas, put_aside=lambda tensors: {})
         return Tuned(model, self._method, anatomy, deltas)
 
     def _on(self, model: PreTrainedModel, anatomy: Anatomy) -> Objective[Any]:

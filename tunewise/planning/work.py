@@ -24,7 +24,7 @@ class Work:
     optimiser: str = "adamw"
     """`train.optimiser`."""
     keeps_best: bool = False
-    """The best state so far is kept beside the present one, as by a run that looks at dev."""
+    """The best state so far is kept, as by a run that looks at dev: beside the present one, unless it is large."""
     cached_rows: int = 0
     """Of which what leaves the layers below everything trained is kept (`train.trunk`); 0 for none."""
 

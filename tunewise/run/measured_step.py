@@ -20,7 +20,6 @@ from tunewise.planning.rehearsals import Rehearsals
 from tunewise.planning.rows import made_up_row
 from tunewise.planning.work import Work
 from tunewise.run.recipe import Recipe
-from tunewise.run.weight_bytes import weight_bytes
 from tunewise.training.config import TrainConfig
 from tunewise.training.lane import FitResult, Training
 from tunewise.training.loop import LOG, fit_alone
@@ -78,7 +77,7 @@ def measured_step(base: Base, method: Method, config: TrainConfig, work: Work) -
         _trained(base, tuned, config, WARM_UP, 1)
         found, seconds = _trained(base, tuned, config, work, N_STEPS)
         own = found.own_bytes
-        return MeasuredStep(median(seconds[1:]), None if own is None else own + weight_bytes(tuned))
+        return MeasuredStep(median(seconds[1:]), None if own is None else own + tuned.held_bytes)
     finally:
         tuned.detach()
 
