@@ -17,6 +17,7 @@ from tunewise.engine.objectives import objective_for
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
+from tunewise.models import aside
 from tunewise.models.anatomy import read_anatomy
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base
@@ -79,6 +80,23 @@ def test_a_small_llama_trained_whole_is_counted_by_hand(shells):
     assert narrow["optimiser"] == 12 * n, "moments and masters in float32"
     best = rehearse(shell, parse_method("full"), replace(WORK, keeps_best=True)).peaks["update", 0]
     assert best["weights"] == 3 * 4 * n + rotation
+
+
+def test_large_copies_lie_on_the_disk_and_one_layer_is_updated_at_a_time(shells, monkeypatch):
+    shell, full = shells(LLAMA), parse_method("full")
+    work = replace(WORK, dtype=torch.bfloat16, keeps_best=True)
+    n, n_embedded, n_layer = shell.n_parameters, 512 * 64, 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 160 + 2 * 64
+    few = rehearse(shell, full, work)
+    assert few.peaks["update", 0]["weights"] == 3 * 2 * n + 64
+    monkeypatch.setattr(aside, "LARGEST_IN_MEMORY_BYTES", 0)
+    found, whole = (rehearse(shell, full, work, whole=each) for each in (False, True))
+    assert found.memory == whole.memory
+    first = whole.peaks["update of base.model.embed_tokens.weight", 0]
+    assert (first["weights"], first["optimiser"]) == (2 * n + 64, 12 * n)
+    assert first["gradients"] == 2 * n + 4 * n_embedded  # before the narrow one makes room
+    second = whole.peaks["update", 0]
+    assert second["gradients"] == pytest.approx(2 * (n - n_embedded) + 4 * n_layer - 2 * n_layer, abs=2 * 64 * 160)
+    assert whole.memory.allocated == few.memory.allocated - 2 * 2 * n
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"])
@@ -160,24 +178,39 @@ class _Padding:
 )
 def test_it_is_what_the_allocator_counts_of_real_steps(shells, tmp_path, config, method, checkpointing):
     """Within 1 % and 128 KiB: ids, and the states of generators that are kept with checkpoints, 5 KB a layer."""
+    predicted, peak = _both(shells, tmp_path, config, method, replace(WORK, checkpointing=checkpointing))
+    assert predicted.allocated == pytest.approx(peak, rel=0.01, abs=1 << 17)
+    assert predicted.total == predicted.allocated + predicted.process
+    assert predicted.process >= held_by_process(0)
+
+
+@pytest.mark.parametrize(("config", "dtype"), [(LLAMA, torch.bfloat16), (BERT, torch.float32)])
+@pytest.mark.parametrize("most_in_memory", [0, 1 << 28], ids=["on the disk", "in memory"])
+def test_so_it_is_with_the_best_state_kept(shells, tmp_path, monkeypatch, config, dtype, most_in_memory):
+    monkeypatch.setattr(aside, "LARGEST_IN_MEMORY_BYTES", most_in_memory)
+    work = replace(WORK, dtype=dtype, keeps_best=True)
+    predicted, peak = _both(shells, tmp_path, config, "full", work)
+    assert predicted.allocated == pytest.approx(peak, rel=0.01, abs=1 << 17)
+
+
+def _both(shells, tmp_path, config, method, work):
+    """What is predicted, and what is counted at the peak of two epochs of two steps."""
     kind, shell = str(config["model_type"]), shells(config)
-    model = AUTO[kind].from_config(shell.config)
+    model = AUTO[kind].from_config(shell.config).to(work.dtype)
     held = sum(each.nbytes for each in {*model.parameters(), *model.buffers()})
-    work = replace(WORK, checkpointing=checkpointing, labels=1 if kind == "bert" else WORK.labels)
+    work = replace(work, labels=1 if kind == "bert" else work.labels)
     predicted = rehearse(shell, parse_method(method), work).memory
-    train = TrainConfig(
-        steps=2, batch_size=WORK.rows, evaluate_every=None, checkpoint_every=0, checkpointing=checkpointing
-    )
+    looks = {"evaluate_every": 1.0 if work.keeps_best else None}
+    train = TrainConfig(steps=4, batch_size=work.rows, checkpoint_every=0, checkpointing=work.checkpointing, **looks)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         tuned = attach(model, parse_method(method))
         base = Base(model, _Padding(), read_anatomy(model), "", "", model.dtype, shell.head)
         objective = objective_for(base, tuned.prefix_ids, packing=True)
-        fit(tuned, _rows(kind), train, seed=0, folder=tmp_path / "fit", objective=objective)
+        told = {"seed": 0, "folder": tmp_path / "fit", "objective": objective}
+        fit(tuned, _rows(kind), train, dev_score=(lambda: 0.5) if work.keeps_best else None, **told)
     peak = peak_of(profile)
     assert peak > 0
-    assert predicted.allocated == pytest.approx(held + peak, rel=0.01, abs=1 << 17)
-    assert predicted.total == predicted.allocated + predicted.process
-    assert predicted.process >= held_by_process(0)
+    return predicted, held + peak
 
 
 def test_operations_are_those_of_a_real_step(shells):

@@ -16,7 +16,7 @@ ALIGNMENT = 64
 
 
 def is_large(n_bytes: int) -> bool:
-    """Whether so many bytes, which are seldom wanted, are kept on the disk."""
+    """Whether copies of so many bytes are kept out of memory where that can be."""
     return n_bytes > LARGEST_IN_MEMORY_BYTES
 
 

@@ -27,6 +27,7 @@ from tunewise.models.packed_shell import pack
 from tunewise.models.plain import packed_paths
 from tunewise.models.weights import frozen_weight
 from tunewise.planning.layers import cut, runs
+from tunewise.planning.moments import LOW_PRECISION
 from tunewise.planning.recorder import Computed, recording
 from tunewise.planning.shell import Shell
 from tunewise.planning.sibling import sibling_of, with_method
@@ -81,6 +82,7 @@ class Stage:
         """The layers, those that are alike together."""
         selected_bytes = n_selected * work.dtype.itemsize
         self._originals_on_disk = is_large(selected_bytes)
+        self._in_parts = work.dtype in LOW_PRECISION and is_large(n_selected * torch.float32.itemsize)
         self._best_in_memory = work.keeps_best and not is_large(
             selected_bytes + n_added * delta_dtype(work.dtype).itemsize
         )
@@ -106,7 +108,7 @@ class Stage:
                 read_as(model, self._sibling)
             tuned = self._put_on(model, anatomy)
             work = replace(self._work, keeps_best=self._best_in_memory)
-            peaks, computed = Step(recorder, tuned, self._on(model, anatomy), work, kept).rehearse()
+            peaks, computed = Step(recorder, tuned, self._on(model, anatomy), work, kept, self._in_parts).rehearse()
         for kinds in peaks.values():
             kinds["cache"] += self._cache_bytes
         return peaks, computed

@@ -25,10 +25,17 @@ class Step:
     """A step that is about to be taken, inside `recording`."""
 
     def __init__(
-        self, recorder: Recorder, tuned: Tuned, objective: Objective[Any], work: Work, layers: Sequence[int]
+        self,
+        recorder: Recorder,
+        tuned: Tuned,
+        objective: Objective[Any],
+        work: Work,
+        layers: Sequence[int],
+        in_parts: bool = False,
     ) -> None:
+        """`in_parts` where what is trained is so much that it is updated layer by layer."""
         self._recorder, self._tuned, self._objective = recorder, tuned, objective
-        self._work, self._layers = work, layers
+        self._work, self._layers, self._in_parts = work, layers, in_parts
         self._is_forward = True
         self._kinds: dict[int, str] = {}
 
@@ -43,7 +50,7 @@ class Step:
         best = tuned.state() if self._work.keeps_best else {}
         self._note("weights", recorder.present())
         before = recorder.present()
-        optimiser = Moments(tuned.trainable, self._work.optimiser)
+        optimiser = Moments(tuned.trainable, self._work.optimiser, self._in_parts)
         self._note("optimiser", recorder.present() - before)
         tuned.model.train()
         if self._work.checkpointing:
@@ -66,9 +73,12 @@ class Step:
         if penalty is not None:
             penalty.backward()
         self._note_gradients(tuned.trainable.values())
-        recorder.enter("update")
-        self._note_gradients(optimiser.widened())
-        optimiser.step()
+        recorder.enter("norm")
+        optimiser.measure()
+        for part in optimiser.parts:
+            recorder.enter(*self._update_of(part, is_whole=len(optimiser.parts) == 1))
+            self._note_gradients(optimiser.widened(part))
+            optimiser.step(part)
         del best
         return self._peaks(), recorder.computed
 
@@ -77,6 +87,13 @@ class Step:
             self._kinds.setdefault(number, kind)
         if kind == "constants":
             self._kinds.update(dict.fromkeys(numbers, kind))
+
+    def _update_of(self, part: Sequence[str], is_whole: bool) -> Segment:
+        """The segment in which a part is updated: that of its layer, or of a tensor beside the layers."""
+        number = None if is_whole else self._tuned.anatomy.layer_of(part[0].removeprefix("base."))
+        if is_whole or number is not None:
+            return "update", number or 0
+        return f"update of {part[0]}", 0
 
     def _note_gradients(self, parameters: Any) -> None:
         self._kinds.update(
