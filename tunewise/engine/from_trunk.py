@@ -100,6 +100,18 @@ class FromTrunk:
         self._places = {key: (number, place) for number, group in enumerate(groups) for place, key in enumerate(group)}
 
     @property
+    def counted_by(self) -> Literal["labels", "rows", "tokens"]:
+        """What of its rows there is one state for each."""
+        if self._sees_labels_alone:
+            return "labels"
+        return "rows" if self.trunk.n_dims == 2 else "tokens"
+
+    def compute(self, model: PreTrainedModel) -> None:
+        """Run the trunk on every row now, and not when it is wanted."""
+        for number in range(len(self._groups)):
+            self._block(model, number)
+
+    @property
     def layout(self) -> str:
         """Packed or padded: how the trunk is run."""
         return self.inner.layout
@@ -261,11 +273,16 @@ def _mask(batch: Any, sees_labels_alone: bool = False) -> Tensor | None:
         if sees_labels_alone:
             return None
         ids = batch.input_ids if isinstance(batch, PackedBatch) else batch.inputs["input_ids"]
-        return torch.arange(ids.shape[1], device=ids.device)[None] < batch.n_tokens
+        return _first(batch.n_tokens, ids)
     if isinstance(batch, PackedPairs):
-        return torch.arange(batch.inputs["input_ids"].shape[1])[None] < batch.read[-2]
+        return _first(int(batch.read[-2]), batch.inputs["input_ids"])
     mask = batch.inputs.get("attention_mask")
     return None if mask is None else mask.bool()
+
+
+def _first(n: int, ids: Tensor) -> Tensor:
+    """(1, T): the first n places of so many ids."""
+    return torch.tensor([[True] * n + [False] * (ids.shape[1] - n)], device=ids.device)
 
 
 @dataclass(frozen=True)
@@ -319,18 +336,27 @@ def route_for(
     reason = _why_not(trunk, objective, rows)
     if reason:
         trunk = None
-    elif how == "auto" and trunk.draws:
-        reason = "dropout acts in the frozen layers; train.trunk=cached runs them without"
-    elif how == "auto" and format_of(tuned.model) == "int8":
-        reason = "a row's int8 products depend on the rows beside it"
-    elif how == "auto" and passes < 1:
-        reason = "no row is seen twice"
-    elif how == "auto" and len(rows) > MOST_ROWS:
-        reason = f"{len(rows)} rows are more than are kept ({MOST_ROWS})"
+    else:
+        reason = why_live(trunk, how, format_of(tuned.model), len(rows), passes)
     if reason:
         logger.info("the frozen layers run at every step: %s", reason)
         return Route(objective, trunk, reason)
     return Route(FromTrunk(objective, trunk, rows, group_size), trunk, "")
+
+
+def why_live(trunk: Trunk, how: How, storage: str, n_rows: int, passes: float) -> str:
+    """Why a run does not start from this trunk, though it could; "" where it does. `storage` is the base's format."""
+    if how == "live":
+        return "train.trunk=live"
+    if how == "cached":
+        return ""
+    if trunk.draws:
+        return "dropout acts in the frozen layers; train.trunk=cached runs them without"
+    if storage == "int8":
+        return "a row's int8 products depend on the rows beside it"
+    if passes < 1:
+        return "no row is seen twice"
+    return f"{n_rows} rows are more than are kept ({MOST_ROWS})" if n_rows > MOST_ROWS else ""
 
 
 def from_trunk(

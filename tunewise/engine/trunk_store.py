@@ -93,11 +93,14 @@ class Store:
 def store_of(model: PreTrainedModel) -> Store:
     """The store of this base, which goes with it: seeds, methods and evaluations of one process share it."""
     if model not in _STORES:
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        memory = allowed_bytes("TUNEWISE_TRUNK_MEMORY_GB", _free_memory())
-        _STORES[model] = Store(memory, allowed_bytes("TUNEWISE_TRUNK_DISK_GB", shutil.disk_usage(folder).free), folder)
+        _STORES[model] = Store(*caps(), cache_folder())
     return _STORES[model]
+
+
+def caps() -> tuple[int, int]:
+    """What may be kept on this machine now: bytes in memory, and in mapped files."""
+    memory = allowed_bytes("TUNEWISE_TRUNK_MEMORY_GB", _free_memory())
+    return memory, allowed_bytes("TUNEWISE_TRUNK_DISK_GB", shutil.disk_usage(cache_folder()).free)
 
 
 def _free_memory() -> int:
