@@ -126,7 +126,8 @@ class Stage:
                 read_as(model, self._sibling)
             tuned = self._put_on(model, anatomy)
             work = replace(self._work, keeps_best=self._best_in_memory)
-            objective, rows = self._on(model, anatomy), self._rows()
+            rows = self._rows()
+            objective: Any = self._on(model, anatomy)
             if self._trunk is not None:
                 objective = FromTrunk(objective, self._trunk_in(model), rows, len(rows), Store(ROOM, 0, Path()))
             taken = Step(recorder, tuned, objective, work, kept, rows, self._in_parts).rehearse()

@@ -44,7 +44,7 @@ class Step:
         self,
         recorder: Recorder,
         tuned: Tuned,
-        objective: Objective[Any],
+        objective: Objective[Any] | FromTrunk,
         work: Work,
         layers: Sequence[int],
         rows: Sequence[Encoded],

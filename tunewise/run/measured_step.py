@@ -1,7 +1,7 @@
 """`tunewise plan --measure`: the worst step of a plan, carried out a few times on the base itself and thrown away."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -44,7 +44,7 @@ def correction(recipe: Recipe, known: Rehearsals, work: Work, methods: Mapping[s
 
     UserError for a device that is not here, a base without weights, one that reads images, and where nothing fits.
     """
-    device, shell = known.device, known.shell
+    device, shell, work = known.device, known.shell, replace(work, seen=None)  # every layer runs
     if not device.is_here:
         raise UserError(f"{device.name} is not here to be measured", "leave --device out, or --measure")
     if is_shape(recipe.model) and not Path(recipe.model).exists():
