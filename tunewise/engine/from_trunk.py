@@ -45,8 +45,6 @@ MOST_ROWS = 500_000
 """Rows that may be mapped are held whole where their states are kept."""
 Inner = NextToken | PackedNextToken | Writing | Labels
 AnyInner = TypeVar("AnyInner", bound=Inner)
-EXACT = {torch.float64: 1e-9, **SAME}
-"""How far a loss from what is kept may lie from the one of the whole model, relatively."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ class FromTrunk:
 
     def row_losses(self, model: PreTrainedModel, batch: TrunkBatch) -> Tensor:
         if self._sees_labels_alone and self._predicts:
-            losses = label_losses(self.logits(model, batch)[0], batch.own.labels)
+            losses = label_losses(self._label_logits(model, batch)[0], batch.own.labels)
             return losses.new_zeros(len(batch.rows)).index_add(0, batch.own.rows, losses)
         if self.trunk.live == "head":
             return self.losses(self.logits(model, batch), batch)
@@ -166,13 +164,18 @@ class FromTrunk:
 
     def logits(self, model: PreTrainedModel, batch: TrunkBatch) -> Tensor:
         """As the inner objective's; (1, K, vocabulary) where a language model's head is all that is live."""
-        self._enter(model, batch)
         if self._sees_labels_alone and self._predicts:
-            return wide(model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device)).logits)
+            return wide(self._label_logits(model, batch))
+        self._enter(model, batch)
         assert isinstance(self.inner, Labels)
         if self.trunk.live == "head":
             return self.inner.logits_of(model, batch.own.inputs)
         return self.inner.logits(model, batch.own)
+
+    def _label_logits(self, model: PreTrainedModel, batch: TrunkBatch) -> Tensor:
+        """(1, K, vocabulary) in the precision of the base, where a language model's head is all that is live."""
+        self._enter(model, batch)
+        return model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device)).logits
 
     def of_row(self, logits: Tensor, batch: TrunkBatch, place: int) -> Tensor:
         """What a classifier's `logits` tell of one row of the batch."""
@@ -272,17 +275,13 @@ def _mask(batch: Any, sees_labels_alone: bool = False) -> Tensor | None:
     if isinstance(batch, PackedBatch | PackedTexts):
         if sees_labels_alone:
             return None
-        ids = batch.input_ids if isinstance(batch, PackedBatch) else batch.inputs["input_ids"]
-        return _first(batch.n_tokens, ids)
-    if isinstance(batch, PackedPairs):
-        return _first(int(batch.read[-2]), batch.inputs["input_ids"])
-    mask = batch.inputs.get("attention_mask")
-    return None if mask is None else mask.bool()
-
-
-def _first(n: int, ids: Tensor) -> Tensor:
-    """(1, T): the first n places of so many ids."""
-    return torch.tensor([[True] * n + [False] * (ids.shape[1] - n)], device=ids.device)
+        ids, n = batch.input_ids if isinstance(batch, PackedBatch) else batch.inputs["input_ids"], batch.n_tokens
+    elif isinstance(batch, PackedPairs):
+        ids, n = batch.inputs["input_ids"], int(batch.read[-2])
+    else:
+        mask = batch.inputs.get("attention_mask")
+        return None if mask is None else mask.bool()
+    return torch.tensor([[place < n for place in range(ids.shape[1])]], device=ids.device)
 
 
 @dataclass(frozen=True)
@@ -395,4 +394,4 @@ def _tried(trunk: Trunk, objective: Inner, rows: list[Encoded]) -> str:
     except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         return f"{name} does not run from its trunk: {error}"
     distance = float((found - plain).abs().max() / plain.abs().max().clamp(min=1e-6))
-    return "" if distance < EXACT[model.dtype] else f"{name} gives other losses from its trunk ({distance:.2g})"
+    return "" if distance < SAME[model.dtype] else f"{name} gives other losses from its trunk ({distance:.2g})"
