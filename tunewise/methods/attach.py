@@ -43,7 +43,7 @@ def attach(
         deltas = dict(method.deltas(anatomy))
         sites = _sites_by_name(anatomy)
         for name, delta in deltas.items():
-            weight = model.get_submodule(sites[name].module).weight
+            weight = model.get_parameter(f"{sites[name].module}.{sites[name].parameter}")
             delta.to(device=weight.device, dtype=_delta_dtype(model.dtype))
             delta.bind(partial(frozen_weight, model, sites[name]))
         if warm_start:

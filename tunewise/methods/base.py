@@ -78,11 +78,18 @@ class Delta(nn.Module):
 
 
 class WeightChange(Delta):
-    """A delta that is a ΔW (d_out, d_in) of the frozen weight: y + ΔW x."""
+    """A delta that is a ΔW (d_out, d_in) of the frozen weight: y + ΔW x.
+
+    At a site of experts, whose x and y nobody sees, ΔW (n_experts, d_out, d_in) acts by `moved` alone.
+    """
 
     def weight_change(self) -> Tensor:
         """ΔW as it is now."""
         raise NotImplementedError
+
+    def moved(self, weight: Tensor) -> Tensor:
+        """W + ΔW, in the dtype of W."""
+        return weight + self.weight_change().to(weight.dtype)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         return y + functional.linear(x, self.weight_change().to(x.dtype))

@@ -308,7 +308,12 @@ def why_not_a_lane(tuned: Tuned) -> str:
     hooks = list(tuned.method.hooks(tuned.model, tuned.anatomy, tuned.deltas, lambda: False))
     for hook in hooks:
         hook.remove()
-    return f"{tuned.method.name} acts on a whole stack of layers here" if hooks else ""
+    if hooks:
+        return f"{tuned.method.name} acts on a whole stack of layers here"
+    mixtures = tuple(f"{site.module.rpartition('.')[0]}." for site in tuned.anatomy.sites if site.n_experts)
+    touched = (*(tuned.site(name).module for name in tuned.deltas), *tuned.selected)
+    inside = next((path for path in touched if mixtures and path.startswith(mixtures)), "")
+    return f"{tuned.method.name} changes {inside}, where tokens are sent to experts one by one" if inside else ""
 
 
 def has_dropout(tuned: Tuned) -> bool:

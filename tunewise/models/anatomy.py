@@ -1,6 +1,6 @@
 """Where things are in a base: its layers, embedding, head, and the *sites* a method may act on, by role."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -11,8 +11,14 @@ from tunewise.models.families import Family, family_of
 
 ATTENTION_ROLES = ("q", "k", "v", "qkv", "o")
 FEED_FORWARD_ROLES = ("gate", "up", "gate_up", "down")
-# What a user may write instead of a list of roles.
-ROLE_GROUPS = {"attention": ATTENTION_ROLES, "mlp": FEED_FORWARD_ROLES, "all": ATTENTION_ROLES + FEED_FORWARD_ROLES}
+EXPERT_ROLES = ("experts_gate_up", "experts_down")
+# What a user may write instead of a list of roles; `all` is every linear module, and fused experts are none.
+ROLE_GROUPS = {
+    "attention": ATTENTION_ROLES,
+    "mlp": FEED_FORWARD_ROLES,
+    "experts": EXPERT_ROLES,
+    "all": ATTENTION_ROLES + FEED_FORWARD_ROLES,
+}
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,9 @@ class Site:
     A fused module's output (..., d_fused) is seen as (..., groups, d_fused / groups), and the site is
     `[..., start:stop]` of that: one group for a plain concatenation (phi3, gpt2), one per head where queries, keys
     and values lie interleaved (gpt_neox). `stop` is None for a whole module.
+
+    Where there are `n_experts`, the site is the weights of all of them, (n_experts, d_out, d_in), or with the last two
+    turned round where they are `transposed`: one tensor inside a module, whose x and y nobody sees.
     """
 
     name: str
@@ -37,6 +46,14 @@ class Site:
         False  # its output is (batch, heads, length, d_head), seen here as (batch, length, heads, d_head)
     )
     has_bias: bool = False
+    parameter: str = "weight"
+    n_experts: int = 0
+    transposed: bool = False
+
+    @property
+    def path(self) -> str:
+        """Of the module, or of the tensor where it is one inside a module."""
+        return f"{self.module}.{self.parameter}" if self.n_experts else self.module
 
     @property
     def is_slice(self) -> bool:
@@ -67,7 +84,8 @@ class Site:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The map of one base. `layers` and `norms` are module paths; `sites` holds the linear sites of every layer.
+    """The map of one base. `layers` and `norms` are module paths; `sites` holds the linear sites of every layer, and
+    its experts.
 
     An encoder-decoder's layers are counted through both stacks, the encoder's first; its attention over the encoder
     has sites of its own (`layers.3.cross_q`) with the usual roles.
@@ -108,29 +126,50 @@ class Anatomy:
     @property
     def linear(self) -> tuple[Site, ...]:
         """Every linear site: those of the layers, and the head."""
-        return (*self.sites, *((self.head,) if self.head else ()))
+        return (*(site for site in self.sites if not site.n_experts), *((self.head,) if self.head else ()))
 
-    def find(self, roles: Iterable[str], layers: Iterable[int] | None = None) -> tuple[Site, ...]:
+    @property
+    def has_experts(self) -> bool:
+        """Whether some layer sends tokens to a few of many experts."""
+        return any(site.n_experts for site in self.sites)
+
+    def find(
+        self, roles: Iterable[str], layers: Iterable[int] | None = None, *, experts: bool = False
+    ) -> tuple[Site, ...]:
         """The sites with these roles, in the order of the model.
 
         A group name (`attention`, `mlp`, `all`) stands for the whole modules of that part, so that no weight is met
         twice; a role this base has only inside a fused module is a slice of it. Raises UserError for a role that this
-        base lacks, naming those it has.
+        base lacks, naming those it has, and for `experts` where the caller cannot act on them.
         """
+        sites = (*self.sites, *((self.head,) if self.head else ())) if experts else self.linear
+        there = tuple(dict.fromkeys(site.role for site in sites))
+        groups = {name: set(group) & set(there) for name, group in ROLE_GROUPS.items() if set(group) & set(there)}
         wanted: set[str] = set()
         for role in roles:
-            if role in ROLE_GROUPS:
-                slices = {site.role for site in self.sites if site.is_slice}
-                wanted |= (set(ROLE_GROUPS[role]) & set(self.roles)) - slices
-            elif role in self.roles or (role == "head" and self.head):
+            if role in groups:
+                wanted |= groups[role] - {site.role for site in self.sites if site.is_slice}
+            elif role in there:
                 wanted.add(role)
+            elif self.has_experts and role in (*EXPERT_ROLES, *FEED_FORWARD_ROLES, *ROLE_GROUPS):
+                raise self._held_by_experts(role, there)
             else:
-                raise unknown(f"role of a {self.model_type} model", role, (*self.roles, *ROLE_GROUPS, "head"))
+                raise unknown(f"role of a {self.model_type} model", role, (*there, *groups))
         chosen = None if layers is None else {self.layer_index(layer) for layer in layers}
         return tuple(
             site
-            for site in self.linear
+            for site in sites
             if site.role in wanted and (chosen is None or site.layer is None or site.layer in chosen)
+        )
+
+    def _held_by_experts(self, role: str, there: Sequence[str]) -> UserError:
+        """Why there is no linear module of this role where others have one; to be raised by the caller."""
+        if role in ("experts", *EXPERT_ROLES):
+            told = f"{role!r} are the fused weights of experts, on which lora alone acts"
+        else:
+            told = f"a {self.model_type} base has no {role!r}: its feed-forward parts are experts, fused in one tensor"
+        return UserError(
+            told, hint=f"method.roles=[q,v], of {', '.join(there)}; or method=lora method.roles=experts for the experts"
         )
 
     def layer_of(self, path: str) -> int | None:
@@ -163,7 +202,7 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
     return Anatomy(
         kind=family.kind,
         model_type=model.config.model_type,
-        d_model=next(site.d_out for site in by_layer[0] if site.role == "down"),
+        d_model=next(site.d_out for site in by_layer[0] if site.role == "o"),
         vocab_size=embedding.d_in if embedding else 0,
         context_length=context_length(model.config),
         n_heads=heads,
@@ -200,6 +239,12 @@ def modules_on_top(model: PreTrainedModel) -> tuple[str, ...]:
 def _layer_sites(model: PreTrainedModel, family: Family, index: int, path: str) -> list[Site]:
     """The sites of one layer: whole modules, then the slices of fused ones."""
     sites = [_whole(model, role, index, f"{path}.{relative}") for role, relative in family.sites.items()]
+    modules = dict(model.get_submodule(path).named_modules())
+    dense = next((part for part in family.feed_forward if f"{part}.down_proj" in modules), None)
+    if dense:
+        sites += [_whole(model, role, index, f"{path}.{dense}.{role}_proj") for role in ("gate", "up", "down")]
+    if family.experts in modules:
+        sites += _experts(modules[family.experts], index, f"{path}.{family.experts}")
     attention_width = next(site.d_in for site in sites if site.role == "o")
     for role, relative in (family.fused or {}).items():
         fused = _whole(model, role, index, f"{path}.{relative}")
@@ -212,6 +257,18 @@ def _layer_sites(model: PreTrainedModel, family: Family, index: int, path: str) 
         groups = model.config.num_attention_heads if family.interleaved_heads and role == "qkv" else 1
         sites += _slices(fused, widths, groups)
     return sites
+
+
+def _experts(module: nn.Module, index: int, path: str) -> Iterator[Site]:
+    """The two weights of fused experts, as transformers names them."""
+    parameters = dict(module.named_parameters())
+    transposed = bool(vars(module)["is_transposed"])
+    for name in ("gate_up_proj", "down_proj"):
+        n_experts, *widths = parameters[name].shape
+        d_in, d_out = widths if transposed else reversed(widths)
+        role = f"experts_{name.removesuffix('_proj')}"
+        site = Site(f"layers.{index}.{role}", role, index, path, d_in, d_out)
+        yield replace(site, parameter=name, n_experts=n_experts, transposed=transposed)
 
 
 def _keys(sites: Sequence[Site], family: Family, path: str) -> Site:
