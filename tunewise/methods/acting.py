@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from tunewise.errors import UserError
 from tunewise.methods.base import Delta, WeightChange
-from tunewise.models.anatomy import Site
+from tunewise.models.anatomy import MIXTURE, Site
 from tunewise.models.weights import frozen_weight
 
 _CARRIED: "weakref.WeakKeyDictionary[PreTrainedModel, str]" = weakref.WeakKeyDictionary()
@@ -77,7 +77,20 @@ def acting(model: PreTrainedModel, site: Site, delta: Delta, scale: Callable[[],
         return site.write(output, tuned)
 
     is_whole = not (changes_input or site.is_slice or site.heads_first)
-    return Acting(site.module, delta, enter if changes_input and not site.is_slice else None, leave, is_whole, scale)
+    after = _of_first(leave) if site.role == MIXTURE else leave
+    return Acting(site.module, delta, enter if changes_input and not site.is_slice else None, after, is_whole, scale)
+
+
+def _of_first(leave: After) -> After:
+    """The same for a module that says something else beside its output, as some mixtures say where tokens went."""
+
+    def first(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return leave(module, args, output)
+        changed = leave(module, args, output[0])
+        return None if changed is None else (changed, *output[1:])
+
+    return first
 
 
 def _among_experts(site: Site, delta: Delta, scale: Callable[[], float]) -> Acting:

@@ -173,9 +173,11 @@ class Lanes:
         return hook
 
     def _leave(self, acts: dict[int, list[Acting]]) -> Callable:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
             if self._parts is None:
                 return None
+            if isinstance(output, tuple):  # of some mixtures of experts
+                return (hook(module, args, output[0]), *output[1:])
             stacked = self._stacked(module, acts, args[0], output)
             if stacked is not None:
                 return stacked
@@ -310,7 +312,7 @@ def why_not_a_lane(tuned: Tuned) -> str:
         hook.remove()
     if hooks:
         return f"{tuned.method.name} acts on a whole stack of layers here"
-    mixtures = tuple(f"{site.module.rpartition('.')[0]}." for site in tuned.anatomy.sites if site.n_experts)
+    mixtures = tuple(f"{site.module}." for site in tuned.anatomy.mixtures)
     touched = (*(tuned.site(name).module for name in tuned.deltas), *tuned.selected)
     inside = next((path for path in touched if mixtures and path.startswith(mixtures)), "")
     return f"{tuned.method.name} changes {inside}, where tokens are sent to experts one by one" if inside else ""

@@ -12,6 +12,7 @@ from tunewise.models.families import Family, family_of
 ATTENTION_ROLES = ("q", "k", "v", "qkv", "o")
 FEED_FORWARD_ROLES = ("gate", "up", "gate_up", "down")
 EXPERT_ROLES = ("experts_gate_up", "experts_down")
+MIXTURE = "mixture"  # the whole part that sends tokens to experts: no linear module, but it has an x and a y
 # What a user may write instead of a list of roles; `all` is every linear module, and fused experts are none.
 ROLE_GROUPS = {
     "attention": ATTENTION_ROLES,
@@ -56,6 +57,10 @@ class Site:
         return f"{self.module}.{self.parameter}" if self.n_experts else self.module
 
     @property
+    def is_linear(self) -> bool:
+        return not self.n_experts and self.role != MIXTURE
+
+    @property
     def is_slice(self) -> bool:
         return self.stop is not None
 
@@ -85,7 +90,7 @@ class Site:
 @dataclass(frozen=True)
 class Anatomy:
     """The map of one base. `layers` and `norms` are module paths; `sites` holds the linear sites of every layer, and
-    its experts.
+    where it has a mixture of experts, the whole of it and the weights of the experts.
 
     An encoder-decoder's layers are counted through both stacks, the encoder's first; its attention over the encoder
     has sites of its own (`layers.3.cross_q`) with the usual roles.
@@ -126,24 +131,30 @@ class Anatomy:
     @property
     def linear(self) -> tuple[Site, ...]:
         """Every linear site: those of the layers, and the head."""
-        return (*(site for site in self.sites if not site.n_experts), *((self.head,) if self.head else ()))
+        return (*(site for site in self.sites if site.is_linear), *((self.head,) if self.head else ()))
 
     @property
-    def has_experts(self) -> bool:
-        """Whether some layer sends tokens to a few of many experts."""
-        return any(site.n_experts for site in self.sites)
+    def mixtures(self) -> tuple[Site, ...]:
+        """The feed-forward parts that send each token to a few of many experts."""
+        return tuple(site for site in self.sites if site.role == MIXTURE)
 
     def find(
-        self, roles: Iterable[str], layers: Iterable[int] | None = None, *, experts: bool = False
+        self,
+        roles: Iterable[str],
+        layers: Iterable[int] | None = None,
+        *,
+        experts: bool = False,
+        mixtures: bool = False,
     ) -> tuple[Site, ...]:
         """The sites with these roles, in the order of the model.
 
         A group name (`attention`, `mlp`, `all`) stands for the whole modules of that part, so that no weight is met
         twice; a role this base has only inside a fused module is a slice of it. Raises UserError for a role that this
-        base lacks, naming those it has, and for `experts` where the caller cannot act on them.
+        base lacks, naming those it has. The weights of `experts` are found for those alone who can act on them. For
+        those who act around whole feed-forward parts, with `mixtures`, `down` is a whole mixture where there is one.
         """
-        sites = (*self.sites, *((self.head,) if self.head else ())) if experts else self.linear
-        there = tuple(dict.fromkeys(site.role for site in sites))
+        sites = self._offered(experts, mixtures)
+        there = tuple(dict.fromkeys(role for role, _ in sites))
         groups = {name: set(group) & set(there) for name, group in ROLE_GROUPS.items() if set(group) & set(there)}
         wanted: set[str] = set()
         for role in roles:
@@ -151,16 +162,29 @@ class Anatomy:
                 wanted |= groups[role] - {site.role for site in self.sites if site.is_slice}
             elif role in there:
                 wanted.add(role)
-            elif self.has_experts and role in (*EXPERT_ROLES, *FEED_FORWARD_ROLES, *ROLE_GROUPS):
+            elif self.mixtures and role in (*EXPERT_ROLES, *FEED_FORWARD_ROLES, *ROLE_GROUPS):
                 raise self._held_by_experts(role, there)
             else:
                 raise unknown(f"role of a {self.model_type} model", role, (*there, *groups))
         chosen = None if layers is None else {self.layer_index(layer) for layer in layers}
         return tuple(
             site
-            for site in sites
-            if site.role in wanted and (chosen is None or site.layer is None or site.layer in chosen)
+            for role, site in sites
+            if role in wanted and (chosen is None or site.layer is None or site.layer in chosen)
         )
+
+    def _offered(self, experts: bool, mixtures: bool) -> list[tuple[str, Site]]:
+        """Every site, by the role that it is asked for by."""
+        mixed = {site.layer for site in self.mixtures} if mixtures else set()
+        found = []
+        for site in (*self.sites, *((self.head,) if self.head else ())):
+            if site.role == MIXTURE and mixtures:
+                found.append(("down", site))
+            elif (site.n_experts and experts) or (
+                site.is_linear and not (site.layer in mixed and site.role in FEED_FORWARD_ROLES)
+            ):
+                found.append((site.role, site))
+        return found
 
     def _held_by_experts(self, role: str, there: Sequence[str]) -> UserError:
         """Why there is no linear module of this role where others have one; to be raised by the caller."""
@@ -243,24 +267,25 @@ def _layer_sites(model: PreTrainedModel, family: Family, index: int, path: str) 
     dense = next((part for part in family.feed_forward if f"{part}.down_proj" in modules), None)
     if dense:
         sites += [_whole(model, role, index, f"{path}.{dense}.{role}_proj") for role in ("gate", "up", "down")]
+    attention = next(site for site in sites if site.role == "o")
     if family.experts in modules:
-        sites += _experts(modules[family.experts], index, f"{path}.{family.experts}")
-    attention_width = next(site.d_in for site in sites if site.role == "o")
+        sites += _experts(modules[family.experts], index, f"{path}.{family.experts}", attention.d_out)
     for role, relative in (family.fused or {}).items():
         fused = _whole(model, role, index, f"{path}.{relative}")
         sites.append(fused)
         if role == "gate_up":
             widths = {"gate": fused.d_out // 2, "up": fused.d_out // 2}
         else:
-            key_width = (fused.d_out - attention_width) // 2
-            widths = {"q": attention_width, "k": key_width, "v": key_width}
+            key_width = (fused.d_out - attention.d_in) // 2
+            widths = {"q": attention.d_in, "k": key_width, "v": key_width}
         groups = model.config.num_attention_heads if family.interleaved_heads and role == "qkv" else 1
         sites += _slices(fused, widths, groups)
     return sites
 
 
-def _experts(module: nn.Module, index: int, path: str) -> Iterator[Site]:
-    """The two weights of fused experts, as transformers names them."""
+def _experts(module: nn.Module, index: int, path: str, d_model: int) -> Iterator[Site]:
+    """The mixture that holds these experts, and their two weights, as transformers names them."""
+    yield Site(f"layers.{index}.{MIXTURE}", MIXTURE, index, path.rpartition(".")[0], d_model, d_model)
     parameters = dict(module.named_parameters())
     transposed = bool(vars(module)["is_transposed"])
     for name in ("gate_up_proj", "down_proj"):

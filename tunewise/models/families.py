@@ -28,7 +28,7 @@ class Family:
     embedding: str | None  # None: it reads images
     sites: dict[str, str]
     fused: dict[str, str] | None = None  # whole role -> path
-    feed_forward: tuple[str, ...] = ()  # where a layer may have gate_proj, up_proj and down_proj: the first that is there
+    feed_forward: tuple[str, ...] = ()  # where a layer may have gate, up and down: the first that is there
     experts: str | None = None  # the fused weights of many experts, in the layers that have some
     key_norm: str | None = None  # what the keys pass, a head at a time, between their projection and the rotation
     key_norm_heads_first: bool = False

@@ -158,7 +158,7 @@ def _precision(tensors: Sequence[Tensor]) -> torch.dtype:
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
 
 
-def _grouped(a: Tensor, b: Tensor, offs: Tensor, *_: Any, **__: Any) -> Tensor:
+def _grouped(a: Any, b: Any, offs: Any, *_: Any, **__: Any) -> Tensor:
     """What the product of each group of rows has for a shape; torch's own answer is for bfloat16 alone.
 
     a (S, K) and b (experts, K, N) make (S, N); of a (K, S) and b (S, N), whose groups lie along S, comes one product an

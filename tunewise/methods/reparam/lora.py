@@ -8,7 +8,7 @@ base keeps its weights, and are saved as a LoRA of twice the rank. Other starts:
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field
 from torch import Tensor
@@ -39,7 +39,7 @@ class LoRA(Method):
     )
     start = "B zero, A Kaiming-uniform with a = √5: Hu et al. 2021, the authors' loralib/layers.py, and peft's"
     peft = lora_in_peft.names(use_dora=False)
-    on_experts: ClassVar[bool] = True
+    on_experts = True
 
     rank: Annotated[int, Field(ge=1)] | dict[str, Annotated[int, Field(ge=1)]] = Field(
         8, validation_alias=AliasChoices("rank", "r")
@@ -91,10 +91,9 @@ class LoRA(Method):
         return sites
 
     def warm_start(self, start: Start, deltas: Mapping[str, Delta]) -> None:
-        if self.init == "loftq":
-            start_from_loss(start, deltas)
-        if self.init == "stored":
-            start_as_stored(start, deltas)
+        of_quantised = {"loftq": start_from_loss, "stored": start_as_stored}
+        if self.init in of_quantised:
+            of_quantised[self.init](start, deltas)
         if self.init == "eva":
             starts = {site: deltas[site.name].get_parameter("lora_A") for site in self._sites(start.anatomy)}
             start_where_inputs_vary(start, starts)
@@ -104,8 +103,7 @@ class LoRA(Method):
 
     def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
         sites = self._sites(anatomy)
-        doubled = 2 if self.init in FROM_WEIGHT else 1
-        ranks = {site.path: self.rank_at(site) * doubled for site in sites}
+        ranks = {site.path: self.rank_at(site) * (2 if self.init in FROM_WEIGHT else 1) for site in sites}
         scalings = {site.path: self.scaling_at(site) for site in sites}
         start = {"init_lora_weights": "gaussian" if self.init == "gaussian" else True}
         return {**lora_in_peft.written(ranks, scalings, rslora=self.rslora), **start}
