@@ -5,7 +5,7 @@ tensors of the base itself, its part is computed with its own. No lane sees anot
 gradients that it has alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from tunewise.errors import UserError
 from tunewise.methods.acting import Acting, occupy, vacate
 from tunewise.methods.attach import Tuned
+from tunewise.models.anatomy import Anatomy
 
 Where = Literal["everywhere", "last layer", "answers", "head"]
 
@@ -312,10 +313,19 @@ def why_not_a_lane(tuned: Tuned) -> str:
         hook.remove()
     if hooks:
         return f"{tuned.method.name} acts on a whole stack of layers here"
-    mixtures = tuple(f"{site.module}." for site in tuned.anatomy.mixtures)
-    touched = (*(tuned.site(name).module for name in tuned.deltas), *tuned.selected)
-    inside = next((path for path in touched if mixtures and path.startswith(mixtures)), "")
-    return f"{tuned.method.name} changes {inside}, where tokens are sent to experts one by one" if inside else ""
+    return inside_a_mixture(tuned.anatomy, tuned.deltas, tuned.selected)
+
+
+def inside_a_mixture(anatomy: Anatomy, sites: Iterable[str], selected: Iterable[str]) -> str:
+    """Why who acts at these sites, or trains these tensors, shares no batch with others; "" where nothing says so.
+
+    In a mixture of experts tokens are no longer side by side.
+    """
+    modules = {site.name: site.module for site in anatomy.sites}
+    touched = (*(modules.get(name, "") for name in sites), *selected)
+    mixtures = tuple(f"{site.module}." for site in anatomy.mixtures)
+    found = next((path for path in touched if mixtures and path.startswith(mixtures)), "")
+    return f"{found} is inside a mixture of experts, where tokens are not side by side" if found else ""
 
 
 def has_dropout(tuned: Tuned) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from tunewise.errors import UserError
 from tunewise.methods.attach import attach
@@ -110,5 +110,6 @@ class PrefixInPeft(Method):
 
     def _cached(self, model: PreTrainedModel, anatomy: Anatomy) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of the virtual tokens, (1, key-value heads, tokens, d_head), layer by layer."""
-        cache = model(torch.tensor([self.prefix_ids(anatomy)], device=model.device), use_cache=True).past_key_values
+        cache = DynamicCache()  # without the config: a sliding window narrower than the prefix would drop some
+        model(torch.tensor([self.prefix_ids(anatomy)], device=model.device), use_cache=True, past_key_values=cache)
         return [(layer.keys, layer.values) for layer in cache.layers]
