@@ -237,6 +237,11 @@ def has_own_head(config: PreTrainedConfig) -> bool:
     return config.model_type == "mt5" or config.to_dict().get("scale_decoder_outputs") is False
 
 
+def experts_per_token(config: PreTrainedConfig) -> int:
+    """To how many experts a mixture sends each token."""
+    return int(config.get_text_config().to_dict()["num_experts_per_tok"])
+
+
 def family_of(model: PreTrainedModel) -> Family:
     """The row of `model`, or one inferred from its module names; UserError where neither is to be had."""
     model_type = model.config.model_type
