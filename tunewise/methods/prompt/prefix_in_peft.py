@@ -6,6 +6,7 @@ the encoder and acts in the decoder's attention to itself alone.
 
 import inspect
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,6 +111,7 @@ class PrefixInPeft(Method):
 
     def _cached(self, model: PreTrainedModel, anatomy: Anatomy) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of the virtual tokens, (1, key-value heads, tokens, d_head), layer by layer."""
-        cache = DynamicCache()  # without the config: a sliding window narrower than the prefix would drop some
-        model(torch.tensor([self.prefix_ids(anatomy)], device=model.device), use_cache=True, past_key_values=cache)
+        ids = torch.tensor([self.prefix_ids(anatomy)], device=model.device)
+        whole = DynamicCache()  # of no config: a window narrower than the prefix would drop what is behind it
+        cache: Any = model(ids, use_cache=True, past_key_values=whole).past_key_values
         return [(layer.keys, layer.values) for layer in cache.layers]
