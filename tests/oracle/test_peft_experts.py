@@ -12,11 +12,11 @@ from tunewise.methods.attach import attach
 from tunewise.methods.store import load_adapter, save_adapter
 
 TENSORS = "adapter_model.safetensors"
-ROLES = [["q", "v"], ["experts"], ["q", "experts_down"]]
+CASES = [(family, ["experts"]) for family in bases.MIXTURES]
+CASES += [(family, roles) for family in ("qwen2_moe", "gpt_oss") for roles in (["q", "v"], ["q", "experts_down"])]
 
 
-@pytest.mark.parametrize("roles", ROLES, ids="+".join)
-@pytest.mark.parametrize("family", bases.MIXTURES)
+@pytest.mark.parametrize(("family", "roles"), CASES, ids=lambda each: each if isinstance(each, str) else "+".join(each))
 def test_peft_reads_our_file_and_we_read_pefts(family, roles, tmp_path):
     ranks = {"*": 4, "layers.1": 2}
     method = parse_method({"name": "lora", "rank": ranks, "alpha": 12, "roles": roles, "rslora": True})
