@@ -38,7 +38,8 @@ VARIANTS = [
     {"name": "prefix_tuning", "virtual_tokens": 3},
 ]
 # both ways round, with shared experts beside and without; the other families are built as mixtral
-CASES = [(family, fields) for family in ("qwen2_moe", "gpt_oss") for fields in VARIANTS]
+CASES = [("qwen2_moe", fields) for fields in VARIANTS]
+CASES += [("gpt_oss", VARIANTS[i]) for i in (0, 1, 4, 6)]
 CASES += [("mixtral", EXPERTS), ("olmoe", VARIANTS[-1]), ("qwen3_moe", VARIANTS[-1]), ("granitemoe", EXPERTS)]
 NO_WEIGHT = ("bottleneck", "parallel", "prefix_tuning", "bitfit")
 
@@ -61,14 +62,15 @@ def moved(case, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("family", bases.MIXTURES)
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_acts_by_default(name, family):
+def test_every_method_acts_by_default(family):
     sizes = {"oft": {"block_size": 4}, "adalora": {"rank": 4, "target_rank": 2}, "sparse": {"by": "magnitude"},
              "bitfit": {"add": True}, "intrinsic": {"dimension": 20}, "top_layers": {"layers": 1},
              "llama_adapter": {"layers": 2}}  # fmt: skip
     with torch.device("meta"):
         shell = bases.shell(family)
-    assert bool(count(shell, parse_method({"name": name, **sizes.get(name, {})}))) == (name != "frozen")
+    counts = {name: count(shell, parse_method({"name": name, **sizes.get(name, {})})) for name in METHODS}
+    assert [name for name, n in counts.items() if n == 0] == ["frozen"]
+    assert len(counts) >= 24
 
 
 @over_cases
@@ -116,7 +118,7 @@ def test_detached_is_the_base_bit_for_bit(case):
     assert_detached_is_the_base(bases.build(case[0]), parse_method(case[1]))
 
 
-@pytest.mark.parametrize("case", CASES[:3] + CASES[9:12], ids=identify)
+@pytest.mark.parametrize("case", [CASES[0], CASES[7], CASES[9]], ids=identify)
 def test_checkpointing_changes_no_gradient_and_generate_runs(case):
     assert_checkpointing_changes_no_gradient(lambda: attached(case), rtol=1e-9, atol=1e-12)
     assert_generates_as_by_hand(attached(case, torch.float32))

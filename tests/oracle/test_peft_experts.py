@@ -13,7 +13,7 @@ from tunewise.methods.store import load_adapter, save_adapter
 
 TENSORS = "adapter_model.safetensors"
 CASES = [(family, ["experts"]) for family in bases.MIXTURES]
-CASES += [(family, roles) for family in ("qwen2_moe", "gpt_oss") for roles in (["q", "v"], ["q", "experts_down"])]
+CASES += [("qwen2_moe", ["q", "v"]), ("gpt_oss", ["q", "experts_down"])]
 
 
 @pytest.mark.parametrize(("family", "roles"), CASES, ids=lambda each: each if isinstance(each, str) else "+".join(each))
