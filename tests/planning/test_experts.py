@@ -59,6 +59,15 @@ def test_it_is_what_the_allocator_counts_of_real_steps(shells, tmp_path, method)
     assert predicted.allocated == pytest.approx(held + peak_of(profile), rel=0.01, abs=1 << 17)
 
 
+def test_changed_experts_are_made_again_in_the_backward_and_not_kept(shells):
+    shell = shells("mixtral", **WIDER, num_hidden_layers=6)
+    own, experts = (rehearse(shell, parse_method(method), WORK).memory for method in ("lora", EXPERTS))
+    one_layer = 4 * 4 * (64 * 320 + 160 * 64)
+    entering = 6 * 4 * 2 * WORK.rows * WORK.tokens * (64 + 160)  # a weight's gradient needs what enters each product
+    assert 0 < experts.activations - own.activations < entering + one_layer
+    assert experts.workspace < own.workspace + 3 * one_layer
+
+
 def test_work_follows_the_experts_that_a_token_meets_and_memory_all_of_them(shells):
     method = parse_method({"name": "lora"})
     few, sent_to_more, many = (
