@@ -18,6 +18,7 @@ from tests.methods.promises import (
 )
 from tunewise.errors import UserError
 from tunewise.methods import METHODS, parse_method
+from tunewise.methods.arithmetic import change_of, combine, extract_lora
 from tunewise.methods.attach import attach, count
 from tunewise.methods.base import CannotFold
 from tunewise.methods.lanes import CannotShare, Draws, Lanes, Part, Parts
@@ -169,6 +170,17 @@ def test_what_lora_cannot_do_on_experts_is_told(field, value):
 def test_other_methods_refuse_the_weights_of_experts(name):
     with pytest.raises(UserError, match="'experts' are the fused weights of experts, on which lora alone acts"):
         attached(("mixtral", {"name": name, "roles": ["experts"]}))
+
+
+def test_changes_of_experts_are_added_up_and_are_no_one_lora():
+    tuned = moved(("mixtral", EXPERTS))
+    change = change_of(tuned)
+    total = combine([change, change], [1.0, 2.0])
+    for site in tuned.anatomy.find(["experts"], experts=True):
+        assert change[site.name].shape == (4, site.d_out, site.d_in)
+        torch.testing.assert_close(total[site.name], 3 * change[site.name])
+    with pytest.raises(UserError, match="layers.0.experts_gate_up is of many experts"):
+        extract_lora(total, 4, tuned.anatomy)
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
