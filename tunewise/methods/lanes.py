@@ -199,6 +199,9 @@ class Lanes:
         if len(sizes) > 1 or len(found) < 2 or any(len(of_lane) != 1 or not of_lane[0].is_whole for of_lane in found):
             return None
         deltas = [act.delta for (act,) in found]
+        for delta in deltas:  # which are outside of the module tree; one that draws is not stacked
+            if delta.training != module.training:
+                delta.train(module.training)
         keys = {delta.stack_key() for delta in deltas}
         if len(keys) > 1 or None in keys or x.shape[dim] != y.shape[dim]:
             return None

@@ -1,7 +1,6 @@
 """The forgetting dial: a tuned model at several λ between its base (0) and itself (1), and the λ to take."""
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,22 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from tunewise import files
-from tunewise.data.encode import Ids
 from tunewise.data.task import Task
 from tunewise.directions import LOWER_IS_BETTER
-from tunewise.engine.backend import chosen
-from tunewise.engine.packed_reading import why_not_read
-from tunewise.engine.scoring_lanes import log_probabilities_by_lane, losses_by_lane
 from tunewise.errors import UserError
+from tunewise.evaluation.asks import Asks, How, alone
+from tunewise.evaluation.by_lane import ByLane
 from tunewise.evaluation.by_source import Prepared
-from tunewise.evaluation.evaluate import Asking, Evaluation, answer, classified, prepare
-from tunewise.evaluation.questions import Questions
-from tunewise.evaluation.retention import retention_loss
+from tunewise.evaluation.evaluate import Asking, asks_of, prepare
+from tunewise.evaluation.retention import losses_of_texts
 from tunewise.methods.attach import Tuned
 from tunewise.methods.dialled import Dialled
-from tunewise.methods.lanes import CannotShare, Draws, Lanes, why_not_a_lane
+from tunewise.methods.lanes import Draws, Lanes, why_not_a_lane
 from tunewise.methods.store import load_adapter, read_card, save_adapter, saved_probes
-from tunewise.models.families import DECODER
 from tunewise.models.load import Base
 from tunewise.run.forgetting import TEXTS, suite_task
 from tunewise.run.measure import asked_of
@@ -68,14 +63,11 @@ def measure_dial(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> dict[s
     scales = [number / (config.points - 1) for number in range(config.points)]
     tuned.on()
     asked = _asked(base, tuned, recipe, task)
-    reason = _why_one_by_one(base, tuned, task)
+    reason, points = why_not_a_lane(tuned), []
     try:
         if not reason:
-            try:
-                points = _as_lanes(base, tuned, scales, asked)
-            except CannotShare as error:
-                reason = error.message
-        if reason:
+            points, reason = _as_lanes(base, tuned, scales, asked)
+        if not points:
             logger.info("the dial is measured one λ after another: %s", reason)
             points = [_alone(base, tuned, each, asked) for each in scales]
     finally:
@@ -123,56 +115,35 @@ def _asked(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> Asked:
     return Asked(parts, [example.text for example in texts], longest, asking)
 
 
-def _why_one_by_one(base: Base, tuned: Tuned, task: Task) -> str:
-    """Why several λ cannot be asked in one batch; "" where they can."""
-    if base.head.kind != "lm" or base.anatomy.kind != DECODER or task.kind != "classification":
-        return "only answers that a decoder chooses between are asked of several λ at once"
-    if tuned.prefix_ids:
-        return "its virtual tokens are there at every λ but 0"
-    return why_not_a_lane(tuned) or why_not_read(base.model)
-
-
-def _as_lanes(base: Base, tuned: Tuned, scales: Sequence[float], asked: Asked) -> list[Point]:
+def _as_lanes(base: Base, tuned: Tuned, scales: Sequence[float], asked: Asked) -> tuple[list[Point], str]:
+    """The points, and why no two were asked at once, or ""."""
     tuned.detach()
     try:
         lanes = [Dialled(tuned, scale) for scale in scales]
-        draws = [Draws(0, base.model.device) for _ in lanes]
-        with chosen(base.model.device), Lanes(lanes, draws) as together:
-            scores: dict[str, list[float]] = {}
-            for name, questions in asked.parts.items():
-                assert isinstance(questions, Questions)
-                found = log_probabilities_by_lane(together, questions.prompts, questions.options)
-                scores[name] = [_value(classified(questions, of_lane)) for of_lane in found]
-            assert base.tokenizer is not None
-            by_text = Ids(base.tokenizer, asked.documents)
-            ids = [by_text.prompt(text)[: asked.longest] for text in asked.documents]
-            n_told = sum(max(0, len(of_text) - 1) for of_text in ids)
-            losses = [math.fsum(of_lane) / n_told for of_lane in losses_by_lane(together, ids)] if n_told else []
+        with Lanes(lanes, [Draws(0, base.model.device) for _ in lanes]) as together:
+            how = {i: How(lane.prefix_ids, packing=asked.asking.packing) for i, lane in enumerate(lanes)}
+            by_lane = ByLane(base, together, how)
+            points = by_lane.answers({i: _asks(base, scale, asked) for i, scale in enumerate(scales)})
+            return list(points.values()), by_lane.why_alone
     finally:
         tuned.reattach()
-    return [
-        Point(scale, scores["dev"][i], scores["test"][i], losses[i] if losses else None)
-        for i, scale in enumerate(scales)
-    ]
+
+
+def _asks(base: Base, scale: float, asked: Asked) -> Asks[Point]:
+    """What is measured at one λ."""
+    scores = []
+    for questions in asked.parts.values():
+        found = yield from asks_of(base, questions, asked.asking)
+        scores.append(next(iter(found.metrics.values())))
+    loss = None
+    if asked.documents:
+        loss, _ = yield from losses_of_texts(base, asked.documents, asked.longest)
+    return Point(scale, *scores, loss)
 
 
 def _alone(base: Base, tuned: Tuned, scale: float, asked: Asked) -> Point:
     tuned.scale = scale
-    prefix_ids = tuned.prefix_ids
-    dev, test = (
-        _value(answer(base, questions, prefix_ids=prefix_ids, asking=asked.asking))
-        for questions in asked.parts.values()
-    )
-    loss = None
-    if asked.documents:
-        loss, _ = retention_loss(
-            base, asked.documents, prefix_ids=prefix_ids, longest=asked.longest, packing=asked.asking.packing
-        )
-    return Point(scale, dev, test, loss)
-
-
-def _value(found: Evaluation) -> float:
-    return next(iter(found.metrics.values()))
+    return alone(base, _asks(base, scale, asked), How(tuned.prefix_ids, packing=asked.asking.packing))
 
 
 def dial_adapter(
