@@ -107,6 +107,18 @@ def alone(base: Base, asks: Asks[Known], how: How) -> Known:
             ask.seconds = time.perf_counter() - start
 
 
+def timed(asks: Asks[Known]) -> Asks[tuple[Known, float]]:
+    """The same, with the seconds that all answers took."""
+    seconds, told = 0.0, None
+    while True:
+        try:
+            ask = asks.send(told)
+        except StopIteration as end:
+            return end.value, seconds
+        told = yield ask
+        seconds += ask.seconds
+
+
 def answer_to(base: Base, ask: Ask, how: How) -> Any:
     """What `base` says to one."""
     prefix_ids, batch_size, packing, trunk = how.prefix_ids, how.batch_size, how.packing, how.trunk

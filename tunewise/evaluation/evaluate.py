@@ -26,7 +26,7 @@ from tunewise.engine.decoding import Decoding, Sampling
 from tunewise.engine.objectives import encode_rows, objective_for
 from tunewise.engine.trunk import Trunk
 from tunewise.errors import UserError
-from tunewise.evaluation.asks import Asks, ByHead, Documents, How, Likelihoods, Texts, alone
+from tunewise.evaluation.asks import Asks, ByHead, Documents, How, Likelihoods, Texts, alone, timed
 from tunewise.evaluation.by_options import chosen_rows, right_losses
 from tunewise.evaluation.by_source import BySource, Prepared, examples_by_source, rows_of, scores_of
 from tunewise.evaluation.label_prior import calibrated, prior, questions_without_content
@@ -198,24 +198,12 @@ def asks_of(base: Base, questions: Prepared, asking: Asking = Asking()) -> Asks[
             found[name] = yield from asks_of(base, part, asking)
         return _of_all(questions, found)
     if isinstance(questions, LabelledRows):
-        evaluation = yield from _timed(_by_head(questions))
+        evaluation, seconds = yield from timed(_by_head(questions))
         n_read = n_bare = sum(len(row.ids) for row in questions.rows)
     else:
-        evaluation = yield from _timed(_in_words(base, questions, asking))
+        evaluation, seconds = yield from timed(_in_words(base, questions, asking))
         n_read, n_bare = sum(map(len, questions.prompts)), sum(questions.n_bare)
-    return replace(evaluation, n_read=n_read, n_bare=n_bare)
-
-
-def _timed(asks: Asks[Evaluation]) -> Asks[Evaluation]:
-    """The same, with the seconds that its answers took."""
-    seconds, told = 0.0, None
-    while True:
-        try:
-            ask = asks.send(told)
-        except StopIteration as end:
-            return replace(end.value, seconds=seconds)
-        told = yield ask
-        seconds += ask.seconds
+    return replace(evaluation, n_read=n_read, n_bare=n_bare, seconds=seconds)
 
 
 def _of_all(questions: BySource, found: Mapping[str, Evaluation]) -> Evaluation:

@@ -29,8 +29,8 @@ def fit_together(trainings: Sequence[Training], dev_scores: DevScores | None = N
     rows, dropout and loss, and writes its own log and checkpoints; one that ends leaves the batch, and so does one that
     diverges: its error stands in the place of its result. Any other error in one of them, or Ctrl-C, stops all, each
     with a checkpoint from which `fit` or this goes on. States that are to be scored at the same time are by
-    `dev_scores`, where it is given, and else one by one, as where it raises UserError. Raises CannotShare where `why_not_together` has a reason, and
-    as `fit` does.
+    `dev_scores`, and without it, or where it raises UserError, one by one. Raises CannotShare where `why_not_together`
+    has a reason, and as `fit` does.
     """
     reason = why_not_together(trainings)
     if reason:
@@ -93,9 +93,7 @@ class _Turn:
             self.lane.save()
 
 
-def _take_turns(
-    turns: Sequence[_Turn], lanes: Lanes, interrupts: Interrupts, dev_scores: DevScores | None
-) -> None:
+def _take_turns(turns: Sequence[_Turn], lanes: Lanes, interrupts: Interrupts, dev_scores: DevScores | None) -> None:
     """Every step of every lane; raises the first error of one of them when all others have left a checkpoint."""
     answers: list[Answer | float | UserError | None] = [None] * len(turns)
     waiting = list(turns)
@@ -125,7 +123,7 @@ def _scores(turns: Sequence[_Turn], lanes: Lanes, dev_scores: DevScores | None) 
     if dev_scores is not None and len(turns) > 1:
         try:
             with evaluating(lanes.model):
-                return dev_scores(lanes, [turn.number for turn in turns])
+                return [*dev_scores(lanes, [turn.number for turn in turns])]
         except UserError as error:
             logger.info("lanes are scored one after another: %s", error.message)
     return [turn.scored() for turn in turns]
