@@ -157,15 +157,23 @@ def why_not_read(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> str:
 
     Tried, and not again until something else is attached: hooks are numbered through, so that theirs tell.
     """
-    by_module = [(module._forward_pre_hooks, module._forward_hooks) for module in model.modules()]
-    hooks = tuple(number for before, behind in by_module for number in (*before, *behind))
-    known = _tried.setdefault(model, {})
-    key = (tuple(prefix_ids), model.dtype, model.device, hooks, library() is None)
+    known, key = _tried.setdefault(model, {}), _key(model, prefix_ids)
     if key not in known:
         known[key] = _try(model, prefix_ids)
         if known[key]:
             logger.info("prompts are padded: %s", known[key])
     return known[key]
+
+
+def found_to_read(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> None:
+    """Note that prompts can be read packed: what is attached was taken off since that was tried, and put on again."""
+    _tried.setdefault(model, {})[_key(model, prefix_ids)] = ""
+
+
+def _key(model: PreTrainedModel, prefix_ids: Sequence[int]) -> object:
+    by_module = [(module._forward_pre_hooks, module._forward_hooks) for module in model.modules()]
+    hooks = tuple(number for before, behind in by_module for number in (*before, *behind))
+    return tuple(prefix_ids), model.dtype, model.device, hooks, library() is None
 
 
 @torch.no_grad()

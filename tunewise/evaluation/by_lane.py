@@ -22,7 +22,7 @@ from tunewise.engine.decoding import decode
 from tunewise.engine.joining import joint_row_losses
 from tunewise.engine.objectives import Labels, objective_for
 from tunewise.engine.owners import Owners
-from tunewise.engine.packed_reading import SHORTEST_SHARED, TOKENS, shared_length, why_not_read
+from tunewise.engine.packed_reading import SHORTEST_SHARED, TOKENS, found_to_read, shared_length, why_not_read
 from tunewise.engine.scoring import losses_of_rows, option_log_probabilities
 from tunewise.engine.writing import write, written_log_probabilities
 from tunewise.evaluation.asks import (
@@ -106,8 +106,12 @@ class ByLane:
         return told
 
     def _alone(self, number: int, ask: Ask) -> Any:
+        how = self._how[number]
+        is_packed = isinstance(ask, Likelihoods | Texts | Documents) and self._is_packed(number)
         with self._lanes.only(self._lanes.tuned[number]):
-            return answer_to(self._base, ask, self._how[number])
+            if is_packed:
+                found_to_read(self._base.model, how.prefix_ids)
+            return answer_to(self._base, ask, how)
 
     def _groups(self, asked: Mapping[int, Ask]) -> list[Sequence[int]]:
         """Those who ask the same kind of thing, and gain by being asked at once."""

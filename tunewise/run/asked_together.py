@@ -38,7 +38,7 @@ class AskedTogether:
         """By the cost model of training: a forward has no depth, so that runs of any depth go together."""
         numbers = list(tokens)
         demands = [Demand(tokens[number], 0, self._own_shares[number]) for number in numbers]
-        found = share(demands, self._runs[0].base.model)
+        found = share(demands, self._runs[0].base.model, is_trained=False)
         return [[numbers[index] for index in group] for group in found.groups]
 
 
