@@ -164,19 +164,29 @@ def test_classifiers_and_taggers(family, packing, monkeypatch):
         assert len({str(each) for each in expected}) == len(methods)
 
 
+def behind_demonstrations(number, base, prefix_ids, packing):
+    """Demonstrations that are a lane's own, before prompts of different length."""
+    begin = [1, *range(5 + number, 40 + number)]
+    prompts = [[*begin, *row.ids[1:4]] for row in random_rows(4 + number % 3, seed=number)]
+    return {"options": Likelihoods(prompts, [OPTIONS] * len(prompts)), "texts": Texts(prompts, Decoding(5))}
+
+
 @needs_kernels
-def test_who_shares_no_pass_is_asked_alone(monkeypatch):
-    """What all prompts begin with is read once by a model that is alone, and drawn answers are its own."""
-    base, begin = language_model("llama", torch.float32), list(range(5, 60))
+def test_what_the_prompts_of_a_lane_begin_with_is_read_once(monkeypatch):
+    base, widths = language_model("llama", torch.float32), []
+    base.model.get_input_embeddings().register_forward_hook(lambda module, args, out: widths.append(args[0].numel()))
+    expected, found = side_by_side(base, MIXED[:5], True, monkeypatch, behind_demonstrations)
+    assert_same(expected, found, 2e-5)
+    assert max(widths) < 400, "five lanes of four prompts or more of 38 tokens and 7 of options are more, each whole"
 
-    def asks_of(number, base, prefix_ids, packing):
-        prompts = [[*begin, 7, 8], [*begin, 9], [*begin, 10, 11]]
-        drawn = Decoding(5, sampling=Sampling(seed=number))
-        return {"options": Likelihoods(prompts, [OPTIONS] * 3), "drawn": Texts([[3, 4], [5, 6]], drawn)}
 
-    monkeypatch.setattr(by_lane, "MOST_MORE", 1.5)
+def test_padded_lanes_that_would_read_much_more_are_asked_alone(monkeypatch):
+    base = language_model("llama", torch.float64)
     with pytest.raises(AssertionError, match="none gains"):
-        side_by_side(base, MIXED[:2], True, monkeypatch, asks_of)
+        side_by_side(base, MIXED[:2], False, monkeypatch, behind_demonstrations)
+    drawn = lambda number, *_: {"drawn": Texts([[3, 4], [5, 6]], Decoding(5, sampling=Sampling(seed=number)))}
+    with pytest.raises(AssertionError, match="none gains"):
+        side_by_side(base, MIXED[:2], False, monkeypatch, drawn)
 
 
 def test_lanes_that_are_told_something_else_are_asked_alone(monkeypatch):

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise.engine.loss import wide
-from tunewise.engine.owners import ALONE, Owner
-from tunewise.engine.packed_reading import TOKENS, Reader, Row, reading, split_off, why_not_read
+from tunewise.engine.owners import ALONE, Apart, Owner
+from tunewise.engine.packed_reading import TOKENS, Reader, Row, reading, why_not_read
 from tunewise.engine.prefill import Prefilled, prefill
 from tunewise.errors import UserError
 
@@ -133,9 +133,9 @@ def decode(
             with owners.as_rows(read.indices):
                 _continue(model, read, answers, choose)
     else:
-        shared, rests = split_off(prompts, prefix_ids) if owners.shares_beginnings else ((), prompts)
-        lanes = _Lanes(rests, batch_size, how.max_new_tokens, owners)
-        with reading(model, shared, n_slots=lanes.n_slots) as reader:
+        apart = owners.split_off(prompts, prefix_ids)
+        lanes = _Lanes(apart, batch_size, how.max_new_tokens, owners)
+        with reading(model, apart.beginnings, lanes.n_slots, apart.whose) as reader:
             while lanes.is_busy:
                 lanes.step(reader, answers, choose)
     return [answers.text(i) for i in range(len(prompts))]
@@ -185,8 +185,9 @@ class _Piece(NamedTuple):
 class _Lanes:
     """Prompts, the longest first, on a fixed number of lanes, each with slots of the cache for one answer."""
 
-    def __init__(self, prompts: Sequence[Sequence[int]], n_lanes: int, max_new_tokens: int, owners: Owner) -> None:
-        self._prompts, self._owners = prompts, owners
+    def __init__(self, apart: Apart, n_lanes: int, max_new_tokens: int, owners: Owner) -> None:
+        self._prompts, self._behind, self._owners = apart.rests, apart.behind, owners
+        prompts = apart.rests
         self._waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         n_lanes = min(n_lanes, len(prompts))
         self._n_lanes = n_lanes
@@ -204,10 +205,11 @@ class _Lanes:
         pieces = {piece.prompt: piece for piece in (*self._running, *self._new(len(self._running)))}
         prompts = self._owners.sorted(pieces)
         held = [pieces[prompt] for prompt in prompts]
-        row, wanted = Row(reader.n_prefix), []
+        row, wanted = Row(reader.n_begin), []
         for piece in held:
             slot = piece.lane * self._room
-            first = row.add(piece.tokens, (slot, piece.n_before), slot + piece.n_before)
+            behind = self._behind[piece.prompt]
+            first = row.add(piece.tokens, (slot, piece.n_before), slot + piece.n_before, behind)
             wanted.append(first + len(piece.tokens) - 1)
         with self._owners.in_a_row(prompts, [len(piece.tokens) for piece in held], [1] * len(held)):
             logits = reader.logits(row, wanted)

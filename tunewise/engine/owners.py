@@ -2,16 +2,32 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from itertools import groupby
 
+from tunewise.engine.packed_reading import split_off
 from tunewise.methods.lanes import Lanes, Part, Parts
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Prompts without what they begin with."""
+
+    beginnings: list[Sequence[int]]
+    behind: list[int]
+    """The number of the beginning of each prompt."""
+    rests: list[Sequence[int]]
+    whose: AbstractContextManager[None]
+    """Inside the block the model is given a row of all beginnings."""
 
 
 class Owner:
     """One model, with whatever is attached to it, reads all prompts."""
 
-    shares_beginnings = True
-    """Whether what all prompts begin with is read once for all of them."""
+    def split_off(self, prompts: Sequence[Sequence[int]], prefix_ids: Sequence[int]) -> Apart:
+        """These prompts, each behind `prefix_ids`, without what those of one model all begin with."""
+        shared, rests = split_off(prompts, prefix_ids)
+        return Apart([shared], [0] * len(prompts), rests, nullcontext())
 
     def sorted(self, prompts: Iterable[int]) -> list[int]:
         """These numbers of prompts in the order in which a batch holds them."""
@@ -35,13 +51,24 @@ ALONE = Owner()
 class Owners(Owner):
     """Prompt i is read by lane number `of[i]`, inside the block of `lanes`; a batch holds them lane by lane.
 
-    A prompt holds the virtual tokens of its lane, and is read whole: nothing that it begins with is known of another.
+    A prompt holds the virtual tokens of its lane.
     """
-
-    shares_beginnings = False
 
     def __init__(self, lanes: Lanes, of: Sequence[int]) -> None:
         self._lanes, self._of = lanes, of
+
+    def split_off(self, prompts: Sequence[Sequence[int]], prefix_ids: Sequence[int]) -> Apart:
+        beginnings: list[Sequence[int]] = []
+        behind, rests = [0] * len(prompts), [*prompts]
+        lanes = sorted(set(self._of))
+        for number, lane in enumerate(lanes):
+            own = [i for i, each in enumerate(self._of) if each == lane]
+            shared, of_lane = split_off([prompts[i] for i in own], prefix_ids)
+            beginnings.append(shared)
+            for i, rest in zip(own, of_lane, strict=True):
+                behind[i], rests[i] = number, rest
+        parts = [Part(lane, len(shared), 1) for lane, shared in zip(lanes, beginnings, strict=True) if shared]
+        return Apart(beginnings, behind, rests, self._lanes.at(Parts(1, tuple(parts))))
 
     def sorted(self, prompts: Iterable[int]) -> list[int]:
         return sorted(prompts, key=self._of.__getitem__)

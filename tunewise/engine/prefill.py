@@ -48,7 +48,7 @@ def prefill(
     owners: Owner = ALONE,
 ) -> Iterator[Prefilled]:
     """Read all prompts, each behind `prefix_ids`, in batches of like length, the longest first."""
-    n_shared = _shared_length(model, prompts, len(prefix_ids)) if owners.shares_beginnings else 0
+    n_shared = _shared_length(model, prompts, len(prefix_ids)) if owners is ALONE else 0
     shared: Cache | None = None
     if n_shared:
         head = torch.tensor([[*prefix_ids, *prompts[0][:n_shared]]], device=model.device)

@@ -12,7 +12,7 @@ from tunewise.engine.from_trunk import from_trunk
 from tunewise.engine.loss import cross_entropies, row_losses, wide
 from tunewise.engine.objectives import NextToken, PackedNextToken
 from tunewise.engine.owners import ALONE, Owner
-from tunewise.engine.packed_reading import Reader, Row, reading, rows_of, split_off, why_not_read
+from tunewise.engine.packed_reading import Reader, Row, reading, rows_of, why_not_read
 from tunewise.engine.prefill import Prefilled, prefill
 from tunewise.engine.trunk import Trunk
 
@@ -72,42 +72,44 @@ def option_likelihoods(
             model, prompts, options, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size, owners=owners
         )
     scores: list[list[Likelihood]] = [[] for _ in prompts]
-    shared, rests = split_off(prompts, prefix_ids) if owners.shares_beginnings else ((), prompts)
+    apart = owners.split_off(prompts, prefix_ids)
+    rests = apart.rests
     n_behind = [sum(len(option) - 1 for option in of_row) for of_row in options]
     n_tokens = [len(rest) + n for rest, n in zip(rests, n_behind, strict=True)]
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    with reading(model, shared) as reader:
+    with reading(model, apart.beginnings, whose=apart.whose) as reader:
         for held in rows_of(n_tokens, [n + 1 for n in n_behind], vocabulary):
             indices = owners.sorted(held)
             with owners.in_a_row(indices, [n_tokens[i] for i in indices], [n_behind[i] + 1 for i in indices]):
-                found = _read_options(reader, [rests[i] for i in indices], [options[i] for i in indices])
+                found = _read_options(reader, [(rests[i], options[i], apart.behind[i]) for i in indices])
             for i, of_row in zip(indices, found, strict=True):
                 scores[i] = of_row
     return scores
 
 
 def _read_options(
-    reader: Reader, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]
+    reader: Reader, asked: Sequence[tuple[Sequence[int], Sequence[Sequence[int]], int]]
 ) -> list[list[Likelihood]]:
-    """The same for prompts that fit one row, read behind what the reader knows: all but the last token of an option."""
-    row = Row(reader.n_prefix)
+    """The same for prompts with their options that fit one row, each read behind the beginning of that number: all but
+    the last token of an option."""
+    row = Row(reader.n_begin)
     wanted: list[int] = []  # places in the row
     of_option: list[int] = []
     at: list[int] = []  # where the logits of each option's token stand among the wanted ones
     tokens: list[int] = []
     n_options = 0
-    for prompt, of_prompt in zip(prompts, options, strict=True):
+    for prompt, of_prompt, behind in asked:
         alone = len(of_prompt) == 1
-        first = row.add([*prompt, *of_prompt[0][:-1]] if alone else prompt)
+        first = row.add([*prompt, *of_prompt[0][:-1]] if alone else prompt, behind=behind)
         last = first + len(prompt) - 1
         told = len(wanted)
         wanted.append(last)
         for option in of_prompt:
-            behind = [*range(len(wanted), len(wanted) + len(option) - 1)]
-            if behind:
-                start = last + 1 if alone else row.add(option[:-1], (first, len(prompt)))
-                wanted += range(start, start + len(behind))
-            at += [told, *behind]
+            following = [*range(len(wanted), len(wanted) + len(option) - 1)]
+            if following:
+                start = last + 1 if alone else row.add(option[:-1], (first, len(prompt)), behind=behind)
+                wanted += range(start, start + len(following))
+            at += [told, *following]
             tokens += option
             of_option += [n_options] * len(option)
             n_options += 1
@@ -117,7 +119,7 @@ def _read_options(
     each = (each - logits.logsumexp(dim=-1)[at]).double()
     sums = each.new_zeros(n_options).index_add(0, places, each)
     found = iter(zip(sums.tolist(), (missed == 0).tolist(), strict=True))
-    return [[Likelihood(*next(found)) for _ in of_prompt] for of_prompt in options]
+    return [[Likelihood(*next(found)) for _ in of_prompt] for _, of_prompt, _ in asked]
 
 
 def _padded(

@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 Grouping = Callable[[Mapping[int, float]], Iterable[Sequence[int]]]
 """Lane -> the tokens of one of its passes; groups of those that share passes. Whoever is in none is asked alone."""
 MOST_MORE = 1.5
-"""Lanes read what all prompts begin with for each of them: at most so many times the tokens that are read alone."""
+"""Padded lanes read what all prompts begin with for each of them: at most so many times the tokens read alone."""
 APART = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 """How far a log-probability or a loss of a lane may lie from the one it has alone, over the largest or 1."""
 
@@ -126,7 +126,7 @@ class ByLane:
     def _kind(self, number: int, ask: Ask) -> object:
         """What has to be the same for two asks to share a pass; None for one that shares none."""
         how = self._how[number]
-        if how.trunk is not None or self._reads_more(ask, how):
+        if how.trunk is not None or self._reads_more(number, ask):
             return None
         if isinstance(ask, ByHead):
             return ByHead, self._objective(number).layout
@@ -136,17 +136,22 @@ class ByLane:
             return None if ask.how.sampling is not None else (Texts, self._is_packed(number), ask.how)
         return type(ask), self._is_packed(number)
 
-    def _reads_more(self, ask: Ask, how: How) -> bool:
-        """Whether a model that is alone reads so much less, as all prompts begin alike, that it is to be so."""
-        if isinstance(ask, ByHead | RowLosses):
+    def _reads_more(self, number: int, ask: Ask) -> bool:
+        """Whether a model that is alone reads so much less, as all prompts begin alike, that it is to be so: padded
+        lanes read that with every prompt."""
+        how = self._how[number]
+        if not isinstance(ask, Likelihoods | Texts) or self._is_packed(number):
             return False
-        begin = ask.ids if isinstance(ask, Documents) else ask.prompts
-        if len(begin) < 2:
-            return False
-        n_shared = len(how.prefix_ids) + shared_length(begin)
         whole = sum(self._sizes(ask, how))
-        saved = (len(begin) - 1) * n_shared if n_shared >= SHORTEST_SHARED else 0
-        return whole > MOST_MORE * (whole - saved)
+        return whole > MOST_MORE * (whole - (len(ask.prompts) - 1) * self._n_shared(ask, how))
+
+    def _n_shared(self, ask: Likelihoods | Texts | Documents, how: How) -> int:
+        """Tokens that all prompts begin with, where these are read once by a model that is alone."""
+        begin = ask.ids if isinstance(ask, Documents) else ask.prompts
+        if len(begin) < 2 or self._base.anatomy.kind == ENCODER_DECODER:
+            return 0
+        n = len(how.prefix_ids) + (0 if isinstance(ask, Documents) else shared_length(begin))
+        return n if n >= SHORTEST_SHARED else 0
 
     def _sizes(self, ask: Ask, how: How) -> list[int]:
         """The tokens of each thing that is asked, those that are written included."""
@@ -166,9 +171,9 @@ class ByLane:
         how = self._how[number]
         sizes = self._sizes(ask, how)
         if isinstance(ask, Texts):
-            return min(how.batch_size, len(sizes))
+            return max(min(how.batch_size, len(sizes)), self._n_shared(ask, how))
         if isinstance(ask, Likelihoods | Documents) and self._is_packed(number):
-            return min(TOKENS, sum(sizes))
+            return min(TOKENS, sum(sizes) - max(0, len(sizes) - 1) * self._n_shared(ask, how))
         n_rows = ask.batch_size if isinstance(ask, RowLosses) else how.batch_size
         return min(n_rows, len(sizes)) * sum(sizes) / max(1, len(sizes))
 
