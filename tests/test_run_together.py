@@ -87,7 +87,7 @@ def test_runs_side_by_side_are_asked_at_once(data, place, base, tmp_path, monkey
                 "seed": seed,
             },
             QUICK | fields | {"train.patience": 1 if seed % 2 else None},
-        )  # fmt: skip
+        )
         for seed, method in enumerate(MIXED)
     ]
     seen = []

@@ -1,5 +1,8 @@
-"""What an evaluation asks of a model, apart from what it makes of the answers, so that several models can be asked at
-once: a generator yields one thing after another that it wants to know, is sent what the model says, and returns."""
+"""What an evaluation asks of a model, apart from what it makes of the answers: so several can be asked at once.
+
+An evaluation is a generator: it yields one thing after another that it wants to know, is sent what the model says, and
+returns what it makes of it.
+"""
 
 import time
 from collections.abc import Generator, Sequence
