@@ -260,7 +260,9 @@ class ByLane:
     def _texts(self, first: Texts, asked: Mapping[int, Ask]) -> dict[int, list[str]]:
         base, owners, prompts = self._base, *self._prompts(asked)
         # as many answers at a time as one lane has, or as the cache of a row of packed tokens holds
-        n_slots = TOKENS // (max(map(len, prompts)) + first.how.max_new_tokens)
+        n_begin = min(self._n_shared(ask, self._how[number]) for number, ask in asked.items() if isinstance(ask, Texts))
+        n_begin = n_begin if self._is_packed(next(iter(asked))) else 0
+        n_slots = TOKENS // max(1, max(map(len, prompts)) - n_begin + first.how.max_new_tokens)
         n_rows = max(self._how[next(iter(asked))].batch_size, n_slots)
         if base.anatomy.kind == ENCODER_DECODER:
             found = write(base, prompts, first.how, batch_size=n_rows, owners=owners)
