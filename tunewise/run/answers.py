@@ -1,7 +1,7 @@
 """What a run is asked: dev on the way, and at its end the parts of its task and what its base knew before it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tunewise.data.examples import Example
 from tunewise.data.out_of_domain import OutOfDomain
@@ -30,6 +30,8 @@ class AtTheEnd:
     """None for a task without dev."""
     elsewhere: Mapping[str, Evaluation]
     """By the names of the sets that are not of the task."""
+    looks: Mapping[int, Look] = field(default_factory=dict)
+    """At tasks of the retention suite, by their places there."""
 
 
 @dataclass
@@ -84,12 +86,13 @@ class Answers:
             elsewhere[each.name] = yield from self._evaluation(self._prepared(each.task.test, each.task))
         return AtTheEnd(test, dev, elsewhere)
 
-    def retained(self) -> Asks[dict[int, Look]]:
-        """What it makes of the tasks of its retention suite, by their places there."""
+    def all_at_the_end(self, result: FitResult | None) -> Asks[AtTheEnd]:
+        """The same, and what it retained, as far as asks tell that."""
+        found = yield from self.at_the_end(result)
         setting = Setting.of(self.recipe, self.base, self.tuned, self.trunk)
-        found, seconds = yield from timed(looks_at(self.recipe, self.base, setting))
+        looks, seconds = yield from timed(looks_at(self.recipe, self.base, setting))
         self.spent.add("retention", seconds)
-        return found
+        return replace(found, looks=looks)
 
     def _seen(self, result: FitResult | None) -> Evaluation | None:
         if result is None:

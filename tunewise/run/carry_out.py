@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -31,7 +30,6 @@ from tunewise.evaluation.asks import Asks
 from tunewise.evaluation.evaluate import Evaluation, prepare, probes_of
 from tunewise.evaluation.out_of_domain import by_its_labels
 from tunewise.evaluation.serving import cost_of_a_query
-from tunewise.evaluation.suite import Look
 from tunewise.methods.attach import Tuned, attach
 from tunewise.models.fingerprint import checksums
 from tunewise.models.heads import draw_head
@@ -230,15 +228,9 @@ class Run:
                 self.proofs |= longest_batch_fits(self.base, self.tuned, self.rows, config, objective)
                 self.proofs |= self.saving.succeeds()
 
-    def finish(
-        self,
-        result: FitResult | None,
-        peak: Peak,
-        found: AtTheEnd | None = None,
-        looks: Mapping[int, Look] = MappingProxyType({}),
-    ) -> dict[str, Any]:
-        """The adapter, the evaluations, and the in-process proofs: the content of metrics.json. What it answers is
-        asked where it is not `found` yet, as what it retained is of tasks of which there are no `looks`.
+    def finish(self, result: FitResult | None, peak: Peak, found: AtTheEnd | None = None) -> dict[str, Any]:
+        """The adapter, the evaluations, and the in-process proofs: the content of metrics.json. Asks what is not
+        `found` yet.
 
         `seconds` are those of the training before a resume; who called adds those of this process.
         """
@@ -250,7 +242,7 @@ class Run:
             found = self.answers.alone(self.answers.at_the_end(result))
         test, dev, out_of_domain = found.test, found.dev, self._out_of_domain(found.elsewhere)
         with self.spent.on("retention"):
-            retention, items = forgotten(self.recipe, self.base, self.tuned, self.route.trunk, looks)
+            retention, items = forgotten(self.recipe, self.base, self.tuned, self.route.trunk, found.looks)
         dial = self._dial()
         others = self.route.kept_for_others(self.model)
         peak_bytes = max(before_training, peak.bytes()) - others

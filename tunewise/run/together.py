@@ -5,16 +5,13 @@ Each has its own folder, with what is in it when it is carried out alone; its fi
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from tunewise.data.task import Task
 from tunewise.data.token_store import lengths
-from tunewise.evaluation.asks import Asks
-from tunewise.evaluation.suite import Look
 from tunewise.methods.attach import count
 from tunewise.methods.lanes import CannotShare
 from tunewise.models.load import Base
@@ -128,7 +125,7 @@ def _together(
     n_tokens = sum(result.tokens for result in results if isinstance(result, FitResult))
     start = time.perf_counter()
     trained = {number: result for number, result in enumerate(results) if isinstance(result, FitResult)}
-    answered = asked_together({i: runs[i] for i in trained}, lambda i, run: _at_the_end(run, trained[i]))
+    answered = asked_together({i: runs[i] for i in trained}, lambda i, run: run.answers.all_at_the_end(trained[i]))
     taken_by_answers = (time.perf_counter() - start) / max(1, len(trained))
     found: list[dict[str, Any] | Diverged] = []
     for number, (run, result, own) in enumerate(zip(runs, results, seconds, strict=True)):
@@ -136,7 +133,7 @@ def _together(
         try:
             if isinstance(result, Diverged):
                 raise result
-            metrics = _finished(run, result, peak, progress, *answered.get(number, ()))
+            metrics = _finished(run, result, peak, progress, answered.get(number))
         except Diverged as error:
             found.append(error)
             continue
@@ -158,20 +155,8 @@ def _begun(recipe: Recipe, folder: Path, base: Base) -> Run:
     return run
 
 
-def _at_the_end(run: Run, result: FitResult) -> Asks[tuple[AtTheEnd, dict[int, Look]]]:
-    """All that a run is asked when it was trained."""
-    answers = yield from run.answers.at_the_end(result)
-    looks = yield from run.answers.retained()
-    return answers, looks
-
-
 def _finished(
-    run: Run,
-    result: FitResult | None,
-    peak: Peak,
-    progress: Watcher | None,
-    answers: AtTheEnd | None = None,
-    looks: Mapping[int, Look] = MappingProxyType({}),
+    run: Run, result: FitResult | None, peak: Peak, progress: Watcher | None, answers: AtTheEnd | None
 ) -> dict[str, Any]:
     """What follows the training, which is done here where there is no result of it yet."""
     run.tuned.reattach()
@@ -179,7 +164,7 @@ def _finished(
         if result is None:
             metrics = run.finish(fit_alone(run.training(progress)), peak)
         else:
-            metrics = run.finish(result, peak, answers, looks)
+            metrics = run.finish(result, peak, answers)
     finally:
         run.tuned.detach()
     if result is not None:
