@@ -34,11 +34,13 @@ DIAL = "dial.json"
 
 @dataclass(frozen=True)
 class Point:
-    """One λ: the task's main metric on dev (the choice is made there) and on test, and the loss of held-out text."""
+    """One λ: the task's main metric on dev, and the loss of every other text, by which λ is chosen; the same on test,
+    and of the texts between, which the choice has not seen. Losses in nats per token."""
 
     scale: float
     dev: float
     test: float
+    chosen_by: float | None
     retention: float | None
 
 
@@ -47,7 +49,8 @@ class Asked:
     """What is measured at every λ: the parts of the task, dev first, and texts as ids."""
 
     parts: dict[str, Prepared]
-    documents: list[str]
+    documents: tuple[list[str], list[str]]
+    """Those that choose, and those that tell; of a single text both."""
     longest: int | None
     asking: Asking
 
@@ -80,15 +83,15 @@ def measure_dial(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> dict[s
         "points": [asdict(point) for point in points],
         "knee": knee_of(points, config.keep, lower_is_better=lower).scale,
         "keep": config.keep,
-        "rule": f"of the λ that keep {config.keep:.0%} of the best gain on dev, the one that forgets least; "
-        "without texts to tell that, the smallest",
+        "rule": f"of the λ that keep {config.keep:.0%} of the best gain on dev, the one that forgets least of every "
+        "other text, those between tell how much; without texts, the smallest",
         "route": f"one by one: {reason}" if reason else f"{len(points)} lanes",
         "seconds": round(time.perf_counter() - start, 3),
     }
 
 
 def knee_of(points: Sequence[Point], keep: float, *, lower_is_better: bool = False) -> Point:
-    """Of the points that keep this share of the best gain over λ = 0 on dev, the one with the least retention loss.
+    """Of the points that keep this share of the best gain over λ = 0 on dev, the one that forgets least by `chosen_by`.
 
     Ties, and points without that loss, go to the smallest λ. Without a gain that is λ = 0, or whatever forgets less.
     """
@@ -96,7 +99,7 @@ def knee_of(points: Sequence[Point], keep: float, *, lower_is_better: bool = Fal
     gains = [sign * (point.dev - points[0].dev) for point in points]
     least = keep * max(gains)
     kept = [point for point, gain in zip(points, gains, strict=True) if gain >= least - 1e-12]
-    return min(kept, key=lambda point: (point.retention if point.retention is not None else 0.0, point.scale))
+    return min(kept, key=lambda point: (point.chosen_by if point.chosen_by is not None else 0.0, point.scale))
 
 
 def _asked(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> Asked:
@@ -112,7 +115,8 @@ def _asked(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> Asked:
     texts = next((of_texts.test[:rows] for of_texts, rows in tasks if of_texts.kind == TEXTS), ())
     longest = None if context is None else context - n_prefix
     asking = Asking(recipe.train.packing, recipe.generation.sampling(recipe.seed))
-    return Asked(parts, [example.text for example in texts], longest, asking)
+    documents = [example.text for example in texts]
+    return Asked(parts, (documents[::2], documents[1::2] or documents), longest, asking)
 
 
 def _as_lanes(base: Base, tuned: Tuned, scales: Sequence[float], asked: Asked) -> tuple[list[Point], str]:
@@ -135,10 +139,11 @@ def _asks(base: Base, scale: float, asked: Asked) -> Asks[Point]:
     for questions in asked.parts.values():
         found = yield from asks_of(base, questions, asked.asking)
         scores.append(next(iter(found.metrics.values())))
-    loss = None
-    if asked.documents:
-        loss, _ = yield from losses_of_texts(base, asked.documents, asked.longest)
-    return Point(scale, *scores, loss)
+    losses: list[float | None] = []
+    for half in asked.documents:
+        loss, _ = (yield from losses_of_texts(base, half, asked.longest)) if half else (None, [])
+        losses.append(loss)
+    return Point(scale, *scores, *losses)
 
 
 def _alone(base: Base, tuned: Tuned, scale: float, asked: Asked) -> Point:
