@@ -96,7 +96,7 @@ def test_a_group_is_no_larger_than_pays_and_groups_are_alike(model):
 
 
 def test_a_forward_alone_is_filled_by_more(model):
-    """What fills a step fills no forward until it has so many times the tokens; who trains the whole base shares none."""
+    demands = [Demand(times * fills, 0, 0.0) for times in (1.0, 1.5, FORWARD)] + [Demand(10.0, 0, 1.0)]
     fills = model.tokens_that_fill
     demands = [
         Demand(fills, 0, 0.0),
