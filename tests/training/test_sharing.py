@@ -96,14 +96,9 @@ def test_a_group_is_no_larger_than_pays_and_groups_are_alike(model):
 
 
 def test_a_forward_alone_is_filled_by_more(model):
-    demands = [Demand(times * fills, 0, 0.0) for times in (1.0, 1.5, FORWARD)] + [Demand(10.0, 0, 1.0)]
+    """What fills a step fills no forward until it has more tokens; who trains the whole base shares none."""
     fills = model.tokens_that_fill
-    demands = [
-        Demand(fills, 0, 0.0),
-        Demand(1.5 * fills, 0, 0.0),
-        Demand(FORWARD * fills, 0, 0.0),
-        Demand(10.0, 0, 1.0),
-    ]
+    demands = [Demand(times * fills, 0, 0.0) for times in (1.0, 1.5, FORWARD)] + [Demand(10.0, 0, 1.0)]
     assert share(demands, model).groups == ()
     found = share(demands, model, is_trained=False)
     assert found.groups == ((0, 1),)
