@@ -64,8 +64,8 @@ def by_hand(place, run_folder, data, scales):
         ({"name": "lora", "rank": 2, "roles": ["all"]}, "reviews.csv", "3 lanes"),
         ("bitfit", "reviews.csv", "3 lanes"),
         ("full", "reviews.csv", "3 lanes"),
-        ({"name": "prompt_tuning", "virtual_tokens": 3}, "reviews.csv", "one by one: its virtual tokens"),
-        ("lora", "counts.jsonl", "one by one: only answers that a decoder chooses between"),
+        ({"name": "prompt_tuning", "virtual_tokens": 3}, "reviews.csv", "3 lanes"),
+        ("lora", "counts.jsonl", "3 lanes"),
     ],
 )
 def test_zero_is_the_base_and_one_the_run(place, tmp_path, method, data, route):

@@ -9,6 +9,8 @@ import torch
 from tests.small_base import write_base, write_encoder, write_encoder_decoder, write_reviews
 from tunewise.data.task import Task
 from tunewise.errors import UserError
+from tunewise.evaluation.asks import Likelihoods, RowLosses
+from tunewise.evaluation.by_lane import ByLane
 from tunewise.models.load import Base
 from tunewise.run import base_of, build_recipe, run
 from tunewise.run.carry_out import Run
@@ -57,7 +59,7 @@ def test_the_loss_on_dev_is_that_of_the_answers(place, tmp_path):
     base = base_of(asked, {})
     task = _task(asked, base)
     run = Run(asked, tmp_path, base, task)
-    found = run.dev_loss()
+    found = run.answers.alone(run.dev_loss())
     run.tuned.detach()
     total, n_labels = 0.0, 0
     for example in task.dev:
@@ -153,3 +155,20 @@ def test_a_forecast_is_scaled_to_the_whole_run(place):
 
 def _task(asked, base: Base) -> Task:
     return load_for(asked.data, asked.model, asked.dtype, asked.head, asked.quantise, base)[1]
+
+
+def test_trials_side_by_side_are_scored_at_once(place, tmp_path, monkeypatch):
+    asked = [recipe(place), recipe(place, **{"train.learning_rate": 2e-3})]
+    base, seen = base_of(asked[0], {}), []
+    answers_to = ByLane._answers_to
+    monkeypatch.setattr(
+        ByLane, "_answers_to", lambda self, of: seen.append((type(of[0]), len(of))) or answers_to(self, of)
+    )
+    found = advance(asked, [tmp_path / "a", tmp_path / "b"], base, 1.0)
+    assert (RowLosses, 2) in seen
+    assert (Likelihoods, 2) in seen
+    for each, outcome in zip(asked, found, strict=True):
+        (alone,) = advance([each], [tmp_path / f"alone {each.train.learning_rate}"], base, 1.0)
+        (rung,), (expected,) = outcome["rungs"], alone["rungs"]
+        assert rung["dev"] == expected["dev"]
+        assert rung["loss"] == pytest.approx(expected["loss"], abs=1e-5)

@@ -149,7 +149,7 @@ def test_runs_that_were_stopped_side_by_side_go_on(compared, tmp_path):
     rows = again(Followed())["rows"]
     assert alike(rows[0]["test"], found["rows"][1]["test"])
     metrics = [json.loads(path.read_text()) for path in tmp_path.rglob("metrics.json")]
-    assert sorted(run["resumed_from"] for run in metrics) == [2, 2, 3, 3]  # who had asked before it came has its answer
+    assert sorted(run["resumed_from"] for run in metrics) == [2, 2, 2, 2]  # all wait there for their scores on dev
     assert not list(tmp_path.rglob("checkpoints"))
 
 

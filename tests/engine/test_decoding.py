@@ -5,12 +5,12 @@ from collections import Counter
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from tests.bases import DECODERS, VOCABULARY, build
+from tests.bases import DECODERS, build
 from tests.rows import random_rows
 from tests.tuned import moved
+from tests.words_tokenizer import words_tokenizer
 from tunewise.engine.decoding import Decoding, Sampling, decode, greedy
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.packed_reading import why_not_read
@@ -24,11 +24,7 @@ PROMPTS = [list(row.ids[: row.prompt_length]) for row in random_rows(7, seed=2)]
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """Every id is a word of its own: `w17`."""
-    words = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"w{i}": i for i in range(3, VOCABULARY)}}
-    raw = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    return words_tokenizer()
 
 
 def generated(model, tokenizer, prompt, n_new, prefix_ids=()):

@@ -180,7 +180,7 @@ def test_what_is_worth_sharing():
 
 
 def test_the_places_and_positions_of_a_row():
-    row = Row(n_prefix=10)
+    row = Row([10, 2])
     assert row.add([5, 6, 7]) == 0
     assert row.add([8, 9], context=(0, 3)) == 3
     assert row.add([4], context=(40, 6), slot=46) == 5
@@ -188,19 +188,39 @@ def test_the_places_and_positions_of_a_row():
     assert row.positions == [10, 11, 12, 13, 14, 16]
     assert row.segments == [(0, 3, 0, 0, 0), (3, 2, 3, 0, 3), (5, 1, 46, 40, 6)]
     assert row.slots == [46]
+    assert row.add([7, 6], context=(46, 7), behind=1) == 6
+    assert row.positions[6:] == [9, 10]
+    told = [(number, n, segments.tolist()) for number, n, segments in row.blocks()]
+    assert told == [(0, 6, [list(each) for each in row.segments[:3]]), (1, 2, [[0, 2, 6, 46, 7]])]
 
 
 def test_a_cache_goes_on_where_a_row_ended():
     model, prompt = bases.build("gemma2", torch.float32), SHARING[0]
-    with reading(model, prompt[:8], n_slots=40) as reader:
-        row = Row(reader.n_prefix)
+    with reading(model, [prompt[:8]], n_slots=40) as reader:
+        row = Row(reader.n_begin)
         row.add(prompt[8:], slot=3)
         first = reader.logits(row, [len(prompt) - 9])
-        row = Row(reader.n_prefix)
+        row = Row(reader.n_begin)
         row.add([17, 18], (3, len(prompt) - 8), slot=3 + len(prompt) - 8)
         behind = reader.logits(row, [0, 1])
     exact = wide(model)(torch.tensor([[*prompt, 17, 18]]), use_cache=False).logits[0, -3:]
     torch.testing.assert_close(torch.cat([first, behind]).double(), exact, rtol=0, atol=2e-4)
+
+
+def test_rows_behind_several_beginnings():
+    """Of which one is none; prompts of each, and what goes on behind one of them."""
+    model = bases.build("gemma2", torch.float32)
+    beginnings, prompts = [SHOWN, (), SHOWN[::-1]], [(0, [7, 8]), (0, [9]), (1, [5, 6, 4]), (2, [11, 12])]
+    with reading(model, beginnings) as reader:
+        row, wanted = Row(reader.n_begin), []
+        for number, prompt in prompts:
+            wanted.append(row.add(prompt, behind=number) + len(prompt) - 1)
+        wanted.append(row.add([13, 14], (wanted[-1] - 1, 2), behind=2) + 1)
+        found = reader.logits(row, wanted)
+    whole = [[*beginnings[number], *prompt] for number, prompt in prompts]
+    whole.append([*whole[-1], 13, 14])
+    exact = [wide(model)(torch.tensor([ids]), use_cache=False).logits[0, -1] for ids in whole]
+    torch.testing.assert_close(found.double(), torch.stack(exact), rtol=0, atol=2e-4)
 
 
 def test_what_cannot_be_read_packed_says_why_and_is_tried_once(caplog):

@@ -378,3 +378,21 @@ def test_what_cannot_share_is_told(tmp_path):
     tuned = attach(other, parse_method("lora"))
     with pytest.raises(UserError, match="already carries 'lora'"):
         fit_together([Training(tuned, random_rows(3), TrainConfig(), 0, tmp_path, NextToken(0))])
+
+
+def test_dropout_goes_on_behind_a_look_at_dev(tmp_path):
+    """Lanes alike in all but their seeds go through batched products, which have no dropout, while they are scored."""
+
+    def runs(folder):
+        model = bases.build("llama", torch.float64)
+
+        def score():
+            with torch.no_grad():
+                return float(model(input_ids=torch.tensor([[5, 6, 7]])).logits.mean())
+
+        fields = {"dev_score": score, "evaluate_every": 0.3, "steps": 6}
+        return [training(model, LORA, seed, folder / str(seed), random_rows(9, seed=4), **fields) for seed in (1, 2)]
+
+    found = together(runs(tmp_path / "together"))
+    for lane, run in zip(found, runs(tmp_path / "alone"), strict=True):
+        assert distance(lane, alone(run)) < 1e-10

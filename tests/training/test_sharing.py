@@ -7,7 +7,7 @@ from tests import bases
 from tunewise.engine.trunk import read_trunk
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
-from tunewise.training.sharing import FILLS_CPU, LARGEST, Demand, demand, share, threads_of
+from tunewise.training.sharing import FILLS_CPU, FORWARD, LARGEST, Demand, demand, share, threads_of
 
 
 @pytest.fixture
@@ -93,3 +93,13 @@ def test_a_group_is_no_larger_than_pays_and_groups_are_alike(model):
     assert [len(group) for group in found.groups] == [3, 3, 3]
     assert sorted(number for group in found.groups for number in group) == list(range(9))
     assert all(len(group) * 0.9 <= LARGEST for group in found.groups)
+
+
+def test_a_forward_alone_is_filled_by_more(model):
+    """What fills a step fills no forward until it has more tokens; who trains the whole base shares none."""
+    fills = model.tokens_that_fill
+    demands = [Demand(times * fills, 0, 0.0) for times in (1.0, 1.5, FORWARD)] + [Demand(10.0, 0, 1.0)]
+    assert share(demands, model).groups == ()
+    found = share(demands, model, is_trained=False)
+    assert found.groups == ((0, 1),)
+    assert "fill this machine" in found.reasons[2]

@@ -6,15 +6,17 @@ padded, in batches of like length, behind the cache of transformers.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise.engine.loss import wide
-from tunewise.engine.packed_reading import TOKENS, Reader, Row, reading, split_off, why_not_read
+from tunewise.engine.owners import ALONE, Apart, Owner
+from tunewise.engine.packed_reading import TOKENS, Reader, Row, reading, why_not_read
 from tunewise.engine.prefill import Prefilled, prefill
 from tunewise.errors import UserError
 
@@ -115,10 +117,11 @@ def decode(
     prefix_ids: Sequence[int] = (),
     batch_size: int = 16,
     packing: bool = True,
+    owners: Owner = ALONE,
 ) -> list[str]:
     """A continuation of each prompt (token ids), as text, in the order given; `batch_size` are written at a time.
 
-    Without `packing` prompts are padded, whatever the model.
+    Without `packing` prompts are padded, whatever the model. Tokens that are drawn are drawn by the prompts' numbers.
     """
     if not prompts or how.max_new_tokens < 1:
         return [""] * len(prompts)
@@ -126,12 +129,13 @@ def decode(
     answers = _Answers(tokenizer, _end_ids(model, tokenizer) | set(how.ends), how)
     if not packing or why_not_read(model, prefix_ids):
         pad_id = tokenizer.pad_token_id
-        for read in prefill(model, prompts, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size):
-            _continue(model, read, answers, choose)
+        for read in prefill(model, prompts, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size, owners=owners):
+            with owners.as_rows(read.indices):
+                _continue(model, read, answers, choose)
     else:
-        shared, rests = split_off(prompts, prefix_ids)
-        lanes = _Lanes(rests, batch_size, how.max_new_tokens)
-        with reading(model, shared, n_slots=lanes.n_slots) as reader:
+        apart = owners.split_off(prompts, prefix_ids)
+        lanes = _Lanes(apart, batch_size, how.max_new_tokens, owners)
+        with reading(model, apart.beginnings, lanes.n_slots, apart.whose) as reader:
             while lanes.is_busy:
                 lanes.step(reader, answers, choose)
     return [answers.text(i) for i in range(len(prompts))]
@@ -168,17 +172,28 @@ class _Answers:
         return text
 
 
+class _Piece(NamedTuple):
+    """What the next row holds of a prompt and its answer."""
+
+    prompt: int
+    lane: int
+    n_before: int
+    """Tokens of it in the cache."""
+    tokens: Sequence[int]
+
+
 class _Lanes:
     """Prompts, the longest first, on a fixed number of lanes, each with slots of the cache for one answer."""
 
-    def __init__(self, prompts: Sequence[Sequence[int]], n_lanes: int, max_new_tokens: int) -> None:
-        self._prompts = prompts
+    def __init__(self, apart: Apart, n_lanes: int, max_new_tokens: int, owners: Owner) -> None:
+        self._prompts, self._behind, self._owners = apart.rests, apart.behind, owners
+        prompts = apart.rests
         self._waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         n_lanes = min(n_lanes, len(prompts))
         self._n_lanes = n_lanes
         self._room = max(map(len, prompts)) + max_new_tokens
         self._free = list(range(n_lanes))
-        self._running: dict[int, tuple[int, int, int]] = {}  # lane -> its prompt, tokens in the cache, the newest token
+        self._running: list[_Piece] = []
         self.n_slots = n_lanes * self._room
 
     @property
@@ -187,24 +202,33 @@ class _Lanes:
 
     def step(self, reader: Reader, answers: _Answers, choose: Choose) -> None:
         """One row: the newest token of each answer, and new prompts where enough lanes are free."""
-        row, wanted, held = Row(reader.n_prefix), [], []
-        for lane, (prompt, length, token) in self._running.items():
-            slot = lane * self._room
-            wanted.append(row.add([token], (slot, length), slot + length))
-            held.append((lane, prompt, length + 1))
-        if not self._running or len(self._free) * REFILL >= self._n_lanes:
-            while self._waiting and self._free and len(row.ids) < TOKENS:
-                lane, prompt = self._free.pop(), self._waiting.pop()
-                own = self._prompts[prompt]
-                wanted.append(row.add(own, slot=lane * self._room) + len(own) - 1)
-                held.append((lane, prompt, len(own)))
-        tokens = choose(reader.logits(row, wanted), [prompt for _, prompt, _ in held]).tolist()
-        self._running = {}
-        for (lane, prompt, length), token in zip(held, tokens, strict=True):
-            if answers.take(prompt, token):
-                self._running[lane] = (prompt, length, token)
+        pieces = {piece.prompt: piece for piece in (*self._running, *self._new(len(self._running)))}
+        prompts = self._owners.sorted(pieces)
+        held = [pieces[prompt] for prompt in prompts]
+        row, wanted = Row(reader.n_begin), []
+        for piece in held:
+            slot = piece.lane * self._room
+            behind = self._behind[piece.prompt]
+            first = row.add(piece.tokens, (slot, piece.n_before), slot + piece.n_before, behind)
+            wanted.append(first + len(piece.tokens) - 1)
+        with self._owners.in_a_row(prompts, [len(piece.tokens) for piece in held], [1] * len(held)):
+            logits = reader.logits(row, wanted)
+        self._running = []
+        for piece, token in zip(held, choose(logits, prompts).tolist(), strict=True):
+            if answers.take(piece.prompt, token):
+                n_before = piece.n_before + len(piece.tokens)
+                self._running.append(_Piece(piece.prompt, piece.lane, n_before, (token,)))
             else:
-                self._free.append(lane)
+                self._free.append(piece.lane)
+
+    def _new(self, n_tokens: int) -> Iterator[_Piece]:
+        """Prompts that wait, for free lanes, beside so many tokens of a row."""
+        if self._running and len(self._free) * REFILL < self._n_lanes:
+            return
+        while self._waiting and self._free and n_tokens < TOKENS:
+            prompt = self._waiting.pop()
+            n_tokens += len(self._prompts[prompt])
+            yield _Piece(prompt, self._free.pop(), 0, self._prompts[prompt])
 
 
 def _continue(model: PreTrainedModel, read: Prefilled, answers: _Answers, choose: Choose) -> None:

@@ -1,4 +1,4 @@
-"""Prompts read packed: what all of them begin with once, then what is their own, behind one another in one row.
+"""Prompts read packed: what many of them begin with once, then what is their own, behind one another in one row.
 
 Legend: P tokens that all prompts begin with, T tokens of a row, K places whose logits are wanted, H query heads,
 G key-value heads, D the width of a head, N slots of the cache.
@@ -6,8 +6,9 @@ G key-value heads, D the width of a head, N slots of the cache.
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import accumulate, groupby
 from weakref import WeakKeyDictionary
 
 import torch
@@ -37,50 +38,72 @@ FEW, ROUND_FEW = 64, 8
 
 @dataclass
 class Row:
-    """Segments behind one another, each behind the prefix and, where it has one, behind a context."""
+    """Segments behind one another, each behind one of several beginnings and, where it has one, behind a context.
 
-    n_prefix: int
+    Segments behind the same beginning stand together.
+    """
+
+    n_begin: Sequence[int]
+    """Tokens of each beginning."""
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     segments: list[tuple[int, int, int, int, int]] = field(default_factory=list)
     """As `attend_behind` takes them."""
+    behind: list[int] = field(default_factory=list)
+    """The number of the beginning of each segment."""
     slots: list[int] = field(default_factory=list)
     """Where in the cache the tokens' keys are kept; empty where there is no cache."""
 
-    def add(self, tokens: Sequence[int], context: tuple[int, int] = (0, 0), slot: int | None = None) -> int:
-        """A segment behind a context (its first key, its length); returns the place of its first token.
+    def add(
+        self, tokens: Sequence[int], context: tuple[int, int] = (0, 0), slot: int | None = None, behind: int = 0
+    ) -> int:
+        """A segment behind a beginning and a context (its first key, its length); the place of its first token.
 
         With `slot`, keys are kept in the cache from there on, and the context is counted in slots too.
         """
-        first, n = len(self.ids), len(tokens)
+        first, n, start = len(self.ids), len(tokens), self.n_begin[behind] + context[1]
         self.ids += tokens
-        self.positions += range(self.n_prefix + context[1], self.n_prefix + context[1] + n)
+        self.positions += range(start, start + n)
         self.segments.append((first, n, first if slot is None else slot, *context))
+        self.behind.append(behind)
         if slot is not None:
             self.slots += range(slot, slot + n)
         return first
 
+    def blocks(self) -> list[tuple[int, int, Tensor]]:
+        """For each beginning in turn: its number, how many tokens stand behind it, and their segments, whose queries
+        are counted from the first of these tokens."""
+        found = []
+        for number, group in groupby(zip(self.behind, self.segments, strict=True), key=lambda each: each[0]):
+            segments = torch.tensor([segment for _, segment in group], dtype=torch.int32)
+            segments[:, 0] -= segments[0, 0].clone()
+            found.append((number, int(segments[:, 1].sum()), segments))
+        return found
+
 
 class Reader:
-    """A decoder that has read what all prompts begin with; inside `reading` only."""
+    """A decoder that has read several beginnings, of which those of no token are none; inside `reading` only."""
 
-    def __init__(self, model: PreTrainedModel, shared: Sequence[int], n_slots: int) -> None:
+    def __init__(self, model: PreTrainedModel, beginnings: Sequence[Sequence[int]], n_slots: int) -> None:
         self._model = model
         self._n_slots = n_slots
-        self._prefixes: dict[nn.Module, Prefix] = {}
+        self._prefixes: dict[nn.Module, list[Prefix | None]] = {}
         self._caches: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-        self._segments: Tensor | None = None
+        self._blocks: list[tuple[int, int, Tensor]] = []
         self._slots: Tensor | None = None
-        self.n_prefix = len(shared)
-        if shared:
-            self._forward(list(shared), list(range(len(shared))), [len(shared) - 1])
+        self.n_begin = [len(each) for each in beginnings]
+        if any(beginnings):
+            ids = [token for each in beginnings for token in each]
+            positions = [place for each in beginnings for place in range(len(each))]
+            ends = [end - 1 for end, n in zip(accumulate(self.n_begin), self.n_begin, strict=True) if n]
+            self._forward(ids, positions, ends)
 
     def logits(self, row: Row, wanted: Sequence[int]) -> Tensor:
         """(K, vocabulary) behind the tokens at these places of a row."""
         n_tokens = len(row.ids)
         padding = -n_tokens % (ROUND if n_tokens > FEW else ROUND_FEW)
         more = -len(wanted) % ROUND_FEW
-        self._segments = torch.tensor(row.segments, dtype=torch.int32)
+        self._blocks = row.blocks()
         self._slots = torch.tensor(row.slots) if row.slots else None
         found = self._forward([*row.ids, *[0] * padding], [*row.positions, *[0] * padding], [*wanted, *[0] * more])
         return found[: len(wanted)]
@@ -96,23 +119,40 @@ class Reader:
 
     def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
         """What one attention layer makes of q (T, H, D) and k, v (T, G, D), which it keeps where it has to."""
-        if self._segments is None:
-            self._prefixes[module] = Prefix.of(k, v)
-            return attend(q, k, v, torch.tensor([0, len(q)], dtype=torch.int32), pattern)
+        if not self._blocks:
+            pieces = zip(k.split(self.n_begin), v.split(self.n_begin), strict=True)
+            self._prefixes[module] = [Prefix.of(*each) if len(each[0]) else None for each in pieces]
+            starts = [0, *accumulate(n for n in self.n_begin if n)]
+            return attend(q, k, v, torch.tensor(starts, dtype=torch.int32), pattern)
         if self._slots is not None:
             if module not in self._caches:
                 self._caches[module] = tuple(tensor.new_zeros(self._n_slots, *tensor.shape[1:]) for tensor in (k, v))
             new, (k, v) = (k, v), self._caches[module]
             for kept, tensor in zip((k, v), new, strict=True):
                 kept[self._slots] = tensor[: len(self._slots)]
-        return attend_behind(q, k, v, self._segments, self._prefixes.get(module), pattern)
+        prefixes = self._prefixes.get(module) or [None] * len(self.n_begin)
+        *others, (last, _, segments) = self._blocks
+        made, first = [], 0
+        for number, n, of_block in others:
+            made.append(attend_behind(q[first : first + n], k, v, of_block, prefixes[number], pattern))
+            first += n
+        rest = attend_behind(q[first:], k, v, segments, prefixes[last], pattern)  # with the padding
+        return torch.cat([*made, rest]) if made else rest
 
 
 @contextmanager
-def reading(model: PreTrainedModel, shared: Sequence[int], n_slots: int = 0) -> Iterator[Reader]:
-    """Inside the block `model` reads rows behind the tokens `shared`, with a cache of so many slots."""
+def reading(
+    model: PreTrainedModel,
+    beginnings: Sequence[Sequence[int]],
+    n_slots: int = 0,
+    whose: AbstractContextManager[None] | None = None,
+) -> Iterator[Reader]:
+    """Inside the block `model` reads rows behind these beginnings, with a cache of so many slots; the beginnings
+    themselves it has read inside of `whose`."""
     with torch.no_grad(), packed_attention(model):
-        yield Reader(model, shared, n_slots)
+        with whose or nullcontext():
+            reader = Reader(model, beginnings, n_slots)
+        yield reader
 
 
 def split_off(
@@ -157,15 +197,23 @@ def why_not_read(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> str:
 
     Tried, and not again until something else is attached: hooks are numbered through, so that theirs tell.
     """
-    by_module = [(module._forward_pre_hooks, module._forward_hooks) for module in model.modules()]
-    hooks = tuple(number for before, behind in by_module for number in (*before, *behind))
-    known = _tried.setdefault(model, {})
-    key = (tuple(prefix_ids), model.dtype, model.device, hooks, library() is None)
+    known, key = _tried.setdefault(model, {}), _key(model, prefix_ids)
     if key not in known:
         known[key] = _try(model, prefix_ids)
         if known[key]:
             logger.info("prompts are padded: %s", known[key])
     return known[key]
+
+
+def found_to_read(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> None:
+    """Note that prompts can be read packed: what is attached was taken off since that was tried, and put on again."""
+    _tried.setdefault(model, {})[_key(model, prefix_ids)] = ""
+
+
+def _key(model: PreTrainedModel, prefix_ids: Sequence[int]) -> object:
+    by_module = [(module._forward_pre_hooks, module._forward_hooks) for module in model.modules()]
+    hooks = tuple(number for before, behind in by_module for number in (*before, *behind))
+    return tuple(prefix_ids), model.dtype, model.device, hooks, library() is None
 
 
 @torch.no_grad()
@@ -182,7 +230,7 @@ def _try(model: PreTrainedModel, prefix_ids: Sequence[int]) -> str:
     was_training = model.training
     model.eval()
     try:
-        with reading(model, shared) as reader:
+        with reading(model, [shared]) as reader:
             packed, beside = (_two_and_a_continuation(reader, one, each, more) for each in (other, other[::-1]))
         whole = [[*shared, *one], [*shared, *other], [*shared, *other, *more]]
         alone = torch.stack([model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1] for ids in whole])
@@ -199,7 +247,7 @@ def _try(model: PreTrainedModel, prefix_ids: Sequence[int]) -> str:
 
 def _two_and_a_continuation(reader: Reader, one: list[int], other: list[int], more: list[int]) -> Tensor:
     """(3, vocabulary) behind `one`, behind `other` and behind `other` with `more`, all in one row."""
-    row = Row(reader.n_prefix)
+    row = Row(reader.n_begin)
     row.add(one)
     row.add(more, (row.add(other), len(other)))
     return reader.logits(row, [len(one) - 1, len(one) + len(other) - 1, len(row.ids) - 1])

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 from tunewise.engine.batches import by_length, collate, plain
+from tunewise.engine.owners import ALONE, Owner
 from tunewise.engine.packed_reading import SHORTEST_SHARED, shared_length
 
 
@@ -44,15 +45,17 @@ def prefill(
     pad_id: int,
     prefix_ids: Sequence[int] = (),
     batch_size: int,
+    owners: Owner = ALONE,
 ) -> Iterator[Prefilled]:
     """Read all prompts, each behind `prefix_ids`, in batches of like length, the longest first."""
-    n_shared = _shared_length(model, prompts, len(prefix_ids))
+    n_shared = _shared_length(model, prompts, len(prefix_ids)) if owners is ALONE else 0
     shared: Cache | None = None
     if n_shared:
         head = torch.tensor([[*prefix_ids, *prompts[0][:n_shared]]], device=model.device)
         shared = model(input_ids=head, use_cache=True, logits_to_keep=1).past_key_values
         prefix_ids, n_shared_columns = (), head.shape[1]
-    for indices in by_length([len(prompt) for prompt in prompts], batch_size):
+    for held in by_length([len(prompt) for prompt in prompts], batch_size):
+        indices = owners.sorted(held)
         rows = [plain("", prompts[i][n_shared:], 0) for i in indices]
         batch = collate(rows, pad_id, prefix_ids).to(model.device)
         mask, positions, cache = batch.attention_mask, batch.position_ids, None
@@ -61,14 +64,15 @@ def prefill(
             cache.batch_repeat_interleave(len(indices))
             mask = torch.cat([mask.new_ones(len(indices), n_shared_columns), mask], dim=1)
             positions = positions + n_shared_columns
-        out = model(
-            input_ids=batch.input_ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with owners.as_rows(indices):
+            out = model(
+                input_ids=batch.input_ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         yield Prefilled(indices, out.logits[:, -1], out.past_key_values, mask, positions[:, -1:])
 
 

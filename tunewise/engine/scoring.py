@@ -11,7 +11,8 @@ from tunewise.engine.batches import IGNORED, by_length, collate, plain
 from tunewise.engine.from_trunk import from_trunk
 from tunewise.engine.loss import cross_entropies, row_losses, wide
 from tunewise.engine.objectives import NextToken, PackedNextToken
-from tunewise.engine.packed_reading import Reader, Row, reading, rows_of, split_off, why_not_read
+from tunewise.engine.owners import ALONE, Owner
+from tunewise.engine.packed_reading import Reader, Row, reading, rows_of, why_not_read
 from tunewise.engine.prefill import Prefilled, prefill
 from tunewise.engine.trunk import Trunk
 
@@ -37,11 +38,13 @@ def option_log_probabilities(
     prefix_ids: Sequence[int] = (),
     batch_size: int = 32,
     packing: bool = True,
+    owners: Owner = ALONE,
 ) -> list[list[float]]:
     """For each prompt, the log-probability of each of its options, as `option_likelihoods` finds it."""
     found = option_likelihoods(
-        model, prompts, options, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size, packing=packing
-    )
+        model, prompts, options, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size, packing=packing,
+        owners=owners,
+    )  # fmt: skip
     return [[each.log_probability for each in of_row] for of_row in found]
 
 
@@ -55,6 +58,7 @@ def option_likelihoods(
     prefix_ids: Sequence[int] = (),
     batch_size: int = 32,
     packing: bool = True,
+    owners: Owner = ALONE,
 ) -> list[list[Likelihood]]:
     """For each prompt, how likely each of its options' token ids is after it.
 
@@ -64,42 +68,48 @@ def option_likelihoods(
     if not prompts:
         return []
     if not packing or why_not_read(model, prefix_ids):
-        return _padded(model, prompts, options, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size)
+        return _padded(
+            model, prompts, options, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size, owners=owners
+        )
     scores: list[list[Likelihood]] = [[] for _ in prompts]
-    shared, rests = split_off(prompts, prefix_ids)
+    apart = owners.split_off(prompts, prefix_ids)
+    rests = apart.rests
     n_behind = [sum(len(option) - 1 for option in of_row) for of_row in options]
     n_tokens = [len(rest) + n for rest, n in zip(rests, n_behind, strict=True)]
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    with reading(model, shared) as reader:
-        for indices in rows_of(n_tokens, [n + 1 for n in n_behind], vocabulary):
-            found = read_options(reader, [rests[i] for i in indices], [options[i] for i in indices])
+    with reading(model, apart.beginnings, whose=apart.whose) as reader:
+        for held in rows_of(n_tokens, [n + 1 for n in n_behind], vocabulary):
+            indices = owners.sorted(held)
+            with owners.in_a_row(indices, [n_tokens[i] for i in indices], [n_behind[i] + 1 for i in indices]):
+                found = _read_options(reader, [(rests[i], options[i], apart.behind[i]) for i in indices])
             for i, of_row in zip(indices, found, strict=True):
                 scores[i] = of_row
     return scores
 
 
-def read_options(
-    reader: Reader, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]
+def _read_options(
+    reader: Reader, asked: Sequence[tuple[Sequence[int], Sequence[Sequence[int]], int]]
 ) -> list[list[Likelihood]]:
-    """The same for prompts that fit one row, read behind what the reader knows: all but the last token of an option."""
-    row = Row(reader.n_prefix)
+    """The same for prompts with their options that fit one row, each read behind the beginning of that number: all but
+    the last token of an option."""
+    row = Row(reader.n_begin)
     wanted: list[int] = []  # places in the row
     of_option: list[int] = []
     at: list[int] = []  # where the logits of each option's token stand among the wanted ones
     tokens: list[int] = []
     n_options = 0
-    for prompt, of_prompt in zip(prompts, options, strict=True):
+    for prompt, of_prompt, behind in asked:
         alone = len(of_prompt) == 1
-        first = row.add([*prompt, *of_prompt[0][:-1]] if alone else prompt)
+        first = row.add([*prompt, *of_prompt[0][:-1]] if alone else prompt, behind=behind)
         last = first + len(prompt) - 1
         told = len(wanted)
         wanted.append(last)
         for option in of_prompt:
-            behind = [*range(len(wanted), len(wanted) + len(option) - 1)]
-            if behind:
-                start = last + 1 if alone else row.add(option[:-1], (first, len(prompt)))
-                wanted += range(start, start + len(behind))
-            at += [told, *behind]
+            following = [*range(len(wanted), len(wanted) + len(option) - 1)]
+            if following:
+                start = last + 1 if alone else row.add(option[:-1], (first, len(prompt)), behind=behind)
+                wanted += range(start, start + len(following))
+            at += [told, *following]
             tokens += option
             of_option += [n_options] * len(option)
             n_options += 1
@@ -109,7 +119,7 @@ def read_options(
     each = (each - logits.logsumexp(dim=-1)[at]).double()
     sums = each.new_zeros(n_options).index_add(0, places, each)
     found = iter(zip(sums.tolist(), (missed == 0).tolist(), strict=True))
-    return [[Likelihood(*next(found)) for _ in of_prompt] for of_prompt in options]
+    return [[Likelihood(*next(found)) for _ in of_prompt] for _, of_prompt, _ in asked]
 
 
 def _padded(
@@ -120,13 +130,14 @@ def _padded(
     pad_id: int,
     prefix_ids: Sequence[int],
     batch_size: int,
+    owners: Owner,
 ) -> list[list[Likelihood]]:
     """The same by any decoder: prompts padded on the left, what follows an option's first token behind their caches."""
     scores: list[list[Likelihood]] = [[] for _ in prompts]
     if any(len(option) > 1 for of_row in options for option in of_row):
         # every option will need a copy of its prompt's cache: with dozens of labels, fewer prompts at a time
         batch_size = min(batch_size, max(1, COPIES * batch_size // max(map(len, options))))
-    for read in prefill(model, prompts, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size):
+    for read in prefill(model, prompts, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size, owners=owners):
         rows = [options[i] for i in read.indices]
         firsts = wide(read.logits).log_softmax(dim=-1).cpu()
         best = firsts.argmax(dim=-1).tolist()
@@ -135,7 +146,7 @@ def _padded(
             for row, of_row in enumerate(rows)
         ]
         if any(len(option) > 1 for of_row in rows for option in of_row):
-            for of_row, rest in zip(found, _continued(model, read, rows, pad_id), strict=True):
+            for of_row, rest in zip(found, _continued(model, read, rows, pad_id, owners), strict=True):
                 of_row[:] = [
                     Likelihood(one.log_probability + more.log_probability, one.is_greedy and more.is_greedy)
                     for one, more in zip(of_row, rest, strict=False)
@@ -146,7 +157,7 @@ def _padded(
 
 
 def _continued(
-    model: PreTrainedModel, read: Prefilled, rows: Sequence[Sequence[Sequence[int]]], pad_id: int
+    model: PreTrainedModel, read: Prefilled, rows: Sequence[Sequence[Sequence[int]]], pad_id: int, owners: Owner
 ) -> list[list[Likelihood]]:
     """How likely each option's tokens after its first one are; options of a row stand in one cache each."""
     n_options = max(map(len, rows))
@@ -158,13 +169,14 @@ def _continued(
     labels = torch.tensor([[*option[1:], *[IGNORED] * (longest - len(option) + 1)] for option in flat], device=device)
     behind = read.repeated(n_options)
     # padding on the right is never looked at by what stands before it, so the mask need not know it
-    logits = model(
-        input_ids=inputs,
-        attention_mask=torch.cat([behind.mask, behind.mask.new_ones(inputs.shape)], dim=1),
-        position_ids=behind.positions + torch.arange(1, longest + 1, device=device),
-        past_key_values=behind.cache,
-        use_cache=True,
-    ).logits
+    with owners.as_rows(read.indices, [n_options] * len(read.indices)):
+        logits = model(
+            input_ids=inputs,
+            attention_mask=torch.cat([behind.mask, behind.mask.new_ones(inputs.shape)], dim=1),
+            position_ids=behind.positions + torch.arange(1, longest + 1, device=device),
+            past_key_values=behind.cache,
+            use_cache=True,
+        ).logits
     sums = (-cross_entropies(logits, labels).sum(dim=1)).tolist()
     greedy = ((logits.argmax(dim=-1) == labels) | (labels == IGNORED)).all(dim=1).tolist()
     found = iter([Likelihood(*each) for each in zip(sums, greedy, strict=True)])
@@ -184,7 +196,7 @@ def sequence_losses(
     """For each document, the loss in nats summed over every token but its first, and the number of those tokens."""
     if not packing or why_not_read(model, prefix_ids):
         rows = [plain("", ids, max(0, len(ids) - 1)) for ids in documents]
-        losses = _losses(model, rows, pad_id, prefix_ids, batch_size)
+        losses = losses_of_rows(model, rows, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size)
     else:
         losses = [0.0] * len(documents)
         told = [i for i, ids in enumerate(documents) if len(ids) > 1]
@@ -214,14 +226,26 @@ def losses_from_trunk(
     return losses
 
 
-def _losses(model, rows, pad_id, prefix_ids, batch_size) -> list[float]:
-    """The summed loss of each row, batched by length, returned in the order given."""
+@torch.no_grad()
+def losses_of_rows(
+    model: PreTrainedModel,
+    rows: Sequence[Encoded],
+    *,
+    pad_id: int,
+    prefix_ids: Sequence[int] = (),
+    batch_size: int = 16,
+    owners: Owner = ALONE,
+) -> list[float]:
+    """The summed loss of each row, padded and batched by length, in the order given."""
     losses = [0.0] * len(rows)
     device = model.device
-    for indices in by_length([len(row.ids) for row in rows], batch_size):
+    for held in by_length([len(row.ids) for row in rows], batch_size):
+        indices = owners.sorted(held)
         batch = collate([rows[i] for i in indices], pad_id, prefix_ids)
         if batch.n_labels == 0:
             continue
-        for i, loss in zip(indices, row_losses(model, batch.to(device)).tolist(), strict=True):
+        with owners.as_rows(indices):
+            found = row_losses(model, batch.to(device)).tolist()
+        for i, loss in zip(indices, found, strict=True):
             losses[i] = loss
     return losses

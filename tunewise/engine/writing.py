@@ -11,6 +11,7 @@ from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED, by_length, padded, rectangle
 from tunewise.engine.decoding import Choose, Decoding
 from tunewise.engine.loss import cross_entropies
+from tunewise.engine.owners import ALONE, Owner
 from tunewise.models.load import Base
 
 
@@ -22,15 +23,17 @@ def write(
     *,
     prefix_ids: Sequence[int] = (),
     batch_size: int = 32,
+    owners: Owner = ALONE,
 ) -> list[str]:
     """An answer to each prompt (token ids), token by token, as text, in the order given."""
     answers = [""] * len(prompts)
     assert base.tokenizer is not None
-    for indices, inputs in _read(base, prompts, prefix_ids, batch_size):
+    for indices, inputs in _read(base, prompts, prefix_ids, batch_size, owners):
         told = {"max_new_tokens": how.max_new_tokens, "do_sample": False, "num_beams": 1}
         if how.sampling is not None:
             told["logits_processor"] = LogitsProcessorList([_Drawn(how.sampling.chooser(), indices)])
-        found = base.model.generate(**inputs, **told)
+        with owners.as_rows(indices):
+            found = base.model.generate(**inputs, **told)
         for i, text in zip(indices, base.tokenizer.batch_decode(found, skip_special_tokens=True), strict=True):
             answers[i] = how.cut(text)
     return answers
@@ -55,30 +58,35 @@ def written_log_probabilities(
     *,
     prefix_ids: Sequence[int] = (),
     batch_size: int = 32,
+    owners: Owner = ALONE,
 ) -> list[list[float]]:
     """For each prompt, the log-probability (nats, summed over tokens) of writing each of its options' token ids."""
     scores: list[list[float]] = [[] for _ in prompts]
-    for indices, inputs in _read(base, prompts, prefix_ids, batch_size):
-        hidden = base.model.get_encoder()(**inputs).last_hidden_state
-        counts = torch.tensor([len(options[i]) for i in indices], device=hidden.device)
+    for indices, inputs in _read(base, prompts, prefix_ids, batch_size, owners):
+        with owners.as_rows(indices):
+            hidden = base.model.get_encoder()(**inputs).last_hidden_state
+        n_options = [len(options[i]) for i in indices]
+        counts = torch.tensor(n_options, device=hidden.device)
         labels = rectangle([option for i in indices for option in options[i]], IGNORED).to(hidden.device)
-        logits = base.model(
-            encoder_outputs=BaseModelOutput(hidden.repeat_interleave(counts, dim=0)),
-            attention_mask=inputs["attention_mask"].repeat_interleave(counts, dim=0),
-            decoder_input_ids=base.model.prepare_decoder_input_ids_from_labels(labels=labels),
-            use_cache=False,
-        ).logits
-        sums = (-cross_entropies(logits, labels).sum(dim=1)).split(counts.tolist())
+        with owners.as_rows(indices, n_options):
+            logits = base.model(
+                encoder_outputs=BaseModelOutput(hidden.repeat_interleave(counts, dim=0)),
+                attention_mask=inputs["attention_mask"].repeat_interleave(counts, dim=0),
+                decoder_input_ids=base.model.prepare_decoder_input_ids_from_labels(labels=labels),
+                use_cache=False,
+            ).logits
+        sums = (-cross_entropies(logits, labels).sum(dim=1)).split(n_options)
         for i, of_prompt in zip(indices, sums, strict=True):
             scores[i] = of_prompt.tolist()
     return scores
 
 
 def _read(
-    base: Base, prompts: Sequence[Sequence[int]], prefix_ids: Sequence[int], batch_size: int
+    base: Base, prompts: Sequence[Sequence[int]], prefix_ids: Sequence[int], batch_size: int, owners: Owner
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Numbers of prompts of like length, and what the encoder is given for them."""
-    for indices in by_length([len(prompt) for prompt in prompts], batch_size):
+    for held in by_length([len(prompt) for prompt in prompts], batch_size):
+        indices = owners.sorted(held)
         rows = [Encoded("", tuple(prompts[i]), (), len(prompts[i]), truncated=False) for i in indices]
         assert base.tokenizer is not None
         inputs, _ = padded(rows, base.tokenizer.pad_token_id, prefix_ids)

@@ -1,7 +1,7 @@
 """A classifier's answers: the class, the value or the tags that its head gives."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,12 @@ from torch import Tensor
 from tunewise.data.encode import MASKED, Encoded
 from tunewise.engine.batches import by_length
 from tunewise.engine.from_trunk import from_trunk
+from tunewise.engine.joining import join
 from tunewise.engine.objectives import Labels, objective_for
+from tunewise.engine.packed_reading import rows_of
 from tunewise.engine.trunk import Trunk
 from tunewise.evaluation.questions import LabelledRows
+from tunewise.methods.lanes import Lanes
 from tunewise.models.load import Base
 
 
@@ -46,6 +49,38 @@ def answers_by_head(
             told = _told(base, row, objective.of_row(logits, batch, place))
             rows[i] = {"id": row.id, "prompt": asked.shown[i], **told}
     return rows, math.fsum(losses) / max(1, n_labels)
+
+
+@torch.no_grad()
+def answers_by_head_of_lanes(
+    base: Base, lanes: Lanes, asked: Mapping[int, LabelledRows], objectives: Mapping[int, Labels]
+) -> dict[int, tuple[list[dict[str, Any]], float]]:
+    """The same for each of these lanes, whose rows its objective lays out; all objectives are of one layout."""
+    found: dict[int, list[dict[str, Any]]] = {number: [{} for _ in of_lane.rows] for number, of_lane in asked.items()}
+    losses: dict[int, list[float]] = {number: [] for number in asked}
+    n_labels = dict.fromkeys(asked, 0)
+    every = [(number, i) for number, of_lane in asked.items() for i in range(len(of_lane.rows))]
+    rows = [asked[number].rows[i] for number, i in every]
+    n_tokens = [len(objectives[number].prefix_ids) + len(row.ids) for (number, _), row in zip(every, rows, strict=True)]
+    for indices in rows_of(n_tokens, [len(row.labels) for row in rows], max(1, len(base.head.labels))):
+        held: dict[int, list[int]] = {}
+        for index in sorted(indices):  # lane by lane
+            held.setdefault(every[index][0], []).append(index)
+        batches = [objectives[number].collate([rows[i] for i in of_lane]) for number, of_lane in held.items()]
+        pad_id = base.tokenizer.pad_token_id if base.tokenizer else 0
+        joined, parts = join(batches, list(held), [False] * len(held), pad_id)
+        batch, objective = joined.to(base.model.device), objectives[next(iter(held))]
+        with objective.ready(base.model), lanes.at(parts):
+            logits = objective.logits(base.model, batch)
+        by_row = objective.losses(logits, batch).tolist()
+        for place, index in enumerate(i for of_lane in held.values() for i in of_lane):
+            number, i = every[index]
+            losses[number].append(by_row[place])
+            told = _told(base, rows[index], objective.of_row(logits, batch, place))
+            found[number][i] = {"id": rows[index].id, "prompt": asked[number].shown[i], **told}
+        for number, own in zip(held, batches, strict=True):
+            n_labels[number] += own.n_labels
+    return {number: (found[number], math.fsum(losses[number]) / max(1, n_labels[number])) for number in asked}
 
 
 def _told(base: Base, row: Encoded, logits: Tensor) -> dict[str, Any]:

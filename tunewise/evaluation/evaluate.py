@@ -9,7 +9,6 @@ Language modelling: nats per token, every token of a document but its first.
 """
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,15 +21,12 @@ from tunewise.data.examples import Example
 from tunewise.data.task import Task
 from tunewise.data.written import SeparateIds
 from tunewise.directions import LOWER_IS_BETTER
-from tunewise.engine.backend import chosen
 from tunewise.engine.batches import plain
-from tunewise.engine.decoding import Decoding, Sampling, decode
+from tunewise.engine.decoding import Decoding, Sampling
 from tunewise.engine.objectives import encode_rows, objective_for
-from tunewise.engine.scoring import losses_from_trunk, option_log_probabilities, sequence_losses
 from tunewise.engine.trunk import Trunk
-from tunewise.engine.writing import write, written_log_probabilities
 from tunewise.errors import UserError
-from tunewise.evaluation.by_head import answers_by_head
+from tunewise.evaluation.asks import Asks, ByHead, Documents, How, Likelihoods, Texts, alone, timed
 from tunewise.evaluation.by_options import chosen_rows, right_losses
 from tunewise.evaluation.by_source import BySource, Prepared, examples_by_source, rows_of, scores_of
 from tunewise.evaluation.label_prior import calibrated, prior, questions_without_content
@@ -191,19 +187,23 @@ def answer(
     `trunk` is what is frozen of it: a classifier's rows, and options where nothing but the head is live, run through it
     once, however often they are asked.
     """
+    return alone(base, asks_of(base, questions, asking), How(tuple(prefix_ids), batch_size, asking.packing, trunk))
+
+
+def asks_of(base: Base, questions: Prepared, asking: Asking = Asking()) -> Asks[Evaluation]:
+    """The same, as what is to be asked of whichever model."""
     if isinstance(questions, BySource):
-        how = partial(answer, base, prefix_ids=prefix_ids, batch_size=batch_size, asking=asking, trunk=trunk)
-        return _of_all(questions, {name: how(part) for name, part in questions.parts.items()})
-    start = time.perf_counter()
-    with chosen(base.model.device):
-        if isinstance(questions, LabelledRows):
-            rows, loss = answers_by_head(base, questions, prefix_ids, batch_size, trunk, asking.packing)
-            found = _evaluation(questions.task, rows, loss, n_truncated=sum(row.truncated for row in questions.rows))
-            n_read = n_bare = sum(len(row.ids) for row in questions.rows)
-        else:
-            found = _in_words(base, questions, prefix_ids, batch_size, asking, trunk)
-            n_read, n_bare = sum(map(len, questions.prompts)), sum(questions.n_bare)
-    return replace(found, n_read=n_read, n_bare=n_bare, seconds=time.perf_counter() - start)
+        found = {}
+        for name, part in questions.parts.items():
+            found[name] = yield from asks_of(base, part, asking)
+        return _of_all(questions, found)
+    if isinstance(questions, LabelledRows):
+        evaluation, seconds = yield from timed(_by_head(questions))
+        n_read = n_bare = sum(len(row.ids) for row in questions.rows)
+    else:
+        evaluation, seconds = yield from timed(_in_words(base, questions, asking))
+        n_read, n_bare = sum(map(len, questions.prompts)), sum(questions.n_bare)
+    return replace(evaluation, n_read=n_read, n_bare=n_bare, seconds=seconds)
 
 
 def _of_all(questions: BySource, found: Mapping[str, Evaluation]) -> Evaluation:
@@ -220,40 +220,28 @@ def _of_all(questions: BySource, found: Mapping[str, Evaluation]) -> Evaluation:
     )
 
 
-def _in_words(
-    base: Base,
-    questions: Questions,
-    prefix_ids: Sequence[int],
-    batch_size: int,
-    asking: Asking,
-    trunk: Trunk | None,
-) -> Evaluation:
+def _by_head(questions: LabelledRows) -> Asks[Evaluation]:
+    rows, loss = yield ByHead(questions)
+    return _evaluation(questions.task, rows, loss, n_truncated=sum(row.truncated for row in questions.rows))
+
+
+def _in_words(base: Base, questions: Questions, asking: Asking) -> Asks[Evaluation]:
     """What a language model answers."""
-    if any(questions.options) and trunk is not None and trunk.live == "head":
-        return classified(questions, _from_trunk(base, questions, trunk, batch_size, asking.packing))
-    carry_out = {"generation": _generate, "language_modelling": _model_language, "minimal_pairs": _prefer}
-    return carry_out.get(questions.task.kind, _choose)(base, questions, prefix_ids, batch_size, asking)
+    if questions.task.kind in ("language_modelling", "minimal_pairs") and base.anatomy.kind == ENCODER_DECODER:
+        raise UserError(
+            f"{base.name} is an encoder-decoder, which has no loss of a plain text", "give it prompts and completions"
+        )
+    if questions.task.kind == "generation":
+        return _generate(base, questions, asking)
+    return _model_language(base, questions) if questions.task.kind == "language_modelling" else _choose(questions)
 
 
-def _choose(base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking) -> Evaluation:
-    found, of_labels = (
-        _log_probabilities(base, asked.prompts, asked.options, prefix_ids, batch_size, asking.packing) if asked else []
-        for asked in (questions, questions.without_content)
-    )
+def _choose(questions: Questions) -> Asks[Evaluation]:
+    found = yield Likelihoods(questions.prompts, questions.options)
+    of_labels = ()
+    if questions.without_content is not None:
+        of_labels = yield Likelihoods(questions.without_content.prompts, questions.without_content.options)
     return classified(questions, found, prior(of_labels))
-
-
-def _prefer(base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking) -> Evaluation:
-    _refuse_plain_text(base)
-    return _choose(base, questions, prefix_ids, batch_size, asking)
-
-
-def _from_trunk(base: Base, questions: Questions, trunk: Trunk, batch_size: int, packing: bool) -> list[list[float]]:
-    """For each prompt, the log-probability of each of its options, from what leaves the trunk."""
-    asked = list(zip(questions.prompts, questions.options, strict=True))
-    rows = [plain("", [*prompt, *option], len(option)) for prompt, options in asked for option in options]
-    losses = iter(losses_from_trunk(objective_for(base, packing=packing), trunk, rows, batch_size))
-    return [[-next(losses) for _ in options] for options in questions.options]
 
 
 def classified(questions: Questions, scores: Sequence[Sequence[float]], of_labels: Sequence[float] = ()) -> Evaluation:
@@ -263,20 +251,13 @@ def classified(questions: Questions, scores: Sequence[Sequence[float]], of_label
     return _asked(questions, rows, right_losses(questions, scores))
 
 
-def _generate(
-    base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking
-) -> Evaluation:
+def _generate(base: Base, questions: Questions, asking: Asking) -> Asks[Evaluation]:
     task = questions.task
     stop = stop_text(task)
     ends = end_ids(questions.examples, base.tokenizer)
-    how = Decoding(task.max_new_tokens, (stop,) if stop else (), asking.sampling, ends)
-    if base.anatomy.kind == ENCODER_DECODER:
-        texts = write(base, questions.prompts, how, prefix_ids=prefix_ids, batch_size=batch_size)
-    else:
-        texts = decode(
-            base.model, base.tokenizer, questions.prompts, how, prefix_ids=prefix_ids, batch_size=batch_size,
-            packing=asking.packing,
-        )  # fmt: skip
+    texts = yield Texts(
+        questions.prompts, Decoding(task.max_new_tokens, (stop,) if stop else (), asking.sampling, ends)
+    )
     rows = []
     for example, ids, text in zip(questions.examples, questions.answers, texts, strict=True):
         # what a chat template writes may hold special tokens, which are left out of what is generated
@@ -294,53 +275,19 @@ def _generate(
         )
     losses: list[float] = []
     if {"loss", "perplexity"} & set(task.metrics):
-        options = [[ids] for ids in questions.answers]
-        found = _log_probabilities(base, questions.prompts, options, prefix_ids, batch_size, asking.packing)
+        found = yield Likelihoods(questions.prompts, [[ids] for ids in questions.answers])
         losses = [-value for (value,) in found]
     return _asked(questions, rows, losses)
 
 
-def _log_probabilities(
-    base: Base,
-    prompts: Sequence[Sequence[int]],
-    options: Sequence[Sequence[Sequence[int]]],
-    prefix_ids: Sequence[int],
-    batch_size: int,
-    packing: bool,
-) -> list[list[float]]:
-    """For each prompt, the log-probability of each of its options, summed over tokens."""
-    if base.anatomy.kind == ENCODER_DECODER:
-        return written_log_probabilities(base, prompts, options, prefix_ids=prefix_ids, batch_size=batch_size)
-    pad_id = base.tokenizer.pad_token_id
-    return option_log_probabilities(
-        base.model, prompts, options, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size, packing=packing
-    )
-
-
-def _model_language(
-    base: Base, questions: Questions, prefix_ids: Sequence[int], batch_size: int, asking: Asking
-) -> Evaluation:
-    _refuse_plain_text(base)
-    context = base.anatomy.context_length
-    room = None if context is None else context - len(prefix_ids)
-    documents = [encode_prompt(example.text, base.tokenizer)[:room] for example in questions.examples]
-    losses = sequence_losses(
-        base.model, documents, pad_id=base.tokenizer.pad_token_id, prefix_ids=prefix_ids,
-        batch_size=min(16, batch_size), packing=asking.packing,
-    )  # fmt: skip
+def _model_language(base: Base, questions: Questions) -> Asks[Evaluation]:
+    losses = yield Documents([encode_prompt(example.text, base.tokenizer) for example in questions.examples])
     rows = [
         {"id": example.id, "loss": loss / max(1, n_tokens), "n_tokens": n_tokens}
         for example, (loss, n_tokens) in zip(questions.examples, losses, strict=True)
     ]
     total = math.fsum(loss for loss, _ in losses) / max(1, sum(n_tokens for _, n_tokens in losses))
     return _evaluation(questions.task, rows, total)
-
-
-def _refuse_plain_text(base: Base) -> None:
-    if base.anatomy.kind == ENCODER_DECODER:
-        raise UserError(
-            f"{base.name} is an encoder-decoder, which has no loss of a plain text", "give it prompts and completions"
-        )
 
 
 def _asked(questions: Questions, rows: list[dict[str, Any]], losses: list[float]) -> Evaluation:

@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 
 from tunewise.data.encode import encode_prompt
-from tunewise.engine.backend import chosen
-from tunewise.engine.batches import plain
-from tunewise.engine.objectives import objective_for
-from tunewise.engine.scoring import losses_from_trunk, sequence_losses
 from tunewise.engine.trunk import Trunk
+from tunewise.evaluation.asks import LARGEST_OF_DOCUMENTS, Asks, Documents, How, alone
 from tunewise.models.load import Base
+
+TextLosses = tuple[float, list[float]]
+"""Nats per token over all documents, and nats per token of each."""
 
 
 def retention_loss(
@@ -18,28 +18,22 @@ def retention_loss(
     *,
     prefix_ids: Sequence[int] = (),
     longest: int | None = None,
-    batch_size: int = 16,
+    batch_size: int = LARGEST_OF_DOCUMENTS,
     packing: bool = True,
     trunk: Trunk | None = None,
-) -> tuple[float, list[float]]:
-    """(nats per token over all documents, nats per token of each); the first token of a document is not counted.
+) -> TextLosses:
+    """The loss of these documents; the first token of each is not counted.
 
     Documents are cut to `longest` tokens, which has to be the same for two models that are compared, and to what the
     context leaves beside `prefix_ids`. Without `packing` they are padded, whatever the base. `trunk` is what is frozen
     of it: documents run through it once, however often they are read.
     """
-    context = base.anatomy.context_length
-    rooms = [room for room in (longest, context and context - len(prefix_ids)) if room is not None]
-    ids = [encode_prompt(text, base.tokenizer)[: min(rooms, default=None)] for text in documents]
-    with chosen(base.model.device):
-        if trunk is None:
-            pad_id = base.tokenizer.pad_token_id
-            losses = sequence_losses(
-                base.model, ids, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size, packing=packing
-            )
-        else:
-            rows = [plain("", of_text, max(0, len(of_text) - 1)) for of_text in ids]
-            found = losses_from_trunk(objective_for(base, packing=packing), trunk, rows, batch_size)
-            losses = [(loss, max(0, len(of_text) - 1)) for loss, of_text in zip(found, ids, strict=True)]
+    asks = losses_of_texts(base, documents, longest)
+    return alone(base, asks, How(tuple(prefix_ids), batch_size, packing, trunk))
+
+
+def losses_of_texts(base: Base, documents: Sequence[str], longest: int | None) -> Asks[TextLosses]:
+    """The same, as what is to be asked of whichever model."""
+    losses = yield Documents([encode_prompt(text, base.tokenizer)[:longest] for text in documents])
     total = math.fsum(loss for loss, _ in losses) / max(1, sum(n_tokens for _, n_tokens in losses))
     return total, [loss / max(1, n_tokens) for loss, n_tokens in losses]

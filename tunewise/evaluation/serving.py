@@ -8,7 +8,7 @@ def cost_of_a_query(found: Evaluation, n_virtual: int) -> dict[str, float]:
 
     `prompt_tokens`: all that is read before an answer. `serving_tokens`: how many of them no bare question has, which
     are demonstrations, the separators behind them, and virtual tokens. `seconds_a_query`: as the evaluation took, which
-    reads demonstrations once for all queries.
+    reads demonstrations once for all queries; of runs that were asked at once its share by tokens.
     """
     n = len(found.predictions)
     return {

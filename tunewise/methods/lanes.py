@@ -23,6 +23,9 @@ from tunewise.models.anatomy import Anatomy
 
 Where = Literal["everywhere", "last layer", "answers", "head"]
 
+FEW = 512
+"""Tokens of unlike parts up to which laying them out as if they were alike costs less than a product for each."""
+
 
 class CannotShare(UserError):
     """Why runs cannot be lanes of one batch."""
@@ -214,24 +217,33 @@ class Lanes:
         return hook
 
     def _stacked(self, module: nn.Module, acts: dict[int, list[Acting]], x: Tensor, y: Tensor) -> Tensor | None:
-        """All lanes at once by batched products, where their deltas are alike and their parts of one size."""
+        """All lanes at once by batched products, where their deltas are alike and their parts of one size, or few."""
         assert self._parts is not None
         dim, where = self._place(module, y)
-        sizes = {part.size_where(where) for part in self._parts.parts}
         found = [acts.get(part.lane, []) for part in self._parts.parts]
-        if len(sizes) > 1 or len(found) < 2 or any(len(of_lane) != 1 or not of_lane[0].is_whole for of_lane in found):
+        if len(found) < 2 or any(len(of_lane) != 1 or not of_lane[0].is_whole for of_lane in found):
             return None
         deltas = [act.delta for (act,) in found]
+        for delta in deltas:  # which are outside of the module tree; one that draws is not stacked
+            if delta.training != module.training:
+                delta.train(module.training)
         keys = {delta.stack_key() for delta in deltas}
         if len(keys) > 1 or None in keys or x.shape[dim] != y.shape[dim]:
             return None
-        n, size = len(deltas), sizes.pop()
-        own_x, own_y = (tensor.narrow(dim, 0, n * size) for tensor in (x, y))
-        parts_y = own_y.reshape(n, -1, y.shape[-1])
-        changed = deltas[0].stacked(deltas, own_x.reshape(n, -1, x.shape[-1]), parts_y)
+        flat_x, flat_y = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (x, y))
+        times = 1 if dim else len(flat_y) // len(y)
+        sizes = [times * part.size_where(where) for part in self._parts.parts]
+        is_even, total = len(set(sizes)) == 1, sum(sizes)
+        if not (is_even or total <= FEW) or total > len(flat_y) or len(flat_x) != len(flat_y):
+            return None
+        parts_x, parts_y = (_laid_out(flat[:total], sizes, is_even) for flat in (flat_x, flat_y))
+        changed = deltas[0].stacked(deltas, parts_x, parts_y)
         changed = _scaled(parts_y, changed, [act.scale() for (act,) in found])
-        behind = y.narrow(dim, n * size, y.shape[dim] - n * size)
-        return torch.cat([changed.view(own_y.shape), behind], dim) if behind.numel() else changed.view(y.shape)
+        if is_even:
+            told = changed.reshape(total, -1)
+        else:
+            told = torch.cat([of_lane[:size] for of_lane, size in zip(changed, sizes, strict=True)])
+        return (told if total == len(flat_y) else torch.cat([told, flat_y[total:]])).view(y.shape)
 
     def _by_lane(
         self, module: nn.Module, lanes: dict[int, Any], change: Callable[..., Tensor], *tensors: Tensor
@@ -361,6 +373,13 @@ def has_dropout(tuned: Tuned) -> bool:
     """Whether its deltas draw random numbers while they are trained."""
     modules = (module for delta in tuned.deltas.values() for module in delta.modules())
     return any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)
+
+
+def _laid_out(flat: Tensor, sizes: Sequence[int], is_even: bool) -> Tensor:
+    """(n, length, d) of n parts of these sizes behind one another, zeros behind those that are shorter."""
+    if is_even:
+        return flat.reshape(len(sizes), sizes[0], flat.shape[-1])
+    return nn.utils.rnn.pad_sequence(flat.split(list(sizes)), batch_first=True)
 
 
 def _scaled(y: Tensor, changed: Tensor, scales: Sequence[float]) -> Tensor:

@@ -13,13 +13,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tunewise import files
 from tunewise.config import dump_yaml
 from tunewise.data.encode import Encoded, end_ids
-from tunewise.data.examples import Example, Ledger
+from tunewise.data.examples import Ledger
 from tunewise.data.out_of_domain import load_out_of_domain
 from tunewise.data.streamed import witnesses_of
 from tunewise.data.task import Task
@@ -27,8 +26,8 @@ from tunewise.engine.from_trunk import Route, route_for
 from tunewise.engine.objectives import objective_for
 from tunewise.engine.sources import Sources
 from tunewise.errors import UserError
-from tunewise.evaluation.by_source import Prepared
-from tunewise.evaluation.evaluate import Asking, Evaluation, answer, prepare, probes_of
+from tunewise.evaluation.asks import Asks
+from tunewise.evaluation.evaluate import Evaluation, prepare, probes_of
 from tunewise.evaluation.out_of_domain import by_its_labels
 from tunewise.evaluation.serving import cost_of_a_query
 from tunewise.methods.attach import Tuned, attach
@@ -36,6 +35,7 @@ from tunewise.models.fingerprint import checksums
 from tunewise.models.heads import draw_head
 from tunewise.models.load import Base
 from tunewise.run import record
+from tunewise.run.answers import Answers, AtTheEnd
 from tunewise.run.dial import DIAL, measure_dial
 from tunewise.run.examined import refuse_unfit
 from tunewise.run.forgetting import RETENTION, check_suite, forgotten
@@ -44,7 +44,7 @@ from tunewise.run.planned import planned
 from tunewise.run.prepare import drawn, load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.saving import Saving
-from tunewise.run.training_rows import rows_of, tell, training_rows
+from tunewise.run.training_rows import tell, training_rows
 from tunewise.training import checkpoint
 from tunewise.training.lane import FitResult, Training
 from tunewise.training.loop import CHECKPOINTS, fit_alone
@@ -177,8 +177,7 @@ class Run:
         self.objective = objective_for(base, self.tuned.prefix_ids, packing=recipe.train.packing)
         self.route = Route(self.objective, None, "nothing is trained")
         self._begin_the_head()
-        self.dev: Prepared | None = None
-        self.dev_evaluations: list[Evaluation] = []
+        self.answers = Answers(recipe, base, task, self.tuned, self.elsewhere, self.spent)
         self.rows: Sequence[Encoded] = []
         self.sources = Sources({})
         self.mixture: list[dict[str, Any]] = []
@@ -209,7 +208,7 @@ class Run:
         """The first files, and the proofs before training, which is alone or `beside_others` in one batch."""
         self.tuned.model.eval()
         check_suite(self.recipe, self.base)
-        self.dev = self._prepared(self.task.dev) if self.task.dev else None
+        self.answers.begin()
         self.proofs |= self._no_leak()
         ledger = Ledger()
         if self.tuned.n_trainable:
@@ -223,13 +222,15 @@ class Run:
         files.write_json(self.out / record.LEDGER, self._accounts(ledger))
         if self.rows:
             self.route = Route(self.objective, None, "it shares its batches") if beside_others else self._route()
+            self.answers.trunk = self.route.trunk
             with self.spent.on("proofs"):
                 config, objective = self.recipe.train, self.route.objective
                 self.proofs |= longest_batch_fits(self.base, self.tuned, self.rows, config, objective)
                 self.proofs |= self.saving.succeeds()
 
-    def finish(self, result: FitResult | None, peak: Peak) -> dict[str, Any]:
-        """The adapter, the evaluations, and the in-process proofs: the content of metrics.json.
+    def finish(self, result: FitResult | None, peak: Peak, found: AtTheEnd | None = None) -> dict[str, Any]:
+        """The adapter, the evaluations, and the in-process proofs: the content of metrics.json. Asks what is not
+        `found` yet.
 
         `seconds` are those of the training before a resume; who called adds those of this process.
         """
@@ -237,11 +238,11 @@ class Run:
         if rows:
             proofs |= self.saving.save()
         before_training = peak.bytes() if result is None else max(peak.bytes(), result.peak_bytes)
-        test = self._answer(self._prepared(self.task.test))
-        dev = self._dev_evaluation(result)
-        out_of_domain = self._out_of_domain()
+        if found is None:
+            found = self.answers.alone(self.answers.at_the_end(result))
+        test, dev, out_of_domain = found.test, found.dev, self._out_of_domain(found.elsewhere)
         with self.spent.on("retention"):
-            retention, items = forgotten(self.recipe, self.base, self.tuned, self.route.trunk)
+            retention, items = forgotten(self.recipe, self.base, self.tuned, self.route.trunk, found.looks)
         dial = self._dial()
         others = self.route.kept_for_others(self.model)
         peak_bytes = max(before_training, peak.bytes()) - others
@@ -307,11 +308,11 @@ class Run:
             found["out_of_domain"] = {each.name: asdict(each.ledger) for each in self.elsewhere}
         return found
 
-    def _out_of_domain(self) -> dict[str, dict[str, float]]:
-        """The metrics of each set from elsewhere, asked of the state that was kept."""
+    def _out_of_domain(self, answered: Mapping[str, Evaluation]) -> dict[str, dict[str, float]]:
+        """The metrics of each set from elsewhere, as its own labels tell them."""
         found = {}
         for each in self.elsewhere:
-            told = by_its_labels(self._answer(self._prepared(each.task.test, each.task)), each)
+            told = by_its_labels(answered[each.name], each)
             files.write_jsonl(self.out / f"predictions-{each.name}.jsonl", told.predictions)
             found[each.name] = told.metrics
         return found
@@ -324,7 +325,7 @@ class Run:
 
     def training(self, progress: Watcher | None) -> Training:
         """What is to be trained."""
-        dev_score = self.dev_score if self.dev is not None else None
+        dev_score = self.dev_score if self.task.dev else None
         config, seed, objective = self.recipe.train, self.recipe.seed, self.route.objective
         how = (seed, self.out, objective, dev_score, progress)
         return Training(self.tuned, self.rows, config, *how, sources=self.sources)
@@ -335,48 +336,13 @@ class Run:
         size, passes = config.batch_size, n_drawn / len(self.rows)
         return route_for(self.tuned, self.objective, self.rows, config.trunk, group_size=size, passes=passes)
 
-    def _prepared(self, examples: Sequence[Example], task: Task | None = None) -> Prepared:
-        n_prefix, shown = len(self.tuned.prefix_ids), self.recipe.in_context
-        return prepare(
-            self.base, task or self.task, examples, n_prefix=n_prefix, shots=shown.shots, seed=self.recipe.seed,
-            balanced=shown.balanced, calibration=shown.calibration,
-        )  # fmt: skip
-
     def dev_score(self) -> float:
         """How good the present state is on dev, higher being better."""
-        assert self.dev is not None
-        found = self._answer(self.dev)
-        self.dev_evaluations.append(found)
-        return found.main
+        return self.answers.alone(self.answers.dev_score())
 
-    def dev_loss(self) -> float:
+    def dev_loss(self) -> Asks[float]:
         """Nats per label token of the dev rows, as the present state has it."""
-        rows = rows_of(self.base, self.task, self.task.dev, self._max_length())
-        size, total, n_labels = self.recipe.train.batch_size, 0.0, 0
-        self.model.eval()
-        with torch.no_grad(), self.objective.ready(self.model):
-            for start in range(0, len(rows), size):
-                batch = self.objective.collate(rows[start : start + size])
-                if batch.n_labels:
-                    total += float(self.objective.loss(self.model, batch.to(self.model.device)))
-                    n_labels += batch.n_labels
-        return total / max(1, n_labels)
-
-    def _dev_evaluation(self, result: FitResult | None) -> Evaluation | None:
-        """The dev evaluation of the state that was kept, measured again only where this process has not seen it."""
-        if self.dev is None:
-            return None
-        if result is not None:
-            seen = zip(reversed(result.scores), reversed(self.dev_evaluations), strict=False)
-            kept = [found for (step, _), found in seen if step == result.best_step]
-            if kept:
-                return kept[0]
-        return self._answer(self.dev)
-
-    def _answer(self, questions: Prepared) -> Evaluation:
-        asking = Asking(self.recipe.train.packing, self.recipe.generation.sampling(self.recipe.seed))
-        with self.spent.on("evaluation"):
-            return answer(self.base, questions, prefix_ids=self.tuned.prefix_ids, asking=asking, trunk=self.route.trunk)
+        return self.answers.dev_loss(self.objective, self._max_length())
 
     def _max_length(self, n_prefix: int | None = None) -> int:
         n_prefix = len(self.tuned.prefix_ids) if n_prefix is None else n_prefix

@@ -1,32 +1,25 @@
 """The forgetting dial: a tuned model at several λ between its base (0) and itself (1), and the λ to take."""
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from tunewise import files
-from tunewise.data.encode import Ids
 from tunewise.data.task import Task
 from tunewise.directions import LOWER_IS_BETTER
-from tunewise.engine.backend import chosen
-from tunewise.engine.packed_reading import why_not_read
-from tunewise.engine.scoring_lanes import log_probabilities_by_lane, losses_by_lane
 from tunewise.errors import UserError
+from tunewise.evaluation.asks import Asks, How, alone
+from tunewise.evaluation.by_lane import ByLane
 from tunewise.evaluation.by_source import Prepared
-from tunewise.evaluation.evaluate import Asking, Evaluation, answer, classified, prepare
-from tunewise.evaluation.questions import Questions
-from tunewise.evaluation.retention import retention_loss
+from tunewise.evaluation.evaluate import Asking, asks_of, prepare
+from tunewise.evaluation.retention import losses_of_texts
 from tunewise.methods.attach import Tuned
 from tunewise.methods.dialled import Dialled
-from tunewise.methods.lanes import CannotShare, Draws, Lanes, why_not_a_lane
+from tunewise.methods.lanes import Draws, Lanes, why_not_a_lane
 from tunewise.methods.store import load_adapter, read_card, save_adapter, saved_probes
-from tunewise.models.families import DECODER
 from tunewise.models.load import Base
 from tunewise.run.forgetting import TEXTS, suite_task
 from tunewise.run.measure import asked_of
@@ -73,14 +66,11 @@ def measure_dial(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> dict[s
     scales = [number / (config.points - 1) for number in range(config.points)]
     tuned.on()
     asked = _asked(base, tuned, recipe, task)
-    reason = _why_one_by_one(base, tuned, task)
+    reason, points = why_not_a_lane(tuned), []
     try:
         if not reason:
-            try:
-                points = _as_lanes(base, tuned, scales, asked)
-            except CannotShare as error:
-                reason = error.message
-        if reason:
+            points, reason = _as_lanes(base, tuned, scales, asked)
+        if not points:
             logger.info("the dial is measured one λ after another: %s", reason)
             points = [_alone(base, tuned, each, asked) for each in scales]
     finally:
@@ -129,65 +119,36 @@ def _asked(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> Asked:
     return Asked(parts, (documents[::2], documents[1::2] or documents), longest, asking)
 
 
-def _why_one_by_one(base: Base, tuned: Tuned, task: Task) -> str:
-    """Why several λ cannot be asked in one batch; "" where they can."""
-    if base.head.kind != "lm" or base.anatomy.kind != DECODER or task.kind != "classification":
-        return "only answers that a decoder chooses between are asked of several λ at once"
-    if tuned.prefix_ids:
-        return "its virtual tokens are there at every λ but 0"
-    return why_not_a_lane(tuned) or why_not_read(base.model)
-
-
-def _as_lanes(base: Base, tuned: Tuned, scales: Sequence[float], asked: Asked) -> list[Point]:
+def _as_lanes(base: Base, tuned: Tuned, scales: Sequence[float], asked: Asked) -> tuple[list[Point], str]:
+    """The points, and why no two were asked at once, or ""."""
     tuned.detach()
     try:
         lanes = [Dialled(tuned, scale) for scale in scales]
-        draws = [Draws(0, base.model.device) for _ in lanes]
-        with chosen(base.model.device), Lanes(lanes, draws) as together:
-            scores: dict[str, list[float]] = {}
-            for name, questions in asked.parts.items():
-                assert isinstance(questions, Questions)
-                found = log_probabilities_by_lane(together, questions.prompts, questions.options)
-                scores[name] = [_value(classified(questions, of_lane)) for of_lane in found]
-            assert base.tokenizer is not None
-            losses = [_losses(together, base.tokenizer, half, asked.longest) for half in asked.documents]
+        with Lanes(lanes, [Draws(0, base.model.device) for _ in lanes]) as together:
+            how = {i: How(lane.prefix_ids, packing=asked.asking.packing) for i, lane in enumerate(lanes)}
+            by_lane = ByLane(base, together, how)
+            points = by_lane.answers({i: _asks(base, scale, asked) for i, scale in enumerate(scales)})
+            return list(points.values()), by_lane.why_alone
     finally:
         tuned.reattach()
-    return [
-        Point(scale, *of_lane) for scale, *of_lane in zip(scales, scores["dev"], scores["test"], *losses, strict=True)
-    ]
 
 
-def _losses(
-    lanes: Lanes, tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], longest: int | None
-) -> list[float] | list[None]:
-    """The loss of these texts in each lane, nats per token; None where there is no token to tell it."""
-    by_text = Ids(tokenizer, documents)
-    ids = [by_text.prompt(text)[:longest] for text in documents]
-    n_told = sum(max(0, len(of_text) - 1) for of_text in ids)
-    if not n_told:
-        return [None] * len(lanes.tuned)
-    return [math.fsum(of_lane) / n_told for of_lane in losses_by_lane(lanes, ids)]
+def _asks(base: Base, scale: float, asked: Asked) -> Asks[Point]:
+    """What is measured at one λ."""
+    scores = []
+    for questions in asked.parts.values():
+        found = yield from asks_of(base, questions, asked.asking)
+        scores.append(next(iter(found.metrics.values())))
+    losses: list[float | None] = []
+    for half in asked.documents:
+        loss, _ = (yield from losses_of_texts(base, half, asked.longest)) if half else (None, [])
+        losses.append(loss)
+    return Point(scale, *scores, *losses)
 
 
 def _alone(base: Base, tuned: Tuned, scale: float, asked: Asked) -> Point:
     tuned.scale = scale
-    prefix_ids = tuned.prefix_ids
-    dev, test = (
-        _value(answer(base, questions, prefix_ids=prefix_ids, asking=asked.asking))
-        for questions in asked.parts.values()
-    )
-
-    def lost(documents: Sequence[str]) -> float | None:
-        packing = asked.asking.packing
-        told = retention_loss(base, documents, prefix_ids=prefix_ids, longest=asked.longest, packing=packing)
-        return told[0] if documents else None
-
-    return Point(scale, dev, test, *map(lost, asked.documents))
-
-
-def _value(found: Evaluation) -> float:
-    return next(iter(found.metrics.values()))
+    return alone(base, _asks(base, scale, asked), How(tuned.prefix_ids, packing=asked.asking.packing))
 
 
 def dial_adapter(

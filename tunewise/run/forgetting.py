@@ -1,5 +1,6 @@
 """What a run forgot: its base and its tuned model, asked the same questions of what the base knew before."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,10 +8,11 @@ from tunewise.data.load import load_task
 from tunewise.data.task import Task
 from tunewise.engine.trunk import Trunk
 from tunewise.errors import UserError
+from tunewise.evaluation.asks import Asks, How, alone
 from tunewise.evaluation.config import RetentionTask
-from tunewise.evaluation.evaluate import Asking, answer, prepare
+from tunewise.evaluation.evaluate import Asking, asks_of, prepare
 from tunewise.evaluation.harness import harness_scores
-from tunewise.evaluation.retention import retention_loss
+from tunewise.evaluation.retention import losses_of_texts
 from tunewise.evaluation.suite import Look, look_at_harness, look_at_texts, look_of, noise_floor, paired
 from tunewise.methods.attach import Tuned
 from tunewise.models.families import DECODER
@@ -54,20 +56,23 @@ def check_suite(recipe: Recipe, base: Base) -> None:
 
 
 def forgotten(
-    recipe: Recipe, base: Base, tuned: Tuned, trunk: Trunk | None
+    recipe: Recipe, base: Base, tuned: Tuned, trunk: Trunk | None, known: Mapping[int, Look]
 ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """For metrics.json, and a row for each item; None where the recipe asks for nothing.
 
     `base`, `tuned` and `change` of the first text loss stand on top, an entry for each task under `suite`. `trunk` is
-    what is frozen of the tuned model. Raises UserError as `check_suite` does.
+    what is frozen of the tuned model; `known` are looks of it that there are already, by their places in the suite.
+    Raises UserError as `check_suite` does.
     """
     setting = Setting.of(recipe, base, tuned, trunk)
     suite: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
-    for asked in recipe.retention_suite:
+    for place, asked in enumerate(recipe.retention_suite):
         task = None if asked.of_harness else suite_task(asked, recipe, base)
         before, floor = _of_base(base, tuned, asked, task, setting)
-        after = look(base, asked, task, setting, tuned.prefix_ids) if tuned.n_trainable else before
+        after = known.get(place) or before
+        if tuned.n_trainable and place not in known:
+            after = look(base, asked, task, setting, tuned.prefix_ids)
         suite.append({"task": asked.name, **paired(before, after, floor)})
         rows += [
             {"task": asked.name, "id": item, "base": value, "tuned": after.items[item]}
@@ -112,18 +117,29 @@ def look(
     """What `base`, with whatever acts on it now, makes of the task; None is one of the harness."""
     if task is None:
         return _of_harness(base, asked, asked.rows or N_QUESTIONS, setting.packing, prefix_ids)
+    how = How(prefix_ids, packing=setting.packing, trunk=setting.trunk)
+    return alone(base, _look(base, asked, task, setting), how)
+
+
+def looks_at(recipe: Recipe, base: Base, setting: Setting) -> Asks[dict[int, Look]]:
+    """What a model makes of the tasks of the suite, by their places there; those of the harness are left out, which
+    asks a model itself."""
+    found = {}
+    for place, asked in enumerate(recipe.retention_suite):
+        if not asked.of_harness:
+            found[place] = yield from _look(base, asked, suite_task(asked, recipe, base), setting)
+    return found
+
+
+def _look(base: Base, asked: RetentionTask, task: Task, setting: Setting) -> Asks[Look]:
     n_rows = asked.rows or (None if task.kind == TEXTS else N_QUESTIONS)
     examples = task.test[:n_rows]
     if task.kind == TEXTS:
         documents = [example.text for example in examples]
-        found = retention_loss(
-            base, documents, prefix_ids=prefix_ids, longest=setting.longest, packing=setting.packing,
-            trunk=setting.trunk,
-        )  # fmt: skip
+        found = yield from losses_of_texts(base, documents, setting.longest)
         return look_at_texts([example.id for example in examples], found)
     questions = prepare(base, task, examples, n_prefix=setting.n_prefix, shots=asked.shots)
-    how = Asking(setting.packing)
-    return look_of(task, answer(base, questions, prefix_ids=prefix_ids, asking=how, trunk=setting.trunk))
+    return look_of(task, (yield from asks_of(base, questions, Asking(setting.packing))))
 
 
 def _of_harness(

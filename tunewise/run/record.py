@@ -45,6 +45,10 @@ class Spent:
         finally:
             self._seconds[what] += time.perf_counter() - start
 
+    def add(self, what: str, seconds: float) -> None:
+        """So many went into `what`."""
+        self._seconds[what] += seconds
+
     def told(self) -> dict[str, float]:
         """For metrics.json."""
         return {what: round(seconds, 3) for what, seconds in self._seconds.items()}

@@ -17,6 +17,8 @@ from tunewise.methods.lanes import CannotShare
 from tunewise.models.load import Base
 from tunewise.models.quantise import INT8
 from tunewise.run import record
+from tunewise.run.answers import AtTheEnd
+from tunewise.run.asked_together import AskedTogether, asked_together
 from tunewise.run.carry_out import Run, done
 from tunewise.run.prepare import drawn, load_for
 from tunewise.run.recipe import Recipe
@@ -114,24 +116,30 @@ def _together(
     start = time.perf_counter()
     watcher = None if progress is None else AsOne(progress, len(runs))
     try:
-        results: Sequence[FitResult | Diverged | None] = fit_together([run.training(watcher) for run in runs])
+        trainings, scores = [run.training(watcher) for run in runs], AskedTogether(runs).dev_scores
+        results: Sequence[FitResult | Diverged | None] = fit_together(trainings, scores)
     except CannotShare as reason:
         logger.info("one by one: %s", reason.message)
         results = [None] * len(runs)
     taken = time.perf_counter() - start
     n_tokens = sum(result.tokens for result in results if isinstance(result, FitResult))
+    start = time.perf_counter()
+    trained = {number: result for number, result in enumerate(results) if isinstance(result, FitResult)}
+    answered = asked_together({i: runs[i] for i in trained}, lambda i, run: run.answers.all_at_the_end(trained[i]))
+    taken_by_answers = (time.perf_counter() - start) / max(1, len(trained))
     found: list[dict[str, Any] | Diverged] = []
-    for run, result, own in zip(runs, results, seconds, strict=True):
+    for number, (run, result, own) in enumerate(zip(runs, results, seconds, strict=True)):
         start = time.perf_counter()
         try:
             if isinstance(result, Diverged):
                 raise result
-            metrics = _finished(run, result, peak, progress)
+            metrics = _finished(run, result, peak, progress, answered.get(number))
         except Diverged as error:
             found.append(error)
             continue
-        share_of_training = 0.0 if result is None else taken * result.tokens / max(1, n_tokens)
-        metrics["seconds"] = round(metrics["seconds"] + own + share_of_training + time.perf_counter() - start, 3)
+        if result is not None:
+            own += taken * result.tokens / max(1, n_tokens) + taken_by_answers
+        metrics["seconds"] = round(metrics["seconds"] + own + time.perf_counter() - start, 3)
         done(run.out, metrics)
         found.append(metrics)
     return found
@@ -147,11 +155,16 @@ def _begun(recipe: Recipe, folder: Path, base: Base) -> Run:
     return run
 
 
-def _finished(run: Run, result: FitResult | None, peak: Peak, progress: Watcher | None) -> dict[str, Any]:
+def _finished(
+    run: Run, result: FitResult | None, peak: Peak, progress: Watcher | None, answers: AtTheEnd | None
+) -> dict[str, Any]:
     """What follows the training, which is done here where there is no result of it yet."""
     run.tuned.reattach()
     try:
-        metrics = run.finish(fit_alone(run.training(progress)) if result is None else result, peak)
+        if result is None:
+            metrics = run.finish(fit_alone(run.training(progress)), peak)
+        else:
+            metrics = run.finish(result, peak, answers)
     finally:
         run.tuned.detach()
     if result is not None:

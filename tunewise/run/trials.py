@@ -18,9 +18,11 @@ from typing import Any
 
 from tunewise import files
 from tunewise.errors import UserError
+from tunewise.evaluation.asks import Asks
 from tunewise.methods.lanes import CannotShare
 from tunewise.models.load import Base
 from tunewise.run import record
+from tunewise.run.asked_together import asked_together
 from tunewise.run.carry_out import Run
 from tunewise.run.prepare import drawn, load_for
 from tunewise.run.recipe import Recipe
@@ -36,6 +38,9 @@ TRIAL = "trial.json"
 TrialOutcome = dict[str, Any] | Diverged
 """The content of trial.json, or what ended the trial. `rungs` have share, step, loss on dev (nats per label token; None
 where it is not finite, or nothing is trained), dev score (higher is better; None before the end), and seconds."""
+
+Score = tuple[float | None, float | None]
+"""Loss and score on dev, None where that is not measured."""
 
 
 def advance(
@@ -109,7 +114,7 @@ def _alone(recipe: Recipe, folder: Path, base: Base, share: float, progress: Wat
     run = _begun(recipe, folder, base, share, beside_others=False)
     try:
         result = fit_alone(_part(run, share, progress)) if run.rows else None
-        return _scored(run, result, share, start)
+        return _scored(run, result, share, start, run.answers.alone(_asks(run, result, share)))
     except Diverged as error:
         return _lost(run, error)
     finally:
@@ -135,7 +140,11 @@ def _together(
         results = [None] * len(runs)
     taken, found = time.perf_counter() - start, []
     n_tokens = sum(result.tokens for result in results if isinstance(result, FitResult))
-    for run, result, own in zip(runs, results, seconds, strict=True):
+    start = time.perf_counter()
+    trained = {number: result for number, result in enumerate(results) if isinstance(result, FitResult)}
+    scores = asked_together({i: runs[i] for i in trained}, lambda i, run: _asks(run, trained[i], share))
+    taken_by_scores = (time.perf_counter() - start) / max(1, len(trained))
+    for number, (run, result, own) in enumerate(zip(runs, results, seconds, strict=True)):
         start = time.perf_counter() - own
         run.tuned.reattach()
         try:
@@ -144,8 +153,9 @@ def _together(
             if result is None:
                 result = fit_alone(_part(run, share, progress))
             else:
-                start -= taken * result.tokens / max(1, n_tokens)
-            found.append(_scored(run, result, share, start))
+                start -= taken * result.tokens / max(1, n_tokens) + taken_by_scores
+            score = scores.get(number) or run.answers.alone(_asks(run, result, share))
+            found.append(_scored(run, result, share, start, score))
         except Diverged as error:
             found.append(_lost(run, error))
         finally:
@@ -158,12 +168,21 @@ def _part(run: Run, share: float, progress: Watcher | None) -> Training:
     return replace(run.training(progress), dev_score=None, until=share)
 
 
-def _scored(run: Run, result: FitResult | None, share: float, start: float) -> dict[str, Any]:
-    """Score the state that `run` holds and write it down; `start` is when the seconds of this rung began."""
+def _asks(run: Run, result: FitResult | None, share: float) -> Asks[Score]:
+    """What a trial is asked at a rung."""
+    loss = dev = None
+    if result is not None:
+        loss = yield from run.dev_loss()
+    if result is None or share == 1:
+        dev = yield from run.answers.dev_score()
+    return loss, dev
+
+
+def _scored(run: Run, result: FitResult | None, share: float, start: float, score: Score) -> dict[str, Any]:
+    """Write down how the state that `run` holds scores; `start` is when the seconds of this rung began."""
     content = _content(run)
     step = 0 if result is None else result.steps
-    loss = None if result is None else run.dev_loss()
-    dev = run.dev_score() if result is None or share == 1 else None
+    loss, dev = score
     seconds = round(time.perf_counter() - start, 3)
     rungs = [rung for rung in content["rungs"] if rung["share"] != share]
     told = None if loss is None or not math.isfinite(loss) else loss

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tunewise.data.encode import Encoded
 from tunewise.engine.batches import FORWARD_COST, FORWARD_COST_ELSEWHERE, buckets
 from tunewise.engine.objectives import Objective
 from tunewise.engine.sources import Sources
+from tunewise.engine.trunk import evaluating
 from tunewise.errors import UserError
 from tunewise.methods.attach import Tuned
 from tunewise.training import checkpoint
@@ -103,7 +104,15 @@ class Answer:
     """(B,) the loss of each row, summed over its labels."""
 
 
-Steps = Generator[Asked, Answer, str]
+@dataclass(frozen=True)
+class ToScore:
+    """A lane wants its present state scored on dev; `alone` does that with no other on the base."""
+
+    alone: Callable[[], float]
+
+
+Steps = Generator[Asked | ToScore, Any, str]
+"""An `Asked` is to be sent an `Answer`, a `ToScore` a float."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,7 @@ class Lane:
                     checkpoint.set_random_state(*random_state, self._device)
                     self._stop(interrupts.requested)
                 if dev_score is not None and self._evaluation_is_due():
-                    self._evaluate(dev_score, watcher)
+                    yield from self._evaluate(dev_score, watcher)
                 if position.step == self._last_step or self._patience_is_out:
                     break
                 if interrupts.requested or (every and position.step % every == 0):
@@ -176,7 +185,7 @@ class Lane:
             return "patience"
         return "steps" if position.step == self.n_steps else "until"
 
-    def _step(self, watcher: Watcher, interrupts: Interrupts) -> Generator[Asked, Answer, bool]:
+    def _step(self, watcher: Watcher, interrupts: Interrupts) -> Generator[Asked, Any, bool]:
         """One optimiser step; False, with nothing changed, when an interrupt came before its last batch."""
         start, shared, waited = time.perf_counter(), 0.0, 0.0
         position = self._state.position
@@ -273,15 +282,12 @@ class Lane:
         every = max(1, round(self._config.evaluate_every * self.steps_per_epoch))
         return self._state.position.step % every == 0 or self._state.position.step == self.n_steps
 
-    def _evaluate(self, dev_score: Callable[[], float], watcher: Watcher) -> None:
-        """Score the present state and keep it where it is the best."""
+    def _evaluate(self, dev_score: Callable[[], float], watcher: Watcher) -> Generator[ToScore, float]:
+        """Have the present state scored and keep it where it is the best."""
         position = self._state.position
         if self._own_bytes is None:
             self._own_bytes = self._peak.own_bytes()
-        self._tuned.model.eval()
-        with self._alone():
-            score = float(dev_score())
-        self._tuned.model.train()
+        score = yield ToScore(partial(self._score, dev_score))
         position.scores.append((position.step, score))
         is_best = position.best_score is None or score > position.best_score
         if is_best:
@@ -291,6 +297,10 @@ class Lane:
             position.n_without_gain += 1
         files.append_json(self.training.folder / LOG, {"step": position.step, "dev": score, "best": is_best})
         watcher.evaluated(position.step, score, is_best)
+
+    def _score(self, dev_score: Callable[[], float]) -> float:
+        with evaluating(self._tuned.model), self._alone():
+            return float(dev_score())
 
     @property
     def _patience_is_out(self) -> bool:

@@ -16,7 +16,7 @@ from tunewise.engine.recomputing import recompute
 from tunewise.methods.attach import Tuned
 from tunewise.training.config import TrainConfig
 from tunewise.training.interrupt import Interrupts
-from tunewise.training.lane import Answer, FitResult, Lane, Steps, Training
+from tunewise.training.lane import Answer, FitResult, Lane, Steps, ToScore, Training
 from tunewise.training.progress import Watcher
 from tunewise.training.state import CHECKPOINTS, LOG
 
@@ -60,6 +60,9 @@ def _answered(steps: Steps, objective: Objective[Any], model: PreTrainedModel) -
         try:
             asked = next(steps)
             while True:
+                if isinstance(asked, ToScore):
+                    asked = steps.send(asked.alone())
+                    continue
                 start = time.perf_counter()
                 batch, by_row = asked.batch.to(model.device), None
                 with objective.ready(model):
