@@ -30,15 +30,37 @@ DECODERS: dict[str, Small] = {
     **{
         name: Small(name, _GROUPED)
         for name in (
-            "olmo", "granite", "smollm3", "arcee", "nemotron",
-            "olmo2", "olmo3", "cohere", "cohere2", "stablelm", "starcoder2", "phi",
+            "olmo",
+            "granite",
+            "smollm3",
+            "arcee",
+            "nemotron",
+            "olmo2",
+            "olmo3",
+            "cohere",
+            "cohere2",
+            "stablelm",
+            "starcoder2",
+            "phi",
         )
     },
     **{
         name: Small(name, _HEADED)
         for name in (
-            "internlm3", "ernie4_5", "seed_oss", "gemma", "vaultgemma", "helium", "ministral", "ministral3", "hunyuan_v1_dense", "granite_swa", "exaone4", "apertus",
-            "glm", "glm4",
+            "internlm3",
+            "ernie4_5",
+            "seed_oss",
+            "gemma",
+            "vaultgemma",
+            "helium",
+            "ministral",
+            "ministral3",
+            "hunyuan_v1_dense",
+            "granite_swa",
+            "exaone4",
+            "apertus",
+            "glm",
+            "glm4",
         )
     },
     "cohere_normed": Small("cohere", {**_GROUPED, "use_qk_norm": True, "logit_scale": 0.5}),  # Command R+
@@ -60,27 +82,39 @@ DECODERS: dict[str, Small] = {
         "gpt_neo",
         {
             **{name: value for name, value in _PLAIN.items() if not name.startswith("num_")},
-            "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 4,
+            "num_layers": 2,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 4,
         },
     ),
     "gpt_bigcode": Small("gpt_bigcode", _GPT),
     "gpt_bigcode_heads": Small("gpt_bigcode", {**_GPT, "multi_query": False}),
-    "xglm": Small(
-        "xglm", {**_PLAIN, "d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4}
-    ),
+    "xglm": Small("xglm", {**_PLAIN, "d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4}),
     "biogpt": Small("biogpt", _PLAIN),
 }
 ENCODERS: dict[str, Small] = {
     **{
         name: Small(name, {**_ENCODER, "type_vocab_size": 1})
         for name in (
-            "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "ernie", "rembert",
-            "megatron-bert", "mpnet", "esm", "nomic_bert", "eurobert",
+            "xlm-roberta",
+            "xlm-roberta-xl",
+            "camembert",
+            "roberta-prelayernorm",
+            "data2vec-text",
+            "ernie",
+            "rembert",
+            "megatron-bert",
+            "mpnet",
+            "esm",
+            "nomic_bert",
+            "eurobert",
         )
     },
     "electra": Small("electra", {**_ENCODER, "embedding_size": 16}),
     "deberta": Small(
-        "deberta", {**_ENCODER, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 16}
+        "deberta",
+        {**_ENCODER, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 16},
     ),
     "deberta_plain": Small("deberta", _ENCODER),
     "modernbert": Small("modernbert", {**_ENCODER, "cls_token_id": 1, "sep_token_id": 2, "local_attention": 8}),

@@ -4,6 +4,9 @@ Each is held against a number that the package did not make: peft's logits from 
 embeddings put together by hand, adapters written out in a line of torch, or weights written into the model.
 """
 
+import copy
+from functools import cache
+
 import peft
 import pytest
 import torch
@@ -22,7 +25,7 @@ from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.store import save_adapter
 from tunewise.models import families
 from tunewise.models.anatomy import read_anatomy
-from tunewise.models.families import DECODER, ENCODER_DECODER, FAMILIES
+from tunewise.models.families import FAMILIES
 from tunewise.models.weights import dense_weight, set_dense_weight
 
 IDS = torch.tensor([[5, 9, 33, 20, 7, 41, 3], [8, 8, 60, 12, 50, 6, 11]])
@@ -41,7 +44,17 @@ KINDS = {
 
 
 def build(name):
+    return copy.deepcopy(_built(name))
+
+
+@cache
+def _built(name):
     return more_bases.build(name, torch.float32 if name in ONLY_FLOAT32 else torch.float64)
+
+
+@cache
+def base_says(name):
+    return says(_built(name))
 
 
 def tolerance(name):
@@ -151,7 +164,7 @@ def test_what_can_be_folded_is_the_weight_it_stands_for(name):
     for method in ({"name": "ia3"}, {"name": "lora", "rank": 2, "roles": roles}):
         tuned = moved(name, **method)
         ours = says(tuned.model)
-        assert (ours - says(build(name))).abs().max() > 1e-4
+        assert (ours - base_says(name)).abs().max() > 1e-4
         torch.testing.assert_close(says(tuned.fold()), ours, rtol=0, atol=tolerance(name))
 
 
@@ -171,7 +184,7 @@ def test_adapters_and_biases_are_a_line_of_torch(name):
     for method in ({"name": "bitfit", "add": True}, {"name": "bottleneck", "bottleneck": 4, "placement": "houlsby"}):
         tuned = moved(name, **method)
         ours = says(tuned.model)
-        assert (ours - says(build(name))).abs().max() > 1e-4
+        assert (ours - base_says(name)).abs().max() > 1e-4
         model, state = detached(tuned)
         for site in map(tuned.site, tuned.deltas):
             own = {key.removeprefix(f"delta.{site.name}."): value for key, value in state.items()}
@@ -190,7 +203,9 @@ def _by_hand(own):
     return added
 
 
-@pytest.mark.parametrize("name", [name for name in MORE if name not in IMAGES])
+@pytest.mark.parametrize(
+    "name", [name for name in MORE if name not in IMAGES and name != "esm"]
+)  # which scales ids alone
 def test_a_soft_prompt_is_embeddings_put_before_those_of_the_text(name):
     tuned = moved(name, name="prompt_tuning", virtual_tokens=3)
     ours = says(tuned.model, prefix=tuned.prefix_ids)

@@ -342,6 +342,8 @@ REFUSED: dict[str, str] = {
     "mobilebert": "each of its layers holds four feed-forward parts and bottlenecks of another width between them",
 }
 """Families that cannot be adapted rightly here, and why."""
+NOT_IN_16_BITS = ("deberta",)
+"""transformers multiplies by float32 there, whatever the weights are."""
 
 
 def kind_of(config: PreTrainedConfig) -> str:
