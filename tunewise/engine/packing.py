@@ -141,6 +141,8 @@ def _attend(
     starts, reader = told.get("segment_starts"), told.get("reader")
     if starts is None and reader is None:
         raise TypeError("its attention is not told the segments")
+    if told.get("s_aux") is not None:
+        raise TypeError("its attention has sinks, learned scores that stand beside those of tokens")
     q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     dropout, is_causal = told.get("dropout") or 0.0, told.get("is_causal")
     pattern = Pattern(

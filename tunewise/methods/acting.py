@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,8 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from tunewise.errors import UserError
-from tunewise.methods.base import Delta
-from tunewise.models.anatomy import Site
+from tunewise.methods.base import Delta, WeightChange
+from tunewise.models.anatomy import MIXTURE, Site
 from tunewise.models.weights import frozen_weight
 
 _CARRIED: "weakref.WeakKeyDictionary[PreTrainedModel, str]" = weakref.WeakKeyDictionary()
@@ -33,16 +34,20 @@ class Acting:
     """Whether `after` is all it does, and to the whole of what leaves the module."""
     scale: Callable[[], float]
     """λ as it is now."""
+    gives_back: bool = False
+    """Whether `before` lends the module something that `after` takes back, though the module has failed."""
 
     def install(self, model: PreTrainedModel) -> list[RemovableHandle]:
         """Let it act wherever the module is called."""
         module = model.get_submodule(self.module)
         entering = [] if self.before is None else [module.register_forward_pre_hook(self.before)]
-        return [*entering, module.register_forward_hook(self.after)]
+        return [*entering, module.register_forward_hook(self.after, always_call=self.gives_back)]
 
 
 def acting(model: PreTrainedModel, site: Site, delta: Delta, scale: Callable[[], float]) -> Acting:
     """`delta` at `site`, as far as the present `scale` λ lets it: y + λ·(after(x, y) − y)."""
+    if site.n_experts:
+        return _among_experts(site, delta, scale)
     changes_input = type(delta).before is not Delta.before
     given: list[Tensor] = []  # the token ids that `before` changes: `after` puts vectors in the place of some
 
@@ -72,7 +77,45 @@ def acting(model: PreTrainedModel, site: Site, delta: Delta, scale: Callable[[],
         return site.write(output, tuned)
 
     is_whole = not (changes_input or site.is_slice or site.heads_first)
-    return Acting(site.module, delta, enter if changes_input and not site.is_slice else None, leave, is_whole, scale)
+    after = _of_first(leave) if site.role == MIXTURE else leave
+    return Acting(site.module, delta, enter if changes_input and not site.is_slice else None, after, is_whole, scale)
+
+
+def _of_first(leave: After) -> After:
+    """The same for a module that says something else beside its output, as some mixtures say where tokens went."""
+
+    def first(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return leave(module, args, output)
+        changed = leave(module, args, output[0])
+        return None if changed is None else (changed, *output[1:])
+
+    return first
+
+
+def _among_experts(site: Site, delta: Delta, scale: Callable[[], float]) -> Acting:
+    """The same at a site of experts: W + λ·ΔW stands in the place of W while their module runs."""
+    assert isinstance(delta, WeightChange), type(delta)
+    lent: list[nn.Parameter | None] = []
+
+    def enter(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if scale() == 0.0:
+            return args
+        own = module.get_parameter(site.parameter)
+        weight = own.mT if site.transposed else own
+        moved = delta.moved(weight)
+        if scale() != 1.0:
+            moved = torch.lerp(weight, moved, scale())
+        lent.append(own)
+        stored: dict[str, Any] = module._parameters
+        stored[site.parameter] = moved.mT if site.transposed else moved
+        return args
+
+    def leave(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if lent:
+            module._parameters[site.parameter] = lent.pop()
+
+    return Acting(site.module, delta, enter, leave, is_whole=False, scale=scale, gives_back=True)
 
 
 def occupy(model: PreTrainedModel, name: str) -> None:

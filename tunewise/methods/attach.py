@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise.errors import UserError
 from tunewise.methods.acting import Acting, acting, occupy, refuse_a_second, vacate
-from tunewise.methods.base import CannotFold, Delta, Method, Start
-from tunewise.models.anatomy import Anatomy, Site, read_anatomy
+from tunewise.methods.base import SERVE, CannotFold, Delta, Method, Start
+from tunewise.models.anatomy import MIXTURE, Anatomy, Site, read_anatomy
 from tunewise.models.quantise import ROUTES, cannot_write, is_quantised, keep_layout, refuse_to_train
 from tunewise.models.weights import dense_weight, frozen_weight, set_dense_weight
 
@@ -43,8 +43,8 @@ def attach(
         deltas = dict(method.deltas(anatomy))
         sites = _sites_by_name(anatomy)
         for name, delta in deltas.items():
-            weight = model.get_submodule(sites[name].module).weight
-            delta.to(device=weight.device, dtype=_delta_dtype(model.dtype))
+            stored = next(model.get_submodule(sites[name].module).parameters())
+            delta.to(device=stored.device, dtype=_delta_dtype(model.dtype))
             delta.bind(partial(frozen_weight, model, sites[name]))
         if warm_start:
             method.warm_start(Start(model, anatomy, tokenizer, losses), deltas)
@@ -247,6 +247,9 @@ class Tuned:
         quantised = [module for module in modules if is_quantised(self.model.get_submodule(module))]
         if quantised:
             raise CannotFold(cannot_write(quantised[0]), hint=ROUTES)
+        whole = [name for name in self.deltas if self._sites[name].role == MIXTURE]
+        if whole:
+            raise CannotFold(f"{whole[0]} is a mixture of experts and has no equivalent dense weight", SERVE)
         tied = [
             name
             for name in self.deltas
@@ -255,7 +258,7 @@ class Tuned:
         if tied:
             raise CannotFold(
                 f"the {tied[0]} of this base is tied to its other end: a weight folded there would change both",
-                hint="serve it attached: tunewise.load_adapter",
+                hint=SERVE,
             )
 
     @contextmanager

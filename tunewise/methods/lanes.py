@@ -5,7 +5,7 @@ tensors of the base itself, its part is computed with its own. No lane sees anot
 gradients that it has alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from tunewise.errors import UserError
 from tunewise.methods.acting import Acting, occupy, vacate
 from tunewise.methods.attach import Tuned
+from tunewise.models.anatomy import Anatomy
 
 Where = Literal["everywhere", "last layer", "answers", "head"]
 
@@ -173,9 +174,11 @@ class Lanes:
         return hook
 
     def _leave(self, acts: dict[int, list[Acting]]) -> Callable:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
             if self._parts is None:
                 return None
+            if isinstance(output, tuple):  # of some mixtures of experts
+                return (hook(module, args, output[0]), *output[1:])
             stacked = self._stacked(module, acts, args[0], output)
             if stacked is not None:
                 return stacked
@@ -308,7 +311,21 @@ def why_not_a_lane(tuned: Tuned) -> str:
     hooks = list(tuned.method.hooks(tuned.model, tuned.anatomy, tuned.deltas, lambda: False))
     for hook in hooks:
         hook.remove()
-    return f"{tuned.method.name} acts on a whole stack of layers here" if hooks else ""
+    if hooks:
+        return f"{tuned.method.name} acts on a whole stack of layers here"
+    return inside_a_mixture(tuned.anatomy, tuned.deltas, tuned.selected)
+
+
+def inside_a_mixture(anatomy: Anatomy, sites: Iterable[str], selected: Iterable[str]) -> str:
+    """Why who acts at these sites, or trains these tensors, shares no batch with others; "" where nothing says so.
+
+    In a mixture of experts tokens are no longer side by side.
+    """
+    modules = {site.name: site.module for site in anatomy.sites}
+    touched = (*(modules.get(name, "") for name in sites), *selected)
+    mixtures = tuple(f"{site.module}." for site in anatomy.mixtures)
+    found = next((path for path in touched if mixtures and path.startswith(mixtures)), "")
+    return f"{found} is inside a mixture of experts, where tokens are not side by side" if found else ""
 
 
 def has_dropout(tuned: Tuned) -> bool:

@@ -29,6 +29,8 @@ class Family:
     embedding: str | None  # None: it reads images
     sites: dict[str, str]
     fused: dict[str, str] | None = None  # whole role -> path
+    feed_forward: tuple[str, ...] = ()  # where a layer may have gate, up and down: the first that is there
+    experts: str | None = None  # the fused weights of many experts, in the layers that have some
     key_norm: str | None = None  # what the keys pass between projection and rotation, in the models that have it
     key_norm_heads_first: bool = False
     qkv_groups: "Callable[[PreTrainedConfig], int]" = lambda config: 1
@@ -61,6 +63,11 @@ _GLM = replace(
     sites={**{role: _LLAMA.sites[role] for role in ("q", "k", "v", "o")}, "down": "mlp.down_proj"},
     fused={"gate_up": "mlp.gate_up_proj"},
 )
+_OF_EXPERTS = replace(
+    _LLAMA, sites={role: path for role, path in _LLAMA.sites.items() if role in "qkvo"}, experts="mlp.experts"
+)
+"""Tokens are sent to a few of many experts; the router, and what weighs a shared expert, are no sites."""
+
 
 _OPT = Family(
     layers="model.decoder.layers",
@@ -326,7 +333,14 @@ FAMILIES: dict[str, Family | tuple[Family, ...]] = {  # of several rows, the fir
     **{name: replace(_VIT, layers=f"{name}.layers") for name in ("deit", "beit", "ijepa")},
     "dinov2": (_DINOV2, _DINOV2_BEFORE_5_20),
     "dinov2_with_registers": replace(_DINOV2, layers="dinov2_with_registers.encoder.layer"),
+    "mixtral": _OF_EXPERTS,
+    "qwen2_moe": replace(_OF_EXPERTS, feed_forward=("mlp.shared_expert", "mlp")),
+    "qwen3_moe": replace(_OF_EXPERTS, feed_forward=("mlp",), key_norm="self_attn.k_norm"),
+    "olmoe": replace(_OF_EXPERTS, key_norm="self_attn.k_norm"),
+    "granitemoe": replace(_OF_EXPERTS, experts="block_sparse_moe.experts"),
+    "gpt_oss": _OF_EXPERTS,
 }
+
 
 _WINDOWS = "its attention runs over windows and a few global tokens, through modules of their own"
 _STAGES = "its stages differ in width, and there is no one stack of layers"
@@ -371,3 +385,8 @@ def has_own_head(config: PreTrainedConfig) -> bool:
     T5 1.1 (FLAN-T5) and mT5: transformers 5 ties them in the configuration, and unties them where the weights differ.
     """
     return config.model_type == "mt5" or config.to_dict().get("scale_decoder_outputs") is False
+
+
+def experts_per_token(config: PreTrainedConfig) -> int:
+    """To how many experts a mixture sends each token."""
+    return int(config.get_text_config().to_dict()["num_experts_per_tok"])

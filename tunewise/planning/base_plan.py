@@ -15,6 +15,8 @@ class Plan:
 
     model: str
     n_base: int
+    n_active: int
+    """Parameters that one token meets; all of them, but where it is sent to a few of many experts."""
     device: Device
     steps: Steps
     n_rows: int
@@ -50,6 +52,7 @@ class Plan:
         return {
             "model": self.model,
             "n_base": self.n_base,
+            "n_active": self.n_active,
             "device": device,
             "work": work,
             "n_rows": self.n_rows,

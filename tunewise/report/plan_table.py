@@ -34,7 +34,8 @@ MOST_ALTERNATIVES = 4
 def print_plan(console: Console, plan: Plan) -> None:
     """All of it."""
     n_base = words.count(plan.n_base)
-    head = f"{words.base_called(plan.model)}, {n_base} parameters, on {_device(plan)}"
+    active = "" if plan.n_active == plan.n_base else f" ({words.count(plan.n_active)} active for a token)"
+    head = f"{words.base_called(plan.model)}, {n_base} parameters{active}, on {_device(plan)}"
     _print(console, head, "bold")
     _print(console, plan.told, "dim")
     if plan.correction is not None:

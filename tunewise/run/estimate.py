@@ -112,6 +112,7 @@ def _plan(
     return Plan(
         model=recipe.model,
         n_base=shell.n_parameters,
+        n_active=shell.n_active,
         device=where,
         steps=steps,
         n_rows=ASSUMED_ROWS if lengths is None else recipe.train.n_drawn(lengths.n_rows),
