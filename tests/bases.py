@@ -173,7 +173,10 @@ def auto_class(family: str, config: PreTrainedConfig) -> type:
 def build(family: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> PreTrainedModel:
     """The small random model of a family, in evaluation mode, with weights large enough to tell models apart."""
     # T5's scores are not divided by the root of the width: with weights as large its softmax would magnify rounding
-    return drawn(lambda: shell(family, dtype), 0.14 if family in ("t5", "t5_gated", "mt5") else 0.2, seed)
+    model = drawn(lambda: shell(family, dtype), 0.14 if family in ("t5", "t5_gated", "mt5") else 0.2, seed)
+    if family in MIXTURES and dtype == torch.float64:
+        model.set_experts_implementation("eager")  # torch's grouped product knows no float64
+    return model
 
 
 def drawn(made: Callable[[], PreTrainedModel], deviation: float = 0.2, seed: int = 0) -> PreTrainedModel:
@@ -186,8 +189,6 @@ def drawn(made: Callable[[], PreTrainedModel], deviation: float = 0.2, seed: int
                 torch.nn.init.normal_(parameter, std=0.1)
             elif parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=deviation)
-    if family in MIXTURES and dtype == torch.float64:
-        model.set_experts_implementation("eager")  # torch's grouped product knows no float64
     return model.eval()
 
 
