@@ -15,6 +15,23 @@ _GPT = {**bases.DECODERS["gpt2"], "n_inner": 48}
 _ENCODER = bases.OTHERS["bert_classes"]
 _PAIRS = {**bases.OTHERS["bart"], "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
 _IMAGES = bases.OTHERS["vit_images"]
+_MIXED = {"layer_types": ["linear_attention", "full_attention"]}
+_LINEAR = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_GEMMA4 = {
+    **_HEADED,
+    "num_hidden_layers": 2,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 64,
+    "global_head_dim": 8,
+    "num_kv_shared_layers": 0,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 4,
+}
 _FALCON = {**_PLAIN, "ffn_hidden_size": 48}
 
 
@@ -67,6 +84,9 @@ DECODERS: dict[str, Small] = {
     "stablelm_parallel": Small("stablelm", {**_GROUPED, "use_parallel_residual": True, "use_qkv_bias": True}),
     "phi_normed": Small("phi", {**_GROUPED, "qk_layernorm": True}),
     "olmo3_sliding": Small("olmo3", {**_GROUPED, "sliding_window": 4}),
+    "qwen3_5_text": Small("qwen3_5_text", {**_HEADED, **_LINEAR, **_MIXED}),
+    "gemma4_text": Small("gemma4_text", _GEMMA4),
+    "lfm2": Small("lfm2", {**_GROUPED, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}),
     "falcon": Small("falcon", {**_FALCON, "multi_query": True, "parallel_attn": True}),  # 7B
     "falcon_grouped": Small("falcon", {**_FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}),  # 40B, 180B
     "falcon_alibi": Small(

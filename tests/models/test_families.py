@@ -5,7 +5,9 @@ embeddings put together by hand, adapters written out in a line of torch, or wei
 """
 
 import copy
+import re
 from functools import cache
+from pathlib import Path
 
 import peft
 import pytest
@@ -19,13 +21,17 @@ from tests.tuned import losses_and_gradients
 from tests.tuned import moved as moved_from_its_start
 from tunewise.engine.native.build import library
 from tunewise.engine.objectives import NextToken, PackedNextToken
+from tunewise.engine.packed_classifier import first_position
+from tunewise.engine.packed_writing import why_not_pairs
 from tunewise.engine.packing import why_not_packed
-from tunewise.methods import parse_method
+from tunewise.errors import UserError
+from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.store import save_adapter
 from tunewise.models import families
 from tunewise.models.anatomy import read_anatomy
 from tunewise.models.families import FAMILIES
+from tunewise.models.refused import REFUSED
 from tunewise.models.weights import dense_weight, set_dense_weight
 
 IDS = torch.tensor([[5, 9, 33, 20, 7, 41, 3], [8, 8, 60, 12, 50, 6, 11]])
@@ -33,7 +39,10 @@ FUSED = (
     "falcon", "falcon_grouped", "falcon_alibi", "bloom", "persimmon_plain", "mpt", "codegen", "gpt_bigcode",
     "gpt_bigcode_heads", "deberta_plain", "modernbert",
 )  # fmt: skip
-NO_SITES = ("pos_proj", "pos_q_proj", "q_norm", "k_norm")  # DeBERTa's of positions; norms with a row for each head
+NO_SITES = {  # DeBERTa's of positions; norms with a row for each head; the gates of linear attention and of Gemma 4
+    "pos_proj", "pos_q_proj", "q_norm", "k_norm", "in_proj_z", "in_proj_a", "in_proj_b", "per_layer_input_gate",
+    "per_layer_projection",
+}  # fmt: skip
 ONLY_FLOAT32 = ("xglm",)  # transformers writes a float64 into a float32 there
 KINDS = {
     **dict.fromkeys(DECODERS, families.DECODER),
@@ -61,6 +70,12 @@ def tolerance(name):
     return 1e-4 if name in ONLY_FLOAT32 else 1e-9
 
 
+def acted_on_by(name):
+    """The small models that the method of this name does not refuse."""
+    not_on = METHODS[name].not_on
+    return [family for family, small in MORE.items() if not {small.model_type, KINDS[family]} & set(not_on)]
+
+
 def moved(family, **method) -> Tuned:
     tuned = attach(build(family), parse_method(method))
     generator = torch.Generator().manual_seed(1)
@@ -78,7 +93,7 @@ def says(model, ids=IDS, prefix=()):
 def test_every_family_of_the_table_is_tried_here_or_in_the_contract():
     tried = {small.model_type for small in MORE.values()}
     tried |= {read_anatomy(bases.build(family)).model_type for family in (*bases.CONFIGS, *bases.MIXTURES)}
-    assert set(FAMILIES) - tried == {"gemma3"}  # its text part is gemma3_text
+    assert set(FAMILIES) - tried == {"gemma3", "gemma4", "qwen3_5"}  # their text parts have rows of their own
     assert len(MORE) >= 60
 
 
@@ -204,8 +219,8 @@ def _by_hand(own):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in MORE if name not in IMAGES and name != "esm"]
-)  # which scales ids alone
+    "name", [name for name in acted_on_by("prompt_tuning") if name != "esm"]
+)  # it scales ids alone
 def test_a_soft_prompt_is_embeddings_put_before_those_of_the_text(name):
     tuned = moved(name, name="prompt_tuning", virtual_tokens=3)
     ours = says(tuned.model, prefix=tuned.prefix_ids)
@@ -219,7 +234,7 @@ def test_a_soft_prompt_is_embeddings_put_before_those_of_the_text(name):
     torch.testing.assert_close(ours, by_hand, rtol=0, atol=tolerance(name))
 
 
-@pytest.mark.parametrize("name", [name for name in MORE if name not in IMAGES])
+@pytest.mark.parametrize("name", acted_on_by("prefix_tuning"))
 def test_of_a_prefix_its_keys_and_values_are_seen_and_nothing_else(name):
     """The tokens that make room for it may be any: what the base makes of them reaches nobody."""
     tuned = moved(name, name="prefix_tuning", virtual_tokens=3)
@@ -236,6 +251,43 @@ def test_of_a_prefix_its_keys_and_values_are_seen_and_nothing_else(name):
     assert (says(tuned.model, prefix=tuned.prefix_ids) - now).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning", "mam", "llama_adapter"])
+def test_who_has_no_keys_and_values_in_every_layer_is_refused_what_needs_them(method):
+    refused = {name for name in DECODERS if name not in acted_on_by(method)}
+    ids = {"gemma4_text"}
+    assert refused == (ids if method == "prompt_tuning" else {"qwen3_5_text", "lfm2", *ids})
+    for name in refused:
+        with pytest.raises(UserError, match=f"{method} does not act on"):
+            attach(build(name), parse_method({"name": method, "virtual_tokens": 2}))
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")
+ON_THE_PAGE = {
+    name: row.rpartition(" | ")[2]
+    for row in re.findall(r"^\| (`.* (?:packed|padded)) \|$", PAGE, re.M)
+    for name in re.findall(r"`([^`]+)`", row.partition(" | ")[0])
+}
+
+
+def test_the_page_tells_of_every_family_once():
+    assert set(ON_THE_PAGE) == set(FAMILIES)
+    for row in re.findall(r"^\| `.*", PAGE, re.M):
+        assert all(row.count(f"`{name}`") == 1 for name in re.findall(r"`([^`]+)`", row.partition(" | ")[0]))
+    assert PAGE.count(" packed |") + PAGE.count(" padded |") >= 20
+    refused = PAGE.partition("## Refused")[2]
+    for name, why in REFUSED.items():
+        assert re.search(rf"^\| {re.escape(why)} \| .*`{name}`", refused, re.M), name
+
+
+@pytest.mark.skipif(library() is None, reason="no kernels here")
+@pytest.mark.parametrize("name", [*ENCODERS, *PAIRS])
+def test_texts_and_pairs_run_packed_where_the_page_says_so(name):
+    model = more_bases.build(name, torch.float32)
+    anatomy = read_anatomy(model)
+    reason = why_not_pairs(model, anatomy) if name in PAIRS else first_position(model, anatomy, (), "first")[1]
+    assert ON_THE_PAGE[MORE[name].model_type] == ("padded" if reason else "packed"), reason
+
+
 @pytest.mark.skipif(library() is None, reason="no kernels here")
 @pytest.mark.parametrize("name", DECODERS)
 def test_rows_run_packed_as_padded_or_padded_with_the_reason(name):
@@ -248,6 +300,7 @@ def test_rows_run_packed_as_padded_or_padded_with_the_reason(name):
         alone = losses_and_gradients(tuned, NextToken(0), [row])
         torch.testing.assert_close(padded[0][number], alone[0][0], rtol=2e-5, atol=2e-5)
     reason = why_not_packed(tuned.model)
+    assert ON_THE_PAGE[MORE[name].model_type] == ("padded" if reason else "packed"), reason
     if reason:
         assert type(tuned.model).__name__ in reason
         return

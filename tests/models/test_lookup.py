@@ -10,7 +10,8 @@ from tests.cli.command import tunewise
 from tests.more_bases import ENCODERS
 from tunewise.errors import UserError
 from tunewise.models.anatomy import read_anatomy
-from tunewise.models.families import DECODER, ENCODER, FAMILIES, REFUSED, VISION, kind_of
+from tunewise.models.families import DECODER, ENCODER, FAMILIES, VISION, kind_of
+from tunewise.models.refused import REFUSED
 
 LIKE_LLAMA = ("cwm", "diffllama", "bitnet")
 LIKE_BERT = ("yoso", "layoutlm", "mra")
@@ -52,9 +53,8 @@ def test_names_that_do_not_tell_the_roles_are_refused_with_the_row_to_write():
 
 
 def test_layers_that_differ_are_refused():
-    fields = {**bases.DECODERS["llama"], "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
-    with pytest.raises(UserError, match="layers 0 and 1 hold different modules"):
-        read_anatomy(shell("lfm2", **fields))
+    with pytest.raises(UserError, match=r"'jamba' is in no row of the anatomy, and its layers 0 and 1 hold different"):
+        read_anatomy(shell("jamba", **{**bases.DECODERS["llama"], "num_hidden_layers": 4}))
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -103,7 +103,8 @@ def _plan(model: PreTrainedModel) -> _Plan:
     try:
         norms: dict[str, Callable[[nn.Module], Forward] | None] = {}
         for path, module in ((path, model.get_submodule(path)) for path in anatomy.norms):
-            kind = f"{type(module)} {module}"  # of those that are alike one is tried
+            shapes = [tuple(parameter.shape) for parameter in module.parameters()]
+            kind = f"{type(module)} {module} {shapes}"  # of those that are alike one is tried
             if kind not in norms:
                 norms[kind] = _norm(module, model.dtype)
             if (made := norms[kind]) is not None:

@@ -239,7 +239,11 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         task_head=() if head else outside_the_trunk(model),
         head_is_tied=bool(head and embedding and modules[head.module].weight is modules[embedding.module].weight),
         sites=tuple(site for sites in by_layer for site in sites),
-        keys=tuple(_keys(modules, sites, stack, path) for sites, (stack, path) in zip(by_layer, layers, strict=True)),
+        keys=tuple(
+            _keys(modules, site, stack, path)
+            for sites, (stack, path) in zip(by_layer, layers, strict=True)
+            for site in [site for site in sites if site.role == "k"][:1]
+        ),
         norms=tuple(path for path, module in modules.items() if type(module).__name__.endswith("Norm")),
         parameters=tuple(name for name, _ in model.named_parameters()),
     )
@@ -247,7 +251,8 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
 
 def _key_value_heads(by_layer: Sequence[Sequence[Site]], heads: int) -> int:
     """As wide as those of the queries are, which the output projection takes in side by side."""
-    widths = {site.role: (site.d_in, site.d_out) for sites in reversed(by_layer) for site in sites}
+    sites = next(sites for sites in by_layer if any(site.role == "k" for site in sites))
+    widths = {site.role: (site.d_in, site.d_out) for site in reversed(sites)}
     return widths["k"][1] * heads // widths["o"][0]
 
 
@@ -270,8 +275,11 @@ def modules_on_top(model: PreTrainedModel) -> tuple[str, ...]:
 
 def _layer_sites(model: PreTrainedModel, family: Family, index: int, path: str) -> list[Site]:
     """The sites of one layer: whole modules, then the slices of fused ones."""
-    sites = [_whole(model, role, index, f"{path}.{relative}") for role, relative in family.sites.items()]
     modules = dict(model.get_submodule(path).named_modules())
+    chosen = [*family.sites.items(), *(family.elsewhere or {}).items()]
+    if family.elsewhere is not None:
+        chosen = [(role, relative) for role, relative in chosen if modules.get(relative) is not None]
+    sites = [_whole(model, role, index, f"{path}.{relative}") for role, relative in chosen]
     dense = next((part for part in family.feed_forward if f"{part}.down_proj" in modules), None)
     if dense:
         sites += [_whole(model, role, index, f"{path}.{dense}.{role}_proj") for role in ("gate", "up", "down")]
@@ -305,8 +313,7 @@ def _experts(module: nn.Module, index: int, path: str, d_model: int) -> Iterator
         yield replace(site, parameter=name, n_experts=n_experts, transposed=transposed)
 
 
-def _keys(modules: Mapping[str, nn.Module], sites: Sequence[Site], family: Family, path: str) -> Site:
-    site = next(site for site in sites if site.role == "k")
+def _keys(modules: Mapping[str, nn.Module], site: Site, family: Family, path: str) -> Site:
     if family.key_norm is None or f"{path}.{family.key_norm}" not in modules:
         return site
     module = f"{path}.{family.key_norm}"

@@ -1,6 +1,6 @@
 """Where the families of models keep their parts: one row a family, and the only file with architecture names.
 
-How the row of a model is found, or inferred where there is none, is in lookup.py.
+How the row of a model is found, or inferred where there is none, is in lookup.py; who is refused, in refused.py.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,17 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from tunewise.errors import UserError
+from tunewise.models.refused import REFUSED
 
 DECODER, ENCODER, ENCODER_DECODER, VISION = KINDS = ("decoder", "encoder", "encoder_decoder", "vision")
 WRITERS = (DECODER, ENCODER_DECODER)
 """The kinds that write text."""
 PROJECTS_POSITIONS = "deberta-v2"  # its projections to queries and keys run a second time, over relative positions
+RECURRENT = ("qwen3_5", "qwen3_5_text", "lfm2")  # most of their layers mix tokens without keys and values
+READS_IDS = (
+    "gemma4",
+    "gemma4_text",
+)  # each layer looks token ids up in a table of its own, and some have the keys of another
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Family:
     qkv_groups: "Callable[[PreTrainedConfig], int]" = lambda config: 1
     """How many times q, k and v stand behind one another in a fused qkv: once, or once for each head."""
     qkv_order: tuple[str, ...] = ("q", "k", "v")
+    elsewhere: dict[str, str] | None = None  # sites of the layers that mix tokens otherwise; any site may be missing
     head: str = "lm_head"
     kind: str = DECODER
     decoder: "Family | None" = None  # the second stack of an encoder-decoder
@@ -57,6 +64,7 @@ _LLAMA = Family(
 
 _QWEN3 = replace(_LLAMA, key_norm="self_attn.k_norm")
 _GEMMA3 = replace(_QWEN3, key_norm_heads_first=True)
+_GEMMA4 = replace(_QWEN3, elsewhere={})
 _UNGATED = replace(_LLAMA, sites={role: path for role, path in _LLAMA.sites.items() if role != "gate"})
 _GLM = replace(
     _LLAMA,
@@ -196,9 +204,7 @@ def _t5(inner: dict[str, str]) -> Family:
 _T5 = (_t5({"gate": "wi_0", "up": "wi_1", "down": "wo"}), _t5({"up": "wi", "down": "wo"}))
 
 FAMILIES: dict[str, Family | tuple[Family, ...]] = {  # of several rows, the first whose sites are all there
-    "llama": _LLAMA,  # SmolLM is a llama too
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
+    **dict.fromkeys(("llama", "mistral", "qwen2"), _LLAMA),  # SmolLM is a llama too
     "qwen3": _QWEN3,
     **dict.fromkeys(("gemma", "gemma2", "vaultgemma", "olmo", "granite", "granite_swa", "smollm3", "helium"), _LLAMA),
     **dict.fromkeys(("ministral", "ministral3", "seed_oss", "ernie4_5", "hunyuan_v1_dense", "internlm3"), _LLAMA),
@@ -212,8 +218,7 @@ FAMILIES: dict[str, Family | tuple[Family, ...]] = {  # of several rows, the fir
         sites={"o": "self_attn.o_proj", "down": "mlp.down_proj"},
         fused={"qkv": "self_attn.qkv_proj", "gate_up": "mlp.gate_up_proj"},
     ),
-    "glm": _GLM,
-    "glm4": _GLM,
+    **dict.fromkeys(("glm", "glm4"), _GLM),
     **dict.fromkeys(("nemotron", "arcee"), _UNGATED),
     "apertus": replace(_UNGATED, key_norm="self_attn.k_norm", key_norm_heads_first=True),
     "stablelm": replace(_LLAMA, key_norm="self_attn.k_layernorm", key_norm_heads_first=True),
@@ -322,9 +327,7 @@ FAMILIES: dict[str, Family | tuple[Family, ...]] = {  # of several rows, the fir
             "v": "attention.self.value_proj",
         },
     ),
-    "t5": _T5,
-    "mt5": _T5,
-    "umt5": _T5,
+    **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
     **dict.fromkeys(
         ("bart", "mbart", "pegasus", "marian", "m2m_100", "blenderbot", "blenderbot-small", "plbart", "mvp"), _BART
     ),
@@ -333,6 +336,24 @@ FAMILIES: dict[str, Family | tuple[Family, ...]] = {  # of several rows, the fir
     **{name: replace(_VIT, layers=f"{name}.layers") for name in ("deit", "beit", "ijepa")},
     "dinov2": (_DINOV2, _DINOV2_BEFORE_5_20),
     "dinov2_with_registers": replace(_DINOV2, layers="dinov2_with_registers.encoder.layer"),
+    **dict.fromkeys(
+        ("qwen3_5", "qwen3_5_text"),
+        replace(_QWEN3, elsewhere={"qkv": "linear_attn.in_proj_qkv", "o": "linear_attn.out_proj"}),
+    ),
+    "gemma4_text": _GEMMA4,
+    "gemma4": replace(_GEMMA4, layers="model.language_model.layers", embedding="model.language_model.embed_tokens"),
+    "lfm2": replace(
+        _LLAMA,
+        sites={
+            **{role: _LLAMA.sites[role] for role in ("q", "k", "v")},
+            "o": "self_attn.out_proj",
+            "gate": "feed_forward.w1",
+            "up": "feed_forward.w3",
+            "down": "feed_forward.w2",
+        },
+        elsewhere={"qkv": "conv.in_proj", "o": "conv.out_proj"},
+        key_norm="self_attn.k_layernorm",
+    ),
     "mixtral": _OF_EXPERTS,
     "qwen2_moe": replace(_OF_EXPERTS, feed_forward=("mlp.shared_expert", "mlp")),
     "qwen3_moe": replace(_OF_EXPERTS, feed_forward=("mlp",), key_norm="self_attn.k_norm"),
@@ -342,20 +363,6 @@ FAMILIES: dict[str, Family | tuple[Family, ...]] = {  # of several rows, the fir
 }
 
 
-_WINDOWS = "its attention runs over windows and a few global tokens, through modules of their own"
-_STAGES = "its stages differ in width, and there is no one stack of layers"
-_RECURRENT = "it mixes tokens by a recurrence, and has no attention to act on"
-REFUSED: dict[str, str] = {
-    "albert": "its layers are one set of weights used again and again: a change in one layer is a change in all",
-    **dict.fromkeys(("longformer", "led", "big_bird", "bigbird_pegasus", "longt5"), _WINDOWS),
-    **dict.fromkeys(("swin", "swinv2", "convnext", "convnextv2", "pvt", "pvt_v2", "levit", "segformer"), _STAGES),
-    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm", "recurrent_gemma"), _RECURRENT),
-    "xlnet": "it reads two streams of positions with weights that are no linear modules",
-    **dict.fromkeys(("xlm", "flaubert"), "the parts of its layers lie in lists of their own, and no layer is a module"),
-    "funnel": "it pools tokens between its blocks, so that a place is not the same token in every layer",
-    "mobilebert": "each of its layers holds four feed-forward parts and bottlenecks of another width between them",
-}
-"""Families that cannot be adapted rightly here, and why."""
 NOT_IN_16_BITS = ("deberta",)
 """transformers multiplies by float32 there, whatever the weights are."""
 

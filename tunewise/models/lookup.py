@@ -31,7 +31,8 @@ def family_of(model: PreTrainedModel) -> Family:
     rows = known if isinstance(known, tuple) else (known,)
     paths = {path for path, _ in model.named_modules()}
     for row in rows:
-        if all(f"{row.layers}.0.{path}" in paths for path in (*row.sites.values(), *(row.fused or {}).values())):
+        needed = () if row.elsewhere is not None else (*row.sites.values(), *(row.fused or {}).values())
+        if f"{row.layers}.0" in paths and all(f"{row.layers}.0.{path}" in paths for path in needed):
             return row
     raise UserError(
         f"this {model_type} model ({type(model).__name__}) has no layers at {rows[0].layers}",

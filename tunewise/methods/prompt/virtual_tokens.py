@@ -7,9 +7,12 @@ from transformers import PreTrainedTokenizerBase
 from tunewise.errors import UserError
 from tunewise.methods.base import Start
 from tunewise.models.anatomy import Anatomy
-from tunewise.models.families import VISION
+from tunewise.models.families import READS_IDS, VISION
 
-NO_VOCABULARY = {VISION: "a soft prompt is extra vocabulary, and it reads images"}
+NO_VOCABULARY = {
+    VISION: "a soft prompt is extra vocabulary, and it reads images",
+    **dict.fromkeys(READS_IDS, "its layers look up token ids in tables of their own, which have no virtual tokens"),
+}
 
 
 def virtual_ids(anatomy: Anatomy, virtual_tokens: int) -> tuple[int, ...]:
