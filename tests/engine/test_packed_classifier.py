@@ -93,7 +93,7 @@ def test_positions_begin_where_the_family_begins_them():
 @pytest.mark.parametrize(
     ("family", "method", "reason"),
     [
-        ("deberta-v2_classes", {"name": "lora"}, "does not keep packed texts apart"),
+        ("deberta-v2_classes", {"name": "lora"}, "its attention is written out"),
         ("bert_classes", {"name": "prefix_tuning", "virtual_tokens": 3}, "packed"),
     ],
 )
