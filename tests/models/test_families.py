@@ -27,7 +27,7 @@ from tunewise.engine.packing import why_not_packed
 from tunewise.errors import UserError
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import Tuned, attach
-from tunewise.methods.store import save_adapter
+from tunewise.methods.store import load_adapter, save_adapter
 from tunewise.models import families
 from tunewise.models.anatomy import read_anatomy
 from tunewise.models.families import FAMILIES
@@ -251,6 +251,23 @@ def test_of_a_prefix_its_keys_and_values_are_seen_and_nothing_else(name):
     for parameter in tuned.trainable.values():
         torch.nn.init.normal_(parameter)
     assert (says(tuned.model, prefix=tuned.prefix_ids) - now).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "name", ["falcon", "falcon_grouped", "bloom", "gpt_bigcode", "olmo2", "phi_normed", "persimmon"]
+)
+def test_a_prefix_is_pefts_where_its_cache_holds_what_is_learned(name, tmp_path):
+    tuned = moved_from_its_start(
+        attach(more_bases.build(name, torch.float32), parse_method({"name": "prefix_tuning", "virtual_tokens": 3}))
+    )
+    save_adapter(tuned, tmp_path)
+    ours = says(tuned.model, prefix=tuned.prefix_ids)
+    fresh = load_adapter(more_bases.build(name, torch.float32), tmp_path)
+    assert torch.equal(says(fresh.model, prefix=fresh.prefix_ids), ours)
+    assert (tmp_path / "adapter_config.json").exists() == (name != "falcon_grouped")
+    if name != "falcon_grouped":  # whose cache holds the keys of a group once for each query
+        theirs = peft.PeftModel.from_pretrained(more_bases.build(name, torch.float32), tmp_path)
+        torch.testing.assert_close(says(theirs), ours, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning", "mam", "llama_adapter"])
