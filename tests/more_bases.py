@@ -15,6 +15,13 @@ _GPT = {**bases.DECODERS["gpt2"], "n_inner": 48}
 _ENCODER = bases.OTHERS["bert_classes"]
 _PAIRS = {**bases.OTHERS["bart"], "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
 _IMAGES = bases.OTHERS["vit_images"]
+_MULTIPLIED = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.4,
+    "residual_multiplier": 0.5,
+    "logits_scaling": 2.0,
+}
+_SLIDING = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
 _MIXED = {"layer_types": ["linear_attention", "full_attention"]}
 _LINEAR = {
     "linear_num_key_heads": 2,
@@ -48,14 +55,11 @@ DECODERS: dict[str, Small] = {
         name: Small(name, _GROUPED)
         for name in (
             "olmo",
-            "granite",
-            "smollm3",
             "arcee",
             "nemotron",
             "olmo2",
             "olmo3",
             "cohere",
-            "cohere2",
             "stablelm",
             "starcoder2",
             "phi",
@@ -73,19 +77,28 @@ DECODERS: dict[str, Small] = {
             "ministral",
             "ministral3",
             "hunyuan_v1_dense",
-            "granite_swa",
-            "exaone4",
             "apertus",
             "glm",
             "glm4",
         )
     },
+    "granite": Small("granite", {**_GROUPED, **_MULTIPLIED}),
+    "granite_swa": Small("granite_swa", {**_HEADED, **_MULTIPLIED}),
+    "smollm3": Small("smollm3", {**_GROUPED, "no_rope_layers": [1, 0]}),  # 1: with rotation
+    "cohere2": Small("cohere2", {**_GROUPED, **_SLIDING}),
+    "exaone4": Small("exaone4", {**_HEADED, **_SLIDING}),
     "cohere_normed": Small("cohere", {**_GROUPED, "use_qk_norm": True, "logit_scale": 0.5}),  # Command R+
     "stablelm_parallel": Small("stablelm", {**_GROUPED, "use_parallel_residual": True, "use_qkv_bias": True}),
     "phi_normed": Small("phi", {**_GROUPED, "qk_layernorm": True}),
     "olmo3_sliding": Small("olmo3", {**_GROUPED, "sliding_window": 4}),
     "qwen3_5_text": Small("qwen3_5_text", {**_HEADED, **_LINEAR, **_MIXED}),
     "gemma4_text": Small("gemma4_text", _GEMMA4),
+    "gemma4_shared": Small(  # E2B, E4B: upper layers have the keys and values of a lower one
+        "gemma4_text", {**_GEMMA4, "layer_types": ["full_attention"] * 2, "num_kv_shared_layers": 1}
+    ),
+    "gemma4_values": Small(  # 31B: values are keys in some layers, and no token ids are looked up in layers
+        "gemma4_text", {**_GEMMA4, "attention_k_eq_v": True, "hidden_size_per_layer_input": 0}
+    ),
     "lfm2": Small("lfm2", {**_GROUPED, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}),
     "falcon": Small("falcon", {**_FALCON, "multi_query": True, "parallel_attn": True}),  # 7B
     "falcon_grouped": Small("falcon", {**_FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}),  # 40B, 180B

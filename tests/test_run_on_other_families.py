@@ -1,4 +1,4 @@
-"""A whole run on a family that transformers does not shift the labels of, proved to the end, and one in 32 bits alone."""
+"""A whole run on a family that transformers does not shift the labels of, and a base that runs in 32 bits alone."""
 
 import pytest
 import torch

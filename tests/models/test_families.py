@@ -273,7 +273,7 @@ def test_a_prefix_is_pefts_where_its_cache_holds_what_is_learned(name, tmp_path)
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning", "mam", "llama_adapter"])
 def test_who_has_no_keys_and_values_in_every_layer_is_refused_what_needs_them(method):
     refused = {name for name in DECODERS if name not in acted_on_by(method)}
-    ids = {"gemma4_text"}
+    ids = {"gemma4_text", "gemma4_shared", "gemma4_values"}
     assert refused == (ids if method == "prompt_tuning" else {"qwen3_5_text", "lfm2", *ids})
     for name in refused:
         with pytest.raises(UserError, match=f"{method} does not act on"):
