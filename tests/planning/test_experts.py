@@ -59,15 +59,25 @@ def test_it_is_what_the_allocator_counts_of_real_steps(shells, tmp_path, method)
     assert predicted.allocated == pytest.approx(held + peak_of(profile), rel=0.01, abs=1 << 17)
 
 
+def test_changed_experts_are_made_again_in_the_backward_and_not_kept(shells):
+    shell = shells("mixtral", **WIDER, num_hidden_layers=6)
+    own, experts = (rehearse(shell, parse_method(method), WORK).memory for method in ("lora", EXPERTS))
+    one_layer = 4 * 4 * (64 * 320 + 160 * 64)
+    entering = 6 * 4 * 2 * WORK.rows * WORK.tokens * (64 + 160)  # a weight's gradient needs what enters each product
+    assert 0 < experts.activations - own.activations < entering + one_layer
+    assert experts.workspace < own.workspace + 3 * one_layer
+
+
 def test_work_follows_the_experts_that_a_token_meets_and_memory_all_of_them(shells):
     method = parse_method({"name": "lora"})
     few, sent_to_more, many = (
         rehearse(shells("mixtral", num_local_experts=n, num_experts_per_tok=k), method, WORK)
         for n, k in ((4, 1), (4, 2), (8, 1))
     )
+    n_tokens = WORK.rows * (WORK.tokens + WORK.labels)  # of two layers; in the last those before labels alone
     # forward, and back to what enters: two products of 32 × 96 and 48 × 32 each, for every token that an expert is sent
-    one_more = 2 * 2 * (32 * 96 + 48 * 32) * WORK.rows * WORK.tokens * bases.LAYERS
+    one_more = 2 * 2 * (32 * 96 + 48 * 32) * n_tokens
     assert sum(sent_to_more.flops.values()) - sum(few.flops.values()) == one_more
-    routing = 2 * 2 * 32 * 4 * WORK.rows * WORK.tokens * bases.LAYERS
+    routing = 2 * 2 * 32 * 4 * n_tokens
     assert sum(many.flops.values()) - sum(few.flops.values()) == routing
     assert many.memory.weights - few.memory.weights == 4 * 4 * (32 * 96 + 48 * 32 + 32) * bases.LAYERS

@@ -37,12 +37,17 @@ T5 = {"model_type": "t5", "vocab_size": 512, "d_model": 64, "d_ff": 128, "d_kv":
       "dropout_rate": 0.0, "decoder_start_token_id": 0, "pad_token_id": 0}  # fmt: skip
 BERT = {"model_type": "bert", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5,
         "num_attention_heads": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
+DEBERTA = {"model_type": "deberta-v2", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128,
+           "num_hidden_layers": 5, "num_attention_heads": 4, "hidden_dropout_prob": 0.0, "relative_attention": True,
+           "attention_probs_dropout_prob": 0.0, "position_buckets": 16, "pos_att_type": ["p2c", "c2p"],
+           "share_att_key": True, "norm_rel_ebd": "layer_norm", "pooler_hidden_size": 64}  # fmt: skip
+CLASSIFIERS = ("bert", "deberta-v2")
 WORK = Work(rows=4, tokens=32, labels=16, dtype=torch.float32)
 LORA = {"name": "lora", "rank": 8}
 AUTO = {
     "llama": AutoModelForCausalLM,
     "t5": AutoModelForSeq2SeqLM,
-    "bert": AutoModelForSequenceClassification,
+    **dict.fromkeys(CLASSIFIERS, AutoModelForSequenceClassification),
 }
 
 
@@ -60,7 +65,7 @@ def shells(tmp_path_factory):
 
 
 def head_of(config: dict[str, object]) -> TaskHead:
-    return TaskHead("classes", ("0", "1")) if config["model_type"] == "bert" else TaskHead()
+    return TaskHead("classes", ("0", "1")) if config["model_type"] in CLASSIFIERS else TaskHead()
 
 
 def test_a_small_llama_trained_whole_is_counted_by_hand(shells):
@@ -124,7 +129,7 @@ def _rows(kind: str) -> list[Encoded]:
     labels = {
         "llama": lambda each: (*[IGNORED] * n, *each[n:]),
         "t5": lambda each: each[: WORK.labels],
-        "bert": lambda each: (each[0] % 2,),
+        **dict.fromkeys(CLASSIFIERS, lambda each: (each[0] % 2,)),
     }
     return [Encoded(str(i), each, labels[kind](each), n, False) for i, each in enumerate(ids)]
 
@@ -155,15 +160,16 @@ class _Padding:
         (LLAMA, "prefix_tuning", False),
         (T5, LORA, False),
         (BERT, "full", False),
+        (DEBERTA, "full", False),
     ],
-    ids=["lora", "lora, checkpointing", "full", "prefix", "t5", "bert"],
+    ids=["lora", "lora, checkpointing", "full", "prefix", "t5", "bert", "deberta"],
 )
 def test_it_is_what_the_allocator_counts_of_real_steps(shells, tmp_path, config, method, checkpointing):
     """Within 1 % and 128 KiB: ids, and the states of generators that are kept with checkpoints, 5 KB a layer."""
     kind, shell = str(config["model_type"]), shells(config)
     model = AUTO[kind].from_config(shell.config)
     held = sum(each.nbytes for each in {*model.parameters(), *model.buffers()})
-    work = replace(WORK, checkpointing=checkpointing, labels=1 if kind == "bert" else WORK.labels)
+    work = replace(WORK, checkpointing=checkpointing, labels=1 if kind in CLASSIFIERS else WORK.labels)
     predicted = rehearse(shell, parse_method(method), work).memory
     train = TrainConfig(
         steps=2, batch_size=WORK.rows, evaluate_every=None, checkpoint_every=0, checkpointing=checkpointing

@@ -102,9 +102,21 @@ def test_all_leaves_out_what_does_not_act_and_says_why() -> None:
 def test_a_plan_is_plain_data() -> None:
     found = planned("full", "lora", device="24GB").as_data()
     assert json.loads(json.dumps(found)) == found
-    assert {"model", "n_base", "device", "work", "n_rows", "told", "price", "measured", "methods", "refused"} == set(
-        found
-    )
+    told = {
+        "model",
+        "n_base",
+        "n_active",
+        "device",
+        "work",
+        "n_rows",
+        "told",
+        "price",
+        "measured",
+        "methods",
+        "refused",
+    }
+    assert told == set(found)
+    assert found["n_active"] == found["n_base"]
     assert found["device"] == {"name": "24 GB", "type": "cuda", "memory_bytes": 24 * 10**9}
     assert found["work"]["dtype"] == "bfloat16"
     full, lora = found["methods"]

@@ -45,8 +45,6 @@ MOST_ROWS = 500_000
 """Rows that may be mapped are held whole where their states are kept."""
 Inner = NextToken | PackedNextToken | Writing | Labels
 AnyInner = TypeVar("AnyInner", bound=Inner)
-EXACT = {torch.float64: 1e-9, **SAME}
-"""How far a loss from what is kept may lie from the one of the whole model, relatively."""
 
 
 @dataclass(frozen=True)
@@ -369,4 +367,4 @@ def _tried(trunk: Trunk, objective: Inner, rows: list[Encoded]) -> str:
     except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         return f"{name} does not run from its trunk: {error}"
     distance = float((found - plain).abs().max() / plain.abs().max().clamp(min=1e-6))
-    return "" if distance < EXACT[model.dtype] else f"{name} gives other losses from its trunk ({distance:.2g})"
+    return "" if distance < SAME[model.dtype] else f"{name} gives other losses from its trunk ({distance:.2g})"

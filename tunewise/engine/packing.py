@@ -19,12 +19,13 @@ from tunewise.data.encode import Encoded
 from tunewise.engine import loss
 from tunewise.engine.attention import attend, why_no_attention
 from tunewise.engine.batches import IGNORED, collate
+from tunewise.engine.disentangled import disentangled, is_disentangled
 from tunewise.engine.fused import fused
 from tunewise.engine.last_layer import read_at, read_places
 from tunewise.engine.native.attention import Pattern
 
 NAME = "tunewise_packed"
-SAME = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05}
 """How far a loss may lie from the one of the row alone: rounding, where sums are taken in another order."""
 APART = 1e-6
 """How far it may move when the row beside it is another one."""
@@ -110,14 +111,15 @@ def packed_attention(model: PreTrainedModel) -> Iterator[None]:
 
     Raises TypeError for a model that writes its attention out instead of asking transformers for a function.
     """
-    parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    is_told = not is_disentangled(model)  # others are asked through transformers' interface
+    parts = [module for module in model.modules() if is_told and isinstance(module, PreTrainedModel)]
     if not all(part._can_set_attn_implementation() for part in parts):
         raise TypeError("its attention is written out, and cannot be told of segments")
     before = [part.config._attn_implementation for part in parts]
     try:
         for part in parts:
             _set_attention(part, NAME)
-        with fused(model):
+        with fused(model), disentangled(model):
             yield
     finally:
         for part, name in zip(parts, before, strict=True):

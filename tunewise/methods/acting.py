@@ -12,7 +12,8 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from tunewise.errors import UserError
-from tunewise.methods.base import Delta, WeightChange
+from tunewise.methods.among_experts import Lending
+from tunewise.methods.base import Delta
 from tunewise.models.anatomy import MIXTURE, Site
 from tunewise.models.weights import frozen_weight
 
@@ -47,7 +48,9 @@ class Acting:
 def acting(model: PreTrainedModel, site: Site, delta: Delta, scale: Callable[[], float]) -> Acting:
     """`delta` at `site`, as far as the present `scale` λ lets it: y + λ·(after(x, y) − y)."""
     if site.n_experts:
-        return _among_experts(site, delta, scale)
+        parents = [site.module.rsplit(".", n)[0] for n in range(1, site.module.count("."))]
+        lending = Lending(site, delta, scale, [model.get_submodule(path) for path in parents])
+        return Acting(site.module, delta, lending.enter, lending.leave, is_whole=False, scale=scale, gives_back=True)
     changes_input = type(delta).before is not Delta.before
     given: list[Tensor] = []  # the token ids that `before` changes: `after` puts vectors in the place of some
 
@@ -91,31 +94,6 @@ def _of_first(leave: After) -> After:
         return None if changed is None else (changed, *output[1:])
 
     return first
-
-
-def _among_experts(site: Site, delta: Delta, scale: Callable[[], float]) -> Acting:
-    """The same at a site of experts: W + λ·ΔW stands in the place of W while their module runs."""
-    assert isinstance(delta, WeightChange), type(delta)
-    lent: list[nn.Parameter | None] = []
-
-    def enter(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if scale() == 0.0:
-            return args
-        own = module.get_parameter(site.parameter)
-        weight = own.mT if site.transposed else own
-        moved = delta.moved(weight)
-        if scale() != 1.0:
-            moved = torch.lerp(weight, moved, scale())
-        lent.append(own)
-        stored: dict[str, Any] = module._parameters
-        stored[site.parameter] = moved.mT if site.transposed else moved
-        return args
-
-    def leave(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if lent:
-            module._parameters[site.parameter] = lent.pop()
-
-    return Acting(site.module, delta, enter, leave, is_whole=False, scale=scale, gives_back=True)
 
 
 def occupy(model: PreTrainedModel, name: str) -> None:

@@ -304,6 +304,8 @@ def _experts(module: nn.Module, index: int, path: str, d_model: int) -> Iterator
     """The mixture that holds these experts, and their two weights, as transformers names them."""
     yield Site(f"layers.{index}.{MIXTURE}", MIXTURE, index, path.rpartition(".")[0], d_model, d_model)
     parameters = dict(module.named_parameters())
+    if "gate_up_proj" not in parameters:  # packed, as gpt-oss is published: no method writes there
+        return
     transposed = bool(vars(module)["is_transposed"])
     for name in ("gate_up_proj", "down_proj"):
         n_experts, *widths = parameters[name].shape
