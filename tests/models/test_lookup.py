@@ -55,6 +55,8 @@ def test_names_that_do_not_tell_the_roles_are_refused_with_the_row_to_write():
 def test_layers_that_differ_are_refused():
     with pytest.raises(UserError, match=r"'jamba' is in no row of the anatomy, and its layers 0 and 1 hold different"):
         read_anatomy(shell("jamba", **{**bases.DECODERS["llama"], "num_hidden_layers": 4}))
+    with pytest.raises(UserError, match="layers of different kinds found in a 'olmo_hybrid' model"):
+        read_anatomy(shell("olmo_hybrid", **{**bases.DECODERS["llama"], "num_hidden_layers": 4}))
 
 
 @pytest.mark.parametrize("name", REFUSED)

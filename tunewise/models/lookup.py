@@ -48,9 +48,11 @@ def _infer(model: PreTrainedModel, kind: str) -> Family:
         if isinstance(module, nn.ModuleList) and len({type(layer) for layer in module}) == 1
     }
     if not lists:
+        has_layers = any(isinstance(module, nn.ModuleList) and len(module) > 1 for module in model.modules())
+        found = "layers of different kinds" if has_layers else "no stack of layers"
         raise UserError(
-            f"no stack of layers found in a {model.config.model_type!r} model",
-            hint="tunewise adapts transformers; load a decoder such as llama, gpt2 or opt",
+            f"{found} found in a {model.config.model_type!r} model, which is in no row of the anatomy",
+            hint="take a base of a family that is known (docs/models.md lists them), such as llama, gpt2 or opt",
         )
     layers = max(lists, key=lambda path: sum(p.numel() for p in lists[path].parameters()))
     linears = [path for path, module in lists[layers][0].named_modules() if isinstance(module, nn.Linear | Conv1D)]
