@@ -3,7 +3,7 @@
 import copy
 import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -172,18 +172,23 @@ def auto_class(family: str, config: PreTrainedConfig) -> type:
 
 def build(family: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> PreTrainedModel:
     """The small random model of a family, in evaluation mode, with weights large enough to tell models apart."""
+    # T5's scores are not divided by the root of the width: with weights as large its softmax would magnify rounding
+    model = drawn(lambda: shell(family, dtype), 0.14 if family in ("t5", "t5_gated", "mt5") else 0.2, seed)
+    if family in MIXTURES and dtype == torch.float64:
+        model.set_experts_implementation("eager")  # torch's grouped product knows no float64
+    return model
+
+
+def drawn(made: Callable[[], PreTrainedModel], deviation: float = 0.2, seed: int = 0) -> PreTrainedModel:
+    """A model with its weights drawn from a normal distribution, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = shell(family, dtype)
-        # T5's scores are not divided by the root of the width: with weights as large its softmax would magnify rounding
-        deviation = 0.14 if family in ("t5", "t5_gated", "mt5") else 0.2
+        model = made()
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 torch.nn.init.normal_(parameter, std=0.1)
             elif parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=deviation)
-    if family in MIXTURES and dtype == torch.float64:
-        model.set_experts_implementation("eager")  # torch's grouped product knows no float64
     return model.eval()
 
 
@@ -221,7 +226,7 @@ def peft_task(family: str) -> dict[str, object]:
 
 def logits(model: PreTrainedModel, ids: Tensor, prefix: Sequence[int] = ()) -> Tensor:
     """What the model says of `ids` (batch, length) behind a prefix; a vision model sees a picture for each row."""
-    if model.config.model_type in ("vit", "deit", "dinov2"):
+    if model.main_input_name == "pixel_values":
         pictures = torch.randn(len(ids), 3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(0))
         pictures = pictures + ids[:, :1, None, None] / VOCABULARY
         return model(pictures.to(next(model.parameters()).dtype)).logits

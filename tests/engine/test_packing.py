@@ -100,8 +100,9 @@ def test_what_cannot_be_packed_says_why_and_is_left_as_it_was():
     assert model.config._attn_implementation == before != NAME
 
 
-def test_a_family_that_ignores_the_segments_is_found_out(monkeypatch):
-    model = bases.build("llama", torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_family_that_ignores_the_segments_is_found_out(dtype, monkeypatch):
+    model = bases.build("llama", dtype)
     forward = type(model.model).forward
 
     def deaf(self, *args, segment_starts=None, **kwargs):

@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests import bases
 from tunewise.errors import UserError
 from tunewise.models import families
 from tunewise.models.anatomy import read_anatomy
-from tunewise.models.families import FAMILIES
 from tunewise.models.weights import dense_weight, set_dense_weight
 
 FUSED = ("phi3", "gpt2", "gpt_neox")
@@ -107,11 +105,6 @@ def test_both_stacks_and_the_attention_over_the_encoder_have_sites():
     assert [site.layer for site in anatomy.find(["v"], [-1])] == [3, 3]
 
 
-def test_every_row_of_the_table_has_a_small_model():
-    known = {read_anatomy(bases.build(family)).model_type for family in (*bases.CONFIGS, *bases.MIXTURES)}
-    assert set(FAMILIES) - known == {"gemma3"}  # its text part is gemma3_text
-
-
 def test_a_model_without_a_head_is_refused():
     with pytest.raises(UserError, match=r"BertModel.* has no layers at bert.encoder.layer") as caught:
         read_anatomy(bases.build("bert_classes").base_model)
@@ -137,20 +130,3 @@ def test_roles_and_layers_that_are_not_there_are_named():
     with pytest.raises(UserError, match="layer 2 does not exist: this base has 2"):
         anatomy.find(["q"], [2])
     assert {site.layer for site in anatomy.find(["q"], [-1])} == {1}
-
-
-def test_an_unknown_family_with_usual_names_is_inferred(caplog):
-    config = AutoConfig.for_model("olmo2", **bases.CONFIGS["llama"])
-    assert "olmo2" not in FAMILIES
-    anatomy = read_anatomy(AutoModelForCausalLM.from_config(config))
-    assert {"q", "k", "v", "o", "gate", "up", "down"} == set(anatomy.roles)
-    assert "olmo2" in caplog.text
-    assert "inferred" in caplog.text
-
-
-def test_an_unknown_family_with_unusual_names_is_refused_with_the_row_to_write():
-    config = AutoConfig.for_model("bloom", vocab_size=64, hidden_size=32, n_layer=2, n_head=4)
-    with pytest.raises(UserError, match="in no row of the anatomy") as caught:
-        read_anatomy(AutoModelForCausalLM.from_config(config))
-    for part in ("families.py", '"bloom"', 'layers="transformer.h"', "self_attention.query_key_value"):
-        assert part in caught.value.hint

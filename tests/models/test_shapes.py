@@ -82,6 +82,11 @@ IN_THE_PAPER = {  # (millions of parameters, the share by which the round number
     "gemma-3-4b": (675 + 3_209, 0.002),  # Gemma 3 report, table 1: embedding and the rest, without the vision encoder
     "gemma-3-12b": (1_012 + 10_759, 0.002),
     "gemma-3-27b": (1_416 + 25_600, 0.002),
+    # Almazrouei et al. 2023, arXiv:2311.16867, by their names; exactly, tied as transformers ties them: 6,921,720,704,
+    # 41,303,293,952 and 178,557,088,768
+    "falcon-7b": (7_000, 0.012),
+    "falcon-40b": (40_000, 0.034),
+    "falcon-180b": (180_000, 0.009),
     "opt-2.7b": (2_700, 0.02),  # Zhang et al. 2022, table 1
     "opt-6.7b": (6_700, 0.01),
     "opt-13b": (13_000, 0.02),

@@ -35,7 +35,7 @@ SQUARE = [  # billions of parameters, rank, percent, the base of about that size
     (7, 8192, 19.58, "llama-2-7b"),
     (13, 1024, 1.80, "llama-2-13b"),
     (70, 512, 0.39, "llama-2-70b"),
-    (180, 8192, 3.86, "gpt-3-175b"),
+    (180, 8192, 3.86, "falcon-180b"),
 ]
 
 

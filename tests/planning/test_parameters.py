@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from tests import more_bases
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
 from tunewise.planning.parameters import ParameterPlan, count_on, defaults_on
@@ -71,3 +72,10 @@ def test_bases_that_write_no_text_get_a_classifier_and_t5_none(tmp_path):
     t5 = {"model_type": "t5", "d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "vocab_size": 32128}
     (row,) = plan(folder_with(tmp_path / "t5", t5), ["prompt_tuning"])
     assert (row.n_base, row.n_trainable) == (60_506_624, 20 * 512)  # t5-small
+
+
+def test_methods_that_a_family_refuses_are_left_out_of_all(tmp_path):
+    more_bases.shell("qwen3_5_text").config.save_pretrained(tmp_path)
+    names = {each.method.name for each in plan(str(tmp_path))}
+    assert {"lora", "full", "prompt_tuning", "bottleneck"} <= names
+    assert not {"prefix_tuning", "mam", "llama_adapter"} & names

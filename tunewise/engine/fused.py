@@ -5,6 +5,7 @@ linear layers get their weights from a kernel. What is replaced is tried and not
 unless the kernel says what it says on random numbers.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -102,7 +103,8 @@ def _plan(model: PreTrainedModel) -> _Plan:
     try:
         norms: dict[str, Callable[[nn.Module], Forward] | None] = {}
         for path, module in ((path, model.get_submodule(path)) for path in anatomy.norms):
-            kind = f"{type(module)} {module}"  # of those that are alike one is tried
+            shapes = [tuple(parameter.shape) for parameter in module.parameters()]
+            kind = f"{type(module)} {module} {shapes}"  # of those that are alike one is tried
             if kind not in norms:
                 norms[kind] = _norm(module, model.dtype)
             if (made := norms[kind]) is not None:
@@ -134,7 +136,7 @@ def _of_part(made: "Callable[[_FeedForward], Forward]", part: "_FeedForward", mo
 def _norm(module: nn.Module, dtype: torch.dtype) -> Callable[[nn.Module], Forward] | None:
     """x · gain / √(mean(x²) + eps), the gain being the weight, or one more than that (Gemma)."""
     parameters = dict(module.named_parameters())
-    if list(parameters) != ["weight"] or isinstance(module, nn.LayerNorm):
+    if list(parameters) != ["weight"] or parameters["weight"].dim() != 1 or isinstance(module, nn.LayerNorm):
         return None
     x = _drawn(1, 7, len(parameters["weight"]), dtype=dtype)
     for eps in (value for value in vars(module).values() if isinstance(value, float)):
@@ -206,7 +208,9 @@ def _is_gelu(module: nn.Module, dtype: torch.dtype) -> bool:
 
 
 def _rotation(original: Forward, dtype: torch.dtype) -> Forward | None:
-    """The same function of (q, k, cos, sin), by the kernel for the one row that packed tokens are."""
+    """The same function of (q, k, cos, sin), by the kernel for the one row that packed tokens are; None for another."""
+    if list(inspect.signature(original).parameters)[:4] != ["q", "k", "cos", "sin"]:
+        return None
 
     def rotation(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
         fits = unsqueeze_dim == 1 and len(q) == len(cos) == 1 and q.shape[-1] == cos.shape[-1]

@@ -27,6 +27,7 @@ from tunewise.data.token_store import encoded
 from tunewise.data.written import WRITTEN, written_each
 from tunewise.engine import loss
 from tunewise.engine.batches import IGNORED, Batch, LabelledBatch, collate, padded, rectangle
+from tunewise.engine.decoder_inputs import decoder_inputs
 from tunewise.engine.fused import fused
 from tunewise.engine.packed_classifier import (
     PackedTexts,
@@ -239,7 +240,7 @@ class Writing(Padded):
 
     def row_losses(self, model: PreTrainedModel, batch: LabelledBatch) -> Tensor:
         is_told = batch.labels != IGNORED
-        entered = model.prepare_decoder_input_ids_from_labels(labels=batch.labels)
+        entered = decoder_inputs(model, batch.labels)
         with self._head_where(is_told):
             logits = model(**batch.inputs, decoder_input_ids=entered, use_cache=False).logits
         losses = loss.label_losses(logits, batch.labels[is_told])

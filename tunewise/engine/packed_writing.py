@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED, LabelledBatch
+from tunewise.engine.decoder_inputs import decoder_inputs
 from tunewise.engine.native.attention import Pattern, attend, why_no_kernel
 from tunewise.engine.packing import ROUND, SAME, packed_attention
 from tunewise.models.anatomy import Anatomy
@@ -42,9 +43,7 @@ def pack_pairs(
     rows: Sequence[Encoded], model: PreTrainedModel, pad_id: int, prefix_ids: Sequence[int] = ()
 ) -> PackedPairs:
     """One batch of these rows: each prompt behind `prefix_ids`, each answer behind the token it begins with."""
-    entered = [
-        model.prepare_decoder_input_ids_from_labels(labels=torch.tensor([row.labels]))[0].tolist() for row in rows
-    ]
+    entered = [decoder_inputs(model, torch.tensor([row.labels]))[0].tolist() for row in rows]
     input_ids, read = _one_row([(*prefix_ids, *row.ids) for row in rows], pad_id)
     decoder_input_ids, written = _one_row(entered, pad_id)
     labels, _ = _one_row([row.labels for row in rows], IGNORED)

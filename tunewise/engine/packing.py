@@ -27,6 +27,8 @@ from tunewise.engine.native.attention import Pattern
 NAME = "tunewise_packed"
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05}
 """How far a loss may lie from the one of the row alone: rounding, where sums are taken in another order."""
+APART = 1e-6
+"""How far it may move when the row beside it is another one."""
 ROUND = 32
 """oneDNN prepares a product anew for every new number of tokens; so there are fewer of them."""
 
@@ -105,9 +107,14 @@ def packed_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
 
 @contextmanager
 def packed_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Inside the block `model` attends within the segments that it is told as `segment_starts`, on fused kernels."""
+    """Inside the block `model` attends within the segments that it is told as `segment_starts`, on fused kernels.
+
+    Raises TypeError for a model that writes its attention out instead of asking transformers for a function.
+    """
     is_told = not is_disentangled(model)  # others are asked through transformers' interface
     parts = [module for module in model.modules() if is_told and isinstance(module, PreTrainedModel)]
+    if not all(part._can_set_attn_implementation() for part in parts):
+        raise TypeError("its attention is written out, and cannot be told of segments")
     before = [part.config._attn_implementation for part in parts]
     try:
         for part in parts:
@@ -169,25 +176,28 @@ def why_not_packed(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> st
     """Why this decoder, with what is attached to it, cannot be run packed; "" where it can.
 
     Tried and not guessed, as a family may ignore what it is told: two rows are run in one, and the second has to come
-    out as it does alone.
+    out as it does alone, and exactly as it does beside another first.
     """
     if reason := why_no_attention(model):
         return reason
     generator = torch.Generator().manual_seed(0)
     n = min(64, model.get_input_embeddings().weight.shape[0])
     tokens = [tuple(torch.randint(n, (length,), generator=generator).tolist()) for length in (5, 9)]
+    tokens.append(tokens[0][::-1])
     rows = [Encoded("", ids, (IGNORED,) * (len(ids) - 1) + ids[-1:], len(ids) - 1, truncated=False) for ids in tokens]
     was_training = model.training
     model.eval()
     try:
         with packed_attention(model):
-            packed = packed_losses(model, pack(rows, 0, prefix_ids).to(model.device))[-1]
+            batches = [pack([rows[first], rows[1]], 0, prefix_ids).to(model.device) for first in (0, 2)]
+            packed, beside = (packed_losses(model, batch)[-1] for batch in batches)
     except (TypeError, ValueError, RuntimeError) as error:
         return f"{type(model).__name__} does not run packed: {error}"
     finally:
         model.train(was_training)
-    alone = loss.row_losses(model, collate(rows[1:], 0, prefix_ids).to(model.device))[0]
-    distance = float((packed - alone).abs() / alone.abs().clamp(min=1e-6))
-    if distance < SAME[model.dtype]:
-        return ""
-    return f"{type(model).__name__} does not keep packed rows apart ({distance:.2g})"
+    alone = loss.row_losses(model, collate(rows[1:2], 0, prefix_ids).to(model.device))[0]
+    largest = alone.abs().clamp(min=1e-6)
+    if float((packed - beside).abs() / largest) > APART:
+        return f"{type(model).__name__} does not keep packed rows apart"
+    distance = float((packed - alone).abs() / largest)
+    return "" if distance < SAME[model.dtype] else f"{type(model).__name__} packs to another loss ({distance:.2g})"

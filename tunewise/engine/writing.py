@@ -9,6 +9,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED, by_length, padded, rectangle
+from tunewise.engine.decoder_inputs import decoder_inputs
 from tunewise.engine.decoding import Choose, Decoding
 from tunewise.engine.loss import cross_entropies
 from tunewise.engine.owners import ALONE, Owner
@@ -72,7 +73,7 @@ def written_log_probabilities(
             logits = base.model(
                 encoder_outputs=BaseModelOutput(hidden.repeat_interleave(counts, dim=0)),
                 attention_mask=inputs["attention_mask"].repeat_interleave(counts, dim=0),
-                decoder_input_ids=base.model.prepare_decoder_input_ids_from_labels(labels=labels),
+                decoder_input_ids=decoder_inputs(base.model, labels),
                 use_cache=False,
             ).logits
         sums = (-cross_entropies(logits, labels).sum(dim=1)).split(n_options)

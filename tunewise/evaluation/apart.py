@@ -15,6 +15,7 @@ from tunewise.data.examples import Example
 from tunewise.data.task import Task
 from tunewise.engine.backend import chosen
 from tunewise.engine.batches import IGNORED, by_length, plain
+from tunewise.engine.decoder_inputs import decoder_inputs
 from tunewise.engine.loss import label_logits
 from tunewise.engine.objectives import Labels, Writing, encode_rows, objective_for
 from tunewise.errors import UserError
@@ -116,7 +117,7 @@ def logits_at_labels(base: Base, rows: Sequence[Encoded], prefix_ids: Sequence[i
             logits = objective.logits(base.model, batch)
             return logits[batch.labels != IGNORED] if base.head.kind == "tags" else logits
         if isinstance(objective, Writing):
-            entered = base.model.prepare_decoder_input_ids_from_labels(labels=batch.labels)
+            entered = decoder_inputs(base.model, batch.labels)
             logits = base.model(**batch.inputs, decoder_input_ids=entered, use_cache=False).logits
             return logits[batch.labels != IGNORED]
         logits, labels = label_logits(base.model, batch)

@@ -1,13 +1,14 @@
 """Where things are in a base: its layers, embedding, head, and the *sites* a method may act on, by role."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from tunewise.errors import UserError, unknown
-from tunewise.models.families import Family, family_of
+from tunewise.models.families import Family
+from tunewise.models.lookup import family_of
 
 ATTENTION_ROLES = ("q", "k", "v", "qkv", "o")
 FEED_FORWARD_ROLES = ("gate", "up", "gate_up", "down")
@@ -28,7 +29,8 @@ class Site:
 
     A fused module's output (..., d_fused) is seen as (..., groups, d_fused / groups), and the site is
     `[..., start:stop]` of that: one group for a plain concatenation (phi3, gpt2), one per head where queries, keys
-    and values lie interleaved (gpt_neox). `stop` is None for a whole module.
+    and values lie interleaved (gpt_neox), one per key-value head where its queries stand before it (falcon 40B).
+    `stop` is None for a whole module.
 
     Where there are `n_experts`, the site is the weights of all of them, (n_experts, d_out, d_in), or with the last two
     turned round where they are `transposed`: one tensor inside a module, whose x and y nobody sees.
@@ -221,7 +223,7 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
     by_layer = [_layer_sites(model, stack, index, path) for index, (stack, path) in enumerate(layers)]
     embedding = None if family.embedding is None else _whole(model, "embedding", None, family.embedding)
     modules = dict(model.named_modules())
-    heads, text_config = model.config.get_text_config().num_attention_heads, model.config.get_text_config().to_dict()
+    heads = model.config.get_text_config().num_attention_heads
     head = _whole(model, "head", None, family.head) if family.head in modules else None
     return Anatomy(
         kind=family.kind,
@@ -230,17 +232,28 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         vocab_size=embedding.d_in if embedding else 0,
         context_length=context_length(model.config),
         n_heads=heads,
-        n_key_value_heads=text_config.get("num_key_value_heads") or heads,
+        n_key_value_heads=_key_value_heads(by_layer, heads),
         layers=tuple(path for _, path in layers),
         embedding=embedding,
         head=head,
         task_head=() if head else outside_the_trunk(model),
         head_is_tied=bool(head and embedding and modules[head.module].weight is modules[embedding.module].weight),
         sites=tuple(site for sites in by_layer for site in sites),
-        keys=tuple(_keys(sites, stack, path) for sites, (stack, path) in zip(by_layer, layers, strict=True)),
+        keys=tuple(
+            _keys(modules, site, stack, path)
+            for sites, (stack, path) in zip(by_layer, layers, strict=True)
+            for site in [site for site in sites if site.role == "k"][:1]
+        ),
         norms=tuple(path for path, module in modules.items() if type(module).__name__.endswith("Norm")),
         parameters=tuple(name for name, _ in model.named_parameters()),
     )
+
+
+def _key_value_heads(by_layer: Sequence[Sequence[Site]], heads: int) -> int:
+    """As wide as those of the queries are, which the output projection takes in side by side."""
+    sites = next(sites for sites in by_layer if any(site.role == "k" for site in sites))
+    widths = {site.role: (site.d_in, site.d_out) for site in reversed(sites)}
+    return widths["k"][1] * heads // widths["o"][0]
 
 
 def _depth(model: PreTrainedModel, stack: Family) -> int:
@@ -262,8 +275,11 @@ def modules_on_top(model: PreTrainedModel) -> tuple[str, ...]:
 
 def _layer_sites(model: PreTrainedModel, family: Family, index: int, path: str) -> list[Site]:
     """The sites of one layer: whole modules, then the slices of fused ones."""
-    sites = [_whole(model, role, index, f"{path}.{relative}") for role, relative in family.sites.items()]
     modules = dict(model.get_submodule(path).named_modules())
+    chosen = [*family.sites.items(), *(family.elsewhere or {}).items()]
+    if family.elsewhere is not None:
+        chosen = [(role, relative) for role, relative in chosen if modules.get(relative) is not None]
+    sites = [_whole(model, role, index, f"{path}.{relative}") for role, relative in chosen]
     dense = next((part for part in family.feed_forward if f"{part}.down_proj" in modules), None)
     if dense:
         sites += [_whole(model, role, index, f"{path}.{dense}.{role}_proj") for role in ("gate", "up", "down")]
@@ -277,8 +293,9 @@ def _layer_sites(model: PreTrainedModel, family: Family, index: int, path: str) 
             widths = {"gate": fused.d_out // 2, "up": fused.d_out // 2}
         else:
             key_width = (fused.d_out - attention.d_in) // 2
-            widths = {"q": attention.d_in, "k": key_width, "v": key_width}
-        groups = model.config.num_attention_heads if family.interleaved_heads and role == "qkv" else 1
+            wide = {"q": attention.d_in, "k": key_width, "v": key_width}
+            widths = {part: wide[part] for part in family.qkv_order}
+        groups = family.qkv_groups(model.config) if role == "qkv" else 1
         sites += _slices(fused, widths, groups)
     return sites
 
@@ -298,13 +315,12 @@ def _experts(module: nn.Module, index: int, path: str, d_model: int) -> Iterator
         yield replace(site, parameter=name, n_experts=n_experts, transposed=transposed)
 
 
-def _keys(sites: Sequence[Site], family: Family, path: str) -> Site:
-    site = next(site for site in sites if site.role == "k")
-    if family.key_norm is None:
+def _keys(modules: Mapping[str, nn.Module], site: Site, family: Family, path: str) -> Site:
+    if family.key_norm is None or f"{path}.{family.key_norm}" not in modules:
         return site
     module = f"{path}.{family.key_norm}"
     name, heads_first = f"layers.{site.layer}.key_norm", family.key_norm_heads_first
-    return replace(site, name=name, role="key_norm", module=module, d_in=site.d_out, heads_first=heads_first)
+    return Site(name, "key_norm", site.layer, module, site.d_out, site.d_out, heads_first=heads_first)
 
 
 def _slices(fused: Site, widths: dict[str, int], groups: int) -> list[Site]:
@@ -332,4 +348,5 @@ def _whole(model: PreTrainedModel, role: str, layer: int | None, path: str) -> S
 def context_length(config: PreTrainedConfig) -> int | None:
     """Positions that a base with this configuration was made for, where it says so."""
     told = config.get_text_config().to_dict()
-    return told.get("max_position_embeddings") or told.get("n_positions")
+    names = ("max_position_embeddings", "n_positions", "max_seq_len")
+    return next((told[name] for name in names if told.get(name)), None)

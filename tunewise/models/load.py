@@ -33,7 +33,7 @@ from tunewise.errors import UserError, nearest
 from tunewise.garbage import collect_as_usual
 from tunewise.models import fingerprint, plain
 from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
-from tunewise.models.families import VISION, kind_of
+from tunewise.models.families import NOT_IN_16_BITS, VISION, kind_of
 from tunewise.models.heads import TaskHead, draw_head, head_of, is_told_by
 from tunewise.models.precision import choose_dtype
 from tunewise.models.quantise import format_of, format_of_checkpoint, is_plain, keep_layout, leave_file, loading
@@ -118,7 +118,7 @@ def load_base(
     tokenizer = None if kind == VISION else load_tokenizer(name, head)
     same_size, same_labels = config.num_labels == max(1, len(head.labels)), is_told_by(head, config)
     head.configure(config)
-    chosen = choose_dtype(dtype, where)
+    chosen = choose_dtype(dtype, where, config.model_type not in NOT_IN_16_BITS)
     if tokenizer is not None and config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id  # a decoder's classifier reads the last token before padding
     options = {"config": config, "dtype": chosen, "ignore_mismatched_sizes": head.kind != "lm" and not same_size}

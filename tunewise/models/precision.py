@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from tunewise.errors import unknown
+from tunewise.errors import UserError, unknown
 
 DTYPES = {
     "float32": torch.float32,
@@ -18,11 +18,16 @@ DTYPES = {
 }
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+def choose_dtype(name: str, device: torch.device, in_16_bits: bool = True) -> torch.dtype:
     """The dtype for `name`, where "auto" is measured and float16 on a CPU becomes bfloat16 or float32.
 
-    A CPU multiplies float16 a hundred to a thousand times slower than either, so it is never used there.
+    A CPU multiplies float16 a hundred to a thousand times slower than either, so it is never used there. Raises
+    UserError where 16 bits are asked for of a base that does not run in them.
     """
+    if not in_16_bits and name == "auto":
+        return torch.float32
+    if not in_16_bits and name in DTYPES and DTYPES[name].itemsize == 2:
+        raise UserError(f"transformers does not run this base in 16 bits, and {name} was asked for", "dtype=float32")
     if name == "auto":
         return _fastest(device)
     if name not in DTYPES:

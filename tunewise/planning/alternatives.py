@@ -80,7 +80,7 @@ def alternatives(
     found = found or list(asked.with_shorter_rows())
     for name in others:
         other = METHODS[name]()
-        if type(other) is not type(method) and known.shell.kind not in other.not_on:
+        if type(other) is not type(method) and not known.shell.refuses(other.not_on):
             found += sorted(asked.with_levers(other), key=lambda each: each.rank)[:1]
     return sorted(found, key=lambda each: each.rank)
 

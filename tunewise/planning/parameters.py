@@ -31,7 +31,7 @@ def count_on(shell: Shell, method: Method) -> ParameterPlan:
 
 def defaults_on(shell: Shell) -> list[Method]:
     """Every method that acts on a base of this kind, at its defaults."""
-    return [_default(name) for name, method in METHODS.items() if shell.kind not in method.not_on]
+    return [_default(name) for name, method in METHODS.items() if not shell.refuses(method.not_on)]
 
 
 def _default(name: str) -> Method:

@@ -1,5 +1,6 @@
 """A base without its weights: its modules on the meta device, built from its config alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,10 @@ class Shell:
     head: TaskHead
     model: PreTrainedModel
     """On the meta device, in float32 whatever the base is stored in."""
+
+    def refuses(self, not_on: Mapping[str, str]) -> bool:
+        """Whether a method that does not act on these kinds and families (`Method.not_on`) does not act on it."""
+        return bool({self.kind, self.config.model_type, self.model.config.model_type} & set(not_on))
 
     @property
     def n_parameters(self) -> int:

@@ -31,18 +31,22 @@ def narrow(config: PreTrainedConfig) -> PreTrainedConfig:
     text = found.get_text_config()
     told = text.to_dict()
     heads = text.num_attention_heads
-    groups = told.get("num_key_value_heads") or heads
+    groups = told.get("num_key_value_heads") or told.get("num_kv_heads") or heads
     n_groups = min(groups, 2)
     n_heads = n_groups * min(heads // groups, 4) if groups < heads else min(heads, 4)
     width = n_heads * HEAD_WIDTH
     wide = {
         **dict.fromkeys(_WIDTHS, width),
-        **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "hidden_dim", "n_inner"), 2 * width),
+        **dict.fromkeys(
+            ("intermediate_size", "ffn_dim", "d_ff", "hidden_dim", "n_inner", "ffn_hidden_size"), 2 * width
+        ),
         **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 2 * width),
-        **dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "n_heads"), n_heads),
+        **dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "n_heads", "attention_heads"), n_heads),
         **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), n_heads),
         **dict.fromkeys(("head_dim", "d_kv", "kv_channels", "query_pre_attn_scalar", "embedding_size"), HEAD_WIDTH),
         "num_key_value_heads": n_groups,
+        "num_kv_heads": n_groups if groups < heads else n_heads,
+        "rotary_dim": HEAD_WIDTH,
         "vocab_size": min(MOST_TOKENS, told.get("vocab_size") or MOST_TOKENS),
     }
     for name, value in wide.items():

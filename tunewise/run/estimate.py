@@ -12,7 +12,7 @@ from tunewise.errors import UserError
 from tunewise.methods import parse_method
 from tunewise.methods.base import Method
 from tunewise.models.anatomy import context_length
-from tunewise.models.families import VISION, kind_of
+from tunewise.models.families import NOT_IN_16_BITS, VISION, kind_of
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import load_config, load_tokenizer
 from tunewise.models.precision import choose_dtype
@@ -152,7 +152,11 @@ def _steps(recipe: Recipe, shell: Shell, device: Device, lengths: RowLengths | N
     """Those of the recipe, on rows of these lengths or of ASSUMED_TOKENS."""
     train = recipe.train
     is_known = recipe.dtype != "auto" or device.is_here
-    dtype = choose_dtype(recipe.dtype, torch.device(device.type)) if is_known else device.dtype
+    in_16_bits = shell.config.model_type not in NOT_IN_16_BITS
+    if is_known or not in_16_bits:
+        dtype = choose_dtype(recipe.dtype, torch.device(device.type), in_16_bits)
+    else:
+        dtype = device.dtype
     longest = min(ASSUMED_TOKENS, train.max_length, context_length(shell.config) or ASSUMED_TOKENS)
     longest = longest if lengths is None else lengths.longest
     if lengths is not None:

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from tunewise.methods.additive.parallel import ParallelAdapter
 from tunewise.methods.base import Delta, Method, Start
-from tunewise.methods.prompt.prefix_tuning import NO_PREFIX, PrefixTuning
+from tunewise.methods.prompt.prefix_tuning import PrefixTuning
+from tunewise.methods.prompt.virtual_tokens import NO_PREFIX
 from tunewise.models.anatomy import Anatomy
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from tunewise.methods.base import Delta, FrozenWeight, Method
 from tunewise.models.anatomy import Anatomy, Site
-from tunewise.models.families import PROJECTS_POSITIONS
+from tunewise.models.families import PROJECTS_POSITIONS, READS_IDS, RECURRENT
 
 
 class Query(Delta):
@@ -80,7 +80,10 @@ class LlamaAdapter(Method):
     learning_rate = 1e-3
     learning_rate_source = "the authors' training script: 9e-3 for a batch of 256, scaled to its batch of 32"
     start = "the prompts standard normal, the gates zero: Zhang et al. 2023, the authors' llama/model.py"
-    not_on = {PROJECTS_POSITIONS: "its projection to queries runs over relative positions too, which see no prompt"}
+    not_on = {
+        PROJECTS_POSITIONS: "its projection to queries runs over relative positions too, which see no prompt",
+        **dict.fromkeys((*RECURRENT, *READS_IDS), "not every layer of it has queries, keys and values of its own"),
+    }
 
     virtual_tokens: int = Field(10, ge=1, validation_alias=AliasChoices("virtual_tokens", "adapter_len"))
     """Length of the prompt in each layer. Default: Zhang et al. 2023, the authors' finetuning.sh."""

@@ -63,6 +63,8 @@ class PrefixInPeft(Method):
     ) -> dict[str, Tensor]:
         if anatomy.kind == DECODER:
             pairs = [tensor.transpose(1, 2) for layer in self._cached(model, anatomy) for tensor in layer]
+            if pairs[0].shape[2] != anatomy.n_key_value_heads:
+                return {}  # the cache holds a key for each query (falcon 40B), of which peft could learn each apart
             rows = torch.cat([pair[0].flatten(1) for pair in pairs], dim=1)
         elif anatomy.kind == ENCODER_DECODER:
             encoder, decoder = anatomy.stacks

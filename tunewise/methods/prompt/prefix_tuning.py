@@ -23,14 +23,9 @@ from tunewise.methods.prompt.prefix_in_peft import PrefixInPeft
 from tunewise.methods.prompt.prefix_rows import LearnedRows, Network, PrefixRows, keys_values, rows_of_one_table
 from tunewise.methods.prompt.prefix_start import start_from_keys_values
 from tunewise.methods.prompt.virtual_positions import VirtualColumns, VirtualIds
-from tunewise.methods.prompt.virtual_tokens import NO_VOCABULARY, virtual_ids
+from tunewise.methods.prompt.virtual_tokens import NO_PREFIX, virtual_ids
 from tunewise.models.anatomy import Anatomy
-from tunewise.models.families import DECODER, ENCODER_DECODER, PROJECTS_POSITIONS
-
-NO_PREFIX = {
-    **NO_VOCABULARY,
-    PROJECTS_POSITIONS: "its projection to keys runs over relative positions too, which have no virtual tokens",
-}
+from tunewise.models.families import DECODER, ENCODER_DECODER
 
 
 class PrefixTuning(PrefixInPeft):

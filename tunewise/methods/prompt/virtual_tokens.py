@@ -7,9 +7,17 @@ from transformers import PreTrainedTokenizerBase
 from tunewise.errors import UserError
 from tunewise.methods.base import Start
 from tunewise.models.anatomy import Anatomy
-from tunewise.models.families import VISION
+from tunewise.models.families import PROJECTS_POSITIONS, READS_IDS, RECURRENT, VISION
 
-NO_VOCABULARY = {VISION: "a soft prompt is extra vocabulary, and it reads images"}
+NO_VOCABULARY = {
+    VISION: "a soft prompt is extra vocabulary, and it reads images",
+    **dict.fromkeys(READS_IDS, "its layers look up token ids in tables of their own, which have no virtual tokens"),
+}
+NO_PREFIX = {
+    **NO_VOCABULARY,
+    PROJECTS_POSITIONS: "its projection to keys runs over relative positions too, which have no virtual tokens",
+    **dict.fromkeys(RECURRENT, "most of its layers have no keys and values, and would read what makes room for them"),
+}
 
 
 def virtual_ids(anatomy: Anatomy, virtual_tokens: int) -> tuple[int, ...]:
