@@ -36,7 +36,7 @@ from tunewise.engine.trunk import Trunk, evaluating, read_trunk
 from tunewise.engine.trunk_store import Block, Store, store_of
 from tunewise.methods.attach import Tuned
 from tunewise.models.load import bytes_beside
-from tunewise.models.quantise import format_of
+from tunewise.models.quantise import format_of, of_layers
 
 logger = logging.getLogger(__name__)
 
@@ -321,7 +321,7 @@ def route_for(
         trunk = None
     elif how == "auto" and trunk.draws:
         reason = "dropout acts in the frozen layers; train.trunk=cached runs them without"
-    elif how == "auto" and format_of(tuned.model) == "int8":
+    elif how == "auto" and of_layers(format_of(tuned.model)) == "int8":
         reason = "a row's int8 products depend on the rows beside it"
     elif how == "auto" and passes < 1:
         reason = "no row is seen twice"

@@ -1,6 +1,6 @@
 """What a packed linear layer keeps in place of its weight, and the product with a weight that is made of it anew."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,26 @@ class EightBits:
     scales: Tensor
     """float32 (d_out,), the largest magnitude of a row."""
 
+    def rows_at_a_time(self) -> int:
+        piece = PIECE if self.codes.device.type == "cpu" else PIECE_ON_GPU
+        return max(1, piece // self.codes.shape[1])
+
+    def pieces(self) -> "Iterator[EightBits]":
+        """Some rows after others."""
+        n = self.rows_at_a_time()
+        yield from map(EightBits, self.codes.split(n), self.scales.split(n))
+
+
+PIECE = 1 << 22
+"""Weights of a head that are made at a time on a CPU: 8 MiB in bfloat16."""
+PIECE_ON_GPU = 1 << 26
+"""And on a GPU, which small products would not fill."""
+
+
+def widened(codes: EightBits, dtype: torch.dtype) -> Tensor:
+    """The weight (d_out, d_in) that eight bits stand for, a new tensor; rounded once."""
+    return codes.codes.to(dtype).mul_(codes.scales.unsqueeze(1) * (1 / 127))
+
 
 def product(x: Tensor, bias: Tensor | None, weight: Callable[[], Tensor]) -> Tensor:
     """W x + b, (..., d_out); `weight` makes W (d_out, d_in), and makes it again for the backward pass.
@@ -73,3 +93,32 @@ class _Product(torch.autograd.Function):
             grad.flatten(0, -2).sum(0).to(ctx.dtype_of_bias) if needs_bias else None,
             None,
         )
+
+
+def product_by_rows(
+    x: Tensor, bias: Tensor | None, codes: EightBits, weight: Callable[[EightBits], Tensor]
+) -> Tensor:
+    """W x + b, (..., d_out), where `weight` makes of some rows of `codes` those of W (d_out, d_in), and makes them again
+    for the backward pass: never all of a large W at once."""
+    return _ProductByRows.apply(x, bias, codes, weight)
+
+
+class _ProductByRows(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, bias: Tensor | None, codes: EightBits, weight: Callable[[EightBits], Tensor]
+    ) -> Tensor:
+        ctx.codes, ctx.weight, ctx.dtype_of_bias = codes, weight, None if bias is None else bias.dtype
+        products = [functional.linear(x, weight(some).to(x.dtype)) for some in codes.pieces()]
+        found = products[0] if len(products) == 1 else torch.cat(products, dim=-1)
+        return found if bias is None else found + bias.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (grad,), (needs_x, needs_bias, *_) = grads, ctx.needs_input_grad
+        of_x = None
+        if needs_x:  # sums of pieces are not rounded to 16 bits
+            shares = zip(grad.split(ctx.codes.rows_at_a_time(), dim=-1), ctx.codes.pieces(), strict=True)
+            wide = torch.promote_types(grad.dtype, torch.float32)
+            of_x = sum((share @ ctx.weight(some).to(grad.dtype)).to(wide) for share, some in shares).to(grad.dtype)
+        return of_x, grad.flatten(0, -2).sum(0).to(ctx.dtype_of_bias) if needs_bias else None, None, None
