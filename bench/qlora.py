@@ -41,6 +41,7 @@ from tunewise.engine.objectives import objective_for
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
 from tunewise.methods.store import save_adapter
+from tunewise.models.ends import EightBitEnd
 from tunewise.models.packed import scales_of
 from tunewise.models.quantise import keep_layout, leave_file, packed_weights
 from tunewise.training.config import TrainConfig
@@ -148,7 +149,7 @@ def weight_bytes(model: PreTrainedModel) -> tuple[int, int]:
         if "lora_" in name:
             continue
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if module in packed:
+        if module in packed and not isinstance(module, EightBitEnd):  # whose scales are buffers
             own += scales_of(module)
         n_bytes = sum({tensor.data_ptr(): tensor.nbytes for tensor in own}.values())
         total += n_bytes

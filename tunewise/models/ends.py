@@ -34,6 +34,10 @@ class EightBitEnd(nn.Module):
         """What it keeps in place of its weight."""
         return EightBits(self.weight.data, self.get_buffer("scales"))
 
+    def constants(self) -> list[Tensor]:
+        """What turns codes into weights; of ends that have a weight in common, once."""
+        return [self.get_buffer("scales")] if self.is_first else []
+
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         del destination[f"{prefix}weight"]
@@ -129,8 +133,8 @@ def codes_of(end: EightBitEnd) -> EightBits:
 
 
 def scales_of(end: EightBitEnd) -> list[Tensor]:
-    """What turns codes into weights; of ends that have a weight in common, once."""
-    return [end.get_buffer("scales")] if end.is_first else []
+    """What turns codes into weights."""
+    return end.constants()
 
 
 def keep_layout(end: EightBitEnd) -> None:

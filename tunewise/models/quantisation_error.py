@@ -37,8 +37,9 @@ class WeightError:
 
 @torch.no_grad()
 def weight_errors(dense: PreTrainedModel, quantised: PreTrainedModel, anatomy: Anatomy) -> Iterator[WeightError]:
-    """Each linear layer of `quantised` that is packed, in the order of the model, beside that of `dense`."""
-    sites = {site.module: site for site in anatomy.linear if not site.is_slice}
+    """Each layer of `quantised` that is packed, in the order of the model, beside that of `dense`; tied ones once."""
+    whole = (*anatomy.linear, *([anatomy.embedding] if anatomy.embedding else []))
+    sites = {site.module: site for site in whole if not site.is_slice}
     for name, packed in packed_weights(quantised).items():
         if isinstance(packed, EightBitEnd) and not packed.is_first:
             continue

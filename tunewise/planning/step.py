@@ -10,6 +10,7 @@ from tunewise.engine.batches import LabelledBatch
 from tunewise.engine.objectives import Images, Labels, Objective, Writing
 from tunewise.engine.recomputing import recompute
 from tunewise.methods.attach import Tuned
+from tunewise.models.ends import EightBitEnd
 from tunewise.models.packed_shell import PackedShell
 from tunewise.planning.moments import Moments
 from tunewise.planning.recorder import Computed, Recorder, Segment
@@ -37,7 +38,7 @@ class Step:
         recorder, tuned = self._recorder, self._tuned
         self._note("weights", recorder.present())
         for module in tuned.model.modules():
-            if isinstance(module, PackedShell):
+            if isinstance(module, PackedShell | EightBitEnd):
                 self._note("constants", {recorder.number_of(tensor) for tensor in module.constants()})
         before = recorder.present()
         best = tuned.state() if self._work.keeps_best else {}
