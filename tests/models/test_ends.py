@@ -6,7 +6,6 @@ import importlib.util
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from tests import bases
 from tests.small_base import QUICK, write_base, write_encoder, write_place
@@ -15,7 +14,7 @@ from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
 from tunewise.models import codes
 from tunewise.models.anatomy import read_anatomy
-from tunewise.models.codes import EightBits, product_by_rows, widened
+from tunewise.models.codes import product_by_rows, widened
 from tunewise.models.ends import EightBitEmbedding, EightBitEnd, EightBitHead, pack_ends, quantised
 from tunewise.models.fingerprint import checksums
 from tunewise.models.heads import TaskHead
@@ -81,7 +80,9 @@ def test_sites_and_answers_are_those_of_the_dense_base_with_the_rounded_ends(for
         assert 0 < (weight - wanted).norm() < 0.01 * wanted.norm()
         with torch.no_grad():
             plain.get_submodule(site.module).weight.copy_(weight)
-    assert len({module.weight for module in ends_of(model)}) == len({plain.get_submodule(s.module).weight for s in sites})
+    assert len({module.weight for module in ends_of(model)}) == len(
+        {plain.get_submodule(s.module).weight for s in sites}
+    )
     torch.testing.assert_close(bases.logits(model, IDS), bases.logits(plain, IDS), rtol=1e-5, atol=1e-5)
     dense = dequantise(copy.deepcopy(model))
     assert format_of(dense) == ""
@@ -122,7 +123,9 @@ def test_a_product_in_pieces_is_the_dense_one_and_its_gradients(biased, rows, mo
 def test_no_more_than_a_piece_of_a_head_is_dense_at_a_time(monkeypatch):
     monkeypatch.setattr(codes, "PIECE", 4 * bases.WIDTH)
     head, largest = ends_of(bases.quantised("nf4-ends8"))[1], []
-    monkeypatch.setattr("tunewise.models.ends.widened", lambda some, dtype: largest.append(some) or widened(some, dtype))
+    monkeypatch.setattr(
+        "tunewise.models.ends.widened", lambda some, dtype: largest.append(some) or widened(some, dtype)
+    )
     x = torch.randn(3, bases.WIDTH, generator=torch.Generator().manual_seed(0)).requires_grad_()
     head(x).square().sum().backward()
     assert isinstance(head, EightBitHead)
@@ -135,7 +138,9 @@ def test_rows_are_looked_up_in_the_shape_of_the_ids_and_others_are_not_made(monk
     embedding = model.get_input_embeddings()
     assert isinstance(embedding, EightBitEmbedding)
     every = embedding.codes()
-    monkeypatch.setattr("tunewise.models.ends.widened", lambda some, dtype: looked_up.append(some) or widened(some, dtype))
+    monkeypatch.setattr(
+        "tunewise.models.ends.widened", lambda some, dtype: looked_up.append(some) or widened(some, dtype)
+    )
     found = embedding(IDS)
     assert torch.equal(found, widened(every, torch.float32)[IDS])
     assert [each.codes.shape for each in looked_up] == [(IDS.numel(), bases.WIDTH)]
@@ -202,7 +207,12 @@ def test_without_bitsandbytes_too(tmp_path, monkeypatch):
 def test_a_run_passes_its_proofs(tmp_path):
     """Packed training, and options that are scored."""
     place = write_place(tmp_path / "place")
-    fields = {"model": str(place / "base"), "data": str(place / "reviews.csv"), "quantise": "nf4-ends8", "method": "lora"}
+    fields = {
+        "model": str(place / "base"),
+        "data": str(place / "reviews.csv"),
+        "quantise": "nf4-ends8",
+        "method": "lora",
+    }
     metrics = run(build_recipe(fields, QUICK), tmp_path / "run", prove=False)
     assert all(proof["passed"] for proof in metrics["proofs"].values())
 

@@ -95,11 +95,8 @@ class _Product(torch.autograd.Function):
         )
 
 
-def product_by_rows(
-    x: Tensor, bias: Tensor | None, codes: EightBits, weight: Callable[[EightBits], Tensor]
-) -> Tensor:
-    """W x + b, (..., d_out), where `weight` makes of some rows of `codes` those of W (d_out, d_in), and makes them again
-    for the backward pass: never all of a large W at once."""
+def product_by_rows(x: Tensor, bias: Tensor | None, codes: EightBits, weight: Callable[[EightBits], Tensor]) -> Tensor:
+    """The same where `weight` makes of some rows of `codes` those of W: never all of a large W at once."""
     return _ProductByRows.apply(x, bias, codes, weight)
 
 

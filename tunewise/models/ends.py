@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from tunewise.errors import UserError
@@ -28,7 +27,7 @@ class EightBitEnd(nn.Module):
     """What it was in."""
     is_first: bool
     """Of the modules that have the weight in common: the one that a checkpoint stores it for."""
-    weight: nn.Parameter
+    weight: Tensor
 
     def codes(self) -> EightBits:
         """What it keeps in place of its weight."""
@@ -69,8 +68,8 @@ class EightBitHead(EightBitEnd, nn.Linear):
 def quantised(weight: Tensor) -> EightBits:
     """`weight` (rows, d) in int8.
 
-    The scale is the largest magnitude of a row, rounded so that a step of the codes has 17 bits: its products with codes
-    are exact in float32, and weights which were packed before are packed to the same codes and scales again.
+    The scale is the largest magnitude of a row, rounded so that a step of the codes has 17 bits: its products with
+    codes are exact in float32, and weights that were packed before are packed to the same codes and scales again.
     """
     step = weight.detach().abs().amax(dim=1).float() * (1 / 127)
     step = step * 129 - (step * 129 - step)  # Veltkamp's splitting: the upper 17 of 24 bits

@@ -96,6 +96,13 @@ def of_layers(form: str) -> str:
     return form.removesuffix(ENDS)
 
 
+def finish_loading(model: PreTrainedModel, wanted: str) -> None:
+    """What is left to do behind `from_pretrained` of a base in the format `wanted`, or in that of its checkpoint."""
+    keep_layout(model)
+    pack_ends(model, wanted)
+    leave_file(model)
+
+
 def pack_ends(model: PreTrainedModel, wanted: str) -> None:
     """Pack the embedding and the head of a base whose layers have been loaded, where the format `wanted`, or that of
     its checkpoint, has them so."""
