@@ -50,20 +50,22 @@ class EightBits:
     scales: Tensor
     """float32 (d_out,), the largest magnitude of a row."""
 
-    def rows_at_a_time(self) -> int:
-        piece = PIECE if self.codes.device.type == "cpu" else PIECE_ON_GPU
-        return max(1, piece // self.codes.shape[1])
-
     def pieces(self) -> "Iterator[EightBits]":
         """Some rows after others."""
-        n = self.rows_at_a_time()
+        n = rows_at_a_time(self.codes)
         yield from map(EightBits, self.codes.split(n), self.scales.split(n))
 
 
 PIECE = 1 << 22
-"""Weights of a head that are made at a time on a CPU: 8 MiB in bfloat16."""
+"""Weights of an embedding or a head that are made, or rounded, at a time on a CPU: 8 MiB in bfloat16."""
 PIECE_ON_GPU = 1 << 26
 """And on a GPU, which small products would not fill."""
+
+
+def rows_at_a_time(weight: Tensor) -> int:
+    """Of a large matrix (rows, d)."""
+    piece = PIECE if weight.device.type == "cpu" else PIECE_ON_GPU
+    return max(1, piece // weight.shape[1])
 
 
 def widened(codes: EightBits, dtype: torch.dtype) -> Tensor:
@@ -106,16 +108,17 @@ class _ProductByRows(torch.autograd.Function):
         ctx: Any, x: Tensor, bias: Tensor | None, codes: EightBits, weight: Callable[[EightBits], Tensor]
     ) -> Tensor:
         ctx.codes, ctx.weight, ctx.dtype_of_bias = codes, weight, None if bias is None else bias.dtype
-        products = [functional.linear(x, weight(some).to(x.dtype)) for some in codes.pieces()]
-        found = products[0] if len(products) == 1 else torch.cat(products, dim=-1)
-        return found if bias is None else found + bias.to(x.dtype)
+        found = x.new_empty(*x.shape[:-1], len(codes.scales))
+        for part, some in zip(found.split(rows_at_a_time(codes.codes), dim=-1), codes.pieces(), strict=True):
+            part.copy_(functional.linear(x, weight(some).to(x.dtype)))
+        return found if bias is None else found.add_(bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (grad,), (needs_x, needs_bias, *_) = grads, ctx.needs_input_grad
         of_x = None
         if needs_x:  # sums of pieces are not rounded to 16 bits
-            shares = zip(grad.split(ctx.codes.rows_at_a_time(), dim=-1), ctx.codes.pieces(), strict=True)
+            shares = zip(grad.split(rows_at_a_time(ctx.codes.codes), dim=-1), ctx.codes.pieces(), strict=True)
             wide = torch.promote_types(grad.dtype, torch.float32)
             of_x = sum((share @ ctx.weight(some).to(grad.dtype)).to(wide) for share, some in shares).to(grad.dtype)
         return of_x, grad.flatten(0, -2).sum(0).to(ctx.dtype_of_bias) if needs_bias else None, None, None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunewise.errors import UserError
-from tunewise.models.codes import EightBits, product_by_rows, widened
+from tunewise.models.codes import EightBits, product_by_rows, rows_at_a_time, widened
 
 MARK = "quantised_ends"
 """Of a config: its checkpoint is read with the ends packed. They lie there as plain weights, which everybody reads."""
@@ -73,8 +73,11 @@ def quantised(weight: Tensor) -> EightBits:
     """
     step = weight.detach().abs().amax(dim=1).float() * (1 / 127)
     step = step * 129 - (step * 129 - step)  # Veltkamp's splitting: the upper 17 of 24 bits
-    codes = (weight.detach().float() / step.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)).round_()
-    return EightBits(codes.clamp_(-127, 127).to(torch.int8), step * 127)
+    divisors, n = step.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1), rows_at_a_time(weight)
+    codes = torch.empty_like(weight, dtype=torch.int8, requires_grad=False)
+    for part, some, divisor in zip(codes.split(n), weight.detach().split(n), divisors.split(n), strict=True):
+        part.copy_((some.float() / divisor).round_().clamp_(-127, 127))
+    return EightBits(codes, step * 127)
 
 
 @torch.no_grad()
