@@ -3,6 +3,7 @@ again from a checkpoint bit for bit, and with nothing of bitsandbytes."""
 
 import copy
 import importlib.util
+from typing import get_args
 
 import pytest
 import torch
@@ -19,9 +20,19 @@ from tunewise.models.ends import EightBitEmbedding, EightBitEnd, EightBitHead, p
 from tunewise.models.fingerprint import checksums
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import load_base, original
-from tunewise.models.quantise import dequantise, format_of, is_quantised, pack, packed_weights
+from tunewise.models.quantise import (
+    FORMATS,
+    WITH_ENDS,
+    dequantise,
+    format_of,
+    is_quantised,
+    of_layers,
+    pack,
+    packed_weights,
+)
 from tunewise.models.weights import bytes_at_rest, dense_weight, frozen_weight, set_dense_weight
 from tunewise.run import build_recipe, run
+from tunewise.run.recipe import Recipe
 
 IDS = torch.tensor([[5, 9, 33, 20, 7, 41, 3], [8, 8, 60, 12, 50, 6, 11]])
 # tied or not, ends with a scale of their own, three embeddings that are one, a classifier in the head's place
@@ -255,6 +266,11 @@ def test_what_cannot_be_is_refused(tmp_path):
         pack_ends(bases.build("vit_images", torch.float32), torch.float32)
     with pytest.raises(UserError, match="'nf4-ends4'"):
         load_base(str(write_base(tmp_path / "base")), quantise="nf4-ends4")
+
+
+def test_a_recipe_takes_every_format():
+    assert get_args(Recipe.model_fields["quantise"].annotation) == ("", *FORMATS, *WITH_ENDS)
+    assert set(map(of_layers, WITH_ENDS)) == set(FORMATS)
 
 
 def test_what_is_packed_names_both_ends():
