@@ -5,12 +5,17 @@ from typing import Annotated
 
 import typer
 
-from tunewise.cli.console import AsJson, Out, print_json, results, this_command
+from tunewise.cli.console import AsJson, print_json, results, this_command
 
 
 def report(
     runs: Annotated[Path, typer.Argument(help="A run folder, or a folder with run folders anywhere below it.")],
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The page, a file NAME.html, or a folder for it.", show_default="RUNS/report.html"
+        ),
+    ] = None,
     title: Annotated[str, typer.Option(help="The heading of the page.")] = "",
     csv: Annotated[
         Path | None, typer.Option(help="Also write the table here, one row a way.", show_default=False)
@@ -31,7 +36,9 @@ def report(
     arms = read_arms(runs)
     decision = decide(arms, how_compared(runs).rule)
     rows = table_of(arms, decision, diverged_of(runs))
-    page = write_page(runs, out or runs / "report.html", title=title, commands=[this_command()])
+    place = out or runs
+    file = place if place.suffix in (".html", ".htm") else place / "report.html"
+    page = write_page(runs, file, title=title, commands=[this_command()])
     written = {"page": str(page)}
     if csv is not None:
         written["csv"] = str(write_csv(csv, rows))

@@ -83,17 +83,25 @@ def _where_read(forward: Callable[..., Tensor], places: Tensor) -> Callable[...,
             return forward(*args, **kwargs)
 
         def few(value: Any) -> Any:
-            return _Taken.apply(value.squeeze(0), places)[None] if isinstance(value, Tensor) else value
+            return taken(value.squeeze(0), places)[None] if isinstance(value, Tensor) else value
 
         made = forward(*map(few, args), **{name: few(value) for name, value in kwargs.items()})
-        return _Laid.apply(made.squeeze(0), places, n_tokens)[None]
+        return laid(made.squeeze(0), places, n_tokens)[None]
 
     return on_few
 
 
-class _Taken(torch.autograd.Function):
-    """(R, d) of (T, d)."""
+def taken(x: Tensor, places: Tensor) -> Tensor:
+    """(R, d) the rows of (T, d) at distinct `places`."""
+    return _Taken.apply(x, places)
 
+
+def laid(x: Tensor, places: Tensor, n_tokens: int) -> Tensor:
+    """(R, d) at distinct `places` among zeros, (T, d)."""
+    return _Laid.apply(x, places, n_tokens)
+
+
+class _Taken(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
         ctx.places, ctx.n_tokens = places, len(x)
@@ -105,8 +113,6 @@ class _Taken(torch.autograd.Function):
 
 
 class _Laid(torch.autograd.Function):
-    """(R, d) at their places among zeros, (T, d)."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, places: Tensor, n_tokens: int) -> Tensor:
         ctx.places = places

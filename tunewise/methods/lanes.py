@@ -8,7 +8,9 @@ gradients that it has alone.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +114,8 @@ class Lanes:
         occupy(self.model, " beside ".join(dict.fromkeys(each.method.name for each in self.tuned)))
         with ExitStack() as stack:
             stack.callback(vacate, self.model)
+            _ON[self.model] = self
+            stack.callback(_ON.pop, self.model)
             flags = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
             stack.callback(lambda: [parameter.requires_grad_(flag) for parameter, flag in flags.items()])
             self.model.requires_grad_(False)
@@ -135,6 +139,22 @@ class Lanes:
             yield
         finally:
             self._parts = None
+
+    def ends(self) -> list[int]:
+        """Where the part of each lane ends among the tokens of the only row."""
+        assert self._parts is not None
+        return list(accumulate(part.size for part in self._parts.parts))
+
+    @contextmanager
+    def given(self, sizes: Sequence[int]) -> Iterator[None]:
+        """Inside the block modules are given, in the place of tokens, so many rows (of (rows, d)) for each part."""
+        parts = self._parts
+        assert parts is not None
+        self._parts = Parts(0, tuple(Part(each.lane, n, n) for each, n in zip(parts.parts, sizes, strict=True)))
+        try:
+            yield
+        finally:
+            self._parts = parts
 
     @contextmanager
     def only(self, tuned: Tuned) -> Iterator[None]:
@@ -301,6 +321,15 @@ class Lanes:
             return dim, "answers" if tensor.shape[1] == n_written else "everywhere"
         is_less = dim == 1 and tensor.shape[1] < sum(part.size for part in self._parts.parts)
         return dim, "last layer" if is_less else "everywhere"
+
+
+_ON: WeakKeyDictionary[PreTrainedModel, Lanes] = WeakKeyDictionary()
+
+
+def lanes_on(model: PreTrainedModel) -> Lanes | None:
+    """The lanes of the batch that `model` computes at this moment; None where it computes for one alone."""
+    lanes = _ON.get(model)
+    return None if lanes is None or lanes._parts is None else lanes
 
 
 def why_not_a_lane(tuned: Tuned) -> str:

@@ -3,6 +3,8 @@
 Of a quantised weight the dequantised one is handed out, and none is written.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -13,10 +15,11 @@ from tunewise.models.anatomy import Site
 from tunewise.models.quantise import ROUTES, cannot_write, dequantised_weight, is_quantised, scales
 
 
-def bytes_at_rest(model: PreTrainedModel) -> int:
-    """Of all its parameters as they are stored, packed ones with the scales that turn them into weights."""
-    stored = (tensor for _, tensor in (*model.named_parameters(), *scales(model)))
-    return sum(tensor.numel() * tensor.element_size() for tensor in stored)
+def bytes_at_rest(model: PreTrainedModel, beside: Iterable[Tensor] = ()) -> int:
+    """Of all its parameters as they are stored, packed ones with the scales that turn them into weights, and of what is
+    kept `beside` them; what several share counts once."""
+    stored = (*(tensor for _, tensor in (*model.named_parameters(), *scales(model))), *beside)
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in stored}.values())
 
 
 def dense_weight(model: PreTrainedModel, site: Site) -> tuple[Tensor, Tensor | None]:

@@ -31,7 +31,9 @@ class Plan:
 
     def seconds(self, of: MethodPlan) -> float | None:
         """Of training on all rows."""
-        return None if of.row_seconds is None else of.row_seconds * self.n_rows
+        if of.row_seconds is None or of.once_seconds is None:
+            return None
+        return of.once_seconds + of.row_seconds * self.n_rows
 
     def cost(self, of: MethodPlan) -> float | None:
         seconds = self.seconds(of)
@@ -70,7 +72,9 @@ class Plan:
             "adapter_bytes": of.counted.adapter_bytes,
             "memory": {**asdict(of.memory), "total": of.memory.total},
             "fits": of.fits,
+            "trunk": {"cached": of.trunk_plan.is_cached, **asdict(of.trunk_plan)},
             "row_seconds": of.row_seconds,
+            "once_seconds": of.once_seconds,
             "seconds": self.seconds(of),
             "cost": self.cost(of),
             "largest_batch": of.largest_rows,

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,10 +31,23 @@ class Computed:
     bytes_taken: int = 0
     """Of all tensors that were made, those that are gone again among them."""
 
-    def clear(self) -> None:
-        """Begin anew."""
+    def taken(self) -> "Computed":
+        """All of it until now; what is counted begins anew."""
+        found = self.copy()
         self.flops.clear()
         self.bytes_moved = self.n_operations = self.bytes_taken = 0
+        return found
+
+    def copy(self) -> "Computed":
+        return replace(self, flops=dict(self.flops))
+
+    def grow(self, one: "Computed", other: "Computed", n: int) -> None:
+        """Add n times what `other` has more than `one`."""
+        self.bytes_moved += n * (other.bytes_moved - one.bytes_moved)
+        self.bytes_taken += n * (other.bytes_taken - one.bytes_taken)
+        self.n_operations += n * (other.n_operations - one.n_operations)
+        for dtype, flops in other.flops.items():
+            self.flops[dtype] = self.flops.get(dtype, 0) + n * (flops - one.flops.get(dtype, 0))
 
     def add(self, n_bytes: int, flops: int, dtype: torch.dtype) -> None:
         self.bytes_moved += n_bytes

@@ -112,10 +112,14 @@ def _fills(model: PreTrainedModel, workers: int) -> float:
     """The tokens of a batch with which one run fills the device."""
     if model.device.type != "cpu":
         return FILLS_GPU_TOKENS
+    return FILLS_CPU / n_body(model) * threads_of(workers) / 2
+
+
+def n_body(model: PreTrainedModel) -> int:
+    """Parameters behind the embedding: what a token is multiplied with."""
     embedding = model.get_input_embeddings()
     n_embedding = embedding.weight.numel() if isinstance(embedding, torch.nn.Embedding) else 0
-    n_body = max(1, sum(parameter.numel() for parameter in model.parameters()) - n_embedding)
-    return FILLS_CPU / n_body * threads_of(workers) / 2
+    return max(1, sum(parameter.numel() for parameter in model.parameters()) - n_embedding)
 
 
 def _filled(numbers: Sequence[int], demands: Sequence[Demand], largest: float, n_least: int) -> list[list[int]]:
