@@ -3,8 +3,9 @@
 The shape b12 in bfloat16, and with its linear weights in four or eight bits (`bench.shapes.load`), takes the same steps
 on the same rows from the same adapter: by tunewise on both, and on the quantised one by peft + bitsandbytes + Trainer,
 as peft's guide to quantisation says (`prepare_model_for_kbit_training`: the rest in float32, activations computed
-again; `bf16=True`), and at its best (all in bfloat16, nothing computed again, batches of like length). The sides take
-turns, round by round, ours and the peer in a process of their own; figures are medians of the rounds' ratios. Of time
+again; `bf16=True`), and at its best (all in bfloat16, nothing computed again, batches of like length). Of a base whose
+embedding and head are in eight bits (nf4-ends8) the peer has the layers so, and no more. The sides take turns, round by
+round, ours and the peer in a process of their own; figures are medians of the rounds' ratios. Of time
 there are two, wall time and what the processor worked, which other users of the machine do not stretch. Losses must
 agree with the peer's at every step, or the benchmark fails. Peak memory is that of a process that does this alone,
 Python and torch included.
@@ -41,8 +42,9 @@ from tunewise.engine.objectives import objective_for
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
 from tunewise.methods.store import save_adapter
+from tunewise.models.ends import EightBitEnd
 from tunewise.models.packed import scales_of
-from tunewise.models.quantise import keep_layout, leave_file, packed_weights
+from tunewise.models.quantise import keep_layout, leave_file, of_layers, packed_weights
 from tunewise.training.config import TrainConfig
 from tunewise.training.loop import fit
 from tunewise.training.memory import Peak
@@ -68,6 +70,7 @@ WORKS = [
     Work("lora", "nf4", batch_size=8, steps=8),
     Work("lora, all linear", "nf4", batch_size=1, steps=24),
     Work("lora, all linear", "int8", batch_size=8, steps=8),
+    Work("lora, all linear", "nf4-ends8", batch_size=8, steps=8),
 ]
 
 
@@ -116,7 +119,7 @@ def theirs(work: Work, *, best: bool) -> Taken:
     config, data = task_of(work)
     with tempfile.TemporaryDirectory() as start:
         save_adapter(attach(build(SHAPE, torch.bfloat16), parse_method(METHODS[work.method])), start)
-        model = load(SHAPE, torch.bfloat16, work.quantise)  # anew: peft writes into what it is given
+        model = load(SHAPE, torch.bfloat16, of_layers(work.quantise))  # anew: peft writes into what it is given
         if best:
             lengths = [len(row.ids) for row in data]
             order = get_length_grouped_indices(lengths, config.batch_size, generator=torch.Generator().manual_seed(0))
@@ -148,7 +151,7 @@ def weight_bytes(model: PreTrainedModel) -> tuple[int, int]:
         if "lora_" in name:
             continue
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if module in packed:
+        if module in packed and not isinstance(module, EightBitEnd):  # whose scales are buffers
             own += scales_of(module)
         n_bytes = sum({tensor.data_ptr(): tensor.nbytes for tensor in own}.values())
         total += n_bytes

@@ -26,7 +26,7 @@ from tunewise.engine.batches import IGNORED
 from tunewise.models.anatomy import read_anatomy
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base
-from tunewise.models.quantise import loading
+from tunewise.models.quantise import loading, pack_ends
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -85,6 +85,7 @@ def load(shape: str, dtype: torch.dtype, quantise: str = "") -> PreTrainedModel:
         model.save_pretrained(folder)
         storage = loading(model.config, quantise, dtype, torch.device("cpu"))
         loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **storage)
+    pack_ends(loaded, quantise)
     del model
     gc.collect()  # what it was read from is none of its memory
     return loaded

@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from tunewise.models.quantise import keep_layout, loading
+from tunewise.models.quantise import finish_loading, loading
 
 VOCABULARY, WIDTH, LAYERS, HEADS, LABELS, IMAGE = 64, 32, 2, 4, 3, 8
 
@@ -210,7 +210,7 @@ def _loaded_quantised(form: str, family: str, dtype: torch.dtype) -> PreTrainedM
     config = AutoConfig.from_pretrained(checkpoint(family))
     storage = loading(config, form, dtype, torch.device("cpu"))
     model = auto_class(family, config).from_pretrained(checkpoint(family), config=config, dtype=dtype, **storage)
-    keep_layout(model)
+    finish_loading(model, form)
     return model.eval()
 
 

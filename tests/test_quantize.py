@@ -36,7 +36,7 @@ def place(tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", [*FORMATS, "nf4-ends8"])
 def test_the_checkpoint_is_read_by_transformers_and_here_and_says_what_was_measured(place, form, tmp_path):
     found = package.quantize(
         str(place / "wide"), form, out=tmp_path / "stored", data=str(place / "texts.jsonl"), dtype="float32"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from tests.bases import DECODERS, build
+from tests.bases import DECODERS, build, quantised
 from tests.rows import random_rows
 from tests.tuned import moved
 from tests.words_tokenizer import words_tokenizer
@@ -17,6 +17,7 @@ from tunewise.engine.packed_reading import why_not_read
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
+from tunewise.models.ends import unpack_ends
 
 needs_kernels = pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
 PROMPTS = [list(row.ids[: row.prompt_length]) for row in random_rows(7, seed=2)]
@@ -47,6 +48,15 @@ def test_batches_give_what_generate_gives_one_by_one(tokenizer, family, prefix_i
     model = build(family)
     answers = greedy(model, tokenizer, PROMPTS, 9, prefix_ids=prefix_ids, batch_size=3)
     assert answers == [generated(model, tokenizer, prompt, 9, prefix_ids) for prompt in PROMPTS]
+    assert any(answers)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama_tied"])
+def test_an_embedding_and_a_head_in_int8_write_what_their_dense_weights_do(tokenizer, family):
+    model, plain = (quantised("nf4-ends8", family) for _ in range(2))
+    unpack_ends(plain)
+    answers = greedy(model, tokenizer, PROMPTS, 9, batch_size=3)
+    assert answers == greedy(plain, tokenizer, PROMPTS, 9, batch_size=3)
     assert any(answers)
 
 

@@ -38,6 +38,21 @@ CASES = [
     for fields in (variants if form == "nf4" else variants[:1])
     if name not in TRAINS_WEIGHTS
 ]
+WITH_ENDS = "nf4-ends8"  # no column of the matrix: what differs is what stands outside the layers
+AT_ENDS = (
+    "frozen",
+    "lora",
+    "dora",
+    "ia3",
+    "bitfit",
+    "bottleneck",
+    "prompt_tuning",
+    "multitask_prompt",
+    "prefix_tuning",
+    "norms",
+)
+CASES += [(WITH_ENDS, name, VARIANTS[name][0]) for name in AT_ENDS]
+CASES.append((WITH_ENDS, "lora", {"roles": ["q", "head"]}))
 TRAINED_CASES = [case for case in CASES if case[1] != "frozen"]
 KINDS = {form: form for form in FORMATS}  # form -> the column of the matrix that its outcomes stand in
 
@@ -93,6 +108,16 @@ def test_a_method_that_trains_packed_weights_is_refused_with_the_reason(case, re
             refused(model, method_of(case))
     record_property("refused", caught.value.message.partition(": ")[2])
     attach(model, METHODS["frozen"]()).detach()
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "trains"),
+    [("llama", "head", r"lm_head\.weight"), ("llama_tied", "full", r"model\.embed_tokens\.weight")],
+)
+def test_a_method_that_trains_packed_ends_is_refused_with_the_reason(family, method, trains):
+    for refused in (attach, count):
+        with pytest.raises(UserError, match=f"trains {trains}: a quantised weight is"):
+            refused(bases.quantised(WITH_ENDS, family), METHODS[method]())
 
 
 @over_cases

@@ -44,6 +44,18 @@ def test_every_packed_weight_is_told_with_its_place(form, family):
     assert all(each.layer is None for each in others)
 
 
+@pytest.mark.parametrize(("family", "roles"), [("llama", ["embedding", "head"]), ("llama_tied", ["embedding"])])
+def test_ends_in_8_bits_are_told_and_tied_ones_once(family, roles):
+    found, model, _ = errors("nf4-ends8", family)
+    ends = [each for each in found if each.layer is None]
+    assert [each.role for each in ends] == roles
+    for each in ends:
+        assert each.relative < ERRORS["int8"][1]
+        assert each.bytes_after == bases.VOCABULARY * (bases.WIDTH + 4) < each.bytes_before
+    assert len(found) == 7 * bases.LAYERS + len(roles)
+    assert kept_dense(model) == {}
+
+
 def test_the_error_is_that_of_the_codebook_written_out():
     """On layers whose rows end inside a block, too; norms in float64."""
     found, _, plain = errors("nf4")

@@ -24,7 +24,9 @@ A_PAIR = 10
 
 
 def weights_of(work: Work) -> int:
-    return 100 * MB // 4 if work.quantise else 100 * MB
+    if not work.quantise:
+        return 100 * MB
+    return 100 * MB // (8 if work.quantise.endswith("-ends8") else 4)
 
 
 def made_up(shell: Shell, method: Method, work: Work, device_type: str = "cpu") -> Rehearsed:

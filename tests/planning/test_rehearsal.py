@@ -265,6 +265,20 @@ def test_a_quantised_base_is_four_bits_a_weight_and_its_scales(shells):
         rehearse(shell, parse_method("full"), work)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_ends_in_8_bits_are_a_byte_a_weight_and_a_scale_a_row(shells, tied):
+    shell, work = shells({**LLAMA, "tie_word_embeddings": tied}), replace(WORK, dtype=torch.bfloat16, quantise="nf4")
+    rows = shell.config.vocab_size * (1 if tied else 2)
+    found = rehearse(shell, parse_method(LORA), work).memory
+    packed = rehearse(shell, parse_method(LORA), replace(work, quantise="nf4-ends8")).memory
+    assert found.weights - packed.weights == 64 * rows
+    assert packed.constants - found.constants == 4 * rows
+    assert (packed.gradients, packed.optimiser) == (found.gradients, found.optimiser)
+    method = "full" if tied else "head"
+    with pytest.raises(UserError, match=r"embed_tokens\.weight: a quantised|lm_head\.weight: a quantised"):
+        rehearse(shell, parse_method(method), replace(work, quantise="nf4-ends8"))
+
+
 @pytest.mark.parametrize(
     ("config", "method", "counted_by"),
     [

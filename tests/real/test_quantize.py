@@ -69,3 +69,14 @@ def test_four_bits_cost_more_than_eight_and_fp4_more_than_nf4(lines):
         < found["fp4"]["relative_error"]
     )
     assert found["nf4"]["bytes_after"] == found["fp4"]["bytes_after"] < found["int8"]["bytes_after"]
+
+
+def test_ends_in_8_bits_cost_next_to_nothing_beside_four_bits(lines):
+    nf4_alone, with_ends = (
+        quantize(str(STORIES), form, data=str(lines), dtype="float32") for form in ("nf4", "nf4-ends8")
+    )
+    assert with_ends["bytes_after"] < 0.65 * nf4_alone["bytes_after"]
+    assert abs(with_ends["metrics"]["after"]["loss"] - nf4_alone["metrics"]["after"]["loss"]) < 0.002
+    assert with_ends["changes"]["kl"] == pytest.approx(nf4_alone["changes"]["kl"], rel=0.02)
+    (embedding,) = [each for each in with_ends["weights"] if each["role"] == "embedding"]
+    assert 0.003 < embedding["relative"] < 0.01

@@ -38,7 +38,9 @@ Methods = Annotated[
 Device = Annotated[
     str, typer.Option(help="auto (this machine), cpu, a card such as rtx4090 or h200, or memory alone: 24GB.")
 ]
-Quant = Annotated[str, typer.Option(help="nf4, fp4 or int8: keep the base's linear weights in it.")]
+Quant = Annotated[
+    str, typer.Option(help="nf4, fp4 or int8: keep the linear weights in it; nf4-ends8: the rest in int8.")
+]
 Price = Annotated[float | None, typer.Option(help="Of an hour on the device, in any money.", show_default=False)]
 Plot = Annotated[
     Path | None, typer.Option(help="Draw memory by method to this file (svg, png, pdf).", show_default=False)

@@ -9,7 +9,9 @@ from tunewise.cli.console import AsJson, Data, Out, print_json, progress_lines, 
 
 def quantize(
     model: Annotated[str, typer.Argument(help="tiny, a folder, or a hub name.", show_default=False)],
-    format: Annotated[str, typer.Option("--format", "-f", help="nf4, fp4 or int8.")] = "nf4",
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="nf4, fp4 or int8; nf4-ends8: embedding and head in int8.")
+    ] = "nf4",
     out: Out = None,
     data: Data = None,
     limit: Annotated[int, typer.Option(min=1, help="So many rows of --data, test rows first.")] = 128,

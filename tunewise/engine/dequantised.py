@@ -8,8 +8,12 @@ from transformers import PreTrainedModel
 
 from tunewise.engine.native.attention import DTYPES
 from tunewise.engine.native.dequantise import dequantised
-from tunewise.models.codes import EightBits, FourBits, product
+from tunewise.models.codes import EightBits, FourBits, product, product_by_rows, widened
+from tunewise.models.ends import EightBitEnd, EightBitHead
 from tunewise.models.quantise import codes_of, dequantised_weight, packed_weights
+
+FEW = 256
+"""Rows of a head that the kernel is tried on."""
 
 
 def forwards(model: PreTrainedModel) -> list[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
@@ -19,6 +23,9 @@ def forwards(model: PreTrainedModel) -> list[tuple[nn.Module, Callable[[Tensor],
     """
     found, tried = [], {}
     for module in packed_weights(model).values():
+        if isinstance(module, EightBitEnd):
+            found += _of_end(module)
+            continue
         codes = codes_of(module)
         if codes is None:
             continue
@@ -32,6 +39,17 @@ def forwards(model: PreTrainedModel) -> list[tuple[nn.Module, Callable[[Tensor],
             multiplying = _by_eight_bits if isinstance(codes, EightBits) else _by_four_bits
             found.append((module, multiplying(module, dtype)))
     return found
+
+
+def _of_end(end: EightBitEnd) -> list[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+    """The head, tried on its first rows; an embedding makes few of them."""
+    codes, dtype = end.codes(), end.dtype
+    few = EightBits(codes.codes[:FEW], codes.scales[:FEW])
+    if not isinstance(end, EightBitHead) or dtype not in DTYPES:
+        return []
+    if not torch.equal(dequantised(few, dtype), widened(few, dtype)):
+        return []
+    return [(end, lambda x: product_by_rows(x, end.bias, end.codes(), lambda some: dequantised(some, dtype)))]
 
 
 def _by_four_bits(module: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

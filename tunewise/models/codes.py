@@ -1,6 +1,6 @@
 """What a packed linear layer keeps in place of its weight, and the product with a weight that is made of it anew."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,28 @@ class EightBits:
     scales: Tensor
     """float32 (d_out,), the largest magnitude of a row."""
 
+    def pieces(self) -> "Iterator[EightBits]":
+        """Some rows after others."""
+        n = rows_at_a_time(self.codes)
+        yield from map(EightBits, self.codes.split(n), self.scales.split(n))
+
+
+PIECE = 1 << 22
+"""Weights of an embedding or a head that are made, or rounded, at a time on a CPU: 8 MiB in bfloat16."""
+PIECE_ON_GPU = 1 << 26
+"""And on a GPU, which small products would not fill."""
+
+
+def rows_at_a_time(weight: Tensor) -> int:
+    """Of a large matrix (rows, d)."""
+    piece = PIECE if weight.device.type == "cpu" else PIECE_ON_GPU
+    return max(1, piece // weight.shape[1])
+
+
+def widened(codes: EightBits, dtype: torch.dtype) -> Tensor:
+    """The weight (d_out, d_in) that eight bits stand for, a new tensor; rounded once."""
+    return codes.codes.to(dtype).mul_(codes.scales.unsqueeze(1) * (1 / 127))
+
 
 def product(x: Tensor, bias: Tensor | None, weight: Callable[[], Tensor]) -> Tensor:
     """W x + b, (..., d_out); `weight` makes W (d_out, d_in), and makes it again for the backward pass.
@@ -73,3 +95,30 @@ class _Product(torch.autograd.Function):
             grad.flatten(0, -2).sum(0).to(ctx.dtype_of_bias) if needs_bias else None,
             None,
         )
+
+
+def product_by_rows(x: Tensor, bias: Tensor | None, codes: EightBits, weight: Callable[[EightBits], Tensor]) -> Tensor:
+    """The same where `weight` makes of some rows of `codes` those of W: never all of a large W at once."""
+    return _ProductByRows.apply(x, bias, codes, weight)
+
+
+class _ProductByRows(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, bias: Tensor | None, codes: EightBits, weight: Callable[[EightBits], Tensor]
+    ) -> Tensor:
+        ctx.codes, ctx.weight, ctx.dtype_of_bias = codes, weight, None if bias is None else bias.dtype
+        found = x.new_empty(*x.shape[:-1], len(codes.scales))
+        for part, some in zip(found.split(rows_at_a_time(codes.codes), dim=-1), codes.pieces(), strict=True):
+            part.copy_(functional.linear(x, weight(some).to(x.dtype)))
+        return found if bias is None else found.add_(bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (grad,), (needs_x, needs_bias, *_) = grads, ctx.needs_input_grad
+        of_x = None
+        if needs_x:  # sums of pieces are not rounded to 16 bits
+            shares = zip(grad.split(rows_at_a_time(ctx.codes.codes), dim=-1), ctx.codes.pieces(), strict=True)
+            wide = torch.promote_types(grad.dtype, torch.float32)
+            of_x = sum((share @ ctx.weight(some).to(grad.dtype)).to(wide) for share, some in shares).to(grad.dtype)
+        return of_x, grad.flatten(0, -2).sum(0).to(ctx.dtype_of_bias) if needs_bias else None, None, None

@@ -36,7 +36,7 @@ from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
 from tunewise.models.families import NOT_IN_16_BITS, VISION, kind_of
 from tunewise.models.heads import TaskHead, draw_head, head_of, is_told_by
 from tunewise.models.precision import choose_dtype
-from tunewise.models.quantise import format_of, format_of_checkpoint, is_plain, keep_layout, leave_file, loading
+from tunewise.models.quantise import finish_loading, format_of, format_of_checkpoint, is_plain, loading
 from tunewise.models.shapes import is_shape
 from tunewise.models.tiny import FOLDER as TINY
 from tunewise.models.weights import bytes_at_rest
@@ -102,10 +102,10 @@ def load_base(
     `dtype` is "auto" (bfloat16 where `device` multiplies it natively), "float32", "bfloat16" or "float64"; `device` is
     what TUNEWISE_DEVICE says where none is given ("cuda", "cuda:1"), and else the CPU.
     `head` is the base's own language-model head, or a classifier: new, or as the checkpoint holds one with these
-    labels. `quantise` stores the linear weights as "nf4", "fp4" or "int8"; a checkpoint that is quantised already stays
-    so. Weights are read from safetensors only, and no code of the checkpoint is run. Raises UserError for a folder
-    that is no model, weights in a pickle format, a hub name that cannot be reached, a head that it cannot have, and a
-    device that is not there.
+    labels. `quantise` stores the linear weights as "nf4", "fp4" or "int8", and with "-ends8" behind it embedding and
+    head in int8; a checkpoint that is quantised already stays so. Weights are read from safetensors only, and no code
+    of the checkpoint is run. Raises UserError for a folder that is no model, weights in a pickle format, a hub name
+    that cannot be reached, a head that it cannot have, and a device that is not there.
     """
     collect_as_usual()
     head, where = head or TaskHead(), _device(device)
@@ -177,8 +177,7 @@ def _read(
         model, absent = _read_plain(name, auto_class, options, kept)
     else:
         model, absent = _read_model(name, auto_class, {**options, **storage})
-    keep_layout(model)
-    leave_file(model)
+    finish_loading(model, quantise)
     return (model if storage else model.to(where)).eval(), absent
 
 

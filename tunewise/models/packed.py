@@ -12,7 +12,7 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 from torch import Tensor, nn
 
-from tunewise.models.codes import Constants, EightBits, FourBits, product
+from tunewise.models.codes import Constants, EightBits, FourBits, product, widened
 
 LAYERS = (Linear4bit, Linear8bitLt)
 
@@ -30,8 +30,7 @@ def weight_of(layer: nn.Module) -> Tensor:
 
 
 def _of_eight_bits(layer: nn.Module, dtype: torch.dtype) -> Tensor:
-    (scale,) = scales_of(layer)
-    return layer.weight.data.to(dtype).mul_(scale.unsqueeze(1) * (1 / 127))  # rounded once
+    return widened(EightBits(layer.weight.data, *scales_of(layer)), dtype)
 
 
 def codes_of(layer: nn.Module) -> FourBits | EightBits | None:

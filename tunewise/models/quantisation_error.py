@@ -9,12 +9,13 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunewise.models.anatomy import Anatomy
+from tunewise.models.ends import EightBitEnd
 from tunewise.models.quantise import dequantised_weight, packed_weights
 
 
 @dataclass(frozen=True)
 class WeightError:
-    """One linear layer before (W) and after (Q) it was quantised."""
+    """One linear layer, or embedding, before (W) and after (Q) it was quantised."""
 
     module: str
     layer: int | None
@@ -36,9 +37,12 @@ class WeightError:
 
 @torch.no_grad()
 def weight_errors(dense: PreTrainedModel, quantised: PreTrainedModel, anatomy: Anatomy) -> Iterator[WeightError]:
-    """Each linear layer of `quantised` that is packed, in the order of the model, beside that of `dense`."""
-    sites = {site.module: site for site in anatomy.linear if not site.is_slice}
+    """Each layer of `quantised` that is packed, in the order of the model, beside that of `dense`; tied ones once."""
+    whole = (*anatomy.linear, *([anatomy.embedding] if anatomy.embedding else []))
+    sites = {site.module: site for site in whole if not site.is_slice}
     for name, packed in packed_weights(quantised).items():
+        if isinstance(packed, EightBitEnd) and not packed.is_first:
+            continue
         path = name.removesuffix(".weight")
         module = dense.get_submodule(path)
         weight = (module.weight.T if isinstance(module, Conv1D) else module.weight).float()
@@ -59,7 +63,10 @@ def weight_errors(dense: PreTrainedModel, quantised: PreTrainedModel, anatomy: A
 
 
 def packed_bytes(module: nn.Module) -> int:
-    """What a checkpoint holds of the weight of a packed layer."""
+    """What a checkpoint holds of the weight of a packed layer; of an embedding or a head, which lie there as they were,
+    what memory does."""
+    if isinstance(module, EightBitEnd):
+        return _bytes(module.weight) + sum(map(_bytes, module.buffers(recurse=False)))
     return sum(_bytes(tensor) for name, tensor in module.state_dict().items() if name != "bias")
 
 

@@ -2,7 +2,8 @@
 
 NF4 with double quantisation: Dettmers et al. 2023, arXiv:2305.14314 (`models/nf4.py` writes it out); LLM.int8():
 Dettmers et al. 2022, arXiv:2208.07339. Quantisation is a way of loading: a site hands out its dequantised weight, and
-no method asks how it is stored. Needs the extra `quant`; NF4 alone is to be had without (`plain.py`).
+no method asks how it is stored. Needs the extra `quant`; NF4 alone is to be had without (`plain.py`). The embedding and
+the head stay as they are, or lie in int8 (`ends.py`): nf4-ends8.
 """
 
 import importlib.util
@@ -18,11 +19,15 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from tunewise.errors import UserError, unknown
-from tunewise.models import plain, subclassed
+from tunewise.models import ends, plain, subclassed
 from tunewise.models.codes import EightBits, FourBits
 from tunewise.models.packed_shell import PackedShell
 
 NF4, FP4, INT8 = FORMATS = ("nf4", "fp4", "int8")
+"""Of the linear layers."""
+ENDS = "-ends8"
+WITH_ENDS = tuple(form + ENDS for form in FORMATS)
+"""The same, with embedding and head in int8."""
 TORCHAO = "torchao"
 """What is said of a checkpoint of its: in which of its formats the weights are is told by its config."""
 ROUTES = (
@@ -57,9 +62,9 @@ def loading(
     bitsandbytes is not installed, but for NF4 on a CPU, which `plain.py` has.
     """
     stored = format_of_checkpoint(config)
-    if wanted not in ("", stored, *FORMATS):
-        raise unknown("format of quantised weights", wanted, FORMATS)
-    if wanted and stored and wanted != stored:
+    if wanted not in ("", stored):
+        check_format(wanted)
+    if wanted and stored and wanted not in (stored, stored + ENDS):
         raise UserError(f"quantise={wanted}, and this checkpoint is stored in {stored}", f"leave quantise={stored}")
     if not (wanted or stored):
         return {}
@@ -72,12 +77,37 @@ def loading(
     else:
         require(f"quantise={wanted or stored} needs", "bitsandbytes", "accelerate")
     where = {"device_map": {"": device}}
-    return where if stored else {**where, "quantization_config": _configuration(wanted, dtype, kept)}
+    return where if stored else {**where, "quantization_config": _configuration(of_layers(wanted), dtype, kept)}
+
+
+def check_format(form: str) -> None:
+    """UserError for a format that is none."""
+    if form not in (*FORMATS, *WITH_ENDS):
+        raise unknown("format of quantised weights", form, (*FORMATS, *WITH_ENDS))
 
 
 def is_plain(config: PreTrainedConfig, wanted: str) -> bool:
     """Whether the base will stand on the layers of `plain.py`: in NF4, where bitsandbytes is not installed."""
-    return (wanted or format_of_checkpoint(config)) == NF4 and not _has("bitsandbytes")
+    return of_layers(wanted or format_of_checkpoint(config)) == NF4 and not _has("bitsandbytes")
+
+
+def of_layers(form: str) -> str:
+    """The format of the linear layers alone."""
+    return form.removesuffix(ENDS)
+
+
+def finish_loading(model: PreTrainedModel, wanted: str) -> None:
+    """What is left to do behind `from_pretrained` of a base in the format `wanted`, or in that of its checkpoint."""
+    keep_layout(model)
+    pack_ends(model, wanted)
+    leave_file(model)
+
+
+def pack_ends(model: PreTrainedModel, wanted: str) -> None:
+    """Pack the embedding and the head of a base whose layers have been loaded, where the format `wanted`, or that of
+    its checkpoint, has them so."""
+    if (wanted or format_of_checkpoint(model.config)).endswith(ENDS):
+        ends.pack_ends(model, model.dtype)
 
 
 def format_of_checkpoint(config: PreTrainedConfig) -> str:
@@ -85,7 +115,7 @@ def format_of_checkpoint(config: PreTrainedConfig) -> str:
     told = config.to_dict().get("quantization_config")
     if not told:
         return ""
-    by = told.get("quant_method")
+    by, at_ends = told.get("quant_method"), ENDS if ends.MARK in vars(config) else ""
     if by == TORCHAO and _packs_weights_alone(told):
         return TORCHAO
     if by != "bitsandbytes":
@@ -94,7 +124,7 @@ def format_of_checkpoint(config: PreTrainedConfig) -> str:
             "bitsandbytes wrote is read, and what torchao wrote of linear weights alone",
             hint="load its original, and quantise it while loading: quantise=nf4",
         )
-    return INT8 if told.get("load_in_8bit") else told.get("bnb_4bit_quant_type", FP4)
+    return (INT8 if told.get("load_in_8bit") else told.get("bnb_4bit_quant_type", FP4)) + at_ends
 
 
 def _packs_weights_alone(told: dict[str, Any]) -> bool:
@@ -111,7 +141,7 @@ def format_of(model: PreTrainedModel) -> str:
 
 def is_quantised(module: nn.Module) -> bool:
     """Whether its weight is stored packed; nothing is imported to tell."""
-    if isinstance(module, plain.NF4Linear | PackedShell) or subclassed.is_packed(module):
+    if isinstance(module, plain.NF4Linear | PackedShell | ends.EightBitEnd) or subclassed.is_packed(module):
         return True
     return "bitsandbytes" in sys.modules and isinstance(module, _packed_layers().LAYERS)
 
@@ -157,7 +187,9 @@ def leave_file(model: nn.Module) -> None:
 
 
 def dequantise(model: PreTrainedModel) -> PreTrainedModel:
-    """Put plain linear layers with the dequantised weights in place of the packed ones; `model` itself is changed."""
+    """Put plain layers with the dequantised weights in place of the packed ones; `model` itself is changed."""
+    if ends.MARK in vars(model.config):
+        ends.unpack_ends(model)
     weights = {name: dequantised_weight(module).to(model.dtype) for name, module in packed_weights(model).items()}
     if _by_bitsandbytes(model):
         model.dequantize()
@@ -198,6 +230,8 @@ def _layers_of(module: nn.Module) -> ModuleType:
     """The file that knows this kind of packed layer."""
     if subclassed.is_packed(module):
         return subclassed
+    if isinstance(module, ends.EightBitEnd):
+        return ends
     return plain if isinstance(module, plain.NF4Linear) else _packed_layers()
 
 

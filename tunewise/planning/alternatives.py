@@ -7,6 +7,7 @@ from itertools import combinations
 from tunewise.errors import UserError
 from tunewise.methods import METHODS
 from tunewise.methods.base import Method
+from tunewise.models.quantise import of_layers
 from tunewise.planning.fits import at_length, largest_rows, largest_tokens
 from tunewise.planning.rehearsals import Rehearsals
 from tunewise.planning.work import Memory, Work
@@ -40,6 +41,8 @@ LEVERS = (
     Lever("train.optimiser=adamw_8bit", {"optimiser": "adamw_8bit"}, "precision of the moments", "optimiser"),
     Lever("quantise=nf4", {"quantise": "nf4"}, "precision of the base", "weights"),
 )
+OF_ENDS = Lever("quantise=nf4-ends8", {"quantise": "nf4-ends8"}, "precision of the base", "weights")
+"""In the place of the last one, for a base that is in nf4 already."""
 WORTH_PULLING = 0.02
 """Of all memory: a lever on a smaller term is left alone."""
 OTHER_METHODS = ("top_layers", "lora", "prompt_tuning")
@@ -136,6 +139,9 @@ class _Asked:
     def _usable(self, method: Method) -> list[Lever]:
         """The levers that are not pulled yet, and that have something to make smaller."""
         free = [lever for lever in LEVERS if any(getattr(self.work, k) != v for k, v in lever.change.items())]
+        if of_layers(self.work.quantise) == "nf4":
+            free = [lever for lever in free if lever.term != "weights"]
+            free += [OF_ENDS] if self.work.quantise == "nf4" else []
         if self.known.least(replace(self.work, quantise="nf4")) > self.known.device.memory_bytes:
             return []  # nothing will fit
         try:

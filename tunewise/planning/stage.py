@@ -9,7 +9,7 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunewise.data.encode import Encoded
@@ -27,9 +27,12 @@ from tunewise.methods.base import Method
 from tunewise.methods.reach import delta_dtype
 from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
 from tunewise.models.aside import is_large
+from tunewise.models.codes import EightBits
+from tunewise.models.ends import pack_ends
 from tunewise.models.load import Base
 from tunewise.models.packed_shell import pack
 from tunewise.models.plain import packed_paths
+from tunewise.models.quantise import WITH_ENDS, of_layers
 from tunewise.models.weights import frozen_weight
 from tunewise.planning.layers import cut, runs
 from tunewise.planning.moments import LOW_PRECISION
@@ -174,7 +177,9 @@ class Stage:
 
     def _refuse_packed(self, selected: Sequence[str]) -> None:
         """As attaching does, where weights are packed; the shell's are not."""
-        packed = {f"{path}.weight" for path in self._packed} & set(selected)
+        ends = (self._anatomy.embedding, self._anatomy.head) if self._work.quantise in WITH_ENDS else ()
+        paths = [*self._packed, *(site.module for site in ends if site is not None)]
+        packed = {f"{path}.weight" for path in paths} & set(selected)
         if packed:
             raise UserError(
                 f"{self._method.name} trains {min(packed)}: a quantised weight is made of codes, without a gradient",
@@ -215,7 +220,9 @@ class Stage:
                 module._parameters[name] = new[id(parameter)]
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
-        pack(model, [path for path in self._packed if path in there], self._work.quantise, self._work.dtype)
+        pack(model, [path for path in self._packed if path in there], of_layers(self._work.quantise), self._work.dtype)
+        if self._work.quantise in WITH_ENDS:
+            pack_ends(model, self._work.dtype, _hollow_codes)
         return model
 
     def _put_on(self, model: PreTrainedModel, anatomy: Anatomy) -> Tuned:
@@ -238,6 +245,10 @@ class Stage:
         if isinstance(objective, Labels | Writing):
             return replace(objective, base=self._base(model, anatomy))
         return objective
+
+
+def _hollow_codes(weight: Tensor) -> EightBits:
+    return EightBits(torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight)))
 
 
 def _kept(shell: Shell) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from tunewise.engine.from_trunk import FromTrunk
 from tunewise.engine.objectives import Images, Objective
 from tunewise.engine.recomputing import recompute
 from tunewise.methods.attach import Tuned
+from tunewise.models.ends import EightBitEnd
 from tunewise.models.packed_shell import PackedShell
 from tunewise.planning.moments import Moments
 from tunewise.planning.recorder import Computed, Recorder, Segment
@@ -61,7 +62,7 @@ class Step:
         recorder, tuned = self._recorder, self._tuned
         self._note("weights", recorder.present())
         for module in tuned.model.modules():
-            if isinstance(module, PackedShell):
+            if isinstance(module, PackedShell | EightBitEnd):
                 self._note("constants", {recorder.number_of(tensor) for tensor in module.constants()})
         before = recorder.present()
         best = tuned.state() if self._work.keeps_best else {}

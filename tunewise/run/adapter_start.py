@@ -13,7 +13,7 @@ from tunewise.methods.reparam.around import LOFTQ, WAYS, Lost, quantise_around
 from tunewise.methods.reparam.lora import LoRA
 from tunewise.methods.reparam.stored import write_start
 from tunewise.models.load import load_base
-from tunewise.models.quantise import FORMATS, NF4
+from tunewise.models.quantise import NF4, check_format
 
 
 def start_adapter(
@@ -35,8 +35,7 @@ def start_adapter(
     """
     if by not in WAYS:
         raise unknown("way to quantise around an adapter", by, WAYS)
-    if format not in FORMATS:
-        raise unknown("format of quantised weights", format, FORMATS)
+    check_format(format)
     if turns < 1:
         raise UserError(f"{turns} turns quantise nothing", "--turns 1, or the 5 of the paper")
     chosen = parse_method(method)

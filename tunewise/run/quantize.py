@@ -13,14 +13,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from tunewise import files
 from tunewise.data.config import DataConfig
 from tunewise.data.task import Task
-from tunewise.errors import UserError, unknown
+from tunewise.errors import UserError
 from tunewise.evaluation import apart
 from tunewise.evaluation.apart import Sheet, logits_at_labels
 from tunewise.models.families import DECODER, ENCODER_DECODER, VISION, kind_of
 from tunewise.models.heads import TaskHead, head_named, is_told_by
 from tunewise.models.load import QUANTISATION, Base, load_base, load_config, load_tokenizer, quiet
 from tunewise.models.quantisation_error import WeightError, kept_dense, weight_errors
-from tunewise.models.quantise import FORMATS, NF4, format_of_checkpoint
+from tunewise.models.quantise import NF4, check_format, format_of_checkpoint
 from tunewise.models.weights import bytes_at_rest
 from tunewise.run.prepare import head_for, task_of
 from tunewise.run.record import folder_bytes
@@ -39,15 +39,14 @@ def quantize(
     limit: int = N_ROWS,
     dtype: str = "auto",
 ) -> dict[str, Any]:
-    """`tunewise quantize`: the base `model` with its linear weights in `format` (nf4, fp4, int8), and what that costs.
+    """`tunewise quantize`: the base `model` in `format` (nf4, fp4, int8, or such with -ends8), and what that costs.
 
     Every packed weight is held against the one it was made from. With `data`, `limit` of its rows (test first) are put
     to both models: their metrics (of text the perplexity), and how far logits and answers lie apart. With `out` the
     checkpoint is written there, which transformers and `--model` read, with the report in quantisation.json. Raises
     UserError for a base that is quantised already, a format that is none, and a folder that is not empty.
     """
-    if format not in FORMATS:
-        raise unknown("format of quantised weights", format, FORMATS)
+    check_format(format)
     config = load_config(model)
     if stored := format_of_checkpoint(config):
         raise UserError(f"{model} is quantised already, in {stored}", "name the full-precision checkpoint")

@@ -40,8 +40,8 @@ class Recipe(Strict):
     """float32, bfloat16, float64; auto measures."""
     head: HeadChoice = "auto"
     """lm answers in words; classifier puts a new head on the base; auto takes words where the base can write."""
-    quantise: Literal["", "nf4", "fp4", "int8"] = ""
-    """Keep the base's linear weights in 4 or 8 bits, through bitsandbytes."""
+    quantise: Literal["", "nf4", "fp4", "int8", "nf4-ends8", "fp4-ends8", "int8-ends8"] = ""
+    """Keep the base's linear weights in 4 or 8 bits, through bitsandbytes; with -ends8, embedding and head in int8."""
     data: DataConfig
     """A task; a bare string is its path."""
     out_of_domain: dict[str, OutOfDomainConfig] = Field(default_factory=dict)

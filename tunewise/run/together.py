@@ -15,7 +15,7 @@ from tunewise.data.token_store import lengths
 from tunewise.methods.attach import count
 from tunewise.methods.lanes import CannotShare
 from tunewise.models.load import Base
-from tunewise.models.quantise import INT8
+from tunewise.models.quantise import INT8, of_layers
 from tunewise.run import record
 from tunewise.run.answers import AtTheEnd
 from tunewise.run.asked_together import AskedTogether, asked_together
@@ -71,7 +71,7 @@ def _why_alone(recipe: Recipe, base: Base) -> str:
         return "one by one: it reads images"
     if recipe.train.checkpointing:
         return "one by one: train.checkpointing=true"
-    if base.quantise == INT8:
+    if of_layers(base.quantise) == INT8:
         return "one by one: a row's int8 products depend on the rows beside it"
     return "" if count(base.model, recipe.method) else "one by one: it trains nothing"
 
