@@ -132,6 +132,12 @@ def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
     return result
 
 
+def in_one_word(word: str) -> dict[str, Any]:
+    """The fields of a method that is written in one word: lora, or lora:rank=4:alpha=8."""
+    name, *assignments = word.strip().split(":")
+    return override({"name": name}, assignments)
+
+
 def parse(model_class: type[M], data: Mapping[str, Any], where: str = "") -> M:
     """A checked instance of `model_class`; one UserError lists every wrong field, its value and the nearest known one.
 

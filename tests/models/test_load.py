@@ -62,7 +62,7 @@ def test_dtype_is_measured_and_never_float16_on_a_cpu():
 def test_weights_that_are_not_whole_are_named(folder, damage):
     weights = folder / "model.safetensors"
     weights.write_bytes(damage(weights.read_bytes()))
-    with pytest.raises(UserError, match="model.safetensors is damaged") as caught:
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged") as caught:
         load_base(str(folder))
     assert "again" in caught.value.hint
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_serializer, field_validator, model_validator
 
-from tunewise.config import Strict, field_named, override, parse
+from tunewise.config import Strict, field_named, in_one_word, override, parse
 from tunewise.data.benchmarks import is_benchmark
 from tunewise.data.config import DataConfig
 from tunewise.data.out_of_domain import OutOfDomainConfig
@@ -128,12 +128,11 @@ class Recipe(Strict):
 
 def build_recipe(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A checked recipe; short forms (`data: FILE`, `method: NAME`) are opened first, so that overrides reach inside."""
-    opened = dict(fields)
-    for name, key in (("data", "path"), ("method", "name")):
-        if isinstance(opened.get(name), str):
-            opened[name] = {key: opened[name]}
-        elif isinstance(opened.get(name), Mapping):
-            opened[name] = dict(opened[name])
+    opened = {name: dict(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
+    if isinstance(data := opened.get("data"), str):
+        opened["data"] = {"path": data}
+    if isinstance(method := opened.get("method"), str):
+        opened["method"] = in_one_word(method)
     assignments = [f"{path}={json.dumps(value)}" for path, value in (overrides or {}).items()]
     return parse(Recipe, override(opened, assignments))
 
