@@ -20,6 +20,7 @@ from tunewise import files
 from tunewise.config import dump_yaml
 from tunewise.data.encode import Encoded, end_ids
 from tunewise.data.examples import Example, Ledger
+from tunewise.data.in_memory import Data
 from tunewise.data.out_of_domain import load_out_of_domain
 from tunewise.data.streamed import witnesses_of
 from tunewise.data.task import Task
@@ -108,7 +109,7 @@ def done(out: Path, metrics: Mapping[str, Any]) -> None:
 
 
 def train(
-    data: str | Mapping[str, Any],
+    data: Data,
     *,
     model: str = "tiny",
     method: str | Mapping[str, Any] = "lora",

@@ -8,6 +8,7 @@ from typing import Any
 
 from tunewise import files
 from tunewise.config import parse, read_yaml
+from tunewise.data.in_memory import Data
 from tunewise.errors import UserError, missing, no_adapter_yet, unknown
 from tunewise.evaluation.by_source import examples_by_source
 from tunewise.evaluation.evaluate import Asking, evaluate_task
@@ -29,7 +30,7 @@ def evaluate(
     target: str | Path | None = None,
     *,
     model: str | None = None,
-    data: str | Mapping[str, Any] | None = None,
+    data: Data | None = None,
     split: str = "test",
     shots: int | None = None,
     limit: int | None = None,
@@ -142,9 +143,7 @@ class Asked:
     adapter: Path | None
 
 
-def asked_of(
-    target: Path | None, model: str | None, data: str | Mapping[str, Any] | None, overrides: Mapping[str, Any]
-) -> Asked:
+def asked_of(target: Path | None, model: str | None, data: Data | None, overrides: Mapping[str, Any]) -> Asked:
     """A run folder, an adapter folder, or a bare base, as one thing; UserError where something is missing."""
     for field in overrides:
         if not f"{field}.".startswith(tuple(f"{read}." for read in READ)):

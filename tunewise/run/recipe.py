@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, field_serializer, field_validator, model_
 from tunewise.config import Strict, field_named, in_one_word, override, parse
 from tunewise.data.benchmarks import is_benchmark
 from tunewise.data.config import DataConfig
+from tunewise.data.in_memory import data_fields
 from tunewise.data.out_of_domain import OutOfDomainConfig
 from tunewise.data.sources import name_of
 from tunewise.errors import UserError
@@ -129,8 +130,8 @@ class Recipe(Strict):
 def build_recipe(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A checked recipe; short forms (`data: FILE`, `method: NAME`) are opened first, so that overrides reach inside."""
     opened = {name: dict(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
-    if isinstance(data := opened.get("data"), str):
-        opened["data"] = {"path": data}
+    if "data" in opened:
+        opened["data"] = data_fields(opened["data"])
     if isinstance(method := opened.get("method"), str):
         opened["method"] = in_one_word(method)
     assignments = [f"{path}={json.dumps(value)}" for path, value in (overrides or {}).items()]
