@@ -1,6 +1,7 @@
 """Rows that a program holds: what is kept of them, and that they train as their file would."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +27,7 @@ def test_rows_are_a_file_and_the_same_rows_the_same_one():
     assert rows_at(first) == ROWS
     assert data_fields(dict(row) for row in ROWS)["path"] == first
     assert data_fields(ROWS[:-1])["path"] != first
-    assert data_fields("reviews.csv") == {"path": "reviews.csv"}
+    assert data_fields("reviews.csv") == data_fields(Path("reviews.csv")) == {"path": "reviews.csv"}
 
 
 def test_splits_are_a_folder_with_a_file_each():

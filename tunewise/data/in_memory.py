@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from os import PathLike
+from typing import Any, TypeGuard
 
 from tunewise import files
 from tunewise.cache import cache_folder
@@ -11,7 +12,7 @@ from tunewise.data.sources import SPLITS
 from tunewise.errors import UserError
 
 Rows = Iterable[Mapping[str, Any]]
-Data = str | Mapping[str, Any] | Rows
+Data = str | PathLike[str] | Mapping[str, Any] | Rows
 """What a function takes as data: a path, rows, rows by split, or fields of a recipe, whose `path` may be any of
 these."""
 SPLIT_NAMES = {name for names in SPLITS.values() for name in names}
@@ -23,19 +24,17 @@ def data_fields(data: Data) -> dict[str, Any]:
     Rows are mappings from columns to what JSON has: a list of them, a data set of `datasets`, or one of either for each
     of train, dev and test. The same rows are the same file, whichever process has them.
     """
-    if isinstance(data, str) or not isinstance(data, Iterable):
-        return {"path": data}
-    if not isinstance(data, Mapping):
-        return {"path": _kept({"": data})}
-    if data and all(name in SPLIT_NAMES and _are_rows(rows) for name, rows in data.items()):
-        return {"path": _kept(data)}
-    fields = dict(data)
-    if "path" in fields and not isinstance(fields["path"], str):
-        fields["path"] = data_fields(fields["path"])["path"]
-    return fields
+    if isinstance(data, Mapping):
+        fields: dict[str, Any] = {str(name): value for name, value in data.items()}
+        if fields and all(name in SPLIT_NAMES and _are_rows(rows) for name, rows in fields.items()):
+            return {"path": _kept(fields)}
+        if "path" in fields and not isinstance(fields["path"], str):
+            fields["path"] = data_fields(fields["path"])["path"]
+        return fields
+    return {"path": _kept({"": data}) if _are_rows(data) else str(data) if isinstance(data, PathLike) else data}
 
 
-def _are_rows(value: object) -> bool:
+def _are_rows(value: object) -> TypeGuard[Rows]:
     return isinstance(value, Iterable) and not isinstance(value, str | Mapping)
 
 

@@ -32,11 +32,11 @@ from tunewise.evaluation.by_source import Prepared
 from tunewise.evaluation.evaluate import Asking, Evaluation, answer, prepare, probes_of
 from tunewise.evaluation.out_of_domain import by_its_labels
 from tunewise.evaluation.serving import cost_of_a_query
-from tunewise.methods.attach import Tuned, attach
 from tunewise.models.fingerprint import checksums
 from tunewise.models.heads import draw_head
 from tunewise.models.load import Base
 from tunewise.run import record
+from tunewise.run.begun import begun
 from tunewise.run.dial import DIAL, measure_dial
 from tunewise.run.examined import refuse_unfit
 from tunewise.run.forgetting import RETENTION, check_suite, forgotten
@@ -172,9 +172,7 @@ class Run:
         self.probes = probes_of(base, prepare(base, task, task.test[:N_PROBES]))
         with self.spent.on("proofs"):
             self.base_logits, self.base_sums = probe_logits(self.model, self.probes), checksums(self.model)
-        self.tuned: Tuned = attach(
-            self.model, recipe.method, tokenizer=self.tokenizer, losses=self._losses, seed=recipe.seed
-        )
+        self.tuned = begun(recipe, base, self._losses)
         self.objective = objective_for(base, self.tuned.prefix_ids, packing=recipe.train.packing)
         self.route = Route(self.objective, None, "nothing is trained")
         self._begin_the_head()
@@ -189,6 +187,8 @@ class Run:
     def _begin_the_head(self) -> None:
         """Draw a classifier that no training has seen from this run's seed; every method but frozen trains it."""
         new = [name for name in self.base.new_parameters if name in self.tuned.selected]
+        if self.recipe.adapter:
+            return  # which has one
         draw_head(self.model, new, self.recipe.seed)
         if self.base.new_parameters and not new:
             logger.warning("%s has a new classifier, which nothing trains: it answers at random", self.base.name)

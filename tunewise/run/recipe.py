@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +50,8 @@ class Recipe(Strict):
     """Test sets from elsewhere, by name: asked as the task's own test rows are, when everything has been chosen."""
     method: Method
     """A method's name, or its name and fields."""
+    adapter: str = ""
+    """A run or adapter folder, ours or peft's, that the training goes on from, in place of a new start."""
     train: TrainConfig = Field(default_factory=TrainConfig)
     seed: int = 0
     """Initialisation, data order, few-shot sample, demonstrations, tokens that are drawn."""
@@ -129,7 +132,7 @@ class Recipe(Strict):
 
 def build_recipe(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A checked recipe; short forms (`data: FILE`, `method: NAME`) are opened first, so that overrides reach inside."""
-    opened = {name: dict(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
+    opened = {name: str(value) if isinstance(value, PathLike) else value for name, value in fields.items()}
     if "data" in opened:
         opened["data"] = data_fields(opened["data"])
     if isinstance(method := opened.get("method"), str):
