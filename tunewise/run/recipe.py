@@ -135,8 +135,8 @@ def build_recipe(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None 
     opened = {name: str(value) if isinstance(value, PathLike) else value for name, value in fields.items()}
     if "data" in opened:
         opened["data"] = data_fields(opened["data"])
-    if isinstance(method := opened.get("method"), str):
-        opened["method"] = in_one_word(method)
+    if isinstance(method := opened.get("method"), str | Mapping):
+        opened["method"] = in_one_word(method) if isinstance(method, str) else dict(method)
     assignments = [f"{path}={json.dumps(value)}" for path, value in (overrides or {}).items()]
     return parse(Recipe, override(opened, assignments))
 
