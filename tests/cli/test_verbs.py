@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -126,6 +127,10 @@ def test_eval_of_a_bare_base_and_of_an_adapter(run: Path, base: Path, reviews: P
     tuned = tunewise("eval", run / "adapter", "--model", base, "--data", reviews, "--json")
     assert tuned.code == 0, tuned.err
     assert json.loads(bare.out)["metrics"].keys() == json.loads(tuned.out)["metrics"].keys()
+    told = tunewise("eval", run / "adapter", "--model", base, "--data", reviews, "--limit", "3").out
+    assert re.search(r"accuracy [\d.]+ %  macro F1 [\d.]+ %", told)
+    assert "3 rows of reviews" in told
+    assert f"{base} with {run / 'adapter'}" in " ".join(told.split())
 
 
 def test_eval_takes_the_fields_of_a_recipe_that_it_reads(base: Path, pairs: Path) -> None:

@@ -66,6 +66,7 @@ def evaluate(
     if data is not None:
         find(data)
 
+    from tunewise.report.table import print_evaluation
     from tunewise.run import evaluate as evaluate_run
 
     found = evaluate_run(
@@ -73,9 +74,8 @@ def evaluate(
     )  # fmt: skip
     if as_json:
         print_json(found)
-        return
-    for name, value in found["metrics"].items():
-        results().print(f"{name:<18}{value:.4f}")
+    else:
+        print_evaluation(results(), found)
 
 
 def _tasks(harness: str | None, others: Mapping[str, object]) -> list[str]:

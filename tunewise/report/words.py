@@ -71,6 +71,11 @@ def count(value: int) -> str:
     return f"{value / 1e6:.2f} M" if value >= 100_000 else f"{value:,}"
 
 
+def rows(n: int) -> str:
+    """1 row, 1,234 rows."""
+    return f"{n:,} row{'' if n == 1 else 's'}"
+
+
 def size(n_bytes: int) -> str:
     """12 kB, 3.4 MB, 1.2 GB: powers of ten."""
     for unit_bytes, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
