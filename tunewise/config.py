@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from yaml.constructor import ConstructorError
 
+from tunewise.elsewhere import hint_for
 from tunewise.errors import UserError, nearest, unreadable
 
 M = TypeVar("M", bound=BaseModel)
@@ -172,6 +173,8 @@ def _told(model_class: type[BaseModel], detail: ErrorDetails) -> tuple[str, str]
         guess = nearest(names[-1], [*known, *aliases])
         parent = "".join(f"{name}." for name in names[:-1])
         line = f"no field named {path} (given {value})"
+        if hint := hint_for([names[-1]]):
+            return line, hint
         return line, f"did you mean {parent}{aliases.get(guess, guess)}?" if guess else f"known: {', '.join(known)}"
     if detail["type"] == "missing":
         return f"{path} is missing", f"add {path}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from tunewise.config import in_one_word, override, read_yaml
 from tunewise.data.found import find
+from tunewise.elsewhere import ELSEWHERE, hint_for
 from tunewise.errors import UserError
 
 DEFAULTS = {"model": "tiny", "method": {"name": "lora"}, "seed": 0}
@@ -77,6 +78,9 @@ def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:
         recipe["method"] = {**known, **fields}
     recipe = override({**recipe, **given}, overrides)
     if "data" not in recipe:
+        if hint := hint_for(recipe):
+            theirs = ", ".join(name for name in recipe if name in ELSEWHERE)
+            raise UserError(f"no data given, and fields that are called otherwise here: {theirs}", hint)
         raise UserError(
             "no data given",
             "add --data FILE (csv, tsv, json, jsonl, parquet, txt), or --data tiny:sentiment to try it out",
