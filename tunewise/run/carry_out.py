@@ -42,7 +42,7 @@ from tunewise.run.examined import refuse_unfit
 from tunewise.run.forgetting import RETENTION, check_suite, forgotten
 from tunewise.run.longest_batch import longest_batch_fits
 from tunewise.run.planned import planned
-from tunewise.run.prepare import drawn, load_for
+from tunewise.run.prepare import drawn, fields_of, load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.saving import Saving
 from tunewise.run.training_rows import rows_of, tell, training_rows
@@ -111,7 +111,7 @@ def done(out: Path, metrics: Mapping[str, Any]) -> None:
 def train(
     data: Data,
     *,
-    model: str = "tiny",
+    model: str | Base = "tiny",
     method: str | Mapping[str, Any] = "lora",
     seed: int = 0,
     out: str | Path | None = None,
@@ -121,14 +121,16 @@ def train(
 ) -> dict[str, Any]:
     """`tunewise train`: one run, into `out` or runs/<task>/<method>-<hash>/seed<k>; its metrics and its folder.
 
-    `overrides` holds dotted fields, {"train.learning_rate": 2e-4, "data.train": 500}. UserError where the data doctor
-    finds errors, unless they are to be ignored.
+    `model` is a name, or what `load_base` returned, which is reused. `overrides` holds dotted fields,
+    {"train.learning_rate": 2e-4, "data.train": 500}. UserError where the data doctor finds errors, unless they are to
+    be ignored.
     """
-    recipe = build_recipe({"model": model, "data": data, "method": method, "seed": seed}, overrides)
+    fields, base = fields_of(model)
+    recipe = build_recipe({**fields, "data": data, "method": method, "seed": seed}, overrides)
     folder = run_folder(recipe) if out is None else Path(out)
     if not (ignore_findings or record.is_done(folder)):
         refuse_unfit([recipe])
-    return {"folder": str(folder), **run(recipe, folder, progress=progress)}
+    return {"folder": str(folder), **run(recipe, folder, base=base, progress=progress)}
 
 
 def add_reload_proof(folders: list[Path], base: Base) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Evaluating what is there already: a finished run, an adapter, or a bare base."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -16,8 +17,8 @@ from tunewise.evaluation.harness import harness_scores, harness_version
 from tunewise.evaluation.serving import cost_of_a_query
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter, read_card
-from tunewise.models.load import load_base
-from tunewise.run.prepare import drawn, load_for
+from tunewise.models.load import Base, load_base
+from tunewise.run.prepare import drawn, fields_of, load_for
 from tunewise.run.recipe import Recipe, build_recipe
 from tunewise.run.record import ADAPTER, PREDICTIONS, RECIPE
 
@@ -29,7 +30,7 @@ READ = ("data", "dtype", "generation", "head", *IN_CONTEXT, "quantise", "seed", 
 def evaluate(
     target: str | Path | None = None,
     *,
-    model: str | None = None,
+    model: str | Base | None = None,
     data: Data | None = None,
     split: str = "test",
     shots: int | None = None,
@@ -39,13 +40,16 @@ def evaluate(
 ) -> dict[str, Any]:
     """`tunewise eval`: a run folder, an adapter folder, or with `model` alone a base, on one split of a task, or all.
 
-    A run is measured as it measured itself (its data, demonstrations and seed) unless told otherwise. `overrides` are
-    dotted fields of a recipe that an evaluation reads: {"seed": 1, "generation.do_sample": True, "quantise": "nf4"}.
+    A run is measured as it measured itself (its data, demonstrations and seed) unless told otherwise. `model` may be
+    what `load_base` returned, which is as it was afterwards. `overrides` are dotted fields of a recipe that an
+    evaluation reads: {"seed": 1, "generation.do_sample": True, "quantise": "nf4"}.
     With `out`, predictions.jsonl and evaluation.json are written there.
     """
-    asked = asked_of(None if target is None else Path(target), model, data, overrides or {})
+    fields, held = ({}, None) if model is None else fields_of(model)
+    overrides = {**{name: value for name, value in fields.items() if name != "model"}, **(overrides or {})}
+    asked = asked_of(None if target is None else Path(target), fields.get("model"), data, overrides)
     recipe = asked.recipe
-    base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise)
+    base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, held)
     task = drawn(task, recipe)
     splits = {"train": [task.train], "dev": [task.dev], "test": [task.test], "all": [task.train, task.dev, task.test]}
     if split not in splits:
@@ -54,11 +58,6 @@ def evaluate(
     shots = shown.shots if shots is None else shots
     if split == "all" and shots:
         raise UserError("demonstrations are drawn from train, and split=all asks its rows too", "choose another split")
-    prefix_ids, n_virtual = (), 0
-    if asked.adapter is not None:
-        tuned = load_adapter(base.model, asked.adapter, tokenizer=base.tokenizer)
-        tuned.model.eval()
-        prefix_ids, n_virtual = tuned.prefix_ids, tuned.method.virtual_positions(tuned.anatomy)
     every = chain.from_iterable(splits[split])
     if task.mixture is None:
         examples = list(islice(every, limit))
@@ -67,7 +66,14 @@ def evaluate(
         examples = [example for of_source in by_source for example in of_source[:limit]]
     sampling = recipe.generation.sampling(recipe.seed)
     asking = Asking(recipe.train.packing, sampling, shown.balanced, shown.calibration)
-    found = evaluate_task(base, task, examples, prefix_ids=prefix_ids, shots=shots, seed=recipe.seed, asking=asking)
+    prefix_ids, n_virtual = (), 0
+    with ExitStack() as attached:
+        if asked.adapter is not None:
+            tuned = load_adapter(base.model, asked.adapter, tokenizer=base.tokenizer)
+            attached.callback(tuned.detach)
+            tuned.model.eval()
+            prefix_ids, n_virtual = tuned.prefix_ids, tuned.method.virtual_positions(tuned.anatomy)
+        found = evaluate_task(base, task, examples, prefix_ids=prefix_ids, shots=shots, seed=recipe.seed, asking=asking)
     summary = {
         "task": task.name,
         "model": recipe.model,
