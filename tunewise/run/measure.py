@@ -9,7 +9,9 @@ from typing import Any
 
 from tunewise import files
 from tunewise.config import parse, read_yaml
+from tunewise.data.examples import Example
 from tunewise.data.in_memory import Data
+from tunewise.data.task import Task
 from tunewise.errors import UserError, missing, no_adapter_yet, unknown
 from tunewise.evaluation.by_source import examples_by_source
 from tunewise.evaluation.evaluate import Asking, evaluate_task
@@ -51,19 +53,9 @@ def evaluate(
     recipe = asked.recipe
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, held)
     task = drawn(task, recipe)
-    splits = {"train": [task.train], "dev": [task.dev], "test": [task.test], "all": [task.train, task.dev, task.test]}
-    if split not in splits:
-        raise unknown("split", split, splits)
     shown = recipe.in_context
     shots = shown.shots if shots is None else shots
-    if split == "all" and shots:
-        raise UserError("demonstrations are drawn from train, and split=all asks its rows too", "choose another split")
-    every = chain.from_iterable(splits[split])
-    if task.mixture is None:
-        examples = list(islice(every, limit))
-    else:  # so many of each
-        by_source = examples_by_source(task, list(every)).values()
-        examples = [example for of_source in by_source for example in of_source[:limit]]
+    examples = _examples(task, split, shots, limit)
     sampling = recipe.generation.sampling(recipe.seed)
     asking = Asking(recipe.train.packing, sampling, shown.balanced, shown.calibration)
     prefix_ids, n_virtual = (), 0
@@ -92,6 +84,20 @@ def evaluate(
     if out is not None:
         _write(Path(out), found.predictions, summary)
     return summary
+
+
+def _examples(task: Task, split: str, shots: int, limit: int | None) -> list[Example]:
+    """The rows of a split, or of all, that are asked: at most so many, of a mixture of each source."""
+    splits = {"train": [task.train], "dev": [task.dev], "test": [task.test], "all": [task.train, task.dev, task.test]}
+    if split not in splits:
+        raise unknown("split", split, splits)
+    if split == "all" and shots:
+        raise UserError("demonstrations are drawn from train, and split=all asks its rows too", "choose another split")
+    every = chain.from_iterable(splits[split])
+    if task.mixture is None:
+        return list(islice(every, limit))
+    by_source = examples_by_source(task, list(every)).values()
+    return [example for of_source in by_source for example in of_source[:limit]]
 
 
 def evaluate_with_harness(
