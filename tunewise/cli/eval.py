@@ -38,7 +38,9 @@ def evaluate(
     seed: Annotated[
         int | None, typer.Option(help="Which demonstrations and tokens are drawn.", show_default="the run's, or 0")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many examples of each source.", show_default="all")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many examples of each source.", show_default="all")
+    ] = None,
     harness: Harness = None,
     harness_tasks: HarnessTasks = None,
     out: Out = None,
