@@ -1,5 +1,6 @@
 """Which runs are one arm, and what runs of several folders are together."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -47,3 +48,12 @@ def test_several_folders_are_one_report_and_a_run_counts_once(root, tmp_path):
     alone(root, "bitfit-2d", 0, tmp_path / "c" / "run", model="another")
     with pytest.raises(UserError, match="2 bases"):
         shown_in([tmp_path / "a", tmp_path / "c"])
+
+
+def test_a_run_of_ones_own_joins_the_arm_of_a_comparison_that_has_its_recipe(root, tmp_path):
+    arms = [{"label": "LoRA", "folder": "tiny-sentiment/lora-1c", "seeds": [0, 1]}]
+    (root / "comparison.json").write_text(json.dumps({"arms": arms}))
+    alone(root, "lora-1c", 1, tmp_path / "own" / "same")
+    alone(root, "lora-1c", 2, tmp_path / "own" / "next")
+    shown = shown_in([root, tmp_path / "own"])
+    assert [(arm.label, arm.seeds) for arm in shown.arms] == [("LoRA", (0, 1, 2))]

@@ -139,9 +139,10 @@ def gather_arms(
     of one arm where their recipes are the same but for the seed; of a run that is there twice one counts.
     """
     metric, labelled = main_metric(runs), set((labels or {}).values())
+    known = {run.asked: run.arm_folder for run in runs if run.arm_folder in labelled}
     found: dict[str, dict[Any, Run]] = {}
     for run in runs:
-        key = run.arm_folder if run.arm_folder in labelled else run.asked
+        key = run.arm_folder if run.arm_folder in labelled else known.get(run.asked, run.asked)
         found.setdefault(key, {}).setdefault(run.metrics.get("seed", 0), run)
     groups = {key: list(of_arm.values()) for key, of_arm in found.items()}
     order = [(label, key) for label, key in (labels or {}).items() if key in groups]
