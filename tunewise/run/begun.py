@@ -14,7 +14,6 @@ from tunewise.methods.reparam.adalora import AdaLoRA
 from tunewise.methods.store import load_adapter
 from tunewise.models.load import Base
 from tunewise.run.recipe import Recipe
-from tunewise.run.record import ADAPTER
 
 
 def begun(recipe: Recipe, base: Base, losses: Callable[[], Iterable[Tensor]]) -> Tuned:
@@ -28,7 +27,6 @@ def begun(recipe: Recipe, base: Base, losses: Callable[[], Iterable[Tensor]]) ->
     folder = Path(recipe.adapter)
     if not folder.is_dir():
         raise missing(folder)
-    folder = folder / ADAPTER if (folder / ADAPTER).is_dir() else folder  # a run's, by the name of the run
     tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer, base_fingerprint=base.fingerprint)
     try:
         _check(tuned, recipe.method, folder)
