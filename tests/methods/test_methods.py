@@ -411,6 +411,7 @@ def test_an_intrinsic_change_is_one_projection_of_few_numbers(projection):
 
 @pytest.mark.parametrize("dimension", [3, 12, 2000])
 def test_fastfood_is_its_five_matrices(dimension):
+    torch.manual_seed(0)  # rounding is near the tolerance, and θ is drawn
     anatomy = read_anatomy(bases.build("llama"))
     deltas = parse_method({"name": "intrinsic", "dimension": dimension, "projection_seed": 1}).deltas(anatomy)
     index, delta = 9, list(deltas.values())[9].double()  # the tenth site
