@@ -27,6 +27,7 @@ from bench.kept import RESULTS, keep, read
 from bench.shapes import CLASSES, SHAPES, as_base, build
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED
+from tunewise.engine.from_trunk import FromTrunk, route_for
 from tunewise.engine.objectives import objective_for
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
@@ -34,7 +35,7 @@ from tunewise.models.heads import TaskHead
 from tunewise.models.quantise import keep_layout, loading, scales
 from tunewise.planning.rehearsal import rehearse
 from tunewise.planning.shell import shell_of
-from tunewise.planning.work import Work
+from tunewise.planning.work import Seen, Work
 from tunewise.training.config import TrainConfig
 from tunewise.training.loop import fit
 
@@ -60,16 +61,21 @@ class Case:
     dtype: str = "float32"
     quantise: str = ""
     checkpointing: bool = False
+    from_trunk: bool = False
 
     @property
     def work(self) -> Work:
-        told = {name: value for name, value in asdict(self).items() if name not in ("shape", "method", "dtype")}
-        return Work(**told, dtype=getattr(torch, self.dtype))
+        own = ("shape", "method", "dtype", "from_trunk")
+        told = {name: value for name, value in asdict(self).items() if name not in own}
+        n = N_STEPS * self.rows
+        seen = Seen(n, n * self.tokens, n * self.labels) if self.from_trunk else None
+        return Work(**told, dtype=getattr(torch, self.dtype), seen=seen)
 
     @property
     def name(self) -> str:
         method = ", ".join(str(value) for value in self.method.values())
-        extra = " ".join([self.quantise, "checkpointing" * self.checkpointing]).strip()
+        said = [self.quantise, "checkpointing" * self.checkpointing, "from the trunk" * self.from_trunk]
+        extra = " ".join(filter(None, said))
         return f"{self.shape} {method}: {self.rows} × {self.tokens}, {self.dtype} {extra}".strip()
 
 
@@ -92,6 +98,8 @@ CASES = [
     Case("d", rows=8, tokens=128, labels=32), Case("d", {"name": "full"}, rows=4, tokens=128, labels=32),
     Case("d", ALL, tokens=128, labels=32, dtype="bfloat16"), Case("d", rows=8, labels=64, checkpointing=True),
     Case("d", {"name": "prefix_tuning"}, rows=4, tokens=128, labels=32),
+    Case("b12", {"name": "top_layers"}, rows=4, from_trunk=True),
+    Case("a", {"name": "head"}, dtype="bfloat16", from_trunk=True),
 ]  # fmt: skip
 
 HELD_OUT = [
@@ -162,6 +170,10 @@ def _training(case: Case, folder: Path, model: Any = None) -> Callable[[], int]:
     told = {"evaluate_every": None, "checkpoint_every": 0, "checkpointing": case.checkpointing}
     config = TrainConfig(steps=N_STEPS, batch_size=case.rows, **told)
     rows = [_row(case, number) for number in range(N_STEPS * case.rows)]
+    if case.from_trunk:
+        tuned.model.eval()
+        objective = route_for(tuned, objective, rows, group_size=case.rows).objective
+        assert isinstance(objective, FromTrunk)
 
     def train() -> int:
         with tempfile.TemporaryDirectory() as out:

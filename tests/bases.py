@@ -121,6 +121,21 @@ OTHERS: dict[str, dict[str, object]] = {
     "deit_images": _IMAGES,
     "dinov2_images": {**_IMAGES, "mlp_ratio": 2},
 }
+_MIXTURE = {**_GROUPED, "num_experts_per_tok": 2}
+MIXTURES: dict[str, dict[str, object]] = {  # of experts
+    "mixtral": {**_MIXTURE, "num_local_experts": 4},
+    "qwen2_moe": {
+        **_MIXTURE,
+        "num_experts": 4,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 40,
+        "mlp_only_layers": [0],
+    },
+    "qwen3_moe": {**_MIXTURE, "num_experts": 4, "moe_intermediate_size": 24, "head_dim": 8, "norm_topk_prob": True},
+    "olmoe": {**_MIXTURE, "num_experts": 4},
+    "granitemoe": {**_MIXTURE, "num_local_experts": 4},
+    "gpt_oss": {**_MIXTURE, "num_local_experts": 4, "head_dim": 8, "sliding_window": 8},
+}
 CONFIGS = DECODERS | OTHERS
 _VARIANTS = ("_tied", "_gated", "_classes", "_tokens", "_images")
 _HEADS = {
@@ -140,7 +155,7 @@ class Padding:
 
 def shell(family: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The small model of a family as transformers builds it, on whatever device is the default."""
-    config = AutoConfig.for_model(family.removesuffix(_variant(family)), **CONFIGS[family])
+    config = AutoConfig.for_model(family.removesuffix(_variant(family)), **(CONFIGS | MIXTURES)[family])
     config.architectures = _ARCHITECTURES.get(family)
     return auto_class(family, config).from_config(config, dtype=dtype)
 
@@ -167,6 +182,8 @@ def build(family: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Pre
                 torch.nn.init.normal_(parameter, std=0.1)
             elif parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=deviation)
+    if family in MIXTURES and dtype == torch.float64:
+        model.set_experts_implementation("eager")  # torch's grouped product knows no float64
     return model.eval()
 
 

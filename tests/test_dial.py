@@ -15,7 +15,7 @@ from tunewise.run.dial import DIAL, Point, knee_of
 
 
 def points(*rows):
-    return [Point(*row) for row in rows]
+    return [Point(*row, retention=None) for row in rows]
 
 
 def test_the_knee_keeps_the_gain_and_forgets_least():
@@ -52,7 +52,8 @@ def by_hand(place, run_folder, data, scales):
         tuned = load_adapter(base.model, run_folder / "adapter", tokenizer=base.tokenizer)
         base.model.eval()
         tuned.scale = scale
-        found.append(retention_loss(base, documents, prefix_ids=tuned.prefix_ids)[0])
+        halves = documents[::2], documents[1::2]
+        found.append([retention_loss(base, half, prefix_ids=tuned.prefix_ids)[0] for half in halves])
         tuned.detach()
     return found
 
@@ -79,10 +80,9 @@ def test_zero_is_the_base_and_one_the_run(place, tmp_path, method, data, route):
     before = evaluate(model=str(place / "base"), data=str(place / data), overrides={"dtype": "float32"})
     assert zero["test"] == before["metrics"][name]
     assert (one["test"], one["dev"]) == (metrics["test"][name], metrics["dev"][name])
-    assert zero["retention"] == pytest.approx(metrics["retention"]["base"], abs=1e-5)
-    assert one["retention"] == pytest.approx(metrics["retention"]["tuned"], abs=1e-5)
     expected = by_hand(place, tmp_path / "run", data, (0.0, 0.5, 1.0))
-    assert [point["retention"] for point in found["points"]] == pytest.approx(expected, abs=1e-5)
+    for point, of_halves in zip(found["points"], expected, strict=True):
+        assert [point["chosen_by"], point["retention"]] == pytest.approx(of_halves, abs=1e-5)
     assert half["retention"] not in (zero["retention"], one["retention"])
     assert found["knee"] in (0.0, 0.5, 1.0)
 
@@ -97,8 +97,11 @@ def test_a_run_measures_its_dial_where_it_is_asked_to(place, tmp_path, monkeypat
     assert found["points"][-1]["test"] == metrics["test"]["accuracy"]
     (look,) = metrics["retention"]["suite"]
     assert look["n_items"] == 2
-    told = [found["points"][at]["retention"] for at in (0, -1)]
-    assert told == pytest.approx([look["base"], look["tuned"]], abs=1e-5), "of the same texts"
+    lines = (tmp_path / "run" / "retention.jsonl").read_text().splitlines()
+    first, second = (json.loads(line) for line in lines)
+    for name, of_text in (("chosen_by", first), ("retention", second)):
+        told = [found["points"][at][name] for at in (0, -1)]
+        assert told == pytest.approx([of_text["base"], of_text["tuned"]], abs=1e-5), "each half is one text"
     assert all(proof["passed"] for proof in metrics["proofs"].values())
     assert metrics["spent"]["dial"] > 0
     assert not (tmp_path / "run" / "adapter" / DIAL).exists()

@@ -11,10 +11,12 @@ import os
 import secrets
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from safetensors import SafetensorError
 
@@ -232,6 +234,13 @@ def append_bytes(path: str | Path, content: bytes) -> None:
     """Add to a file that `folder` or `writing` has under way, which makes it whole in one step later."""
     with _told(path), Path(path).open("ab") as stream:
         stream.write(content)
+
+
+@contextmanager
+def nameless(folder: str | Path) -> Generator[IO[bytes]]:
+    """Yield a file of `folder` without a name: it is gone with the block, or with the last mapping made of it there."""
+    with _told(Path(folder) / "a file without a name"), tempfile.TemporaryFile(dir=folder) as stream:
+        yield stream
 
 
 def read_text(path: str | Path) -> str:

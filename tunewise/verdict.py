@@ -1,9 +1,9 @@
 """Which arm to take, by a stated rule, from what each scored over its seeds and what it costs.
 
 The arm with the best mean is the mark. Every pair of arms is tested with Welch's t, and p is corrected by Holm over all
-pairs, so that among arms that are in truth alike some difference is found once in twenty comparisons at most. A score
-of n items is a multiple of 100 / n; seeds that seem to scatter less than that rounding count as scattering by it. Each
-other arm is then one of three:
+pairs, so that among arms that are in truth alike some difference is found once in twenty comparisons at most. One of n
+items moves a score by 100 / n (an accuracy just so, others by less); seeds that seem to scatter less than rounding to
+that would count as scattering by it. Each other arm is then one of three:
 
 - equal: its mean lies within the margin of the best one, which is how much the user says makes no difference
   (two one-sided tests say besides of which pairs so few seeds show that);
@@ -50,7 +50,7 @@ class Contender:
     scores: tuple[float, ...]
     costs: Mapping[str, float] = field(default_factory=dict)
     step: float = 0.0
-    """What one test item is worth: scores are multiples of it, and two that are equal need not scatter less than it."""
+    """What one test item is worth: two scores that are equal need not scatter less than it."""
 
     @property
     def mean(self) -> float:
@@ -63,10 +63,7 @@ class Contender:
 
 
 def contender(label: str, metric: str, runs: Sequence[Mapping[str, Any]]) -> Contender:
-    """An arm from what metrics.json says of each of its seeds: costs are means, memory is the largest.
-
-    The step of a score of `n_test` items is 100 / n_test; a loss has none.
-    """
+    """An arm from what metrics.json says of each of its seeds: costs are means, memory is the largest."""
     changes = [run["retention"]["change"] for run in runs if (run.get("retention") or {}).get("change") is not None]
     costs = {
         "bytes": fmean([run.get("adapter_bytes") or 0 for run in runs]),
@@ -75,9 +72,13 @@ def contender(label: str, metric: str, runs: Sequence[Mapping[str, Any]]) -> Con
         "forgetting": fmean(changes) if changes else 0.0,
         "serving_tokens": fmean([run.get("serving_tokens") or 0 for run in runs]),
     }
-    n_test = 0 if metric in LOWER_IS_BETTER else min(run.get("n_test") or 0 for run in runs)
     scores = tuple(float(run["test"][metric]) for run in runs)
-    return Contender(label, scores, costs, 100 / n_test if n_test else 0.0)
+    return Contender(label, scores, costs, step_of(metric, min(run.get("n_test") or 0 for run in runs)))
+
+
+def step_of(metric: str, n_items: int) -> float:
+    """What one of so many items is worth in points of a score; 0 of a loss."""
+    return 0.0 if metric in LOWER_IS_BETTER or not n_items else 100 / n_items
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def test_the_table_says_what_to_take_away(base: Path) -> None:
     for told in (
         "model, 37,792 parameters, on rtx4090 (24.7",
         "prefix_tuning",
-        "in all",
+        "all",
         "full fits with",
         "frozen is left out",
     ):

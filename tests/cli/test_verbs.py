@@ -169,6 +169,8 @@ def test_compare_and_report(base: Path, reviews: Path, tmp_path: Path) -> None:
     found = tunewise("report", out, "--out", tmp_path / "page.html", "--title", "Two ways")
     assert found.code == 0, found.err
     assert "<h1>Two ways</h1>" in (tmp_path / "page.html").read_text("utf-8")
+    assert tunewise("report", out, "--out", tmp_path / "folder").code == 0
+    assert "<h1>" in (tmp_path / "folder" / "report.html").read_text("utf-8")
 
 
 def test_compare_tells_which_runs_diverged(base: Path, reviews: Path, tmp_path: Path) -> None:

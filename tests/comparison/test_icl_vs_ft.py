@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 from scipy.stats import ttest_ind
 
 from tests.small_base import write_base, write_reviews
@@ -54,6 +55,16 @@ def test_what_seeds_cannot_tell_is_none():
     assert (cell.half_width, cell.p, cell.better) == (None, 1.0, None)
     (cell,) = size_grid({"a": [70.0, 70.0]}, {"a": [50.0, 50.0]})
     assert (cell.t, cell.p_holm, cell.better) == (None, 0.0, FINE_TUNED)
+
+
+def test_two_seeds_that_coincide_scatter_as_rounding_to_an_item_does():
+    few, many = (size_grid({"a": [70.0, 70.0]}, {"a": [60.0, 60.0]}, step=100 / n)[0] for n in (10, 1000))
+    # variance step²/12 on either side: t = 10 / sqrt(2 · (100 / n)² / 12 / 2), two degrees of freedom
+    for cell, n in ((few, 10), (many, 1000)):
+        t = 10 / (100 / n / 12**0.5)
+        assert (cell.t, cell.df) == pytest.approx((t, 2.0))
+        assert cell.p == pytest.approx(2 * student.sf(t, 2))
+    assert (few.better, many.better) == (None, FINE_TUNED)
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def test_packed_losses_are_those_of_padded_rows_on_the_cpu(method, dtype):
     assert all(tensor.grad.isfinite().all() for tensor in tuned.trainable.values() if tensor.grad is not None)
 
 
-@pytest.mark.parametrize("family", ["bert_classes", "roberta_classes"])
+@pytest.mark.parametrize("family", ["bert_classes", "roberta_classes", "deberta-v2_classes"])
 def test_classifiers_run_packed(family):
     base = base_of(family)
     of = texts(pairs=family == "bert_classes")

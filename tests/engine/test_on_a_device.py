@@ -63,7 +63,7 @@ def test_a_decoders_step_is_made_where_it_is(family, method, packed):
 
 
 @pytest.mark.parametrize("kind", [PackedLabels, Labels])
-@pytest.mark.parametrize("family", ["bert_classes", "roberta_classes"])
+@pytest.mark.parametrize("family", ["bert_classes", "roberta_classes", "deberta-v2_classes"])
 def test_a_classifiers_step_is_made_where_it_is(family, kind):
     tuned = tuned_on_a_device(family, METHODS["lora"])
     head = TaskHead("classes", ("a", "b", "c"))

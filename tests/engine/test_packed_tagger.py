@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from tests import bases
-from tests.engine.test_packed_classifier import METHODS, assert_same, losses_and_gradients
+from tests.engine.test_packed_classifier import FAMILIES, METHODS, assert_same, losses_and_gradients
 from tests.tuned import moved
 from tunewise.data.encode import MASKED, Encoded
 from tunewise.data.examples import Example, Part
@@ -23,7 +23,6 @@ from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base
 
 pytestmark = pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
-FAMILIES = ["bert_classes", "roberta_classes", "distilbert_classes", "llama_classes", "gpt2_classes"]
 TAGS = ("a", "b", "c")
 
 
@@ -68,7 +67,7 @@ def test_packed_is_padded(name, family):
 
 
 @pytest.mark.parametrize(("method", "live"), [("head", "head"), ("top_layers", "layer")])
-@pytest.mark.parametrize("family", ["bert_classes", "llama_classes"])
+@pytest.mark.parametrize("family", ["bert_classes", "deberta-v2_classes", "llama_classes"])
 def test_a_tagger_is_trained_on_what_was_packed_once(family, method, live):
     base, of = tagger(family), tagged()
     tuned = moved(

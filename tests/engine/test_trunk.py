@@ -159,7 +159,7 @@ def test_packed_rows_train_from_the_trunk_as_whole(family, method):
 
 @packs
 @pytest.mark.parametrize("method", ["head", "lora"])
-@pytest.mark.parametrize("family", CLASSIFIERS[:3])
+@pytest.mark.parametrize("family", CLASSIFIERS[:4])
 def test_packed_texts_train_from_the_trunk_as_whole(family, method):
     tuned = tuned_model(family, method, torch.float32)
     packed = objective_for(base_of(tuned), packing=True)

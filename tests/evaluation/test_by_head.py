@@ -21,7 +21,7 @@ LABELS = ("a", "b", "c")
 
 @pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
 @pytest.mark.parametrize("packing", [True, False])
-@pytest.mark.parametrize("family", ["bert_classes", "roberta_classes", "distilbert_classes"])
+@pytest.mark.parametrize("family", ["bert_classes", "roberta_classes", "distilbert_classes", "deberta-v2_classes"])
 def test_texts_are_answered_as_each_alone(family, packing):
     exact = bases.build(family)
     model = copy.deepcopy(exact).float()

@@ -70,6 +70,10 @@ ON_THE_HUB = {  # parameters of the checkpoint's tensors, tied ones once, as the
     "roberta-large": 355_361_794,
     "deberta-v3-base": 184_423_682,
     "vit-base": 86_567_656 - 1000 * 769 + 2 * 769,  # of the checkpoint with ImageNet's 1000 classes
+    "mixtral-8x7b": 46_702_792_704,
+    "mixtral-8x22b": 140_620_634_112,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "olmoe-1b-7b": 6_919_161_856,
 }
 IN_THE_PAPER = {  # (millions of parameters, the share by which the round number may be off)
     "llama-1-30b": (32_500, 0.002),  # Touvron et al. 2023, table 2
@@ -89,6 +93,16 @@ IN_THE_PAPER = {  # (millions of parameters, the share by which the round number
     "roberta-base": (125, 0.01),
     "deberta-v3-large": (304 + 131, 0.005),  # He et al. 2021: backbone, and the vocabulary's embedding
     "vit-large": (304, 0.005),
+    "gpt-oss-20b": (20_910, 0.001),  # OpenAI 2025, model card, table 1
+    "gpt-oss-120b": (116_830, 0.001),
+}
+ACTIVE = {  # (millions of parameters that one token meets, and by how much the round number may be off)
+    "mixtral-8x7b": (12_900, 0.005),  # Jiang et al. 2024, arXiv:2401.04088: 13B; Mistral's announcement: 12.9B
+    "mixtral-8x22b": (39_000, 0.005),
+    "qwen3-30b-a3b": (3_300, 0.02),
+    "olmoe-1b-7b": (1_300, 0.02),  # Muennighoff et al. 2024, arXiv:2409.02060
+    "gpt-oss-20b": (3_610 + 579, 0.001),  # model card, table 1, which leaves out the embedding
+    "gpt-oss-120b": (5_130 + 579, 0.001),
 }
 
 
@@ -106,6 +120,12 @@ def test_a_shape_has_the_published_count_and_an_anatomy(name):
         millions, tolerance = IN_THE_PAPER[name]
         assert shell.n_parameters == pytest.approx(millions * 1e6, rel=tolerance)
     assert read_anatomy(shell.model).layers
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_a_token_meets_the_published_number_of_parameters(name):
+    millions, tolerance = ACTIVE[name]
+    assert shell_of(name).n_active == pytest.approx(millions * 1e6, rel=tolerance)
 
 
 def test_a_shape_is_known_in_any_case_and_a_folder_of_its_name_goes_first(tmp_path, monkeypatch):
@@ -136,6 +156,7 @@ def test_a_shape_has_no_weights_to_train(tmp_path):
 def test_every_field_of_the_file_is_one_of_its_configuration():
     """transformers would keep an unknown field, and nothing would read it; some are read that are unlisted."""
     unlisted = {"position_buckets", "norm_rel_ebd", "share_att_key", "pooler_hidden_size", "decoder_start_token_id"}
+    unlisted |= {"head_dim"}
     n_fields = 0
     for content in json.loads(FILE.read_text("utf-8")).values():
         for name, own in content["sizes"].items():

@@ -23,7 +23,7 @@ def test_what_a_batch_takes_is_corrected_and_what_is_counted_is_not():
     assert found.of_seconds == 1.5
     assert found.corrected(PLANNED).total == 1600
     other = Memory(5000, 0, 5000, 10000, activations=100, logits=8, cache=4, workspace=0)
-    assert found.corrected(other) == Memory(5000, 0, 5000, 10000, activations=125, logits=10, cache=5, workspace=0)
+    assert found.corrected(other) == Memory(5000, 0, 5000, 10000, activations=125, logits=10, cache=4, workspace=0)
 
 
 def test_what_a_process_brings_in_at_once_is_no_part_of_a_step():

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelF
 
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED
+from tunewise.engine.from_trunk import route_for
 from tunewise.engine.objectives import objective_for
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
+from tunewise.models import aside
 from tunewise.models.anatomy import read_anatomy
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base
@@ -24,7 +27,7 @@ from tunewise.planning.moments import Moments
 from tunewise.planning.process import held_by_process
 from tunewise.planning.rehearsal import rehearse
 from tunewise.planning.shell import Shell, shell_of
-from tunewise.planning.work import Work
+from tunewise.planning.work import Seen, Work
 from tunewise.training.config import TrainConfig
 from tunewise.training.loop import fit
 from tunewise.training.optimiser import Optimiser
@@ -37,12 +40,18 @@ T5 = {"model_type": "t5", "vocab_size": 512, "d_model": 64, "d_ff": 128, "d_kv":
       "dropout_rate": 0.0, "decoder_start_token_id": 0, "pad_token_id": 0}  # fmt: skip
 BERT = {"model_type": "bert", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5,
         "num_attention_heads": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
+DEBERTA = {"model_type": "deberta-v2", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128,
+           "num_hidden_layers": 5, "num_attention_heads": 4, "hidden_dropout_prob": 0.0, "relative_attention": True,
+           "attention_probs_dropout_prob": 0.0, "position_buckets": 16, "pos_att_type": ["p2c", "c2p"],
+           "share_att_key": True, "norm_rel_ebd": "layer_norm", "pooler_hidden_size": 64}  # fmt: skip
+CLASSIFIERS = ("bert", "deberta-v2")
 WORK = Work(rows=4, tokens=32, labels=16, dtype=torch.float32)
+N_ROWS = 2 * WORK.rows
 LORA = {"name": "lora", "rank": 8}
 AUTO = {
     "llama": AutoModelForCausalLM,
     "t5": AutoModelForSeq2SeqLM,
-    "bert": AutoModelForSequenceClassification,
+    **dict.fromkeys(CLASSIFIERS, AutoModelForSequenceClassification),
 }
 
 
@@ -60,7 +69,7 @@ def shells(tmp_path_factory):
 
 
 def head_of(config: dict[str, object]) -> TaskHead:
-    return TaskHead("classes", ("0", "1")) if config["model_type"] == "bert" else TaskHead()
+    return TaskHead("classes", ("0", "1")) if config["model_type"] in CLASSIFIERS else TaskHead()
 
 
 def test_a_small_llama_trained_whole_is_counted_by_hand(shells):
@@ -79,6 +88,23 @@ def test_a_small_llama_trained_whole_is_counted_by_hand(shells):
     assert narrow["optimiser"] == 12 * n, "moments and masters in float32"
     best = rehearse(shell, parse_method("full"), replace(WORK, keeps_best=True)).peaks["update", 0]
     assert best["weights"] == 3 * 4 * n + rotation
+
+
+def test_large_copies_lie_on_the_disk_and_one_layer_is_updated_at_a_time(shells, monkeypatch):
+    shell, full = shells(LLAMA), parse_method("full")
+    work = replace(WORK, dtype=torch.bfloat16, keeps_best=True)
+    n, n_embedded, n_layer = shell.n_parameters, 512 * 64, 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 160 + 2 * 64
+    few = rehearse(shell, full, work)
+    assert few.peaks["update", 0]["weights"] == 3 * 2 * n + 64
+    monkeypatch.setattr(aside, "LARGEST_IN_MEMORY_BYTES", 0)
+    found, whole = (rehearse(shell, full, work, whole=each) for each in (False, True))
+    assert found.memory == whole.memory
+    first = whole.peaks["update of base.model.embed_tokens.weight", 0]
+    assert (first["weights"], first["optimiser"]) == (2 * n + 64, 12 * n)
+    assert first["gradients"] == 2 * n + 4 * n_embedded  # before the narrow one makes room
+    second = whole.peaks["update", 0]
+    assert second["gradients"] == pytest.approx(2 * (n - n_embedded) + 4 * n_layer - 2 * n_layer, abs=2 * 64 * 160)
+    assert whole.memory.allocated == few.memory.allocated - 2 * 2 * n
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"])
@@ -119,12 +145,12 @@ def test_a_few_layers_tell_what_all_of_them_tell(shells, config, method, checkpo
 
 def _rows(kind: str) -> list[Encoded]:
     ids = [tuple(torch.randint(3, 512, (WORK.tokens,), generator=torch.Generator().manual_seed(i)).tolist())
-           for i in range(2 * WORK.rows)]  # fmt: skip
+           for i in range(N_ROWS)]  # fmt: skip
     n = WORK.tokens - WORK.labels
     labels = {
         "llama": lambda each: (*[IGNORED] * n, *each[n:]),
         "t5": lambda each: each[: WORK.labels],
-        "bert": lambda each: (each[0] % 2,),
+        **dict.fromkeys(CLASSIFIERS, lambda each: (each[0] % 2,)),
     }
     return [Encoded(str(i), each, labels[kind](each), n, False) for i, each in enumerate(ids)]
 
@@ -155,29 +181,49 @@ class _Padding:
         (LLAMA, "prefix_tuning", False),
         (T5, LORA, False),
         (BERT, "full", False),
+        (DEBERTA, "full", False),
     ],
-    ids=["lora", "lora, checkpointing", "full", "prefix", "t5", "bert"],
+    ids=["lora", "lora, checkpointing", "full", "prefix", "t5", "bert", "deberta"],
 )
 def test_it_is_what_the_allocator_counts_of_real_steps(shells, tmp_path, config, method, checkpointing):
     """Within 1 % and 128 KiB: ids, and the states of generators that are kept with checkpoints, 5 KB a layer."""
+    predicted, peak = _both(shells, tmp_path, config, method, replace(WORK, checkpointing=checkpointing))
+    assert predicted.allocated == pytest.approx(peak, rel=0.01, abs=1 << 17)
+    assert predicted.total == predicted.allocated + predicted.process
+    assert predicted.process >= held_by_process(0)
+
+
+@pytest.mark.parametrize(("config", "dtype"), [(LLAMA, torch.bfloat16), (BERT, torch.float32)])
+@pytest.mark.parametrize("most_in_memory", [0, 1 << 28], ids=["on the disk", "in memory"])
+def test_so_it_is_with_the_best_state_kept(shells, tmp_path, monkeypatch, config, dtype, most_in_memory):
+    monkeypatch.setattr(aside, "LARGEST_IN_MEMORY_BYTES", most_in_memory)
+    work = replace(WORK, dtype=dtype, keeps_best=True)
+    predicted, peak = _both(shells, tmp_path, config, "full", work)
+    assert predicted.allocated == pytest.approx(peak, rel=0.01, abs=1 << 17)
+
+
+def _both(shells, tmp_path, config, method, work):
+    """What is predicted, and what is counted at the peak of two epochs of two steps."""
     kind, shell = str(config["model_type"]), shells(config)
-    model = AUTO[kind].from_config(shell.config)
+    model = AUTO[kind].from_config(shell.config).to(work.dtype)
     held = sum(each.nbytes for each in {*model.parameters(), *model.buffers()})
-    work = replace(WORK, checkpointing=checkpointing, labels=1 if kind == "bert" else WORK.labels)
+    work = replace(work, labels=1 if kind in CLASSIFIERS else work.labels)
     predicted = rehearse(shell, parse_method(method), work).memory
-    train = TrainConfig(
-        steps=2, batch_size=WORK.rows, evaluate_every=None, checkpoint_every=0, checkpointing=checkpointing
-    )
+    looks = {"evaluate_every": 1.0 if work.keeps_best else None}
+    train = TrainConfig(steps=4, batch_size=work.rows, checkpoint_every=0, checkpointing=work.checkpointing, **looks)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         tuned = attach(model, parse_method(method))
         base = Base(model, _Padding(), read_anatomy(model), "", "", model.dtype, shell.head)
-        objective = objective_for(base, tuned.prefix_ids, packing=True)
-        fit(tuned, _rows(kind), train, seed=0, folder=tmp_path / "fit", objective=objective)
+        objective: Any = objective_for(base, tuned.prefix_ids, packing=True)
+        if work.seen is not None:
+            route = route_for(tuned, objective, _rows(kind), group_size=work.rows)
+            assert not route.reason
+            objective = route.objective
+        told = {"seed": 0, "folder": tmp_path / "fit", "objective": objective}
+        fit(tuned, _rows(kind), train, dev_score=(lambda: 0.5) if work.keeps_best else None, **told)
     peak = peak_of(profile)
     assert peak > 0
-    assert predicted.allocated == pytest.approx(held + peak, rel=0.01, abs=1 << 17)
-    assert predicted.total == predicted.allocated + predicted.process
-    assert predicted.process >= held_by_process(0)
+    return predicted, held + peak
 
 
 def test_operations_are_those_of_a_real_step(shells):
@@ -219,10 +265,61 @@ def test_a_quantised_base_is_four_bits_a_weight_and_its_scales(shells):
         rehearse(shell, parse_method("full"), work)
 
 
-def test_what_leaves_a_frozen_trunk_is_cached(shells):
-    shell, work = shells(LLAMA), replace(WORK, cached_rows=100)
-    cached = {name: rehearse(shell, parse_method(name), work).memory.cache for name in ("top_layers", "lora", "head")}
-    assert cached == {"top_layers": 100 * 32 * 64 * 4, "lora": 0, "head": 100 * 16 * 64 * 4}
+@pytest.mark.parametrize(
+    ("config", "method", "counted_by"),
+    [
+        (LLAMA, {"name": "top_layers", "layers": 2}, "tokens"),
+        (LLAMA, "head", "labels"),
+        (BERT, "head", "rows"),
+        (BERT, {"name": "top_layers", "layers": 2}, "tokens"),
+        (T5, {"name": "top_layers", "layers": 2}, "tokens"),
+    ],
+    ids=["llama, top layers", "llama, head", "bert, head", "bert, top layers", "t5, top layers"],
+)
+def test_so_it_is_from_what_left_a_frozen_trunk(shells, tmp_path, config, method, counted_by):
+    """The store of all rows among it, its first pass, and the steps from there: within 1 % of what is counted."""
+    labels = 1 if config is BERT else WORK.labels
+    n = {"rows": N_ROWS, "tokens": N_ROWS * WORK.tokens, "labels": N_ROWS * labels}
+    seen = Seen(**n, passes=2.0)
+    work = replace(WORK, labels=labels, seen=seen)
+    predicted, peak = _both(shells, tmp_path, config, method, work)
+    assert predicted.cache == n[counted_by] * 64 * 4
+    assert predicted.allocated == pytest.approx(peak, rel=0.01, abs=1 << 16)
+
+
+@pytest.mark.parametrize("method", [{"name": "top_layers", "layers": 2}, "head"], ids=["top layers", "head"])
+def test_a_trunk_is_run_once_and_what_leaves_it_kept_where_there_is_room(shells, method):
+    seen = Seen(rows=100, tokens=3200, labels=1600)
+    work, shell, chosen = replace(WORK, seen=seen), shells(LLAMA), parse_method(method)
+    few, whole = (rehearse(shell, chosen, work, whole=each) for each in (False, True))
+    assert replace(few, peaks={}) == replace(whole, peaks={})
+    live = rehearse(shell, chosen, WORK)
+    assert live.memory.cache == 0
+    sums = [sum(each.values()) for each in (few.flops, few.trunk_pass.flops, live.flops)]
+    assert sums[0] < 0.6 * sums[2]
+    assert sums[0] + sums[1] == pytest.approx(sums[2], rel=0.02)
+    full = rehearse(shell, chosen, replace(work, seen=replace(seen, memory_bytes=3000, disk_bytes=1000)))
+    told, n_bytes = full.trunk_plan, few.memory.cache
+    assert (told.memory_bytes, told.mapped_bytes, told.missing_bytes) == (3000, 1000, n_bytes - 4000)
+    assert (full.memory.cache, told.missing) == (3000, 1 - 4000 / n_bytes)
+    assert rehearse(shell, chosen, work, "cuda").memory.cache == 0, "on a GPU it stays with the host"
+
+
+@pytest.mark.parametrize(
+    ("config", "method", "changes", "reason"),
+    [
+        (LLAMA, LORA, {}, "first layer"),
+        (LLAMA, "head", {"passes": 0.9}, "no row is seen twice"),
+        (LLAMA, "head", {"how": "live"}, "train.trunk=live"),
+        ({**BERT, "hidden_dropout_prob": 0.1}, "head", {}, "dropout acts in the frozen layers"),
+        ({**BERT, "hidden_dropout_prob": 0.1}, "head", {"how": "cached"}, ""),
+    ],
+)
+def test_what_a_run_would_not_keep_is_planned_live_with_the_reason(shells, config, method, changes, reason):
+    seen = replace(Seen(rows=100, tokens=3200, labels=1600), **changes)
+    found = rehearse(shells(config), parse_method(method), replace(WORK, labels=1, seen=seen))
+    assert reason in found.trunk_plan.reason
+    assert found.trunk_plan.is_cached == (not reason) == bool(found.memory.cache)
 
 
 def test_what_cannot_be_run_is_told_by_name(shells):

@@ -22,7 +22,7 @@ from tunewise.report.folders import read_runs
 from tunewise.report.page import render, write_page
 from tunewise.report.samples import Sample, write_samples
 from tunewise.report.table import print_comparison, print_run, print_samples
-from tunewise.report.words import count, duration, size
+from tunewise.report.words import average, count, duration, size
 from tunewise.stats import mean_interval
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
@@ -290,6 +290,7 @@ def test_a_label_is_shown_as_it_is_written(root: Path, capsys: pytest.CaptureFix
     [
         (count(0), "0"), (count(99_999), "99,999"), (count(106_848), "0.11 M"), (count(2_500_000_000), "2.50 B"),
         (size(0), "–"), (size(999), "999 B"), (size(201_344), "201 kB"), (size(6_335_900), "6.3 MB"),
+        (average(36.0), "36"), (average(146 / 3), "48.7"), (average(0.0), "0"),
         (duration(0.44), "0.4 s"), (duration(59), "59 s"), (duration(185), "3 min 05 s"),
         (duration(7620), "2 h 07 min"),
     ],

@@ -1,6 +1,7 @@
 """A plan as tables, as a last sentence and as a figure."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from rich.console import Console
 from tests.planning.made_up import made_up_rehearsals
 from tunewise.errors import UserError
 from tunewise.planning.base_plan import Plan
+from tunewise.planning.trunk import TrunkPlan
 from tunewise.planning.work import Memory
 from tunewise.report import plan_figure, plan_table
 from tunewise.report.plan_figure import memory_by_method, write_figure
@@ -42,6 +44,23 @@ def test_a_plan_is_read_in_eighty_columns() -> None:
         assert told in text
     assert "full does not fit, but would with" in text
     assert "scales" not in text, "no method has any"
+
+
+@pytest.mark.parametrize(("device", "where"), [("cpu", "in memory"), ("h200", "in the host's memory")])
+def test_which_way_frozen_layers_go_is_told(device: str, where: str) -> None:
+    found = planned("top_layers", "lora", device=device)
+    assert "trunk" not in printed(found)
+    top, lora = found.methods
+    memory = Memory(**dict.fromkeys(Memory.__dataclass_fields__, 12_345_678))
+    kept = replace(top, memory=memory, trunk_plan=TrunkPlan("", 3, 229_000_000, 50_000_000, 31_000_000))
+    text = printed(replace(found, methods=(kept, lora)))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    lines = text.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("method"))
+    assert [line.split()[-1] for line in lines[head : head + 3]] == ["trunk", "cached", "live"]
+    told = "top_layers: 3 frozen layers run once for each row, and what leaves them is kept, 229 MB " + where
+    assert f"{told} and 50.0 MB on the disk; for 10 % of the rows there is no room" in " ".join(text.split())
 
 
 def test_what_nothing_helps_says_who_holds_it() -> None:

@@ -12,7 +12,7 @@ from tests.planning.made_up import MB, made_up, made_up_rehearsals
 from tunewise.data.load import load_task
 from tunewise.errors import UserError
 from tunewise.planning.shell import shell_of
-from tunewise.planning.work import Work
+from tunewise.planning.work import Seen, Work
 from tunewise.run.estimate import ASSUMED_ROWS, USUAL, Plan, plan
 
 
@@ -34,7 +34,10 @@ def rows(tmp_path: Path) -> Path:
 def test_without_data_the_assumption_is_told() -> None:
     found = planned()
     assert [each.label for each in found.methods] == list(USUAL)
-    assert found.steps.worst == Work(rows=8, tokens=512, labels=512, dtype=torch.bfloat16, keeps_best=True)
+    assert found.steps.worst.seen == Seen(1000, 512_000, 512_000, 3.0, "auto", *caps_of(found))
+    assert replace(found.steps.worst, seen=None) == Work(
+        rows=8, tokens=512, labels=512, dtype=torch.bfloat16, keeps_best=True
+    )
     assert found.n_rows == ASSUMED_ROWS
     assert "assuming rows of 512 tokens with a label at each" in found.told
     assert tunewise.plan is plan
@@ -68,7 +71,7 @@ def test_the_worst_step_is_of_the_longest_rows_and_time_of_the_mean(rows: Path) 
 
 def test_a_recipe_s_own_fields_count() -> None:
     overrides = {"train.max_length": 100, "train.checkpointing": True, "train.accumulation": 4, "quantise": "nf4"}
-    found = planned("lora", overrides=overrides)
+    found = planned("lora", overrides={**overrides, "train.trunk": "live"})
     wanted = Work(rows=8, tokens=100, labels=100, quantise="nf4", checkpointing=True, keeps_best=True)
     assert not planned("lora", overrides={"train.evaluate_every": None}).steps.worst.keeps_best
     assert (found.steps.worst, found.steps.accumulation) == (wanted, 4)
@@ -77,6 +80,26 @@ def test_a_recipe_s_own_fields_count() -> None:
     assert planned("lora", overrides={"dtype": "float32"}).steps.worst.dtype == torch.float32
     assert planned("lora", device="t4").steps.worst.dtype == torch.float32
     assert planned("lora", overrides={"head": "classifier"}).steps.worst.labels == 1
+
+
+def caps_of(found) -> tuple[int, int]:
+    seen = found.steps.worst.seen
+    assert min(seen.memory_bytes, seen.disk_bytes) > 0
+    return seen.memory_bytes, seen.disk_bytes
+
+
+def test_frozen_layers_that_a_run_would_run_once_are_planned_so(rows: Path) -> None:
+    fields = {"train.epochs": 5, "train.batch_size": 4, "dtype": "float32"}
+    found = plan("tiny", ["top_layers"], data=str(rows), device="cpu", overrides=fields)
+    (top,), seen, n_rows = found.methods, found.steps.worst.seen, len(load_task(rows).train)
+    assert seen is not None
+    assert (seen.rows, seen.passes) == (n_rows, 5.0)
+    assert found.steps.mean.tokens < seen.tokens / n_rows + 0.5 < found.steps.worst.tokens
+    assert top.memory.cache == seen.tokens * 224 * 4
+    assert found.seconds(top) == pytest.approx(top.once_seconds + 5 * n_rows * top.row_seconds)
+    assert 0 < top.once_seconds < n_rows * top.row_seconds, "a forward of 3 of 5 layers"
+    (told,) = (each["trunk"] for each in found.as_data()["methods"])
+    assert (told["cached"], told["layers"], told["memory_bytes"]) == (True, 3, top.memory.cache)
 
 
 def test_cost_is_time_by_the_hour() -> None:
@@ -102,9 +125,21 @@ def test_all_leaves_out_what_does_not_act_and_says_why() -> None:
 def test_a_plan_is_plain_data() -> None:
     found = planned("full", "lora", device="24GB").as_data()
     assert json.loads(json.dumps(found)) == found
-    assert {"model", "n_base", "device", "work", "n_rows", "told", "price", "measured", "methods", "refused"} == set(
-        found
-    )
+    told = {
+        "model",
+        "n_base",
+        "n_active",
+        "device",
+        "work",
+        "n_rows",
+        "told",
+        "price",
+        "measured",
+        "methods",
+        "refused",
+    }
+    assert told == set(found)
+    assert found["n_active"] == found["n_base"]
     assert found["device"] == {"name": "24 GB", "type": "cuda", "memory_bytes": 24 * 10**9}
     assert found["work"]["dtype"] == "bfloat16"
     full, lora = found["methods"]

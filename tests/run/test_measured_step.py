@@ -16,7 +16,6 @@ from tunewise.planning.shell import shell_of
 from tunewise.planning.work import Work
 from tunewise.run.estimate import measured_plan, plan
 from tunewise.run.measured_step import made_up_rows, measured_step
-from tunewise.run.weight_bytes import weight_bytes
 from tunewise.training.config import TrainConfig
 
 WORK = Work(rows=4, tokens=24, labels=10, dtype=torch.float32)
@@ -61,7 +60,7 @@ def test_weights_are_counted_as_the_rehearsal_counts_them(place, method):
     name, chosen = str(place / "base"), parse_method(method)
     tuned = attach(load_base(name, dtype="float32").model, chosen)
     planned = rehearse(shell_of(name), chosen, WORK).memory
-    assert weight_bytes(tuned) == pytest.approx(planned.weights + planned.constants, rel=0.03)
+    assert tuned.held_bytes == pytest.approx(planned.weights + planned.constants, rel=0.03)
 
 
 def test_a_measured_plan_is_corrected_in_every_row(place):

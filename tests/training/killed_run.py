@@ -11,6 +11,7 @@ from tests.rows import random_rows
 from tunewise.engine.objectives import NextToken
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
+from tunewise.models import aside
 from tunewise.training.config import TrainConfig
 from tunewise.training.loop import fit
 
@@ -20,13 +21,20 @@ CONFIG = TrainConfig(
 )
 
 
-def carry_out(folder: str) -> None:
-    """Train in `folder`, from its checkpoint where it has one; dropout in the deltas and in the base's attention."""
+LORA = {"name": "lora", "rank": 4, "dropout": 0.2}
+
+
+def carry_out(folder: str, method: str | dict[str, object] = LORA, most_in_memory: int = 1 << 28) -> None:
+    """Train in `folder`, from its checkpoint where it has one; dropout in the deltas and in the base's attention.
+
+    Originals and the best state of more than `most_in_memory` bytes lie on the disk.
+    """
     torch.set_num_threads(1)
+    aside.LARGEST_IN_MEMORY_BYTES = most_in_memory
     model = build("llama", torch.float32)
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.1
-    tuned = attach(model, parse_method({"name": "lora", "rank": 4, "dropout": 0.2}), seed=1)
+    tuned = attach(model, parse_method(method), seed=1)
     rows = random_rows(24)
 
     def dev_score() -> float:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tests.training import killed_run
 from tunewise.errors import UserError
 from tunewise.files import sha256
+from tunewise.models import aside
 from tunewise.training import checkpoint
 from tunewise.training.checkpoint import Checkpoint
 
@@ -20,16 +21,18 @@ def steps_in(log):
     return log.read_text().count('"loss"') if log.exists() else 0
 
 
-def test_a_run_killed_three_times_ends_as_one_that_was_not(tmp_path):
+@pytest.mark.parametrize("how", [(killed_run.LORA,), ("full", 0)], ids=["in memory", "on the disk"])
+def test_a_run_killed_three_times_ends_as_one_that_was_not(tmp_path, monkeypatch, how):
     """SIGKILL at random moments; adapter, optimiser state and losses are bit for bit those of an undisturbed run."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    killed_run.carry_out(str(whole))
+    monkeypatch.setattr(aside, "LARGEST_IN_MEMORY_BYTES", aside.LARGEST_IN_MEMORY_BYTES)  # as it is now, behind this
+    killed_run.carry_out(str(whole), *how)
     # a forked child of a server process that imported everything once: a real process, without 5 s of imports each
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.training.killed_run"])
     moments = random.Random()
     for number in range(3):
-        process = context.Process(target=killed_run.carry_out, args=(str(killed),))
+        process = context.Process(target=killed_run.carry_out, args=(str(killed), *how))
         process.start()
         goal = (number + 1) * killed_run.STEPS // 4 + moments.randrange(killed_run.CHECKPOINT_EVERY)
         while steps_in(killed / "log.jsonl") < goal and process.is_alive():
@@ -40,7 +43,7 @@ def test_a_run_killed_three_times_ends_as_one_that_was_not(tmp_path):
         assert process.exitcode == -signal.SIGKILL, "the run was over before it was killed"
     assert not (killed / "result.safetensors").exists()
     assert checkpoint.load(killed / "checkpoints").state["position"]["step"] >= killed_run.STEPS // 2
-    process = context.Process(target=killed_run.carry_out, args=(str(killed),))
+    process = context.Process(target=killed_run.carry_out, args=(str(killed), *how))
     process.start()
     process.join()
     assert process.exitcode == 0
@@ -51,7 +54,14 @@ def test_a_run_killed_three_times_ends_as_one_that_was_not(tmp_path):
     # the last checkpoint holds moments, best state and generators; one digest covers them all
     last = f"checkpoints/step-{killed_run.STEPS - killed_run.CHECKPOINT_EVERY:08d}"
     names = load_file(killed / last / checkpoint.TENSORS).keys()
-    assert {name.split(".")[0] for name in names} == {"trained", "optimiser", "best", "losses", "random"}
+    best = sorted(path.name for path in (killed / "checkpoints").glob("best-*"))
+    assert best == sorted(path.name for path in (whole / "checkpoints").glob("best-*"))
+    inside = {name.split(".")[0] for name in names}
+    assert inside == {"trained", "optimiser", "losses", "random", *([] if best else ["best"])}
+    assert bool(best) == (how == ("full", 0))
+    for name in best:
+        path = f"checkpoints/{name}/{checkpoint.TENSORS}"
+        assert sha256(killed / path) == sha256(whole / path)
     assert sha256(killed / last / checkpoint.TENSORS) == sha256(whole / last / checkpoint.TENSORS)
     lines = [json.loads(line) for line in (killed / "log.jsonl").read_text().splitlines()]
     undisturbed = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
@@ -73,6 +83,15 @@ def test_only_the_newest_checkpoint_stays(tmp_path):
     assert checkpoint.load(tmp_path).tensors["trained.w"][0] == 2.0
     checkpoint.remove(tmp_path)
     assert not tmp_path.exists()
+
+
+def test_a_best_state_that_a_checkpoint_speaks_of_is_told_when_it_is_gone(tmp_path):
+    checkpoint.save_best(tmp_path, 5, {"w": torch.ones(3)})
+    checkpoint.save_best(tmp_path, 9, {"w": torch.zeros(3)})
+    checkpoint.remove_bests(tmp_path, {5})
+    assert checkpoint.load_best(tmp_path, 5)["w"].tolist() == [1.0] * 3
+    with pytest.raises(UserError, match=r"(?s)best-00000009.* start over"):
+        checkpoint.load_best(tmp_path, 9)
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path):

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from tunewise.models import aside
 from tunewise.training.config import TrainConfig
 from tunewise.training.optimiser import BETAS, EPSILON, Optimiser, learning_rate_at
 
@@ -99,3 +100,62 @@ def test_the_names_of_the_hugging_face_trainer_are_accepted():
         {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_grad_norm": 0.5}
     )
     assert (config.batch_size, config.accumulation, config.clip) == (4, 2, 0.5)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw_8bit"])
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_layer_by_layer_it_makes_the_same_steps_with_one_layer_widened_at_a_time(monkeypatch, kind, clip):
+    shapes = {
+        "embedding": (64, 80),
+        "layers.0.q": (80, 80),
+        "layers.0.norm": (80,),
+        "layers.1.q": (80, 80),
+        "end": (9,),
+    }
+    dtypes = {"layers.1.q": torch.float32}
+
+    def trained(most_in_memory):
+        monkeypatch.setattr(aside, "LARGEST_IN_MEMORY_BYTES", most_in_memory)
+        generator = torch.Generator().manual_seed(0)
+        tensors = {
+            name: torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtypes.get(name, torch.bfloat16)))
+            for name, shape in shapes.items()
+        }
+        optimiser, norms, widened = Optimiser(tensors, 0.1, kind=kind), [], []
+        update = optimiser._adamw.step
+        monkeypatch.setattr(
+            optimiser._adamw,
+            "step",
+            lambda: (widened.append(sum(p.grad is not None for p in optimiser._masters.values())), update()),
+        )
+        for number in range(1, 6):
+            for name, tensor in tensors.items():
+                if name != "end" or number % 2:
+                    tensor.grad = torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+            before = tensors["layers.1.q"].grad.clone()
+            norms.append(optimiser.gradient_norm(clip))
+            optimiser.step(0.01 / number)
+            torch.testing.assert_close(tensors["layers.1.q"].grad, before * min(1.0, (clip or 1e9) / norms[-1].item()))
+            optimiser.zero_grad()
+        return tensors, optimiser.state(), norms, widened
+
+    expected, state, norms, at_once = trained(1 << 28)
+    found, own_state, own_norms, in_parts = trained(0)
+    assert own_norms == norms
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    assert own_state.keys() == state.keys()
+    assert all(torch.equal(own_state[name], value) for name, value in state.items())
+    assert (max(at_once), max(in_parts)) == (4, 2)
+
+
+def test_a_gradient_that_is_not_finite_is_told_before_its_layer_is_reached(monkeypatch):
+    monkeypatch.setattr(aside, "LARGEST_IN_MEMORY_BYTES", 0)
+    tensor = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    optimiser = Optimiser({"w": tensor})
+    tensor.grad = torch.tensor([1.0, math.nan, 0.0], dtype=torch.bfloat16)
+    assert math.isnan(optimiser.gradient_norm(1.0))
+    optimiser.zero_grad()
+    tensor.grad = torch.ones(3, dtype=torch.bfloat16)
+    optimiser.gradient_norm(1.0)
+    optimiser.step(0.1)
+    assert torch.allclose(tensor.float(), torch.full((3,), 0.9), atol=0.01)

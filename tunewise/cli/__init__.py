@@ -21,6 +21,7 @@ from tunewise.cli import (
     train,
 )
 from tunewise.cli.console import verb, version
+from tunewise.garbage import collect_rarely
 
 # before torch is imported: threads that wait for work sleep, so that a busy machine costs seconds and not minutes
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -65,4 +66,5 @@ def _root(
 
 def main() -> None:
     """The entry point of the command line."""
+    collect_rarely()
     app(prog_name="tunewise")

@@ -21,7 +21,10 @@ CLUSTERS = ("ray",)
 
 SIDE_BY_SIDE = "Processes that run side by side, each with its own base."
 Workers = Annotated[int, typer.Option(min=1, help=SIDE_BY_SIDE)]
-ClusterWorkers = Annotated[int | None, typer.Option(min=1, help=SIDE_BY_SIDE, show_default="1; in a cluster 1 a node")]
+ClusterWorkers = Annotated[
+    int | None,
+    typer.Option(min=1, help=SIDE_BY_SIDE, show_default="2 where that saves time, or else 1; in a cluster 1 a node"),
+]
 Cluster = Annotated[
     str | None, typer.Option(help="ray: on the nodes of a Ray cluster, which all have --out at the same place.")
 ]
@@ -150,10 +153,10 @@ def compare(
 
     comparison = build_comparison(asked)
     if plan:
-        told = plan_comparison(comparison, workers or 1)
+        told = plan_comparison(comparison, workers)
         print_json(told) if as_json else _print_plan(told)
         return
-    carry_out(comparison, out or Path("runs"), Ray(workers) if cluster else workers or 1, as_json)
+    carry_out(comparison, out or Path("runs"), Ray(workers) if cluster else workers, as_json)
 
 
 def _refuse_of_one_run(words: Sequence[str]) -> None:
@@ -167,7 +170,7 @@ def _refuse_of_one_run(words: Sequence[str]) -> None:
             )
 
 
-def carry_out(comparison: "Comparison", root: Path, workers: "int | Ray", as_json: bool) -> None:
+def carry_out(comparison: "Comparison", root: Path, workers: "int | Ray | None", as_json: bool) -> None:
     """Carry a comparison out, write its page and print what it found; exits with 3 where some runs diverged."""
     from tunewise.cli.progress import RunsProgress
     from tunewise.comparison import carry_out_comparison

@@ -5,14 +5,19 @@ from typing import Annotated
 
 import typer
 
-from tunewise.cli.console import AsJson, Out, print_json, results, this_command
+from tunewise.cli.console import AsJson, print_json, results, this_command
 
 
 def report(
     runs: Annotated[
         list[Path], typer.Argument(help="Run folders, comparisons, or folders with run folders anywhere below them.")
     ],
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The page, a file NAME.html, or a folder for it.", show_default="RUNS/report.html"
+        ),
+    ] = None,
     title: Annotated[str, typer.Option(help="The heading of the page.")] = "",
     csv: Annotated[
         Path | None, typer.Option(help="Also write the table here, one row a way.", show_default=False)
@@ -33,7 +38,9 @@ def report(
     arms = shown.arms
     decision = decide(arms, shown.how.rule)
     rows = table_of(arms, decision, shown.diverged)
-    page = write_page(shown, out or page_of(runs), title=title, commands=[this_command()])
+    place = out or (runs[0] if len(runs) == 1 else Path())
+    file = place if place.suffix in (".html", ".htm") else place / "report.html"
+    page = write_page(shown, file, title=title, commands=[this_command()])
     written = {"page": str(page)}
     if csv is not None:
         written["csv"] = str(write_csv(csv, rows))
@@ -44,8 +51,3 @@ def report(
     else:
         for path in written.values():
             results().print(f"wrote {path}", soft_wrap=True)
-
-
-def page_of(runs: list[Path]) -> Path:
-    """Where the page goes by itself: into the folder, or of several to where one is."""
-    return (runs[0] if len(runs) == 1 else Path()) / "report.html"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewise import files
+from tunewise.comparison.at_once import n_at_once
 from tunewise.comparison.break_even import break_even_of
 from tunewise.comparison.cluster import OnCluster, Ray
 from tunewise.comparison.following import GridWatcher, Unfollowed
@@ -39,7 +40,7 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     out: str | Path = "runs",
     overrides: Mapping[str, Any] | None = None,
-    workers: int | Ray = 1,
+    workers: int | Ray | None = None,
     progress: GridWatcher | None = None,
 ) -> dict[str, Any]:
     """`tunewise compare`: every method with every seed, into out/<task>/<method>-<hash>/seed<k>, and comparison.json.
@@ -54,15 +55,20 @@ def compare(
 
 
 def carry_out_comparison(
-    comparison: Comparison, out: str | Path = "runs", *, workers: int | Ray = 1, progress: GridWatcher | None = None
+    comparison: Comparison,
+    out: str | Path = "runs",
+    *,
+    workers: int | Ray | None = None,
+    progress: GridWatcher | None = None,
 ) -> dict[str, Any]:
     """Trials of every arm on dev, where any are asked for, then every arm with every seed.
 
-    `workers` processes run side by side, or those of a cluster: Ray(). Runs and trials that are done are not carried
-    out again; those that another process is at are waited for. Returns the content of comparison.json: one row an arm,
-    with means and 95 % intervals over the seeds that were trained to their end, what was searched, and the verdict with
-    a test of each pair. Runs that diverged stand under `failed` of their arm, with the reason, and begin anew with the
-    same call. UserError where all of them did, and where the data doctor finds errors that are not to be ignored.
+    `workers` processes run side by side, or those of a cluster: Ray(); where nothing is said, two where that saves
+    time. Runs and trials that are done are not carried out again; those that another process is at are waited for.
+    Returns the content of comparison.json: one row an arm, with means and 95 % intervals over the seeds that were
+    trained to their end, what was searched, and the verdict with a test of each pair. Runs that diverged stand under
+    `failed` of their arm, with the reason, and begin anew with the same call. UserError where all of them did, and
+    where the data doctor finds errors that are not to be ignored.
     """
     root, protocol, recipes = Path(out), comparison.protocol, comparison.recipes
     if not protocol.ignore_findings:
@@ -72,7 +78,9 @@ def carry_out_comparison(
     watcher = Unfollowed() if progress is None else progress
     with ExitStack() as stack:
         # asked for once something is left to do, and kept to the end
-        hands = cache(lambda: stack.enter_context(workers_for(workers, bases, root)))
+        hands = cache(
+            lambda: stack.enter_context(workers_for(workers or n_at_once(comparison.recipes, bases), bases, root))
+        )
         if protocol.trials > 1:
             searches = searched(comparison, root, bases, hands, watcher)
             recipes = {

@@ -18,7 +18,8 @@ from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
 from tunewise.models.load import load_config
 from tunewise.run.record import METRICS, mapping
-from tunewise.stats import ALPHA, difference_interval, holm, welch
+from tunewise.stats import ALPHA, difference_interval, holm, of_rounding, welch
+from tunewise.verdict import step_of
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def icl_vs_ft(
         )
         found.append({"label": label, "model": model, "scores": scores_of(compared, root / label)})
     metric = compared["verdict"]["metric"]
-    domains = list(found[0]["scores"][FINE_TUNED])
+    steps = steps_of(compared, root / labels[-1], metric)
     content = {
         "protocol": "icl-vs-ft",
         "source": "arXiv:2305.16938, table 1",
@@ -111,9 +112,10 @@ def icl_vs_ft(
                     {each["label"]: each["scores"][FINE_TUNED][domain] for each in found},
                     {each["label"]: each["scores"][IN_CONTEXT][domain] for each in found},
                     lower_is_better=metric in LOWER_IS_BETTER,
+                    step=step,
                 )
             ]
-            for domain in domains
+            for domain, step in steps.items()
         },
     }
     files.write_json(root / RESULT, content)
@@ -125,21 +127,33 @@ def size_grid(
     in_context: Mapping[str, Sequence[float]],
     *,
     lower_is_better: bool = False,
+    step: float = 0.0,
     alpha: float = ALPHA,
 ) -> list[Cell]:
-    """Every pair of a fine-tuned model and one that learns in context (name -> a value a seed), row by row."""
-    pairs = [(row, column) for row in fine_tuned for column in in_context]
-    tests = [welch(fine_tuned[row], in_context[column]) for row, column in pairs]
+    """Every pair of a fine-tuned model and one that learns in context (name -> a value a seed), row by row.
+
+    `step` is what one item is worth: seeds that seem to scatter less than rounding to it would count as scattering so.
+    """
+    pairs, least = [(row, column) for row in fine_tuned for column in in_context], of_rounding(step)
+    tests = [welch(fine_tuned[row], in_context[column], least) for row, column in pairs]
     corrected = holm([test.p for test in tests])
     cells = []
     for (row, column), test, p_holm in zip(pairs, tests, corrected, strict=True):
-        gap = difference_interval(fine_tuned[row], in_context[column])
+        gap = difference_interval(fine_tuned[row], in_context[column], least=least)
         tuned_wins = (gap.mean < 0) == lower_is_better
         better = None if p_holm >= alpha else FINE_TUNED if tuned_wins else IN_CONTEXT
         half_width = gap.half_width if gap.n > 1 else None
         t = test.t if abs(test.t) < float("inf") else None
         cells.append(Cell(row, column, gap.mean, half_width, t, test.df, test.p, p_holm, better))
     return cells
+
+
+def steps_of(compared: Fields, root: Path, metric: str) -> dict[str, float]:
+    """What one item of each domain is worth in points; all models are asked the same."""
+    arm = next(arm for arm in compared["arms"] if arm["seeds"])
+    run = mapping(root / arm["folder"] / f"seed{arm['seeds'][0]}" / METRICS)
+    sizes = {IN_DOMAIN: run["n_test"], **run.get("n_out_of_domain", dict.fromkeys(run["out_of_domain"], 0))}
+    return {domain: step_of(metric, n_items) for domain, n_items in sizes.items()}
 
 
 def scores_of(compared: Fields, root: Path) -> Scores:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tunewise.comparison.at_once import n_at_once, slower_by
 from tunewise.comparison.protocol import Comparison
 from tunewise.comparison.rungs import shares, sizes
 from tunewise.comparison.search import Point, at, points_of
@@ -11,12 +12,12 @@ from tunewise.run import Bases, Loading, base_of, plan
 from tunewise.run.forecast import Forecast, forecast
 
 
-def plan_comparison(comparison: Comparison, workers: int = 1) -> dict[str, Any]:
+def plan_comparison(comparison: Comparison, workers: int | None = None) -> dict[str, Any]:
     """Arms with parameters, trials, runs, seconds and memory, and what all of it takes; nothing is written.
 
-    Seconds are those of runs one after another, over the `workers`; `n_together` of the runs will share batches, which
-    takes less time and more memory: that told is of one run alone. An arm that would be refused has the reason under
-    `refused`.
+    Seconds are those of runs one after another, or on `workers` side by side, as many as would be taken where nothing
+    is said; `n_together` of the runs will share batches, which takes less time and more memory: that told is of one run
+    alone. An arm that would be refused has the reason under `refused`.
     """
     bases: Bases = {}
     tried = points_of(comparison, bases)
@@ -27,6 +28,8 @@ def plan_comparison(comparison: Comparison, workers: int = 1) -> dict[str, Any]:
     of_bases = [
         [each for each in recipes if Loading.of(each) == one] for one in dict.fromkeys(map(Loading.of, recipes))
     ]
+    able = {arm["label"]: comparison.recipes[arm["label"]] for arm in planned}
+    workers = workers or (n_at_once(able, bases) if able else 1)
     groups = [group for of_base in of_bases for group in plan(of_base, base_of(of_base[0], bases), workers).groups]
     seconds = sum(arm["seconds"] for arm in planned)
     return {
@@ -38,7 +41,7 @@ def plan_comparison(comparison: Comparison, workers: int = 1) -> dict[str, Any]:
         "n_trials": sum(arm["n_trials"] for arm in planned),
         "n_together": sum(map(len, groups)),
         "workers": workers,
-        "seconds": round(seconds / workers, 1),
+        "seconds": round(seconds * slower_by(workers) / workers, 1),
         "peak_bytes": max((arm["peak_bytes"] for arm in planned), default=0),
     }
 

@@ -17,6 +17,7 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import PreTrainedModel
 
+from tunewise.engine.disentangled import is_disentangled
 from tunewise.engine.native import attention as native
 from tunewise.engine.native.attention import DTYPES, Pattern
 
@@ -31,6 +32,8 @@ _PLACED = WeakTensorKeyDictionary()  # the starts of a batch -> the same on its 
 
 def why_no_attention(model: PreTrainedModel) -> str:
     """Why packed segments cannot be attended to where `model` is, in its precision; "" where they can."""
+    if is_disentangled(model) and model.dtype in (*DTYPES, torch.float64):
+        return ""  # by plain torch
     if model.device.type == "cuda" and model.dtype in DTYPES:
         return ""
     return native.why_no_kernel(model.device, model.dtype)

@@ -45,8 +45,6 @@ MOST_ROWS = 500_000
 """Rows that may be mapped are held whole where their states are kept."""
 Inner = NextToken | PackedNextToken | Writing | Labels
 AnyInner = TypeVar("AnyInner", bound=Inner)
-EXACT = {torch.float64: 1e-9, **SAME}
-"""How far a loss from what is kept may lie from the one of the whole model, relatively."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +98,18 @@ class FromTrunk:
         self._places = {key: (number, place) for number, group in enumerate(groups) for place, key in enumerate(group)}
 
     @property
+    def counted_by(self) -> Literal["labels", "rows", "tokens"]:
+        """What of its rows there is one state for each."""
+        if self._sees_labels_alone:
+            return "labels"
+        return "rows" if self.trunk.n_dims == 2 else "tokens"
+
+    def compute(self, model: PreTrainedModel) -> None:
+        """Run the trunk on every row now, and not when it is wanted."""
+        for number in range(len(self._groups)):
+            self._block(model, number)
+
+    @property
     def layout(self) -> str:
         """Packed or padded: how the trunk is run."""
         return self.inner.layout
@@ -139,7 +149,7 @@ class FromTrunk:
 
     def row_losses(self, model: PreTrainedModel, batch: TrunkBatch) -> Tensor:
         if self._sees_labels_alone and self._predicts:
-            losses = label_losses(self.logits(model, batch)[0], batch.own.labels)
+            losses = label_losses(self._label_logits(model, batch)[0], batch.own.labels)
             return losses.new_zeros(len(batch.rows)).index_add(0, batch.own.rows, losses)
         if self.trunk.live == "head":
             return self.losses(self.logits(model, batch), batch)
@@ -154,13 +164,18 @@ class FromTrunk:
 
     def logits(self, model: PreTrainedModel, batch: TrunkBatch) -> Tensor:
         """As the inner objective's; (1, K, vocabulary) where a language model's head is all that is live."""
-        self._enter(model, batch)
         if self._sees_labels_alone and self._predicts:
-            return wide(model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device)).logits)
+            return wide(self._label_logits(model, batch))
+        self._enter(model, batch)
         assert isinstance(self.inner, Labels)
         if self.trunk.live == "head":
             return self.inner.logits_of(model, batch.own.inputs)
         return self.inner.logits(model, batch.own)
+
+    def _label_logits(self, model: PreTrainedModel, batch: TrunkBatch) -> Tensor:
+        """(1, K, vocabulary) in the precision of the base, where a language model's head is all that is live."""
+        self._enter(model, batch)
+        return model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device)).logits
 
     def of_row(self, logits: Tensor, batch: TrunkBatch, place: int) -> Tensor:
         """What a classifier's `logits` tell of one row of the batch."""
@@ -260,12 +275,13 @@ def _mask(batch: Any, sees_labels_alone: bool = False) -> Tensor | None:
     if isinstance(batch, PackedBatch | PackedTexts):
         if sees_labels_alone:
             return None
-        ids = batch.input_ids if isinstance(batch, PackedBatch) else batch.inputs["input_ids"]
-        return torch.arange(ids.shape[1], device=ids.device)[None] < batch.n_tokens
-    if isinstance(batch, PackedPairs):
-        return torch.arange(batch.inputs["input_ids"].shape[1])[None] < batch.read[-2]
-    mask = batch.inputs.get("attention_mask")
-    return None if mask is None else mask.bool()
+        ids, n = batch.input_ids if isinstance(batch, PackedBatch) else batch.inputs["input_ids"], batch.n_tokens
+    elif isinstance(batch, PackedPairs):
+        ids, n = batch.inputs["input_ids"], int(batch.read[-2])
+    else:
+        mask = batch.inputs.get("attention_mask")
+        return None if mask is None else mask.bool()
+    return torch.tensor([[place < n for place in range(ids.shape[1])]], device=ids.device)
 
 
 @dataclass(frozen=True)
@@ -319,18 +335,27 @@ def route_for(
     reason = _why_not(trunk, objective, rows)
     if reason:
         trunk = None
-    elif how == "auto" and trunk.draws:
-        reason = "dropout acts in the frozen layers; train.trunk=cached runs them without"
-    elif how == "auto" and format_of(tuned.model) == "int8":
-        reason = "a row's int8 products depend on the rows beside it"
-    elif how == "auto" and passes < 1:
-        reason = "no row is seen twice"
-    elif how == "auto" and len(rows) > MOST_ROWS:
-        reason = f"{len(rows)} rows are more than are kept ({MOST_ROWS})"
+    else:
+        reason = why_live(trunk, how, format_of(tuned.model), len(rows), passes)
     if reason:
         logger.info("the frozen layers run at every step: %s", reason)
         return Route(objective, trunk, reason)
     return Route(FromTrunk(objective, trunk, rows, group_size), trunk, "")
+
+
+def why_live(trunk: Trunk, how: How, storage: str, n_rows: int, passes: float) -> str:
+    """Why a run does not start from this trunk, though it could; "" where it does. `storage` is the base's format."""
+    if how == "live":
+        return "train.trunk=live"
+    if how == "cached":
+        return ""
+    if trunk.draws:
+        return "dropout acts in the frozen layers; train.trunk=cached runs them without"
+    if storage == "int8":
+        return "a row's int8 products depend on the rows beside it"
+    if passes < 1:
+        return "no row is seen twice"
+    return f"{n_rows} rows are more than are kept ({MOST_ROWS})" if n_rows > MOST_ROWS else ""
 
 
 def from_trunk(
@@ -369,4 +394,4 @@ def _tried(trunk: Trunk, objective: Inner, rows: list[Encoded]) -> str:
     except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         return f"{name} does not run from its trunk: {error}"
     distance = float((found - plain).abs().max() / plain.abs().max().clamp(min=1e-6))
-    return "" if distance < EXACT[model.dtype] else f"{name} gives other losses from its trunk ({distance:.2g})"
+    return "" if distance < SAME[model.dtype] else f"{name} gives other losses from its trunk ({distance:.2g})"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tunewise.models.anatomy import Site, read_anatomy
+from tunewise.models.anatomy import MIXTURE, Site, read_anatomy
 
 SAME = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.02}
 """How far the output for a token may lie from that among others, over the largest number."""
@@ -83,17 +83,25 @@ def _where_read(forward: Callable[..., Tensor], places: Tensor) -> Callable[...,
             return forward(*args, **kwargs)
 
         def few(value: Any) -> Any:
-            return _Taken.apply(value.squeeze(0), places)[None] if isinstance(value, Tensor) else value
+            return taken(value.squeeze(0), places)[None] if isinstance(value, Tensor) else value
 
         made = forward(*map(few, args), **{name: few(value) for name, value in kwargs.items()})
-        return _Laid.apply(made.squeeze(0), places, n_tokens)[None]
+        return laid(made.squeeze(0), places, n_tokens)[None]
 
     return on_few
 
 
-class _Taken(torch.autograd.Function):
-    """(R, d) of (T, d)."""
+def taken(x: Tensor, places: Tensor) -> Tensor:
+    """(R, d) the rows of (T, d) at distinct `places`."""
+    return _Taken.apply(x, places)
 
+
+def laid(x: Tensor, places: Tensor, n_tokens: int) -> Tensor:
+    """(R, d) at distinct `places` among zeros, (T, d)."""
+    return _Laid.apply(x, places, n_tokens)
+
+
+class _Taken(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
         ctx.places, ctx.n_tokens = places, len(x)
@@ -105,8 +113,6 @@ class _Taken(torch.autograd.Function):
 
 
 class _Laid(torch.autograd.Function):
-    """(R, d) at their places among zeros, (T, d)."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, places: Tensor, n_tokens: int) -> Tensor:
         ctx.places = places
@@ -125,7 +131,9 @@ def _laid(x: Tensor, places: Tensor, n_tokens: int) -> Tensor:
 def _parts(model: PreTrainedModel) -> tuple[nn.Module, ...]:
     """What acts on each token by itself in the last layer: the modules around its sites where they do, as is tried."""
     anatomy = read_anatomy(model)
-    sites = [site for site in anatomy.sites if site.layer == anatomy.n_layers - 1 and not site.is_slice]
+    last = [site for site in anatomy.sites if site.layer == anatomy.n_layers - 1]
+    sites = [site for site in last if site.is_linear and not site.is_slice]
+    mixtures = [site for site in last if site.role == MIXTURE]
     around: dict[str, list[Site]] = {}
     for site in sites:
         around.setdefault(site.module.rpartition(".")[0], []).append(site)
@@ -134,6 +142,7 @@ def _parts(model: PreTrainedModel) -> tuple[nn.Module, ...]:
     model.eval()
     try:
         whole = {path for path, held in inner.items() if _is_by_token(model, path, held, anatomy.layers)}
+        mixed = [site.module for site in mixtures if _is_by_token(model, site.module, [site], anatomy.layers)]
     finally:
         model.train(was_training)
     if not inner.keys() <= whole.union(anatomy.layers):
@@ -148,15 +157,15 @@ def _parts(model: PreTrainedModel) -> tuple[nn.Module, ...]:
         for site in held
         if path in whole or site.role in ALONE
     ]
-    return tuple(model.get_submodule(path) for path in dict.fromkeys(found))
+    return tuple(model.get_submodule(path) for path in dict.fromkeys([*found, *mixed]))
 
 
 def _is_by_token(model: PreTrainedModel, path: str, held: Sequence[Site], layers: Sequence[str]) -> bool:
-    """Whether the module at `path`, which holds these sites, makes one tensor of one or two, token by token.
+    """Whether the module at `path`, which holds or is these sites, makes one tensor of one or two, token by token.
 
     What holds keys and values does not, nor does a whole layer.
     """
-    if path in layers or any(site.role not in ("o", *FEED_FORWARD) for site in held):
+    if path in layers or any(site.role not in ("o", *FEED_FORWARD, MIXTURE) for site in held):
         return False
     module = model.get_submodule(path)
     told = list(inspect.signature(type(module).forward).parameters.values())[1:]

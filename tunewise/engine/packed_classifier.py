@@ -113,6 +113,8 @@ def gathered(model: PreTrainedModel, anatomy: Anatomy, batch: PackedTexts, reads
     def gather(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         states = output.last_hidden_state[0, batch.pooled]
         output.last_hidden_state = {"first": states[:, None], "last": states, "labelled": states[None]}[reads]
+        if output.hidden_states is not None:  # of which DeBERTa takes the last
+            output.hidden_states = (*output.hidden_states[:-1], output.last_hidden_state)
         return output
 
     handle = stack.register_forward_hook(gather)

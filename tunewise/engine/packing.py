@@ -19,12 +19,13 @@ from tunewise.data.encode import Encoded
 from tunewise.engine import loss
 from tunewise.engine.attention import attend, why_no_attention
 from tunewise.engine.batches import IGNORED, collate
+from tunewise.engine.disentangled import disentangled, is_disentangled
 from tunewise.engine.fused import fused
 from tunewise.engine.last_layer import read_at, read_places
 from tunewise.engine.native.attention import Pattern
 
 NAME = "tunewise_packed"
-SAME = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05}
 """How far a loss may lie from the one of the row alone: rounding, where sums are taken in another order."""
 ROUND = 32
 """oneDNN prepares a product anew for every new number of tokens; so there are fewer of them."""
@@ -105,12 +106,13 @@ def packed_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
 @contextmanager
 def packed_attention(model: PreTrainedModel) -> Iterator[None]:
     """Inside the block `model` attends within the segments that it is told as `segment_starts`, on fused kernels."""
-    parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    is_told = not is_disentangled(model)  # others are asked through transformers' interface
+    parts = [module for module in model.modules() if is_told and isinstance(module, PreTrainedModel)]
     before = [part.config._attn_implementation for part in parts]
     try:
         for part in parts:
             _set_attention(part, NAME)
-        with fused(model):
+        with fused(model), disentangled(model):
             yield
     finally:
         for part, name in zip(parts, before, strict=True):
@@ -134,6 +136,8 @@ def _attend(
     starts, reader = told.get("segment_starts"), told.get("reader")
     if starts is None and reader is None:
         raise TypeError("its attention is not told the segments")
+    if told.get("s_aux") is not None:
+        raise TypeError("its attention has sinks, learned scores that stand beside those of tokens")
     q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     dropout, is_causal = told.get("dropout") or 0.0, told.get("is_causal")
     pattern = Pattern(

@@ -5,16 +5,16 @@ TUNEWISE_TRUNK_MEMORY_GB and TUNEWISE_TRUNK_DISK_GB set the caps; by default a q
 
 import os
 import shutil
-import tempfile
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunewise.cache import allowed_bytes, cache_folder
+from tunewise.errors import UserError
+from tunewise.models.aside import mapped
 
 _STORES: "weakref.WeakKeyDictionary[PreTrainedModel, Store]" = weakref.WeakKeyDictionary()
 
@@ -60,8 +60,8 @@ class Store:
             for block in self._blocks.pop(others[0]).values():
                 self._count(block, -1)
         try:
-            kept = _mapped(states, self.folder) if is_mapped else states.clone()
-        except OSError:  # a full disk
+            kept = mapped({name: states}, self.folder)[name] if is_mapped else states.clone()
+        except UserError:  # a full disk
             return None
         block = Block(kept, starts, is_mapped)
         self._blocks.setdefault(trunk, {})[name] = block
@@ -93,11 +93,14 @@ class Store:
 def store_of(model: PreTrainedModel) -> Store:
     """The store of this base, which goes with it: seeds, methods and evaluations of one process share it."""
     if model not in _STORES:
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        memory = allowed_bytes("TUNEWISE_TRUNK_MEMORY_GB", _free_memory())
-        _STORES[model] = Store(memory, allowed_bytes("TUNEWISE_TRUNK_DISK_GB", shutil.disk_usage(folder).free), folder)
+        _STORES[model] = Store(*caps(), cache_folder())
     return _STORES[model]
+
+
+def caps() -> tuple[int, int]:
+    """What may be kept on this machine now: bytes in memory, and in mapped files."""
+    memory = allowed_bytes("TUNEWISE_TRUNK_MEMORY_GB", _free_memory())
+    return memory, allowed_bytes("TUNEWISE_TRUNK_DISK_GB", shutil.disk_usage(cache_folder()).free)
 
 
 def _free_memory() -> int:
@@ -105,12 +108,3 @@ def _free_memory() -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # not told on macOS, no such call on Windows
         return 4 << 30
-
-
-def _mapped(states: Tensor, folder: Path) -> Tensor:
-    """The same values in a file that has no name any more: its space is free again when nobody uses the tensor."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="trunk-") as file:
-        file.write(memoryview(states.contiguous().view(torch.uint8).numpy()).cast("B"))
-        file.flush()
-        mapped = torch.from_file(file.name, shared=False, size=states.numel(), dtype=states.dtype)
-    return mapped.view(states.shape)

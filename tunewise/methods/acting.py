@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,9 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from tunewise.errors import UserError
+from tunewise.methods.among_experts import Lending
 from tunewise.methods.base import Delta
-from tunewise.models.anatomy import Site
+from tunewise.models.anatomy import MIXTURE, Site
 from tunewise.models.weights import frozen_weight
 
 _CARRIED: "weakref.WeakKeyDictionary[PreTrainedModel, str]" = weakref.WeakKeyDictionary()
@@ -33,16 +35,22 @@ class Acting:
     """Whether `after` is all it does, and to the whole of what leaves the module."""
     scale: Callable[[], float]
     """λ as it is now."""
+    gives_back: bool = False
+    """Whether `before` lends the module something that `after` takes back, though the module has failed."""
 
     def install(self, model: PreTrainedModel) -> list[RemovableHandle]:
         """Let it act wherever the module is called."""
         module = model.get_submodule(self.module)
         entering = [] if self.before is None else [module.register_forward_pre_hook(self.before)]
-        return [*entering, module.register_forward_hook(self.after)]
+        return [*entering, module.register_forward_hook(self.after, always_call=self.gives_back)]
 
 
 def acting(model: PreTrainedModel, site: Site, delta: Delta, scale: Callable[[], float]) -> Acting:
     """`delta` at `site`, as far as the present `scale` λ lets it: y + λ·(after(x, y) − y)."""
+    if site.n_experts:
+        parents = [site.module.rsplit(".", n)[0] for n in range(1, site.module.count("."))]
+        lending = Lending(site, delta, scale, [model.get_submodule(path) for path in parents])
+        return Acting(site.module, delta, lending.enter, lending.leave, is_whole=False, scale=scale, gives_back=True)
     changes_input = type(delta).before is not Delta.before
     given: list[Tensor] = []  # the token ids that `before` changes: `after` puts vectors in the place of some
 
@@ -72,7 +80,20 @@ def acting(model: PreTrainedModel, site: Site, delta: Delta, scale: Callable[[],
         return site.write(output, tuned)
 
     is_whole = not (changes_input or site.is_slice or site.heads_first)
-    return Acting(site.module, delta, enter if changes_input and not site.is_slice else None, leave, is_whole, scale)
+    after = _of_first(leave) if site.role == MIXTURE else leave
+    return Acting(site.module, delta, enter if changes_input and not site.is_slice else None, after, is_whole, scale)
+
+
+def _of_first(leave: After) -> After:
+    """The same for a module that says something else beside its output, as some mixtures say where tokens went."""
+
+    def first(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return leave(module, args, output)
+        changed = leave(module, args, output[0])
+        return None if changed is None else (changed, *output[1:])
+
+    return first
 
 
 def occupy(model: PreTrainedModel, name: str) -> None:

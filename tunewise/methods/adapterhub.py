@@ -92,13 +92,14 @@ def _bottleneck_keys(name: str, anatomy: Anatomy) -> dict[str, tuple[Site, str]]
         for layer, path in enumerate(anatomy.layers)
         for place, role in _PLACES.items()
         for end, tensor in _ENDS.items()
+        if f"layers.{layer}.{role}" in by_name
     }
 
 
 def _lora_keys(name: str, anatomy: Anatomy) -> dict[str, tuple[Site, str]]:
     """The same for LoRA; on a fused module the library keeps its parts in a layout of its own, which is not read."""
     fused = {site.module for site in anatomy.sites if site.is_slice}
-    whole = [site for site in anatomy.sites if site.module not in fused]
+    whole = [site for site in anatomy.linear if site.module not in fused]
     return {f"{site.module}.loras.{name}.{end}": (site, end) for site in whole for end in ("lora_A", "lora_B")}
 
 

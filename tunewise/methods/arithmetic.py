@@ -89,7 +89,7 @@ def _combined(
     else:
         kept = [_largest(change, density) if how == "ties" else change for change in changes]
     stacked = torch.stack(kept)
-    weighted = stacked * stacked.new_tensor(weights).view(-1, 1, 1)
+    weighted = stacked * stacked.new_tensor(weights).view(-1, *[1] * (stacked.dim() - 1))
     if not how.endswith("ties"):
         return weighted.sum(0)
     elected = torch.where(stacked.sum(0) >= 0, 1.0, -1.0)
@@ -124,6 +124,11 @@ def extract_lora(change: Change, rank: int | None, anatomy: Anatomy) -> Extracte
 
     Raises UserError where the changed sites are no whole roles of this base.
     """
+    if of_experts := [site.name for site in anatomy.sites if site.n_experts and site.name in change]:
+        raise UserError(
+            f"{of_experts[0]} is of many experts, and a sum of such changes is written as no LoRA here",
+            hint="combine adapters of linear sites; one of experts is merged by: tunewise adapter merge FOLDER",
+        )
     changed = [site for site in anatomy.linear if site.name in change]
     roles = tuple(dict.fromkeys(site.role for site in changed))
     layers = sorted({site.layer for site in changed if site.layer is not None})

@@ -11,10 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise.errors import UserError
 from tunewise.methods.acting import Acting, acting, occupy, refuse_a_second, vacate
-from tunewise.methods.base import CannotFold, Delta, Method, Start
-from tunewise.models.anatomy import Anatomy, Site, read_anatomy
-from tunewise.models.quantise import ROUTES, cannot_write, is_quantised, keep_layout, refuse_to_train
-from tunewise.models.weights import dense_weight, frozen_weight, set_dense_weight
+from tunewise.methods.base import SERVE, CannotFold, Delta, Method, Start
+from tunewise.methods.reach import added_by, anatomy_for, delta_dtype, selected_by, sites_by_name
+from tunewise.models.anatomy import MIXTURE, Anatomy, Site
+from tunewise.models.aside import bytes_of, is_large, put_aside
+from tunewise.models.quantise import ROUTES, cannot_write, is_quantised, keep_layout
+from tunewise.models.weights import bytes_at_rest, dense_weight, frozen_weight, set_dense_weight
 
 
 def attach(
@@ -37,14 +39,14 @@ def attach(
     """
     refuse_a_second(model)
     keep_layout(model)
-    anatomy = _anatomy_for(method, model)
+    anatomy = anatomy_for(method, model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         deltas = dict(method.deltas(anatomy))
-        sites = _sites_by_name(anatomy)
+        sites = sites_by_name(anatomy)
         for name, delta in deltas.items():
-            weight = model.get_submodule(sites[name].module).weight
-            delta.to(device=weight.device, dtype=_delta_dtype(model.dtype))
+            stored = next(model.get_submodule(sites[name].module).parameters())
+            delta.to(device=stored.device, dtype=delta_dtype(model.dtype))
             delta.bind(partial(frozen_weight, model, sites[name]))
         if warm_start:
             method.warm_start(Start(model, anatomy, tokenizer, losses), deltas)
@@ -58,22 +60,22 @@ def count(model: PreTrainedModel, method: Method) -> int:
 
 def count_by_dtype(model: PreTrainedModel, method: Method) -> dict[torch.dtype, int]:
     """The same, by the precision the values are kept and saved in."""
-    anatomy = _anatomy_for(method, model)
+    anatomy = anatomy_for(method, model)
     with torch.device("meta"):
-        added = _added(method.deltas(anatomy))
+        added = added_by(method.deltas(anatomy))
     n_added = sum(tensor.numel() for tensor in added.values() if isinstance(tensor, nn.Parameter))
-    counts = {_delta_dtype(model.dtype): n_added}
-    for parameter in _selected(model, method, anatomy).values():
+    counts = {delta_dtype(model.dtype): n_added}
+    for parameter in selected_by(model, method, anatomy).values():
         counts[parameter.dtype] = counts.get(parameter.dtype, 0) + parameter.numel()
     return counts
 
 
 def reach(model: PreTrainedModel, method: Method) -> tuple[tuple[str, ...], dict[str, nn.Parameter]]:
     """The sites where `method` would add something to `model`, and the model's tensors it would train, by name."""
-    anatomy = _anatomy_for(method, model)
+    anatomy = anatomy_for(method, model)
     with torch.device("meta"):
         sites = tuple(method.deltas(anatomy))
-    return sites, _selected(model, method, anatomy)
+    return sites, selected_by(model, method, anatomy)
 
 
 class Tuned:
@@ -84,14 +86,21 @@ class Tuned:
     virtual tokens are left out, at every other λ they are there, scaled.
     """
 
-    def __init__(self, model: PreTrainedModel, method: Method, anatomy: Anatomy, deltas: dict[str, Delta]) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        method: Method,
+        anatomy: Anatomy,
+        deltas: dict[str, Delta],
+        put_aside: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = put_aside,
+    ) -> None:
         self.model = model
         self.method = method
         self.anatomy = anatomy
         self.deltas = deltas
-        self._sites = _sites_by_name(anatomy)
-        self.selected = _selected(model, method, anatomy)
-        self._original = {name: p.detach().clone() for name, p in self.selected.items()}
+        self._sites = sites_by_name(anatomy)
+        self.selected = selected_by(model, method, anatomy)
+        self._original = put_aside(self.selected)
         self._set_aside: dict[str, Tensor] = {}  # the tuned values of selected tensors while λ is not 1
         self._scale = 1.0
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
@@ -107,11 +116,18 @@ class Tuned:
 
     def _kept(self) -> dict[str, Tensor]:
         """Every tensor that makes the method what it is: the trained ones, and the deltas' persistent buffers."""
-        return {**{f"base.{name}": parameter for name, parameter in self.selected.items()}, **_added(self.deltas)}
+        return {**{f"base.{name}": parameter for name, parameter in self.selected.items()}, **added_by(self.deltas)}
 
     def original(self, name: str) -> Tensor:
-        """What a selected tensor of the base was before it was trained."""
-        return self._original[name]
+        """What a selected tensor of the base was before it was trained, to be read only."""
+        return self._original[name].to(self.selected[name].device)
+
+    @property
+    def held_bytes(self) -> int:
+        """In memory: of the base's weights, of what its deltas hold, and of originals that are not on the disk."""
+        added = [tensor for delta in self.deltas.values() for tensor in (*delta.parameters(), *delta.buffers())]
+        originals = () if is_large(bytes_of(self.selected)) else self._original.values()
+        return bytes_at_rest(self.model, (*added, *originals))
 
     def site(self, name: str) -> Site:
         """The site of that name."""
@@ -128,8 +144,12 @@ class Tuned:
 
     def state(self) -> dict[str, Tensor]:
         """The tuned values, detached and copied: everything an adapter file holds."""
+        return {name: value.clone() for name, value in self.values().items()}
+
+    def values(self) -> dict[str, Tensor]:
+        """The same, not copied: to be read only, before the next step."""
         aside = {f"base.{name}": value for name, value in self._set_aside.items()}
-        return {name: aside.get(name, tensor).detach().clone() for name, tensor in self._kept().items()}
+        return {name: aside.get(name, tensor).detach() for name, tensor in self._kept().items()}
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -171,8 +191,8 @@ class Tuned:
         }
         for delta in deltas.values():
             delta.settle()
-        kept = {name: tensor for name, tensor in self.state().items() if name.startswith("base.")}
-        return kept | {name: tensor.detach().clone() for name, tensor in _added(deltas).items()}
+        kept = {name: value.clone() for name, value in self.values().items() if name.startswith("base.")}
+        return kept | {name: tensor.detach().clone() for name, tensor in added_by(deltas).items()}
 
     @property
     def scale(self) -> float:
@@ -188,7 +208,7 @@ class Tuned:
                 parameter.copy_(self._original[name])
             elif self._set_aside:
                 tuned = self._set_aside[name]
-                parameter.copy_(tuned if value == 1.0 else torch.lerp(self._original[name], tuned, value))
+                parameter.copy_(tuned if value == 1.0 else torch.lerp(self.original(name), tuned, value))
         if value == 1.0:
             self._set_aside = {}
         self._scale = float(value)
@@ -247,6 +267,9 @@ class Tuned:
         quantised = [module for module in modules if is_quantised(self.model.get_submodule(module))]
         if quantised:
             raise CannotFold(cannot_write(quantised[0]), hint=ROUTES)
+        whole = [name for name in self.deltas if self._sites[name].role == MIXTURE]
+        if whole:
+            raise CannotFold(f"{whole[0]} is a mixture of experts and has no equivalent dense weight", SERVE)
         tied = [
             name
             for name in self.deltas
@@ -255,7 +278,7 @@ class Tuned:
         if tied:
             raise CannotFold(
                 f"the {tied[0]} of this base is tied to its other end: a weight folded there would change both",
-                hint="serve it attached: tunewise.load_adapter",
+                hint=SERVE,
             )
 
     @contextmanager
@@ -284,7 +307,7 @@ class Tuned:
         """Each site with the dense weight and bias that act as the base and its delta do, at the present λ."""
         for name, delta in self.deltas.items():
             weight, bias = dense_weight(self.model, self._sites[name])
-            wide = weight.to(_delta_dtype(weight.dtype))
+            wide = weight.to(delta_dtype(weight.dtype))
             new_weight, new_bias = delta.fold(wide, None if bias is None else bias.to(wide))
             weight = torch.lerp(wide, new_weight, self._scale)
             if new_bias is not None:
@@ -347,48 +370,7 @@ class Tuned:
                     self.model.get_parameter(name).copy_(self._original[name])
 
 
-def _anatomy_for(method: Method, model: PreTrainedModel) -> Anatomy:
-    """The anatomy of `model`; UserError where the method does not act on its kind, with the reason."""
-    anatomy = read_anatomy(model)
-    reasons = [method.not_on[what] for what in (anatomy.kind, anatomy.model_type) if what in method.not_on]
-    if reasons:
-        raise UserError(
-            f"{method.name} does not act on {anatomy.model_type}, of the kind {anatomy.kind}: {reasons[0]}",
-            hint="tunewise methods --matrix shows what acts on what",
-        )
-    return anatomy
-
-
 def _with_flags(model: PreTrainedModel, required_grad: Mapping[str, bool]) -> PreTrainedModel:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(required_grad[name])
     return model
-
-
-def _sites_by_name(anatomy: Anatomy) -> dict[str, Site]:
-    ends = [site for site in (anatomy.embedding, anatomy.head) if site is not None]
-    return {site.name: site for site in (*anatomy.sites, *anatomy.keys, *ends)}
-
-
-def _added(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
-    """Parameters and persistent buffers of all deltas by name; what is shared is there once."""
-    found: dict[str, Tensor] = {}
-    for site, delta in deltas.items():
-        for name, tensor in delta.state_dict(keep_vars=True).items():
-            found[name if name.startswith("shared.") else f"delta.{site}.{name}"] = tensor
-    return found
-
-
-def _selected(model: PreTrainedModel, method: Method, anatomy: Anatomy) -> dict[str, nn.Parameter]:
-    """The base's parameters that the method names, and those of a classifier on top, in the model's own order."""
-    wanted = {*method.select(anatomy), *(anatomy.task_head if method.trains_task_head else ())}
-    absent = wanted - set(anatomy.parameters)
-    if absent:
-        raise UserError(f"this base has no parameter {sorted(absent)[0]!r}", hint="see model.named_parameters()")
-    refuse_to_train(model, method.name, wanted)
-    return {name: parameter for name, parameter in model.named_parameters() if name in wanted}
-
-
-def _delta_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Deltas are kept in float32 on a half-precision base, and in the base's own precision otherwise."""
-    return torch.float64 if dtype == torch.float64 else torch.float32

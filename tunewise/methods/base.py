@@ -30,6 +30,9 @@ FrozenWeight = Callable[[], tuple[Tensor, Tensor | None]]
 PREFIX, BARE_PREFIX = "base_model.model.", "base_model."
 
 
+SERVE = "serve it attached: tunewise.load_adapter"
+
+
 class CannotFold(UserError):
     """The method, or the base, has no equivalent dense weight; the message says which and why."""
 
@@ -72,17 +75,22 @@ class Delta(nn.Module):
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The dense (d_out, d_in) weight and (d_out,) bias that act as the frozen module with this delta does."""
-        raise CannotFold(
-            f"{type(self).__name__} has no equivalent dense weight", hint="serve it attached: tunewise.load_adapter"
-        )
+        raise CannotFold(f"{type(self).__name__} has no equivalent dense weight", hint=SERVE)
 
 
 class WeightChange(Delta):
-    """A delta that is a ΔW (d_out, d_in) of the frozen weight: y + ΔW x."""
+    """A delta that is a ΔW (d_out, d_in) of the frozen weight: y + ΔW x.
+
+    At a site of experts, whose x and y nobody sees, ΔW (n_experts, d_out, d_in) acts by `moved` alone.
+    """
 
     def weight_change(self) -> Tensor:
         """ΔW as it is now."""
         raise NotImplementedError
+
+    def moved(self, weight: Tensor) -> Tensor:
+        """W + ΔW, in the dtype of W."""
+        return weight + self.weight_change().to(weight.dtype)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         return y + functional.linear(x, self.weight_change().to(x.dtype))
@@ -140,6 +148,7 @@ class Method(Strict):
     start: ClassVar[str]  # how the trained tensors begin, and the source of that
     peft: ClassVar[PeftNames | None] = None  # how peft writes it, where peft has it
     not_on: ClassVar[Mapping[str, str]] = {}  # kind (families.KINDS) or model_type -> why the method does not act on it
+    on_experts: ClassVar[bool] = False  # whether it acts on the fused weights of experts
     trains_task_head: ClassVar[bool] = True  # whether a classifier on top, where there is one, is trained along
     searched: ClassVar[Mapping[str, Sequence[object]]] = {}  # field -> values worth trying beside its default
     rate_factors: ClassVar[Sequence[float]] = (1, 4, 16, 64, 1 / 4, 2, 8, 1 / 16)  # of its learning rate, for a search

@@ -17,9 +17,9 @@ class Dialled(Tuned):
     def __init__(self, tuned: Tuned, scale: float) -> None:
         vars(self).update(vars(tuned))
         self._dial = scale
-        values = {name: value for name, value in tuned.state().items() if name.startswith("base.")}
+        values = tuned.values()
         self._set_aside = {
-            name: torch.lerp(self._original[name], values[f"base.{name}"], scale) for name in self._original
+            name: torch.lerp(self.original(name), values[f"base.{name}"], scale) for name in self.selected
         }
 
     @contextmanager

@@ -43,7 +43,7 @@ def from_peft_pattern(config: Mapping[str, object], field: str, pattern: str, an
                 f"adapter_config.json sets {pattern} for the pattern {key!r}, and patterns of strangers are not run",
                 hint=f"write the keys of {pattern} as module names",
             )
-        found |= {site.name: value for site in anatomy.sites if f".{site.module}".endswith(f".{key}")}
+        found |= {site.name: value for site in anatomy.sites if f".{site.path}".endswith(f".{key}")}
     return found if exceptions else config[field]
 
 

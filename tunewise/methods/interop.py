@@ -31,7 +31,7 @@ DESCRIPTIVE = {
     "megatron_core", "qalora_group_size", "token_dim", "num_transformer_submodules", "num_attention_heads",
     "num_layers", "tokenizer_name_or_path", "tokenizer_kwargs", "ensure_weight_tying", "layers_pattern",
 }  # fmt: skip
-WHERE = {"target_modules", "modules_to_save", "layers_to_transform", "fan_in_fan_out"}
+WHERE = {"target_modules", "target_parameters", "modules_to_save", "layers_to_transform", "fan_in_fan_out"}
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,23 @@ def to_peft(tuned: Tuned, base_name: str) -> PeftForm | None:
     if names.selected:
         config |= {"target_modules": _target_modules(tuned, sorted({module for module, _, _ in selected.values()}))}
     elif not names.bare:
-        targets = _target_modules(tuned, [site.module for site in sites])
+        targets = _target_modules(tuned, [site.module for site in sites if not site.n_experts])
         config |= {"target_modules": targets}
+        if parameters := [site.path for site in sites if site.n_experts]:
+            config |= {"target_parameters": parameters}
         config |= {"fan_in_fan_out": transposed} if names.conv1d else {}
     if head or not names.bare:
         config |= {"modules_to_save": _tops(head) or None}
     config |= tuned.method.peft_fields(tuned.anatomy, targets)
     keys = {f"base.{name}": f"{PREFIX}{module}.{names.selected}.{leaf}" for name, (module, _, leaf) in selected.items()}
     keys |= {f"base.{name}": f"{BARE_PREFIX if names.bare else PREFIX}{name}" for name in head}
+    wrapped = _wrapped({site.path: site for site in sites})
     for site in sites:
         for tensor, end in names.tensors.items():
             if tensor.startswith("shared."):
                 keys[tensor] = end
             else:
-                keys[f"delta.{site.name}.{tensor}"] = end if names.bare else f"{PREFIX}{site.module}.{end}"
+                keys[f"delta.{site.name}.{tensor}"] = end if names.bare else f"{PREFIX}{wrapped[site.path]}.{end}"
     tensors = tuned.method.to_peft_tensors(tuned.settled_state(), tuned.model, tuned.anatomy)
     if names.converted and not tensors:
         return None
@@ -160,7 +163,7 @@ def _method_and_state(
         inner = f".{names.selected}."
         found = {f"base.{key.removeprefix(PREFIX).replace(inner, '.')}": tensor for key, tensor in tensors.items()}
         return parse(chosen, fields), found
-    state, sites = _state(names, tensors, anatomy)
+    state, sites = _state(names, tensors, anatomy, config.get("target_parameters"))
     return parse(chosen, {**fields, **where(sites, anatomy)}), state
 
 
@@ -180,10 +183,17 @@ def _method_for(config: Mapping[str, object]) -> tuple[type[Method], PeftNames]:
 
 
 def _state(
-    names: PeftNames, tensors: Mapping[str, Tensor], anatomy: Anatomy
+    names: PeftNames, tensors: Mapping[str, Tensor], anatomy: Anatomy, parameters: object
 ) -> tuple[dict[str, Tensor], dict[str, Site]]:
-    """Our names for peft's tensors, and the sites they stand at."""
-    by_module = {site.module: site for site in (*anatomy.sites, anatomy.head) if site and not site.is_slice}
+    """Our names for peft's tensors, and the sites they stand at; `parameters` is its target_parameters."""
+    named = [f".{end}" for end in parameters] if isinstance(parameters, list) else []
+    there = {site.path: site for site in (*anatomy.sites, anatomy.head) if site and not site.is_slice}
+    targeted = {
+        path: site
+        for path, site in there.items()
+        if not site.n_experts or any(f".{path}".endswith(end) for end in named)
+    }
+    by_module = {module: targeted[path] for path, module in _wrapped(targeted).items()}
     ends = {end: tensor for tensor, end in names.tensors.items()}
     state: dict[str, Tensor] = {}
     sites: dict[str, Site] = {}
@@ -203,12 +213,28 @@ def _state(
     return state, sites
 
 
+def _wrapped(sites: Mapping[str, Site]) -> dict[str, str]:
+    """Path of each site -> the module of peft's that holds its tensors.
+
+    peft wraps a module once for each tensor inside it that it adapts, the last one outside.
+    """
+    found = {path: site.module for path, site in sites.items()}
+    of_experts: dict[str, list[str]] = {}
+    for path, site in sites.items():
+        if site.n_experts:
+            of_experts.setdefault(site.module, []).append(path)
+    for module, paths in of_experts.items():
+        for depth, path in enumerate(reversed(paths)):
+            found[path] = module + depth * ".base_layer"
+    return found
+
+
 def where(sites: Mapping[str, Site], anatomy: Anatomy) -> dict[str, object]:
     """The roles and layers that mean exactly these sites."""
     roles = tuple(dict.fromkeys(site.role for site in sites.values()))
     layers = sorted({site.layer for site in sites.values() if site.layer is not None})
     chosen = None if len(layers) in (0, anatomy.n_layers) else layers
-    if {site.name for site in anatomy.find(roles, chosen)} != {site.name for site in sites.values()}:
+    if {site.name for site in anatomy.find(roles, chosen, experts=True)} != {site.name for site in sites.values()}:
         raise UserError(
             "this adapter changes different roles in different layers, which one method here cannot express",
             hint="merge it in the library that wrote it (in peft: model.merge_and_unload())",

@@ -5,10 +5,12 @@ tensors of the base itself, its part is computed with its own. No lane sees anot
 gradients that it has alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from transformers import PreTrainedModel
 from tunewise.errors import UserError
 from tunewise.methods.acting import Acting, occupy, vacate
 from tunewise.methods.attach import Tuned
+from tunewise.models.anatomy import Anatomy
 
 Where = Literal["everywhere", "last layer", "answers", "head"]
 
@@ -112,6 +115,8 @@ class Lanes:
         occupy(self.model, " beside ".join(dict.fromkeys(each.method.name for each in self.tuned)))
         with ExitStack() as stack:
             stack.callback(vacate, self.model)
+            _ON[self.model] = self
+            stack.callback(_ON.pop, self.model)
             flags = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
             stack.callback(lambda: [parameter.requires_grad_(flag) for parameter, flag in flags.items()])
             self.model.requires_grad_(False)
@@ -135,6 +140,22 @@ class Lanes:
             yield
         finally:
             self._parts = None
+
+    def ends(self) -> list[int]:
+        """Where the part of each lane ends among the tokens of the only row."""
+        assert self._parts is not None
+        return list(accumulate(part.size for part in self._parts.parts))
+
+    @contextmanager
+    def given(self, sizes: Sequence[int]) -> Iterator[None]:
+        """Inside the block modules are given, in the place of tokens, so many rows (of (rows, d)) for each part."""
+        parts = self._parts
+        assert parts is not None
+        self._parts = Parts(0, tuple(Part(each.lane, n, n) for each, n in zip(parts.parts, sizes, strict=True)))
+        try:
+            yield
+        finally:
+            self._parts = parts
 
     @contextmanager
     def only(self, tuned: Tuned) -> Iterator[None]:
@@ -173,9 +194,11 @@ class Lanes:
         return hook
 
     def _leave(self, acts: dict[int, list[Acting]]) -> Callable:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
             if self._parts is None:
                 return None
+            if isinstance(output, tuple):  # of some mixtures of experts
+                return (hook(module, args, output[0]), *output[1:])
             stacked = self._stacked(module, acts, args[0], output)
             if stacked is not None:
                 return stacked
@@ -303,12 +326,35 @@ class Lanes:
         return dim, "last layer" if is_less else "everywhere"
 
 
+_ON: WeakKeyDictionary[PreTrainedModel, Lanes] = WeakKeyDictionary()
+
+
+def lanes_on(model: PreTrainedModel) -> Lanes | None:
+    """The lanes of the batch that `model` computes at this moment; None where it computes for one alone."""
+    lanes = _ON.get(model)
+    return None if lanes is None or lanes._parts is None else lanes
+
+
 def why_not_a_lane(tuned: Tuned) -> str:
     """Why this one cannot be a lane beside others; "" where it can."""
     hooks = list(tuned.method.hooks(tuned.model, tuned.anatomy, tuned.deltas, lambda: False))
     for hook in hooks:
         hook.remove()
-    return f"{tuned.method.name} acts on a whole stack of layers here" if hooks else ""
+    if hooks:
+        return f"{tuned.method.name} acts on a whole stack of layers here"
+    return inside_a_mixture(tuned.anatomy, tuned.deltas, tuned.selected)
+
+
+def inside_a_mixture(anatomy: Anatomy, sites: Iterable[str], selected: Iterable[str]) -> str:
+    """Why who acts at these sites, or trains these tensors, shares no batch with others; "" where nothing says so.
+
+    In a mixture of experts tokens are no longer side by side.
+    """
+    modules = {site.name: site.module for site in anatomy.sites}
+    touched = (*(modules.get(name, "") for name in sites), *selected)
+    mixtures = tuple(f"{site.module}." for site in anatomy.mixtures)
+    found = next((path for path in touched if mixtures and path.startswith(mixtures)), "")
+    return f"{found} is inside a mixture of experts, where tokens are not side by side" if found else ""
 
 
 def has_dropout(tuned: Tuned) -> bool:

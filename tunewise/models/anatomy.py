@@ -1,6 +1,6 @@
 """Where things are in a base: its layers, embedding, head, and the *sites* a method may act on, by role."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -11,8 +11,15 @@ from tunewise.models.families import Family, family_of
 
 ATTENTION_ROLES = ("q", "k", "v", "qkv", "o")
 FEED_FORWARD_ROLES = ("gate", "up", "gate_up", "down")
-# What a user may write instead of a list of roles.
-ROLE_GROUPS = {"attention": ATTENTION_ROLES, "mlp": FEED_FORWARD_ROLES, "all": ATTENTION_ROLES + FEED_FORWARD_ROLES}
+EXPERT_ROLES = ("experts_gate_up", "experts_down")
+MIXTURE = "mixture"  # the whole part that sends tokens to experts: no linear module, but it has an x and a y
+# What a user may write instead of a list of roles; `all` is every linear module, and fused experts are none.
+ROLE_GROUPS = {
+    "attention": ATTENTION_ROLES,
+    "mlp": FEED_FORWARD_ROLES,
+    "experts": EXPERT_ROLES,
+    "all": ATTENTION_ROLES + FEED_FORWARD_ROLES,
+}
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,9 @@ class Site:
     A fused module's output (..., d_fused) is seen as (..., groups, d_fused / groups), and the site is
     `[..., start:stop]` of that: one group for a plain concatenation (phi3, gpt2), one per head where queries, keys
     and values lie interleaved (gpt_neox). `stop` is None for a whole module.
+
+    Where there are `n_experts`, the site is the weights of all of them, (n_experts, d_out, d_in), or with the last two
+    turned round where they are `transposed`: one tensor inside a module, whose x and y nobody sees.
     """
 
     name: str
@@ -37,6 +47,18 @@ class Site:
         False  # its output is (batch, heads, length, d_head), seen here as (batch, length, heads, d_head)
     )
     has_bias: bool = False
+    parameter: str = "weight"
+    n_experts: int = 0
+    transposed: bool = False
+
+    @property
+    def path(self) -> str:
+        """Of the module, or of the tensor where it is one inside a module."""
+        return f"{self.module}.{self.parameter}" if self.n_experts else self.module
+
+    @property
+    def is_linear(self) -> bool:
+        return not self.n_experts and self.role != MIXTURE
 
     @property
     def is_slice(self) -> bool:
@@ -67,7 +89,8 @@ class Site:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The map of one base. `layers` and `norms` are module paths; `sites` holds the linear sites of every layer.
+    """The map of one base. `layers` and `norms` are module paths; `sites` holds the linear sites of every layer, and
+    where it has a mixture of experts, the whole of it and the weights of the experts.
 
     An encoder-decoder's layers are counted through both stacks, the encoder's first; its attention over the encoder
     has sites of its own (`layers.3.cross_q`) with the usual roles.
@@ -108,29 +131,69 @@ class Anatomy:
     @property
     def linear(self) -> tuple[Site, ...]:
         """Every linear site: those of the layers, and the head."""
-        return (*self.sites, *((self.head,) if self.head else ()))
+        return (*(site for site in self.sites if site.is_linear), *((self.head,) if self.head else ()))
 
-    def find(self, roles: Iterable[str], layers: Iterable[int] | None = None) -> tuple[Site, ...]:
+    @property
+    def mixtures(self) -> tuple[Site, ...]:
+        """The feed-forward parts that send each token to a few of many experts."""
+        return tuple(site for site in self.sites if site.role == MIXTURE)
+
+    def find(
+        self,
+        roles: Iterable[str],
+        layers: Iterable[int] | None = None,
+        *,
+        experts: bool = False,
+        mixtures: bool = False,
+    ) -> tuple[Site, ...]:
         """The sites with these roles, in the order of the model.
 
         A group name (`attention`, `mlp`, `all`) stands for the whole modules of that part, so that no weight is met
         twice; a role this base has only inside a fused module is a slice of it. Raises UserError for a role that this
-        base lacks, naming those it has.
+        base lacks, naming those it has. The weights of `experts` are found for those alone who can act on them. For
+        those who act around whole feed-forward parts, with `mixtures`, `down` is a whole mixture where there is one.
         """
+        sites = self._offered(experts, mixtures)
+        there = tuple(dict.fromkeys(role for role, _ in sites))
+        groups = {name: set(group) & set(there) for name, group in ROLE_GROUPS.items() if set(group) & set(there)}
         wanted: set[str] = set()
         for role in roles:
-            if role in ROLE_GROUPS:
-                slices = {site.role for site in self.sites if site.is_slice}
-                wanted |= (set(ROLE_GROUPS[role]) & set(self.roles)) - slices
-            elif role in self.roles or (role == "head" and self.head):
+            if role in groups:
+                wanted |= groups[role] - {site.role for site in self.sites if site.is_slice}
+            elif role in there:
                 wanted.add(role)
+            elif self.mixtures and role in (*EXPERT_ROLES, *FEED_FORWARD_ROLES, *ROLE_GROUPS):
+                raise self._held_by_experts(role, there)
             else:
-                raise unknown(f"role of a {self.model_type} model", role, (*self.roles, *ROLE_GROUPS, "head"))
+                raise unknown(f"role of a {self.model_type} model", role, (*there, *groups))
         chosen = None if layers is None else {self.layer_index(layer) for layer in layers}
         return tuple(
             site
-            for site in self.linear
-            if site.role in wanted and (chosen is None or site.layer is None or site.layer in chosen)
+            for role, site in sites
+            if role in wanted and (chosen is None or site.layer is None or site.layer in chosen)
+        )
+
+    def _offered(self, experts: bool, mixtures: bool) -> list[tuple[str, Site]]:
+        """Every site, by the role that it is asked for by."""
+        mixed = {site.layer for site in self.mixtures} if mixtures else set()
+        found = []
+        for site in (*self.sites, *((self.head,) if self.head else ())):
+            if site.role == MIXTURE and mixtures:
+                found.append(("down", site))
+            elif (site.n_experts and experts) or (
+                site.is_linear and not (site.layer in mixed and site.role in FEED_FORWARD_ROLES)
+            ):
+                found.append((site.role, site))
+        return found
+
+    def _held_by_experts(self, role: str, there: Sequence[str]) -> UserError:
+        """Why there is no linear module of this role where others have one; to be raised by the caller."""
+        if role in ("experts", *EXPERT_ROLES):
+            told = f"{role!r} are the fused weights of experts, on which lora alone acts"
+        else:
+            told = f"a {self.model_type} base has no {role!r}: its feed-forward parts are experts, fused in one tensor"
+        return UserError(
+            told, hint=f"method.roles=[q,v], of {', '.join(there)}; or method=lora method.roles=experts for the experts"
         )
 
     def layer_of(self, path: str) -> int | None:
@@ -163,7 +226,7 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
     return Anatomy(
         kind=family.kind,
         model_type=model.config.model_type,
-        d_model=next(site.d_out for site in by_layer[0] if site.role == "down"),
+        d_model=next(site.d_out for site in by_layer[0] if site.role == "o"),
         vocab_size=embedding.d_in if embedding else 0,
         context_length=context_length(model.config),
         n_heads=heads,
@@ -200,18 +263,39 @@ def modules_on_top(model: PreTrainedModel) -> tuple[str, ...]:
 def _layer_sites(model: PreTrainedModel, family: Family, index: int, path: str) -> list[Site]:
     """The sites of one layer: whole modules, then the slices of fused ones."""
     sites = [_whole(model, role, index, f"{path}.{relative}") for role, relative in family.sites.items()]
-    attention_width = next(site.d_in for site in sites if site.role == "o")
+    modules = dict(model.get_submodule(path).named_modules())
+    dense = next((part for part in family.feed_forward if f"{part}.down_proj" in modules), None)
+    if dense:
+        sites += [_whole(model, role, index, f"{path}.{dense}.{role}_proj") for role in ("gate", "up", "down")]
+    attention = next(site for site in sites if site.role == "o")
+    if family.experts in modules:
+        sites += _experts(modules[family.experts], index, f"{path}.{family.experts}", attention.d_out)
     for role, relative in (family.fused or {}).items():
         fused = _whole(model, role, index, f"{path}.{relative}")
         sites.append(fused)
         if role == "gate_up":
             widths = {"gate": fused.d_out // 2, "up": fused.d_out // 2}
         else:
-            key_width = (fused.d_out - attention_width) // 2
-            widths = {"q": attention_width, "k": key_width, "v": key_width}
+            key_width = (fused.d_out - attention.d_in) // 2
+            widths = {"q": attention.d_in, "k": key_width, "v": key_width}
         groups = model.config.num_attention_heads if family.interleaved_heads and role == "qkv" else 1
         sites += _slices(fused, widths, groups)
     return sites
+
+
+def _experts(module: nn.Module, index: int, path: str, d_model: int) -> Iterator[Site]:
+    """The mixture that holds these experts, and their two weights, as transformers names them."""
+    yield Site(f"layers.{index}.{MIXTURE}", MIXTURE, index, path.rpartition(".")[0], d_model, d_model)
+    parameters = dict(module.named_parameters())
+    if "gate_up_proj" not in parameters:  # packed, as gpt-oss is published: no method writes there
+        return
+    transposed = bool(vars(module)["is_transposed"])
+    for name in ("gate_up_proj", "down_proj"):
+        n_experts, *widths = parameters[name].shape
+        d_in, d_out = widths if transposed else reversed(widths)
+        role = f"experts_{name.removesuffix('_proj')}"
+        site = Site(f"layers.{index}.{role}", role, index, path, d_in, d_out)
+        yield replace(site, parameter=name, n_experts=n_experts, transposed=transposed)
 
 
 def _keys(sites: Sequence[Site], family: Family, path: str) -> Site:

@@ -28,6 +28,8 @@ class Family:
     embedding: str | None  # None: it reads images
     sites: dict[str, str]
     fused: dict[str, str] | None = None  # whole role -> path
+    feed_forward: tuple[str, ...] = ()  # where a layer may have gate, up and down: the first that is there
+    experts: str | None = None  # the fused weights of many experts, in the layers that have some
     key_norm: str | None = None  # what the keys pass, a head at a time, between their projection and the rotation
     key_norm_heads_first: bool = False
     interleaved_heads: bool = False  # the fused qkv is (heads, 3, d_head) instead of (3, heads, d_head)
@@ -49,6 +51,11 @@ _LLAMA = Family(
         "down": "mlp.down_proj",
     },
 )
+
+_OF_EXPERTS = replace(
+    _LLAMA, sites={role: path for role, path in _LLAMA.sites.items() if role in "qkvo"}, experts="mlp.experts"
+)
+"""Tokens are sent to a few of many experts; the router, and what weighs a shared expert, are no sites."""
 
 _GEMMA3 = replace(_LLAMA, key_norm="self_attn.k_norm", key_norm_heads_first=True)
 
@@ -205,6 +212,12 @@ FAMILIES: dict[str, Family | tuple[Family, ...]] = {  # of several rows, the fir
     "vit": _VIT,
     "deit": replace(_VIT, layers="deit.layers"),
     "dinov2": (_DINOV2, _DINOV2_BEFORE_5_20),
+    "mixtral": _OF_EXPERTS,
+    "qwen2_moe": replace(_OF_EXPERTS, feed_forward=("mlp.shared_expert", "mlp")),
+    "qwen3_moe": replace(_OF_EXPERTS, feed_forward=("mlp",), key_norm="self_attn.k_norm"),
+    "olmoe": replace(_OF_EXPERTS, key_norm="self_attn.k_norm"),
+    "granitemoe": replace(_OF_EXPERTS, experts="block_sparse_moe.experts"),
+    "gpt_oss": _OF_EXPERTS,
 }
 
 
@@ -222,6 +235,11 @@ def has_own_head(config: PreTrainedConfig) -> bool:
     T5 1.1 (FLAN-T5) and mT5: transformers 5 ties them in the configuration, and unties them where the weights differ.
     """
     return config.model_type == "mt5" or config.to_dict().get("scale_decoder_outputs") is False
+
+
+def experts_per_token(config: PreTrainedConfig) -> int:
+    """To how many experts a mixture sends each token."""
+    return int(config.get_text_config().to_dict()["num_experts_per_tok"])
 
 
 def family_of(model: PreTrainedModel) -> Family:

@@ -30,6 +30,7 @@ from transformers import (
 
 from tunewise import files
 from tunewise.errors import UserError, nearest
+from tunewise.garbage import collect_as_usual
 from tunewise.models import fingerprint, plain
 from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
 from tunewise.models.families import VISION, kind_of
@@ -106,6 +107,7 @@ def load_base(
     that is no model, weights in a pickle format, a hub name that cannot be reached, a head that it cannot have, and a
     device that is not there.
     """
+    collect_as_usual()
     head, where = head or TaskHead(), _device(device)
     config = load_config(name)
     kind = kind_of(config)

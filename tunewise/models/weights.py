@@ -1,7 +1,11 @@
 """Reading and writing the dense weight of any site, whatever its module stores (Linear, Conv1D, Embedding, a slice).
 
+The weight of a site of experts is that of all of them, (n_experts, d_out, d_in), and it has no bias.
+
 Of a quantised weight the dequantised one is handed out, and none is written.
 """
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +17,11 @@ from tunewise.models.anatomy import Site
 from tunewise.models.quantise import ROUTES, cannot_write, dequantised_weight, is_quantised, scales
 
 
-def bytes_at_rest(model: PreTrainedModel) -> int:
-    """Of all its parameters as they are stored, packed ones with the scales that turn them into weights."""
-    stored = (tensor for _, tensor in (*model.named_parameters(), *scales(model)))
-    return sum(tensor.numel() * tensor.element_size() for tensor in stored)
+def bytes_at_rest(model: PreTrainedModel, beside: Iterable[Tensor] = ()) -> int:
+    """Of all its parameters as they are stored, packed ones with the scales that turn them into weights, and of what is
+    kept `beside` them; what several share counts once."""
+    stored = (*(tensor for _, tensor in (*model.named_parameters(), *scales(model))), *beside)
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in stored}.values())
 
 
 def dense_weight(model: PreTrainedModel, site: Site) -> tuple[Tensor, Tensor | None]:
@@ -28,6 +33,8 @@ def dense_weight(model: PreTrainedModel, site: Site) -> tuple[Tensor, Tensor | N
 def frozen_weight(model: PreTrainedModel, site: Site) -> tuple[Tensor, Tensor | None]:
     """The same, detached and not copied (but dequantised, where it is quantised): to be read only."""
     module, weight = model.get_submodule(site.module), module_weight(model, site)
+    if site.n_experts:
+        return weight, None
     bias = None if isinstance(module, nn.Embedding) or module.bias is None else module.bias.detach()
     return site.read(weight, dim=0), None if bias is None else site.read(bias)
 
@@ -35,6 +42,8 @@ def frozen_weight(model: PreTrainedModel, site: Site) -> tuple[Tensor, Tensor | 
 def module_weight(model: PreTrainedModel, site: Site) -> Tensor:
     """The whole weight (d_out, d_in) of the module that a site is, or is a slice of, to be read only."""
     module = model.get_submodule(site.module)
+    if site.n_experts:
+        return _of_experts(model, site).detach()
     if is_quantised(module):
         return dequantised_weight(module).to(model.dtype)
     module = _plain(model, site)
@@ -47,6 +56,9 @@ def set_dense_weight(model: PreTrainedModel, site: Site, weight: Tensor, bias: T
 
     Raises UserError for a bias on a module that has none, and for a quantised weight.
     """
+    if site.n_experts:
+        _of_experts(model, site).copy_(weight)
+        return
     module = _plain(model, site)
     if bias is not None and (isinstance(module, nn.Embedding) or module.bias is None):
         raise UserError(f"{site.module} has no bias to write to", hint="keep the adapter attached instead of folding")
@@ -55,6 +67,11 @@ def set_dense_weight(model: PreTrainedModel, site: Site, weight: Tensor, bias: T
     module.weight.copy_(whole.T if isinstance(module, Conv1D) else whole)
     if bias is not None:
         module.bias.copy_(site.write(module.bias, bias.to(module.bias)))
+
+
+def _of_experts(model: nn.Module, site: Site) -> Tensor:
+    stored = model.get_parameter(f"{site.module}.{site.parameter}")
+    return stored.mT if site.transposed else stored
 
 
 def _plain(model: nn.Module, site: Site) -> nn.Module:

@@ -15,6 +15,8 @@ class Plan:
 
     model: str
     n_base: int
+    n_active: int
+    """Parameters that one token meets; all of them, but where it is sent to a few of many experts."""
     device: Device
     steps: Steps
     n_rows: int
@@ -31,7 +33,9 @@ class Plan:
 
     def seconds(self, of: MethodPlan) -> float | None:
         """Of training on all rows."""
-        return None if of.row_seconds is None else of.row_seconds * self.n_rows
+        if of.row_seconds is None or of.once_seconds is None:
+            return None
+        return of.once_seconds + of.row_seconds * self.n_rows
 
     def cost(self, of: MethodPlan) -> float | None:
         seconds = self.seconds(of)
@@ -50,6 +54,7 @@ class Plan:
         return {
             "model": self.model,
             "n_base": self.n_base,
+            "n_active": self.n_active,
             "device": device,
             "work": work,
             "n_rows": self.n_rows,
@@ -70,7 +75,9 @@ class Plan:
             "adapter_bytes": of.counted.adapter_bytes,
             "memory": {**asdict(of.memory), "total": of.memory.total},
             "fits": of.fits,
+            "trunk": {"cached": of.trunk_plan.is_cached, **asdict(of.trunk_plan)},
             "row_seconds": of.row_seconds,
+            "once_seconds": of.once_seconds,
             "seconds": self.seconds(of),
             "cost": self.cost(of),
             "largest_batch": of.largest_rows,

@@ -6,7 +6,7 @@ from typing import Any
 from tunewise.planning.process import FIXED_BYTES
 from tunewise.planning.work import Memory
 
-TERMS = ("activations", "logits", "cache", "workspace", "process")
+TERMS = ("activations", "logits", "workspace", "process")
 """What comes and goes with a batch. The others are known to the byte."""
 
 

@@ -11,6 +11,7 @@ from tunewise.planning.alternatives import Alternative, alternatives
 from tunewise.planning.fits import largest_rows, largest_tokens
 from tunewise.planning.parameters import ParameterPlan, count_on
 from tunewise.planning.rehearsals import Rehearsals
+from tunewise.planning.trunk import TrunkPlan
 from tunewise.planning.work import Memory, Work
 
 MOST_ROWS = 4096
@@ -30,6 +31,9 @@ class MethodPlan:
     fits: bool
     row_seconds: float | None
     """Of a row of mean length, forward and backward; None where the device's speed is not known."""
+    once_seconds: float | None
+    """Of running every row through the frozen trunk, where what leaves it is kept; else 0."""
+    trunk_plan: TrunkPlan
     largest_rows: int
     """The largest batch of rows as long as the longest; 0 where none fits."""
     largest_tokens: int | None
@@ -69,6 +73,8 @@ def plan_method(known: Rehearsals, label: str, method: Method, steps: Steps, oth
         memory=known.of(method, work).memory,
         fits=fits,
         row_seconds=known.row_seconds(method, steps.mean),
+        once_seconds=known.once_seconds(method, steps.mean),
+        trunk_plan=known.of(method, work).trunk_plan,
         largest_rows=largest_rows(known, method, work, MOST_ROWS),
         largest_tokens=None if shell.kind == VISION else largest_tokens(known, method, work, longest),
         alternatives=() if fits else tuple(alternatives(known, method, work, steps.accumulation, others)),

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,10 +31,23 @@ class Computed:
     bytes_taken: int = 0
     """Of all tensors that were made, those that are gone again among them."""
 
-    def clear(self) -> None:
-        """Begin anew."""
+    def taken(self) -> "Computed":
+        """All of it until now; what is counted begins anew."""
+        found = self.copy()
         self.flops.clear()
         self.bytes_moved = self.n_operations = self.bytes_taken = 0
+        return found
+
+    def copy(self) -> "Computed":
+        return replace(self, flops=dict(self.flops))
+
+    def grow(self, one: "Computed", other: "Computed", n: int) -> None:
+        """Add n times what `other` has more than `one`."""
+        self.bytes_moved += n * (other.bytes_moved - one.bytes_moved)
+        self.bytes_taken += n * (other.bytes_taken - one.bytes_taken)
+        self.n_operations += n * (other.n_operations - one.n_operations)
+        for dtype, flops in other.flops.items():
+            self.flops[dtype] = self.flops.get(dtype, 0) + n * (flops - one.flops.get(dtype, 0))
 
     def add(self, n_bytes: int, flops: int, dtype: torch.dtype) -> None:
         self.bytes_moved += n_bytes
@@ -89,7 +102,7 @@ class Recorder(TorchDispatchMode):
             return False  # whether to warn (of padding, say) is asked of numbers that nobody has
         if func._overloadpacket in _INDEXED:
             args = (args[0], _as_numbers(args[1]), *args[2:])
-        made = func(*args, **kwargs)
+        made = _grouped(*args, **kwargs) if func is _GROUPED else func(*args, **kwargs)
         results = list(_tensors((made,)))
         new = [tensor for tensor in results if self._take(tensor)]
         if new or func._schema.is_mutable:
@@ -158,6 +171,15 @@ def _precision(tensors: Sequence[Tensor]) -> torch.dtype:
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
 
 
+def _grouped(a: Any, b: Any, offs: Any, *_: Any, **__: Any) -> Tensor:
+    """What the product of each group of rows has for a shape; torch's own answer is for bfloat16 alone.
+
+    a (S, K) and b (experts, K, N) make (S, N); of a (K, S) and b (S, N), whose groups lie along S, comes one product an
+    expert.
+    """
+    return a.new_empty(*offs.shape, len(a), b.shape[-1]) if b.dim() == 2 else a.new_empty(len(a), b.shape[-1])
+
+
 def _flops(func: Any, args: Any, kwargs: Any, made: Any) -> int:
     packet = func._overloadpacket
     if packet in flop_registry:
@@ -165,9 +187,12 @@ def _flops(func: Any, args: Any, kwargs: Any, made: Any) -> int:
     if packet in _ATTENTION:
         q, k = args[_ATTENTION[packet][0]], args[_ATTENTION[packet][0] + 1]
         return _ATTENTION[packet][1] * 2 * q.numel() * k.shape[-2]
+    if func is _GROUPED:  # each row of a meets one matrix of b, or each of its columns one row
+        return 2 * args[0].numel() * args[1].shape[-1]
     return 0
 
 
+_GROUPED = torch.ops.aten._grouped_mm.default
 # torch's table leaves out the kernels of CPUs: where q stands, and how many products of all queries and keys they take
 _ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (0, 2),

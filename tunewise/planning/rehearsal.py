@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from tunewise.engine.backend import backend
 from tunewise.errors import UserError
 from tunewise.methods.base import Method
 from tunewise.planning.layers import FEW, few_of
@@ -17,7 +18,8 @@ from tunewise.planning.process import held_by_process
 from tunewise.planning.recorder import Computed
 from tunewise.planning.shell import Shell
 from tunewise.planning.stage import Stage
-from tunewise.planning.step import Peaks
+from tunewise.planning.step import Peaks, Taken
+from tunewise.planning.trunk import TrunkPlan
 from tunewise.planning.work import Memory, Work
 
 
@@ -32,6 +34,10 @@ class Rehearsed:
     n_operations: int
     peaks: Peaks = field(default_factory=dict)
     """The same memory in each part of the step; `memory` is that of the highest."""
+    trunk_plan: TrunkPlan = field(default_factory=TrunkPlan)
+    """Whether the step starts from what left the layers below everything trained."""
+    trunk_pass: Computed = field(default_factory=Computed)
+    """What it takes to have that of the rows of the step, once."""
 
 
 def rehearse(shell: Shell, method: Method, work: Work, device_type: str = "cpu", *, whole: bool = False) -> Rehearsed:
@@ -40,24 +46,36 @@ def rehearse(shell: Shell, method: Method, work: Work, device_type: str = "cpu",
     `device_type` "cuda" has no kernels of ours but flash attention. `whole` runs every layer instead of a few alike.
     UserError where the method does not act on the base, or one of them cannot be run without numbers.
     """
+    if work.seen is not None:
+        backend()  # measured now, where it was not yet: inside it would be by one thread, on tensors that hold nothing
     try:
         with _one_thread():
             stage = Stage(shell, method, work, device_type)
             if whole:
-                peaks, computed = stage.step([number for layers in stage.runs for number in layers])
+                taken = stage.step([number for layers in stage.runs for number in layers])
             else:
-                peaks, computed = _extended(stage)
+                taken = _extended(stage)
     except (RuntimeError, IndexError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
             f"a step of {method.name} on {shell.name} cannot be rehearsed: {reason}",
             "a short run tells what it takes: tunewise train ... train.steps=2",
         ) from error
+    peaks, computed, trunk_pass = taken.peaks, taken.computed, taken.trunk_pass
     if device_type == "cpu":
+        n_bytes = max(computed.bytes_taken, trunk_pass.bytes_taken)
         for kinds in peaks.values():
-            kinds["process"] = held_by_process(computed.bytes_taken, work.checkpointing)
+            kinds["process"] = held_by_process(n_bytes, work.checkpointing)
     highest = max(peaks.values(), key=lambda kinds: sum(kinds.values()))
-    return Rehearsed(Memory(**highest), computed.flops, computed.bytes_moved, computed.n_operations, peaks)
+    return Rehearsed(
+        Memory(**highest),
+        computed.flops,
+        computed.bytes_moved,
+        computed.n_operations,
+        peaks,
+        stage.trunk_plan,
+        trunk_pass,
+    )
 
 
 @contextmanager
@@ -71,30 +89,27 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _extended(stage: Stage) -> tuple[Peaks, Computed]:
+def _extended(stage: Stage) -> Taken:
     """Of the whole depth, from few layers of each run, and of one run at a time one more."""
     few = [few_of(layers) for layers in stage.runs]
-    base, computed = stage.step([number for layers in few for number in layers])
-    peaks = {segment: dict(kinds) for segment, kinds in base.items()}
-    total = replace(computed, flops=dict(computed.flops))
+    base = stage.step([number for layers in few for number in layers])
+    peaks = {segment: dict(kinds) for segment, kinds in base.peaks.items()}
+    total = replace(base, peaks=peaks, computed=base.computed.copy(), trunk_pass=base.trunk_pass.copy())
     for i, layers in enumerate(stage.runs):
         n_more = len(layers) - FEW
         if n_more <= 0:
             continue
         more = few_of(layers, FEW + 1)
-        found, also = stage.step([number for each in (*few[:i], more, *few[i + 1 :]) for number in each])
+        found = stage.step([number for each in (*few[:i], more, *few[i + 1 :]) for number in each])
         inside, new = few[i][1], more[2]
-        for segment, kinds in found.items():
-            alike = segment if segment in base else (segment[0], inside)
+        for segment, kinds in found.peaks.items():
+            alike = segment if segment in base.peaks else (segment[0], inside)
             if segment not in peaks:
                 assert segment[1] == new, segment
-                peaks[segment] = dict(base[alike])
+                peaks[segment] = dict(base.peaks[alike])
             for kind in kinds:
-                peaks[segment][kind] += n_more * (kinds[kind] - base[alike][kind])
-        assert base.keys() <= found.keys()
-        total.bytes_moved += n_more * (also.bytes_moved - computed.bytes_moved)
-        total.bytes_taken += n_more * (also.bytes_taken - computed.bytes_taken)
-        total.n_operations += n_more * (also.n_operations - computed.n_operations)
-        for dtype, n in also.flops.items():
-            total.flops[dtype] = total.flops.get(dtype, 0) + n_more * (n - computed.flops.get(dtype, 0))
-    return peaks, total
+                peaks[segment][kind] += n_more * (kinds[kind] - base.peaks[alike][kind])
+        assert base.peaks.keys() <= found.peaks.keys()
+        total.computed.grow(base.computed, found.computed, n_more)
+        total.trunk_pass.grow(base.trunk_pass, found.trunk_pass, n_more)
+    return total

@@ -5,6 +5,7 @@ among them, as c₀ + c₁ r t + c₂ r t². Two rehearsals tell how it goes wit
 the highest part.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,6 +14,7 @@ from tunewise.methods.base import Method
 from tunewise.models.anatomy import context_length, read_anatomy
 from tunewise.planning.correction import Correction
 from tunewise.planning.devices import Device
+from tunewise.planning.recorder import Computed
 from tunewise.planning.rehearsal import Rehearsed, rehearse
 from tunewise.planning.seconds import step_seconds
 from tunewise.planning.shell import Shell
@@ -71,10 +73,23 @@ class Rehearsals:
 
     def row_seconds(self, method: Method, work: Work) -> float | None:
         """Seconds of a step over its rows; None where the device's speed is not known."""
-        seconds = step_seconds(self.of(method, work), self.device)
-        if seconds is not None and self.correction is not None:
-            seconds *= self.correction.of_seconds
-        return None if seconds is None else seconds / work.rows
+        found = self.of(method, work)
+        seconds, of_trunk = self._seconds(found), self._seconds(found.trunk_pass)
+        if seconds is None or of_trunk is None:
+            return None
+        return (seconds + found.trunk_plan.missing * of_trunk) / work.rows
+
+    def once_seconds(self, method: Method, work: Work) -> float | None:
+        """Seconds of running all rows through a frozen trunk, as far as there is room to keep what leaves it."""
+        found = self.of(method, work)
+        seconds = self._seconds(found.trunk_pass)
+        if seconds is None or work.seen is None:
+            return seconds
+        return seconds / work.rows * work.seen.rows * (1 - found.trunk_plan.missing)
+
+    def _seconds(self, of: Rehearsed | Computed) -> float | None:
+        seconds = step_seconds(of, self.device)
+        return seconds if seconds is None or self.correction is None else seconds * self.correction.of_seconds
 
     def _surface(self, method: Method, work: Work) -> "Surface":
         key = str(method.configuration()), replace(work, rows=1, tokens=1, labels=1 if work.labels == 1 else 0)
@@ -107,8 +122,16 @@ class Surface:
             if isinstance(key, tuple) and key[0] == "peak":
                 peaks.setdefault(key[1], {})[key[2]] = value
         highest = max(peaks.values(), key=lambda kinds: sum(kinds.values()))
-        flops = {dtype: value for dtype, value in told.items() if isinstance(dtype, torch.dtype)}
-        return Rehearsed(Memory(**highest), flops, told["bytes"], told["operations"])
+        step, trunk_pass = _computed(told, "step"), _computed(told, "trunk")
+        return replace(
+            self.first,
+            memory=Memory(**highest),
+            flops=step.flops,
+            bytes_moved=step.bytes_moved,
+            n_operations=step.n_operations,
+            peaks={},
+            trunk_pass=trunk_pass,
+        )
 
     def _followed(self, work: Work) -> Quantities:
         first, tokens = self._work, self._work.tokens + self._n_virtual
@@ -148,4 +171,15 @@ class Surface:
 def _quantities(found: Rehearsed) -> Quantities:
     """All numbers of a rehearsal by name."""
     peaks = {("peak", segment, kind): n for segment, kinds in found.peaks.items() for kind, n in kinds.items()}
-    return {**peaks, **found.flops, "bytes": found.bytes_moved, "operations": found.n_operations}
+    told: Quantities = dict(peaks)
+    for name, of in (("step", found), ("trunk", found.trunk_pass)):
+        told |= {(name, dtype): n for dtype, n in of.flops.items()}
+        told |= {(name, "bytes"): of.bytes_moved, (name, "operations"): of.n_operations}
+    return told
+
+
+def _computed(told: Mapping[object, int], name: str) -> Computed:
+    """What is told of the step, or of the pass through its trunk."""
+    own = {key[1]: n for key, n in told.items() if isinstance(key, tuple) and key[0] == name}
+    flops = {dtype: n for dtype, n in own.items() if isinstance(dtype, torch.dtype)}
+    return Computed(flops, own["bytes"], own["operations"])

@@ -1,11 +1,24 @@
 """Rows that nobody wrote, as long as those of a work: what a rehearsal and a measured step are made on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tunewise.data.encode import MASKED, Encoded
 from tunewise.models.families import ENCODER_DECODER
 from tunewise.models.heads import HeadKind
 from tunewise.planning.work import Work
+
+
+def unlike_rows(works: Sequence[Work], head: HeadKind, kind: str) -> list[Encoded]:
+    """A row of each of these works, of which no two read the same ids, as far as they are long enough."""
+    return [
+        made_up_row(work, head, kind, lambda n, number=number: _digits(number, n), str(number))
+        for number, work in enumerate(works)
+    ]
+
+
+def _digits(number: int, n: int) -> tuple[int, ...]:
+    """The number in n ids of a small vocabulary: 1 to 5."""
+    return tuple(1 + number // 5**place % 5 if place < 8 else 1 for place in range(n))
 
 
 def made_up_row(

@@ -1,10 +1,11 @@
 """How long a step takes on a device: its products, then its traffic, and the calls that a processor makes for them."""
 
 from tunewise.planning.devices import Device
+from tunewise.planning.recorder import Computed
 from tunewise.planning.rehearsal import Rehearsed
 
 
-def step_seconds(rehearsed: Rehearsed, device: Device) -> float | None:
+def step_seconds(rehearsed: Rehearsed | Computed, device: Device) -> float | None:
     """Seconds of one step; None where only the device's memory is known.
 
         Σ flops / ceiling of their dtype + bytes moved / bandwidth, and operations · overhead

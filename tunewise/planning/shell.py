@@ -8,7 +8,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from tunewise.errors import UserError
-from tunewise.models.families import WRITERS, has_own_head, kind_of
+from tunewise.models.anatomy import read_anatomy
+from tunewise.models.families import WRITERS, experts_per_token, has_own_head, kind_of
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import load_config
 from tunewise.models.shapes import is_shape, nearest_shape, shape_named
@@ -29,6 +30,16 @@ class Shell:
     def n_parameters(self) -> int:
         """Of the base, tied ones once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def n_active(self) -> int:
+        """Of these, as many as one token meets: of each mixture the experts that it is sent to."""
+        experts = [site for site in read_anatomy(self.model).sites if site.n_experts]
+        resting = 0
+        for site in {site.module: site for site in experts}.values():
+            held = sum(parameter.numel() for parameter in self.model.get_submodule(site.module).parameters())
+            resting += held * (site.n_experts - experts_per_token(self.config)) // site.n_experts
+        return self.n_parameters - resting
 
 
 def shell_of(name: str, head: TaskHead | None = None) -> Shell:

@@ -11,6 +11,7 @@ from tunewise.methods.base import Method
 from tunewise.planning.shell import Shell
 
 HEAD_WIDTH, MOST_TOKENS = 8, 128
+_WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "word_embed_proj_dim", "pooler_hidden_size")
 
 
 def sibling_of(shell: Shell) -> PreTrainedModel | None:
@@ -35,7 +36,7 @@ def narrow(config: PreTrainedConfig) -> PreTrainedConfig:
     n_heads = n_groups * min(heads // groups, 4) if groups < heads else min(heads, 4)
     width = n_heads * HEAD_WIDTH
     wide = {
-        **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "word_embed_proj_dim"), width),
+        **dict.fromkeys(_WIDTHS, width),
         **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "hidden_dim", "n_inner"), 2 * width),
         **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 2 * width),
         **dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "n_heads"), n_heads),

@@ -1,9 +1,10 @@
 """Where a step is rehearsed: a base cut to some of its layers, with its method, on tensors that hold nothing."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -11,25 +12,37 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from tunewise.data.encode import Encoded
+from tunewise.engine.from_trunk import FromTrunk
 from tunewise.engine.fused import fuse_as
 from tunewise.engine.last_layer import read_as
 from tunewise.engine.native.build import set_aside
-from tunewise.engine.objectives import Labels, Objective, PackedWriting, Writing, objective_for
+from tunewise.engine.objectives import Images, Labels, Objective, PackedWriting, Writing, objective_for
 from tunewise.engine.packed_writing import places
+from tunewise.engine.trunk import Trunk
+from tunewise.engine.trunk_store import Store
 from tunewise.errors import UserError
-from tunewise.methods.attach import Tuned, reach
+from tunewise.methods.attach import Tuned, count, reach
 from tunewise.methods.base import Method
+from tunewise.methods.reach import delta_dtype
 from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
+from tunewise.models.aside import is_large
 from tunewise.models.load import Base
 from tunewise.models.packed_shell import pack
 from tunewise.models.plain import packed_paths
 from tunewise.models.weights import frozen_weight
 from tunewise.planning.layers import cut, runs
-from tunewise.planning.recorder import Computed, recording
+from tunewise.planning.moments import LOW_PRECISION
+from tunewise.planning.recorder import recording
+from tunewise.planning.rows import unlike_rows
 from tunewise.planning.shell import Shell
 from tunewise.planning.sibling import sibling_of, with_method
-from tunewise.planning.step import Peaks, Step
+from tunewise.planning.step import Step, Taken
+from tunewise.planning.trunk import TrunkPlan, plan_of, try_trunk, with_bytes
 from tunewise.planning.work import Work
+
+ROOM = 1 << 62
+"""For what leaves the trunk of the rows of a step."""
 
 
 class _Padding:
@@ -47,6 +60,8 @@ class _Known:
     sibling: PreTrainedModel | None
     objectives: dict[str, Any] = field(default_factory=dict)
     """By method: the objective that a run would take, by what the sibling is tried on."""
+    trunks: dict[str, tuple[Trunk | None, str]] = field(default_factory=dict)
+    """By method: the trunk of the sibling from which a run could start, and why there is none."""
 
 
 _KNOWN: WeakKeyDictionary[PreTrainedModel, _Known] = WeakKeyDictionary()
@@ -71,17 +86,31 @@ class Stage:
         self._packed = packed_paths(shell.model, _kept(shell)) if work.quantise else []
         with torch.device("meta"):
             deltas = dict(method.deltas(self._anatomy))
-        selected = list(reach(shell.model, method)[1])
+        chosen = reach(shell.model, method)[1]
+        selected, n_selected = list(chosen), sum(parameter.numel() for parameter in chosen.values())
+        n_added = count(shell.model, method) - n_selected
         self._refuse_packed(selected)
         self.runs = runs(shell.model, self._anatomy, deltas, selected)
         """The layers, those that are alike together."""
-        self._cache_bytes = self._cached(deltas, selected) if work.cached_rows else 0
+        selected_bytes = n_selected * work.dtype.itemsize
+        self._originals_on_disk = is_large(selected_bytes)
+        self._in_parts = work.dtype in LOW_PRECISION and is_large(n_selected * torch.float32.itemsize)
+        self._best_in_memory = work.keeps_best and not is_large(
+            selected_bytes + n_added * delta_dtype(work.dtype).itemsize
+        )
         name = str(method.configuration())
         if name not in known.objectives:
             known.objectives[name] = self._chosen()
         self._objective = known.objectives[name]
+        self.trunk_plan, self._trunk = TrunkPlan(), None
+        if work.seen is not None:
+            if name not in known.trunks:
+                known.trunks[name] = self._tried()
+            trunk, why_not = known.trunks[name]
+            self.trunk_plan = plan_of(trunk, why_not, work.seen, work.quantise)
+            self._trunk = trunk if self.trunk_plan.is_cached else None
 
-    def step(self, kept: Sequence[int]) -> tuple[Peaks, Computed]:
+    def step(self, kept: Sequence[int]) -> Taken:
         """One step with these layers alone."""
         sites = [site for site in self._anatomy.sites if site.layer in kept]
         keys = [site for site in self._anatomy.keys if site.layer in kept]
@@ -96,10 +125,52 @@ class Stage:
                 fuse_as(model, self._sibling)
                 read_as(model, self._sibling)
             tuned = self._put_on(model, anatomy)
-            peaks, computed = Step(recorder, tuned, self._on(model, anatomy), self._work, kept).rehearse()
-        for kinds in peaks.values():
-            kinds["cache"] += self._cache_bytes
-        return peaks, computed
+            work = replace(self._work, keeps_best=self._best_in_memory)
+            rows = self._rows()
+            objective: Any = self._on(model, anatomy)
+            if self._trunk is not None:
+                objective = FromTrunk(objective, self._trunk_in(model), rows, len(rows), Store(ROOM, 0, Path()))
+            taken = Step(recorder, tuned, objective, work, kept, rows, self._in_parts).rehearse()
+        if isinstance(objective, FromTrunk):
+            assert self._work.seen is not None
+            n, of_rows = self._number_of(objective.counted_by)
+            self.trunk_plan = with_bytes(self.trunk_plan, self._work.seen, round(taken.kept_bytes / of_rows * n))
+            for kinds in taken.peaks.values():  # those of all rows, which on a GPU stay with the host
+                kinds["cache"] = self.trunk_plan.memory_bytes if self._device_type == "cpu" else 0
+        return taken
+
+    def _rows(self) -> list[Encoded]:
+        """Those of the step."""
+        work, objective = self._work, self._objective
+        if isinstance(objective, Images):
+            return []
+        head = objective.base.head.kind if isinstance(objective, Labels | Writing) else "lm"
+        return unlike_rows([work] * work.rows, head, self._anatomy.kind)
+
+    def _number_of(self, what: str) -> tuple[int, int]:
+        """How many labels, rows or tokens all rows that a run sees have, and those of the step."""
+        work, seen = self._work, self._work.seen
+        assert seen is not None
+        own = {"labels": work.rows * work.labels, "rows": work.rows, "tokens": work.rows * work.tokens}
+        return {"labels": seen.labels, "rows": seen.rows, "tokens": seen.tokens}[what], own[what]
+
+    def _trunk_in(self, model: PreTrainedModel) -> Trunk:
+        """The sibling's trunk, in the base that a step is rehearsed on."""
+        assert self._trunk is not None
+        there = {path for path, _ in model.named_modules()}
+        passed = {path: arity for path, arity in self._trunk.passed.items() if path in there}
+        return replace(self._trunk, model=model, passed=passed)
+
+    def _tried(self) -> tuple[Trunk | None, str]:
+        """The trunk that the sibling has with the method."""
+        tuned = None if self._sibling is None else with_method(self._sibling, self._method)
+        if self._sibling is None or tuned is None:
+            return None, "it cannot be tried on a narrow base of this kind"
+        base = self._base(self._sibling, read_anatomy(self._sibling))
+        try:
+            return try_trunk(tuned, objective_for(base, tuned.prefix_ids, packing=True))
+        finally:
+            tuned.detach()
 
     def _refuse_packed(self, selected: Sequence[str]) -> None:
         """As attaching does, where weights are packed; the shell's are not."""
@@ -109,22 +180,6 @@ class Stage:
                 f"{self._method.name} trains {min(packed)}: a quantised weight is made of codes, without a gradient",
                 "train something beside the weights, such as method=lora, or leave the base unquantised",
             )
-
-    def _cached(self, deltas: Collection[str], selected: Sequence[str]) -> int:
-        """Bytes of what leaves the layers below everything that is trained or attached, of all rows; 0 without such."""
-        anatomy, work = self._anatomy, self._work
-        sites = {site.name: site for site in (*anatomy.sites, *anatomy.keys)}
-        acting = [sites[name].layer if name in sites else None for name in deltas]
-        acting += [anatomy.layer_of(name) for name in selected]
-        head = () if anatomy.head is None else (anatomy.head.name, f"{anatomy.head.module}.weight")
-        behind = {*anatomy.task_head, *(f"{path}.weight" for path in anatomy.norms), *head}
-        at_ends = [name for name in (*deltas, *selected) if name not in sites and anatomy.layer_of(name) is None]
-        first = min((layer for layer in acting if layer is not None), default=anatomy.n_layers)
-        if not first or not set(at_ends) <= behind or self._method.virtual_positions(anatomy):
-            return 0
-        is_head_alone = first == anatomy.n_layers and self._shell.head.kind == "lm"
-        places = work.labels if is_head_alone else work.tokens
-        return work.cached_rows * places * anatomy.d_model * work.dtype.itemsize
 
     def _chosen(self) -> Objective[Any]:
         """The objective that a run would take, by what the sibling is tried on."""
@@ -171,6 +226,8 @@ class Stage:
         deltas = {name: delta for name, delta in self._method.deltas(self._anatomy).items() if name in there}
         for name, delta in deltas.items():
             delta.bind(partial(frozen_weight, model, there[name]))
+        if self._originals_on_disk:
+            return Tuned(model, self._method, anatomy, deltas, put_aside=lambda tensors: {})
         return Tuned(model, self._method, anatomy, deltas)
 
     def _on(self, model: PreTrainedModel, anatomy: Anatomy) -> Objective[Any]:

@@ -1,8 +1,26 @@
 """What is to be trained, in the terms that memory and time depend on; and the memory it takes, term by term."""
 
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All rows that a run sees: what leaves a frozen trunk may be kept of each."""
+
+    rows: int
+    """Each counted once."""
+    tokens: int
+    labels: int
+    passes: float = 1.0
+    """How often each is seen."""
+    how: Literal["auto", "cached", "live"] = "auto"
+    """`train.trunk`."""
+    memory_bytes: int = 1 << 62
+    """The cap on what is kept in memory, and on what is in mapped files beside it."""
+    disk_bytes: int = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -24,9 +42,9 @@ class Work:
     optimiser: str = "adamw"
     """`train.optimiser`."""
     keeps_best: bool = False
-    """The best state so far is kept beside the present one, as by a run that looks at dev."""
-    cached_rows: int = 0
-    """Of which what leaves the layers below everything trained is kept (`train.trunk`); 0 for none."""
+    """The best state so far is kept, as by a run that looks at dev: beside the present one, unless it is large."""
+    seen: Seen | None = None
+    """Of which what leaves the layers below everything trained is kept, where a run does so; None for `trunk=live`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +63,7 @@ class Memory:
     logits: int
     """What the head and the loss keep for the backward, and their gradient."""
     cache: int
-    """Keys and values, and the cached trunk."""
+    """What has left the frozen trunk, of all rows; on a CPU, where it is kept."""
     workspace: int
     """What is alive beside all of it at the highest moment: buffers of one layer and of kernels."""
     process: int = 0

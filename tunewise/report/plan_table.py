@@ -34,7 +34,8 @@ MOST_ALTERNATIVES = 4
 def print_plan(console: Console, plan: Plan) -> None:
     """All of it."""
     n_base = words.count(plan.n_base)
-    head = f"{words.base_called(plan.model)}, {n_base} parameters, on {_device(plan)}"
+    active = "" if plan.n_active == plan.n_base else f" ({words.count(plan.n_active)} active for a token)"
+    head = f"{words.base_called(plan.model)}, {n_base} parameters{active}, on {_device(plan)}"
     _print(console, head, "bold")
     _print(console, plan.told, "dim")
     if plan.correction is not None:
@@ -43,6 +44,8 @@ def print_plan(console: Console, plan: Plan) -> None:
     console.print(methods_table(plan))
     console.print()
     console.print(memory_table(plan))
+    for each in (each for each in plan.methods if each.trunk_plan.is_cached):
+        _print(console, kept(each, on_host=plan.device.type != "cpu"), "dim")
     lacking = [each for each in plan.methods if not each.fits]
     for each in (each for each in lacking if each.alternatives):
         console.print()
@@ -79,6 +82,9 @@ def methods_table(plan: Plan) -> Table:
     table = _table("method", "trained", "share", "adapter", "left", "batch", "tokens", "time")
     if plan.price is not None:
         table.add_column("cost", justify="right", no_wrap=True)
+    has_cached = any(each.trunk_plan.is_cached for each in plan.methods)
+    if has_cached:
+        table.add_column("trunk", no_wrap=True)
     for each in plan.methods:
         seconds, cost = plan.seconds(each), plan.cost(each)
         left = plan.device.memory_bytes - each.memory.total
@@ -94,8 +100,20 @@ def methods_table(plan: Plan) -> Table:
         ]
         if plan.price is not None:
             row.append("–" if cost is None else money(cost))
+        if has_cached:
+            row.append("cached" if each.trunk_plan.is_cached else "live")
         table.add_row(*row)
     return table
+
+
+def kept(of: MethodPlan, on_host: bool) -> str:
+    """What is run once for each row, and where what leaves it goes."""
+    plan, memory = of.trunk_plan, "in the host's memory" if on_host else "in memory"
+    places = ((plan.memory_bytes, memory), (plan.mapped_bytes, "on the disk"))
+    where = words.listing([f"{words.size(n)} {place}" for n, place in places if n]) or "nowhere"
+    room = f"; for {share(plan.missing)} of the rows there is no room" if plan.missing else ""
+    layers, them = ("1 frozen layer runs", "it") if plan.layers == 1 else (f"{plan.layers} frozen layers run", "them")
+    return f"{of.label}: {layers} once for each row, and what leaves {them} is kept, {where}{room}"
 
 
 def memory_table(plan: Plan) -> Table:
@@ -103,7 +121,8 @@ def memory_table(plan: Plan) -> Table:
     most = max((each.memory.total for each in plan.methods), default=0)
     unit_bytes, unit = next((n, name) for n, name in ((10**9, "GB"), (10**6, "MB"), (1, "B")) if most >= n or n == 1)
     terms = [name for name in TERMS if any(asdict(each.memory)[name] for each in plan.methods)]
-    table = _table(f"memory, {unit}", *(TERMS[name] for name in terms), "in all")
+    table = _table(f"memory, {unit}", *(TERMS[name] for name in terms), "all")
+    table.padding = (0, 1 if len(terms) == len(TERMS) else 2, 0, 0)
     for each in plan.methods:
         found = asdict(each.memory)
         numbers = [*(found[name] for name in terms), each.memory.total]

@@ -76,6 +76,11 @@ def rows(n: int) -> str:
     return f"{n:,} row{'' if n == 1 else 's'}"
 
 
+def average(n: float) -> str:
+    """A mean of counts: 36, 48.7."""
+    return f"{n:.1f}".removesuffix(".0")
+
+
 def size(n_bytes: int) -> str:
     """12 kB, 3.4 MB, 1.2 GB: powers of ten."""
     for unit_bytes, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):

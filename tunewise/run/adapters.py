@@ -129,7 +129,8 @@ def compare_adapters(base: Base, one: str | Path, other: str | Path) -> dict[str
         scale = float(a.norm() * b.norm())
         cosine = float((a * b).sum()) / scale if scale else 0.0
         found[site] = {"norm": float(a.norm()), "other_norm": float(b.norm()), "cosine": cosine}
-    order = {site.name: index for index, site in enumerate(base.anatomy.linear)}
+    last = () if base.anatomy.head is None else (base.anatomy.head,)
+    order = {site.name: index for index, site in enumerate((*base.anatomy.sites, *last))}
     return {site: found[site] for site in sorted(found, key=lambda name: order[name])}
 
 

@@ -269,6 +269,7 @@ class Run:
             "n_test": len(test.predictions),
             "dev": None if dev is None else dev.metrics,
             "out_of_domain": out_of_domain,
+            "n_out_of_domain": {each.name: len(each.task.test) for each in self.elsewhere},
             "retention": retention,
             **foretold,
             "dial": dial,

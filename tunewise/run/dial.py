@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from tunewise import files
 from tunewise.data.encode import Ids
 from tunewise.data.task import Task
@@ -39,11 +41,13 @@ DIAL = "dial.json"
 
 @dataclass(frozen=True)
 class Point:
-    """One λ: the task's main metric on dev (the choice is made there) and on test, and the loss of held-out text."""
+    """One λ: the task's main metric on dev, and the loss of every other text, by which λ is chosen; the same on test,
+    and of the texts between, which the choice has not seen. Losses in nats per token."""
 
     scale: float
     dev: float
     test: float
+    chosen_by: float | None
     retention: float | None
 
 
@@ -52,7 +56,8 @@ class Asked:
     """What is measured at every λ: the parts of the task, dev first, and texts as ids."""
 
     parts: dict[str, Prepared]
-    documents: list[str]
+    documents: tuple[list[str], list[str]]
+    """Those that choose, and those that tell; of a single text both."""
     longest: int | None
     asking: Asking
 
@@ -88,15 +93,15 @@ def measure_dial(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> dict[s
         "points": [asdict(point) for point in points],
         "knee": knee_of(points, config.keep, lower_is_better=lower).scale,
         "keep": config.keep,
-        "rule": f"of the λ that keep {config.keep:.0%} of the best gain on dev, the one that forgets least; "
-        "without texts to tell that, the smallest",
+        "rule": f"of the λ that keep {config.keep:.0%} of the best gain on dev, the one that forgets least of every "
+        "other text, those between tell how much; without texts, the smallest",
         "route": f"one by one: {reason}" if reason else f"{len(points)} lanes",
         "seconds": round(time.perf_counter() - start, 3),
     }
 
 
 def knee_of(points: Sequence[Point], keep: float, *, lower_is_better: bool = False) -> Point:
-    """Of the points that keep this share of the best gain over λ = 0 on dev, the one with the least retention loss.
+    """Of the points that keep this share of the best gain over λ = 0 on dev, the one that forgets least by `chosen_by`.
 
     Ties, and points without that loss, go to the smallest λ. Without a gain that is λ = 0, or whatever forgets less.
     """
@@ -104,7 +109,7 @@ def knee_of(points: Sequence[Point], keep: float, *, lower_is_better: bool = Fal
     gains = [sign * (point.dev - points[0].dev) for point in points]
     least = keep * max(gains)
     kept = [point for point, gain in zip(points, gains, strict=True) if gain >= least - 1e-12]
-    return min(kept, key=lambda point: (point.retention if point.retention is not None else 0.0, point.scale))
+    return min(kept, key=lambda point: (point.chosen_by if point.chosen_by is not None else 0.0, point.scale))
 
 
 def _asked(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> Asked:
@@ -120,7 +125,8 @@ def _asked(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> Asked:
     texts = next((of_texts.test[:rows] for of_texts, rows in tasks if of_texts.kind == TEXTS), ())
     longest = None if context is None else context - n_prefix
     asking = Asking(recipe.train.packing, recipe.generation.sampling(recipe.seed))
-    return Asked(parts, [example.text for example in texts], longest, asking)
+    documents = [example.text for example in texts]
+    return Asked(parts, (documents[::2], documents[1::2] or documents), longest, asking)
 
 
 def _why_one_by_one(base: Base, tuned: Tuned, task: Task) -> str:
@@ -144,16 +150,24 @@ def _as_lanes(base: Base, tuned: Tuned, scales: Sequence[float], asked: Asked) -
                 found = log_probabilities_by_lane(together, questions.prompts, questions.options)
                 scores[name] = [_value(classified(questions, of_lane)) for of_lane in found]
             assert base.tokenizer is not None
-            by_text = Ids(base.tokenizer, asked.documents)
-            ids = [by_text.prompt(text)[: asked.longest] for text in asked.documents]
-            n_told = sum(max(0, len(of_text) - 1) for of_text in ids)
-            losses = [math.fsum(of_lane) / n_told for of_lane in losses_by_lane(together, ids)] if n_told else []
+            losses = [_losses(together, base.tokenizer, half, asked.longest) for half in asked.documents]
     finally:
         tuned.reattach()
     return [
-        Point(scale, scores["dev"][i], scores["test"][i], losses[i] if losses else None)
-        for i, scale in enumerate(scales)
+        Point(scale, *of_lane) for scale, *of_lane in zip(scales, scores["dev"], scores["test"], *losses, strict=True)
     ]
+
+
+def _losses(
+    lanes: Lanes, tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], longest: int | None
+) -> list[float] | list[None]:
+    """The loss of these texts in each lane, nats per token; None where there is no token to tell it."""
+    by_text = Ids(tokenizer, documents)
+    ids = [by_text.prompt(text)[:longest] for text in documents]
+    n_told = sum(max(0, len(of_text) - 1) for of_text in ids)
+    if not n_told:
+        return [None] * len(lanes.tuned)
+    return [math.fsum(of_lane) / n_told for of_lane in losses_by_lane(lanes, ids)]
 
 
 def _alone(base: Base, tuned: Tuned, scale: float, asked: Asked) -> Point:
@@ -163,12 +177,13 @@ def _alone(base: Base, tuned: Tuned, scale: float, asked: Asked) -> Point:
         _value(answer(base, questions, prefix_ids=prefix_ids, asking=asked.asking))
         for questions in asked.parts.values()
     )
-    loss = None
-    if asked.documents:
-        loss, _ = retention_loss(
-            base, asked.documents, prefix_ids=prefix_ids, longest=asked.longest, packing=asked.asking.packing
-        )
-    return Point(scale, dev, test, loss)
+
+    def lost(documents: Sequence[str]) -> float | None:
+        packing = asked.asking.packing
+        told = retention_loss(base, documents, prefix_ids=prefix_ids, longest=asked.longest, packing=packing)
+        return told[0] if documents else None
+
+    return Point(scale, dev, test, *map(lost, asked.documents))
 
 
 def _value(found: Evaluation) -> float:

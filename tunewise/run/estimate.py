@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tunewise.data.in_memory import Data
+from tunewise.engine.trunk_store import caps
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
 from tunewise.methods.base import Method
@@ -24,7 +25,7 @@ from tunewise.planning.method_plan import Steps, plan_method
 from tunewise.planning.parameters import defaults_on
 from tunewise.planning.rehearsals import Rehearsals
 from tunewise.planning.shell import Shell, shell_of
-from tunewise.planning.work import Work
+from tunewise.planning.work import Seen, Work
 from tunewise.run.measured_step import correction
 from tunewise.run.prepare import drawn, head_for, task_of
 from tunewise.run.recipe import Recipe, build_recipe
@@ -94,7 +95,6 @@ def _plan(
     shell, lengths = _shell_and_rows(recipe) if has_data else (_shell(recipe), None)
     steps = _steps(recipe, shell, where, lengths)
     shell.model.to(steps.worst.dtype)  # in which trained tensors of the base are saved
-    shell.model.to(steps.worst.dtype)  # in which trained tensors of the base are saved
     asked = _asked(methods, shell)
     known, found, refused = Rehearsals(shell, where), [], {}
     others = OTHER_METHODS if len(asked) == 1 else ()  # of several that are asked for, each has a line of its own
@@ -113,6 +113,7 @@ def _plan(
     return Plan(
         model=recipe.model,
         n_base=shell.n_parameters,
+        n_active=shell.n_active,
         device=where,
         steps=steps,
         n_rows=ASSUMED_ROWS if lengths is None else recipe.train.n_drawn(lengths.n_rows),
@@ -156,9 +157,10 @@ def _steps(recipe: Recipe, shell: Shell, device: Device, lengths: RowLengths | N
     longest = min(ASSUMED_TOKENS, train.max_length, context_length(shell.config) or ASSUMED_TOKENS)
     longest = longest if lengths is None else lengths.longest
     if lengths is not None:
-        labels = lengths.most_labels
+        labels, of_rows = lengths.most_labels, (lengths.mean, lengths.mean_labels, lengths.n_rows)
     else:
         labels = longest if shell.head.kind in ("lm", "tags") else 1
+        of_rows = longest, labels, ASSUMED_ROWS
     work = Work(
         rows=train.batch_size,
         tokens=longest,
@@ -168,9 +170,18 @@ def _steps(recipe: Recipe, shell: Shell, device: Device, lengths: RowLengths | N
         checkpointing=train.checkpointing,
         optimiser=train.optimiser,
         keeps_best=train.evaluate_every is not None,
+        seen=_seen(recipe, *of_rows),
     )
     mean = work if lengths is None else at_length(work, max(1, round(lengths.mean)))
     return Steps(work, mean, train.accumulation)
+
+
+def _seen(recipe: Recipe, tokens: float, labels: float, n_rows: int) -> Seen | None:
+    """All rows, of so many tokens and labels on average; None where `train.trunk` keeps nothing of them."""
+    if recipe.train.trunk == "live":
+        return None
+    passes = recipe.train.n_drawn(n_rows) / n_rows
+    return Seen(n_rows, round(n_rows * tokens), round(n_rows * labels), passes, recipe.train.trunk, *caps())
 
 
 def _asked(methods: Iterable[str | Mapping[str, object] | Method], shell: Shell) -> dict[str, tuple[Method, bool]]:

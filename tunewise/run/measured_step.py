@@ -1,7 +1,7 @@
 """`tunewise plan --measure`: the worst step of a plan, carried out a few times on the base itself and thrown away."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -20,7 +20,6 @@ from tunewise.planning.rehearsals import Rehearsals
 from tunewise.planning.rows import made_up_row
 from tunewise.planning.work import Work
 from tunewise.run.recipe import Recipe
-from tunewise.run.weight_bytes import weight_bytes
 from tunewise.training.config import TrainConfig
 from tunewise.training.lane import FitResult, Training
 from tunewise.training.loop import LOG, fit_alone
@@ -45,7 +44,7 @@ def correction(recipe: Recipe, known: Rehearsals, work: Work, methods: Mapping[s
 
     UserError for a device that is not here, a base without weights, one that reads images, and where nothing fits.
     """
-    device, shell = known.device, known.shell
+    device, shell, work = known.device, known.shell, replace(work, seen=None)  # every layer runs
     if not device.is_here:
         raise UserError(f"{device.name} is not here to be measured", "leave --device out, or --measure")
     if is_shape(recipe.model) and not Path(recipe.model).exists():
@@ -78,7 +77,7 @@ def measured_step(base: Base, method: Method, config: TrainConfig, work: Work) -
         _trained(base, tuned, config, WARM_UP, 1)
         found, seconds = _trained(base, tuned, config, work, N_STEPS)
         own = found.own_bytes
-        return MeasuredStep(median(seconds[1:]), None if own is None else own + weight_bytes(tuned))
+        return MeasuredStep(median(seconds[1:]), None if own is None else own + tuned.held_bytes)
     finally:
         tuned.detach()
 

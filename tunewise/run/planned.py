@@ -18,7 +18,6 @@ from tunewise.planning.seconds import step_seconds
 from tunewise.planning.shell import Shell, shell_of
 from tunewise.run.recipe import Recipe
 from tunewise.run.trained_on import TrainedOn, trained_on
-from tunewise.run.weight_bytes import weight_bytes
 from tunewise.training.lane import FitResult
 
 logger = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ def planned(
             reason = f"the planner fails on it: {type(error).__name__}: {error}"
             logger.warning("%s", reason)
     sizes = {"n_trainable": counted.n_trainable, "adapter_bytes": counted.adapter_bytes}
-    memory = None if result.own_bytes is None or result.lanes > 1 else result.own_bytes + weight_bytes(tuned)
+    memory = None if result.own_bytes is None or result.lanes > 1 else result.own_bytes + tuned.held_bytes
     return {
         "planned": {**sizes, **told, "left_out": reason, "trained_on": trained.as_data()},
         MEMORY: memory,

@@ -27,6 +27,7 @@ class RowLengths:
     longest: int
     mean: float
     most_labels: int
+    mean_labels: float
     told: str
     """The data and its rows, in words."""
 
@@ -42,7 +43,7 @@ def row_lengths(
     if n_rows == 0:
         raise UserError(f"{task.source} has no row to be trained on", "give other data, or leave data.train out")
     if task.reads_images:
-        return RowLengths(n_rows, 1, 1.0, 1, f"{n_rows:,} images of {task.name}")
+        return RowLengths(n_rows, 1, 1.0, 1, 1.0, f"{n_rows:,} images of {task.name}")
     looked_at, labels, source = [], [], ""
     for each in task.each.values():
         few = at_most(each, LOOKED_AT).train
@@ -58,4 +59,4 @@ def row_lengths(
     longest, mean = max(looked_at), float(np.mean(looked_at))
     some = f", of {len(looked_at):,} of them" if len(looked_at) < n_rows else ""
     told = f"{n_rows:,} rows of {task.name}, {mean:.0f} tokens long on average and {longest} at most{some}{source}"
-    return RowLengths(n_rows, longest, mean, max(labels), told)
+    return RowLengths(n_rows, longest, mean, max(labels), float(np.mean(labels)), told)

@@ -3,11 +3,12 @@
 A checkpoint is written between two optimiser steps, never inside an accumulated one, so it holds no half-summed
 gradients; `accumulated` in its state.json is the accumulation position and always 0. The order of the rows is a
 function of (seed, epoch, index) and is not stored. The older checkpoint is removed only after the newer is complete.
+A best state that is large lies in a folder of its own beside them, best-<step>, written when it was found.
 """
 
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,30 @@ def save(folder: Path, step: int, checkpoint: Checkpoint) -> None:
     for path in older:
         if path != target:
             shutil.rmtree(path, ignore_errors=True)
-    for leftover in folder.glob(".step-*"):  # of a process that was killed while it wrote
+    for leftover in folder.glob(".*-*.tmp"):  # of a process that was killed while it wrote
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def save_best(folder: Path, step: int, tensors: Mapping[str, Tensor]) -> None:
+    """Write `folder`/best-<step>; UserError when the disk refuses."""
+    with files.folder(_best(folder, step)) as temporary:
+        _save_tensors(tensors, temporary / TENSORS)
+
+
+def load_best(folder: Path, step: int) -> dict[str, Tensor]:
+    """What `save_best` wrote at that step, mapped; UserError where it is damaged or not there."""
+    path = _best(folder, step)
+    try:
+        files.verify(path)
+    except UserError as error:
+        raise UserError(error.message, f"remove {folder} to start over") from error
+    return load_file(path / TENSORS)
+
+
+def remove_bests(folder: Path, kept: Collection[int]) -> None:
+    """Remove all best states but those of the steps `kept`."""
+    for path in set(folder.glob("best-*")) - {_best(folder, step) for step in kept}:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def load(folder: Path) -> Checkpoint | None:
@@ -86,6 +109,10 @@ def set_random_state(tensors: Mapping[str, Tensor], python: list[Any], device: t
         torch.cuda.set_rng_state(tensors["random.cuda"], device)
     version, numbers, gauss = python
     random.setstate((version, tuple(numbers), gauss))
+
+
+def _best(folder: Path, step: int) -> Path:
+    return folder / f"best-{step:08d}"
 
 
 def _found(folder: Path) -> list[Path]:

@@ -286,7 +286,7 @@ class Lane:
         is_best = position.best_score is None or score > position.best_score
         if is_best:
             position.best_score, position.best_step, position.n_without_gain = score, position.step, 0
-            self._state.best = self._tuned.state()
+            self._state.keep_best()
         else:
             position.n_without_gain += 1
         files.append_json(self.training.folder / LOG, {"step": position.step, "dev": score, "best": is_best})
@@ -318,9 +318,8 @@ class Lane:
 
     def result(self, stopped_by: str) -> FitResult:
         """Put the best state back into the tuned model and sum up."""
-        position, best = self._state.position, self._state.best
-        if best is not None and position.best_step != position.step:
-            self._tuned.load_state(best)
+        position = self._state.position
+        self._state.take_best()
         return FitResult(
             steps=position.step,
             n_steps=self.n_steps,

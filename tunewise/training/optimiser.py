@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from tunewise.errors import UserError
+from tunewise.models.aside import bytes_of, is_large
+from tunewise.models.parts import layer_by_layer
 from tunewise.models.quantise import require
 from tunewise.training.config import ADAMW, TrainConfig
 
@@ -59,16 +61,27 @@ class Optimiser:
         for name, tensor in self._updated.items():
             alike[weight_decay if tensor.ndim >= 2 else 0.0, factor(name)].append(tensor)
         groups = [{"params": found, "weight_decay": decay, "factor": by} for (decay, by), found in alike.items()]
+        # of many masters no gradients are held: those of the tensors are widened part by part, a layer at a time
+        self._parts = layer_by_layer(self._updated) if is_large(bytes_of(self._masters)) else []
+        self._waiting: dict[str, Tensor] = {}
+        self._clip = math.inf, torch.zeros(())
         self._is_blockwise = kind != ADAMW
         self._adamw = _blockwise_adamw(groups, kind) if self._is_blockwise else _fused_adamw(groups)
 
     def gradient_norm(self, clip: float | None) -> Tensor:
-        """The norm of the whole gradient before clipping, 0-d; gradients are clipped to `clip` in place."""
+        """The norm of the whole gradient before clipping, 0-d; gradients are clipped to `clip` here, or in `step`."""
+        limit = math.inf if clip is None else clip
+        if self._parts:
+            self._waiting = {name: each.grad for name, each in self._tensors.items() if each.grad is not None}
+            for tensor in self._tensors.values():
+                tensor.grad = None
+            norms = [torch.linalg.vector_norm(gradient.float()) for gradient in self._waiting.values()]
+            self._clip = limit, torch.linalg.vector_norm(torch.stack(norms))
+            return self._clip[1]
         for name, master in self._masters.items():
             tensor = self._tensors[name]
             master.grad = None if tensor.grad is None else tensor.grad.float()
             tensor.grad = None
-        limit = math.inf if clip is None else clip
         return nn.utils.clip_grad_norm_(list(self._updated.values()), limit, foreach=True)
 
     @torch.no_grad()
@@ -76,11 +89,28 @@ class Optimiser:
         """One update from the gradients that `gradient_norm` has seen."""
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate * group["factor"]
-        self._adamw.step()
+        if not self._parts:
+            self._adamw.step()
+        for part in self._parts:
+            self._step_of([name for name in part if name in self._waiting])
+        for name, gradient in self._waiting.items():  # of what has no master: a method may look at it behind the step
+            self._tensors[name].grad = gradient
+        self._waiting = {}
         for name, master in self._masters.items():
             self._tensors[name].copy_(master)
 
+    def _step_of(self, names: Sequence[str]) -> None:
+        """The update of a part alone: what has no gradient is passed over."""
+        updated = [self._updated[name] for name in names]
+        for name, each in zip(names, updated, strict=True):
+            each.grad = self._waiting.pop(name).float() if name in self._masters else self._waiting[name]
+        nn.utils.clip_grads_with_norm_(updated, *self._clip, foreach=True)
+        self._adamw.step()
+        for each in updated:
+            each.grad = None
+
     def zero_grad(self) -> None:
+        self._waiting = {}
         for tensor in (*self._tensors.values(), *self._masters.values()):
             tensor.grad = None
 

@@ -1,7 +1,6 @@
-"""A fresh process that reloads adapters: `python -m tunewise.training.reload BASE DTYPE DEVICE QUANTISE FOLDER...`.
+"""A fresh process that reloads adapters of one base, and says what `check_probe` finds in each.
 
-It prints one json object, folder -> what check_probe found there. One process serves many adapters of one base, since
-importing torch and loading the base cost more than all the checks.
+One process serves many adapters, since importing torch and loading the base cost more than all the checks.
 """
 
 import json
@@ -19,6 +18,10 @@ from tunewise.methods.store import check_probe, head_noted, load_adapter
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base, load_base
 from tunewise.training.proofs import Proof, reloaded
+
+FRESH = (
+    "from tunewise.garbage import collect_rarely; collect_rarely(); from tunewise.training.reload import main; main()"
+)
 
 
 def prove_in_fresh_process(
@@ -38,7 +41,7 @@ def prove_in_fresh_process(
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     environment["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, "-m", "tunewise.training.reload", *words],
+        [sys.executable, "-c", FRESH, *words],
         capture_output=True,
         text=True,
         env=environment,
@@ -71,5 +74,6 @@ def _check(base_name: str, dtype: str, device: str, quantise: str, folders: Sequ
     return found
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print a json list: what was found in each folder of BASE DTYPE DEVICE QUANTISE FOLDER..."""
     sys.stdout.write(json.dumps(_check(*sys.argv[1:5], folders=sys.argv[5:])) + "\n")

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from tunewise.methods.attach import reach
 from tunewise.methods.base import Method
+from tunewise.methods.lanes import inside_a_mixture
 from tunewise.models.anatomy import Anatomy, read_anatomy
 
 FILLS_CPU = 500 * 4.8e6
@@ -39,6 +40,8 @@ class Demand:
     """The lowest layer whose backward is needed; the number of layers where that is none."""
     own_share: float
     """The share of the base's own parameters that it trains."""
+    alone: str = ""
+    """Why it cannot share a batch, where that is known beforehand."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def demand(model: PreTrainedModel, method: Method, tokens: float) -> Demand:
     n_all = sum(parameter.numel() for parameter in model.parameters())
     layers = [*(_of_site(anatomy, name) for name in sites), *(_of_parameter(anatomy, name) for name in selected)]
     n_own = sum(parameter.numel() for parameter in selected.values())
-    return Demand(tokens, min(layers, default=anatomy.n_layers), n_own / n_all)
+    alone = inside_a_mixture(anatomy, sites, selected)
+    return Demand(tokens, min(layers, default=anatomy.n_layers), n_own / n_all, alone)
 
 
 def _of_parameter(anatomy: Anatomy, name: str) -> int:
@@ -85,7 +89,9 @@ def share(demands: Sequence[Demand], model: PreTrainedModel, workers: int = 1) -
     reasons: dict[int, str] = {}
     by_depth: dict[int, list[int]] = {}
     for number, each in enumerate(demands):
-        if each.own_share > OWN_SHARE:
+        if each.alone:
+            reasons[number] = f"one by one: {each.alone}"
+        elif each.own_share > OWN_SHARE:
             reasons[number] = f"one by one: {each.own_share:.0%} of the base's weights are its own, none is shared"
         elif each.tokens >= fills:
             reasons[number] = f"one by one: {each.tokens:.0f} tokens a batch fill this machine, from {fills:.0f} on"
@@ -112,10 +118,14 @@ def _fills(model: PreTrainedModel, workers: int) -> float:
     """The tokens of a batch with which one run fills the device."""
     if model.device.type != "cpu":
         return FILLS_GPU_TOKENS
+    return FILLS_CPU / n_body(model) * threads_of(workers) / 2
+
+
+def n_body(model: PreTrainedModel) -> int:
+    """Parameters behind the embedding: what a token is multiplied with."""
     embedding = model.get_input_embeddings()
     n_embedding = embedding.weight.numel() if isinstance(embedding, torch.nn.Embedding) else 0
-    n_body = max(1, sum(parameter.numel() for parameter in model.parameters()) - n_embedding)
-    return FILLS_CPU / n_body * threads_of(workers) / 2
+    return max(1, sum(parameter.numel() for parameter in model.parameters()) - n_embedding)
 
 
 def _filled(numbers: Sequence[int], demands: Sequence[Demand], largest: float, n_least: int) -> list[list[int]]:

@@ -64,5 +64,5 @@ class BottleneckAdapter(Method):
     """Only these layers, counted from 0, or from the end when negative."""
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
-        sites = anatomy.find(PLACEMENTS[self.placement], self.layers)
+        sites = anatomy.find(PLACEMENTS[self.placement], self.layers, mixtures=True)
         return {site.name: Bottleneck(site.d_out, self.bottleneck, self.activation) for site in sites}

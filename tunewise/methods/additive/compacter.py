@@ -84,7 +84,7 @@ class Compacter(Method):
     """Only these layers, counted from 0, or from the end when negative."""
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
-        sites = anatomy.find(PLACEMENTS[self.placement], self.layers)
+        sites = anatomy.find(PLACEMENTS[self.placement], self.layers, mixtures=True)
         for what, width in (("method.bottleneck", self.bottleneck), ("the width of the base", sites[0].d_out)):
             if width % self.n:
                 raise UserError(f"method.n={self.n} does not divide {what}, {width}", hint="use a divisor, such as 2")

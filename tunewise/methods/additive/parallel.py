@@ -52,6 +52,14 @@ class ParallelBottleneck(Delta):
         return y + self.scale * functional.linear(inner, self.up.to(dtype), self.up_bias.to(dtype))
 
 
+class BesideMixture(ParallelBottleneck):
+    """The same beside a mixture of experts, where one module is entered and left."""
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        self.receive(x)
+        return super().after(x, y)
+
+
 class ParallelAdapter(Method):
     """Two-layer perceptrons beside the feed-forward part of every layer."""
 
@@ -78,8 +86,9 @@ class ParallelAdapter(Method):
         found: dict[str, Delta] = {}
         inner_roles = [role for role in ("gate_up", "gate", "up") if role in anatomy.roles][:1]
         entrances = {site.layer: site for site in anatomy.find(inner_roles, self.layers)}
-        for site in anatomy.find(["down"], self.layers):
-            adapter = ParallelBottleneck(site.d_out, self.bottleneck, self.scale, self.activation)
-            found[entrances[site.layer].name] = Entrance(adapter)
-            found[site.name] = adapter
+        for site in anatomy.find(["down"], self.layers, mixtures=True):
+            kind = BesideMixture if site in anatomy.mixtures else ParallelBottleneck
+            adapter = found[site.name] = kind(site.d_out, self.bottleneck, self.scale, self.activation)
+            if kind is ParallelBottleneck:
+                found[entrances[site.layer].name] = Entrance(adapter)
         return found

@@ -6,10 +6,11 @@ the encoder and acts in the decoder's attention to itself alone.
 
 import inspect
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from tunewise.errors import UserError
 from tunewise.methods.attach import attach
@@ -110,5 +111,7 @@ class PrefixInPeft(Method):
 
     def _cached(self, model: PreTrainedModel, anatomy: Anatomy) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of the virtual tokens, (1, key-value heads, tokens, d_head), layer by layer."""
-        cache = model(torch.tensor([self.prefix_ids(anatomy)], device=model.device), use_cache=True).past_key_values
+        ids = torch.tensor([self.prefix_ids(anatomy)], device=model.device)
+        whole = DynamicCache()  # of no config: a window narrower than the prefix would drop what is behind it
+        cache: Any = model(ids, use_cache=True, past_key_values=whole).past_key_values
         return [(layer.keys, layer.values) for layer in cache.layers]

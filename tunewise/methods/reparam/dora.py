@@ -60,6 +60,7 @@ class DoRA(LoRA):
     learning_rate_source = "Liu et al. 2024, arXiv:2402.09353, the authors' llama2_7B_DoRA.sh (2e-4)"
     start = "A and B as lora's, the magnitudes the norms of the base's rows: Liu et al. 2024, section 4.1, and peft's"
     peft = lora_in_peft.names(use_dora=True)
+    on_experts = False
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
         return {site.name: DirectedLowRank(*self._arguments(site)) for site in self._sites(anatomy)}

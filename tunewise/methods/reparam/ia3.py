@@ -62,15 +62,18 @@ class IA3(Method):
     )
 
     roles: tuple[str, ...] = Field(("k", "v", "down"), min_length=1)
-    """Roles of the sites: outputs are rescaled, of `down` the input.
+    """Roles of the sites: outputs are rescaled, of `down` the input; by default without it where experts stand there.
     Default: Liu et al. 2022, section 3.3; peft's for llama."""
     layers: tuple[int, ...] | None = None
     """Only these layers, counted from 0, or from the end when negative."""
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
+        roles = self.roles
+        if anatomy.mixtures and roles == type(self).model_fields["roles"].default:
+            roles = tuple(role for role in roles if role in anatomy.roles)
         return {
             site.name: RescaledInput(site.d_in) if site.role == "down" else RescaledOutput(site.d_out)
-            for site in anatomy.find(self.roles, self.layers)
+            for site in anatomy.find(roles, self.layers)
         }
 
     def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:

@@ -18,7 +18,8 @@ from tunewise.methods.exceptions import at, check
 from tunewise.methods.reparam import lora_in_peft
 from tunewise.methods.reparam.eva import start_where_inputs_vary
 from tunewise.methods.reparam.loftq import start_from_loss
-from tunewise.methods.reparam.low_rank import FROM_WEIGHT, LowRank
+from tunewise.methods.reparam.low_rank import FROM_WEIGHT
+from tunewise.methods.reparam.low_rank_experts import low_rank_at
 from tunewise.methods.reparam.stored import start_as_stored
 from tunewise.models.anatomy import Anatomy, Site
 
@@ -38,6 +39,7 @@ class LoRA(Method):
     )
     start = "B zero, A Kaiming-uniform with a = √5: Hu et al. 2021, the authors' loralib/layers.py, and peft's"
     peft = lora_in_peft.names(use_dora=False)
+    on_experts = True
 
     rank: Annotated[int, Field(ge=1)] | dict[str, Annotated[int, Field(ge=1)]] = Field(
         8, validation_alias=AliasChoices("rank", "r")
@@ -54,7 +56,7 @@ class LoRA(Method):
     dropout: float = Field(0.0, ge=0, lt=1, validation_alias=AliasChoices("dropout", "lora_dropout"))
     """Dropout on the input of A while training. Default: Hu et al. 2021, loralib/layers.py; peft's."""
     roles: tuple[str, ...] = Field(("q", "v"), min_length=1)
-    """Roles of the sites: q k v o gate up down, a fused qkv or gate_up, or the groups attention, mlp, all.
+    """Roles of the sites: q k v o gate up down, a fused qkv or gate_up, or the groups attention, mlp, all, experts.
     Default: Hu et al. 2021, section 5.1; peft's for llama."""
     layers: tuple[int, ...] | None = Field(None, validation_alias=AliasChoices("layers", "layers_to_transform"))
     """Only these layers, counted from 0, or from the end when negative."""
@@ -77,22 +79,21 @@ class LoRA(Method):
         return at(site, self.alpha, 16.0) / (math.sqrt(rank) if self.rslora else rank)
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
-        return {site.name: LowRank(*self._arguments(site)) for site in self._sites(anatomy)}
+        return {site.name: low_rank_at(*self._arguments(site)) for site in self._sites(anatomy)}
 
     def _arguments(self, site: Site) -> tuple[Site, int, float, float, str]:
         return site, self.rank_at(site), self.scaling_at(site), self.dropout, self.init
 
     def _sites(self, anatomy: Anatomy) -> tuple[Site, ...]:
-        sites = anatomy.find(self.roles, self.layers)
+        sites = anatomy.find(self.roles, self.layers, experts=self.on_experts)
         check("rank", self.rank, sites)
         check("alpha", self.alpha, sites)
         return sites
 
     def warm_start(self, start: Start, deltas: Mapping[str, Delta]) -> None:
-        if self.init == "loftq":
-            start_from_loss(start, deltas)
-        if self.init == "stored":
-            start_as_stored(start, deltas)
+        of_quantised = {"loftq": start_from_loss, "stored": start_as_stored}
+        if self.init in of_quantised:
+            of_quantised[self.init](start, deltas)
         if self.init == "eva":
             starts = {site: deltas[site.name].get_parameter("lora_A") for site in self._sites(start.anatomy)}
             start_where_inputs_vary(start, starts)
@@ -102,11 +103,10 @@ class LoRA(Method):
 
     def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
         sites = self._sites(anatomy)
-        doubled = 2 if self.init in FROM_WEIGHT else 1
-        ranks = {site.module: self.rank_at(site) * doubled for site in sites}
-        scalings = {site.module: self.scaling_at(site) for site in sites}
-        start = "gaussian" if self.init == "gaussian" else True
-        return {**lora_in_peft.written(ranks, scalings, rslora=self.rslora), "init_lora_weights": start}
+        ranks = {site.path: self.rank_at(site) * (2 if self.init in FROM_WEIGHT else 1) for site in sites}
+        scalings = {site.path: self.scaling_at(site) for site in sites}
+        start = {"init_lora_weights": "gaussian" if self.init == "gaussian" else True}
+        return {**lora_in_peft.written(ranks, scalings, rslora=self.rslora), **start}
 
     def at_scale(self, scale: float) -> Method | None:
         alpha = self.alpha

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewise.errors import UserError
-from tunewise.methods.base import CannotFold, Delta, Method, PeftNames
+from tunewise.methods.base import SERVE, CannotFold, Delta, Method, PeftNames
 from tunewise.models.anatomy import Anatomy
 
 
@@ -27,9 +27,7 @@ class AddedBias(Delta):
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if bias is not None:
             return weight, bias + self.bias[0].detach().to(bias)
-        raise CannotFold(
-            "the base has no place for the biases that bitfit added", hint="serve it attached: tunewise.load_adapter"
-        )
+        raise CannotFold("the base has no place for the biases that bitfit added", hint=SERVE)
 
 
 class BitFit(Method):
@@ -57,7 +55,7 @@ class BitFit(Method):
     def select(self, anatomy: Anatomy) -> Iterable[str]:
         if self.roles:
             return ()
-        biases = [name for name in anatomy.parameters if name.endswith(".bias")]
+        biases = [name for name in anatomy.parameters if name.endswith("bias")]  # .bias, and experts' down_proj_bias
         if not biases and not self.add:
             raise UserError(
                 f"bitfit trains biases, and this {anatomy.model_type} base has 0 biases",

@@ -1,0 +1,70 @@
+"""How many runs go side by side on this machine where nobody says: two, where that saves time and has the memory.
+
+Two threads wait for each other at every operation, and one of them for all that Python does; two processes of one
+thread each do not. But they take seconds to start, and a base each.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from tunewise.comparison.following import work_of
+from tunewise.data.task import Task
+from tunewise.engine.backend import backend
+from tunewise.methods.attach import count
+from tunewise.models.load import Base
+from tunewise.models.weights import bytes_at_rest
+from tunewise.planning.devices import free_memory
+from tunewise.run import Bases, Recipe, base_of
+from tunewise.run.prepare import drawn, load_for
+from tunewise.run.row_lengths import row_lengths
+from tunewise.training.sharing import n_body, threads_of
+
+WORTH_SECONDS = 15.0
+"""All products of the runs at full speed, from which on it is worth it; the runs take two or three times as long."""
+LARGEST_BATCH = 2000 * 4.8e6
+"""Tokens of a batch times parameters behind the embedding, up to which it was seen to save time."""
+THREADS_COUNT = 0.68
+"""A run takes 1.6 times as long on one thread as on two (llama, 6 layers of width 256; float32 and bfloat16)."""
+SHARE_OF_MEMORY = 0.5
+"""That two processes may take of what is free."""
+PROCESS_BYTES, TIMES_WEIGHTS = 1 << 30, 8
+"""What one takes: code and activations, and the weights in float32 with gradients, averages, originals and the best
+so far, which is what full fine-tuning takes."""
+
+
+def n_at_once(arms: Mapping[str, Sequence[Recipe]], bases: Bases) -> int:
+    """One or two, for the runs of these arms on the base that they share, which is loaded here."""
+    first = next(iter(arms.values()))[0]
+    base = base_of(first, bases)
+    if base.model.device.type != "cpu" or (os.cpu_count() or 1) < 2 or base.tokenizer is None or not _has_room(base):
+        return 1
+    task = drawn(load_for(first.data, first.model, first.dtype, first.head, first.quantise, base)[1], first)
+    if not task.train:
+        return 1
+    of_rows = row_lengths(task, base.tokenizer, base.anatomy.kind, base.head, first.train.max_length)
+    a_token = n_body(base.model)
+    rows = sum(len(seeds) * _rows_read(seeds[0], task, base) for seeds in arms.values())
+    seconds = 2 * a_token * of_rows.mean * rows / (1e9 * _gflops(base.model.dtype))
+    a_batch = a_token * of_rows.mean * first.train.batch_size
+    return 2 if seconds > WORTH_SECONDS and a_batch < LARGEST_BATCH else 1
+
+
+def slower_by(workers: int) -> float:
+    """How many times as long a run takes on the share of the cores that each of several workers has."""
+    return (torch.get_num_threads() / threads_of(workers)) ** THREADS_COUNT
+
+
+def _has_room(base: Base) -> bool:
+    return 2 * (PROCESS_BYTES + TIMES_WEIGHTS * bytes_at_rest(base.model)) < SHARE_OF_MEMORY * free_memory()
+
+
+def _rows_read(recipe: Recipe, task: Task, base: Base) -> float:
+    return sum(work_of(recipe, task, trains=count(base.model, recipe.method) > 0).values())
+
+
+def _gflops(dtype: torch.dtype) -> float:
+    measured = backend()
+    float32 = measured.gflops["float32 through oneDNN" if measured.onednn else "float32"]
+    return measured.gflops["bfloat16"] if dtype == torch.bfloat16 else float32
