@@ -1,5 +1,7 @@
 """YAML as people write it, and one error that names every wrong field and the nearest right one."""
 
+from typing import Annotated
+
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -200,3 +202,12 @@ def test_a_bad_override_is_told(assignment, message, hint):
 def test_an_overridden_unknown_key_names_the_nearest():
     error = refusal(override({"model": "tiny"}, ["train.epoch=3"]))
     assert error.hint == "did you mean train.epochs?"
+
+
+def test_a_number_that_is_too_small_is_told_once():
+    class Ranked(Strict):
+        rank: Annotated[int, Field(ge=1)] | dict[str, Annotated[int, Field(ge=1)]] = 8
+
+    with pytest.raises(UserError) as caught:
+        parse(Ranked, {"rank": 0})
+    assert str(caught.value) == "rank = 0: should be greater than or equal to 1\ncorrect rank"

@@ -13,9 +13,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from yaml.constructor import ConstructorError
 
+from tunewise.elsewhere import hint_for
 from tunewise.errors import UserError, nearest, unreadable
 
 M = TypeVar("M", bound=BaseModel)
+PARSED = "parsed"
+"""In pydantic's context of what `parse` reads: it tells what is wrong itself."""
 
 
 class Strict(BaseModel):
@@ -132,27 +135,38 @@ def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
     return result
 
 
+def in_one_word(word: str) -> dict[str, Any]:
+    """The fields of a method that is written in one word: lora, or lora:rank=4:alpha=8."""
+    name, *assignments = word.strip().split(":")
+    return override({"name": name}, assignments)
+
+
 def parse(model_class: type[M], data: Mapping[str, Any], where: str = "") -> M:
     """A checked instance of `model_class`; one UserError lists every wrong field, its value and the nearest known one.
 
     `where` is put before the message, for example the file the data came from.
     """
     try:
-        return model_class.model_validate(data)
+        return model_class.model_validate(data, context={PARSED: True})
     except ValidationError as error:
-        lines: dict[str, None] = {}
-        hints: dict[str, None] = {}
-        for detail in _without_other_branches(error.errors(include_url=False)):
-            line, hint = _told(model_class, detail)
-            lines[line] = None
-            if hint:
-                hints[hint] = None
+        raise in_words(model_class, error, where) from None
+
+
+def in_words(model_class: type[BaseModel], error: ValidationError, where: str = "") -> UserError:
+    """What pydantic found wrong with the fields of a model, with what to type; to be raised by the caller."""
+    lines: dict[str, None] = {}
+    hints: dict[str, None] = {}
+    for detail in _without_other_branches(error.errors(include_url=False)):
+        line, hint = _told(model_class, detail)
+        lines[line] = None
+        if hint:
+            hints[hint] = None
     prefix = f"{where}: " if where else ""
     if len(lines) == 1:
         message = prefix + next(iter(lines))
     else:
         message = f"{prefix}{len(lines)} fields are wrong" + "".join(f"\n  {line}" for line in lines)
-    raise UserError(message, "; ".join(hints) or f"known fields: {', '.join(model_class.model_fields)}")
+    return UserError(message, "; ".join(hints) or f"known fields: {', '.join(model_class.model_fields)}")
 
 
 def _told(model_class: type[BaseModel], detail: ErrorDetails) -> tuple[str, str]:
@@ -166,6 +180,8 @@ def _told(model_class: type[BaseModel], detail: ErrorDetails) -> tuple[str, str]
         guess = nearest(names[-1], [*known, *aliases])
         parent = "".join(f"{name}." for name in names[:-1])
         line = f"no field named {path} (given {value})"
+        if hint := hint_for([names[-1]]):
+            return line, hint
         return line, f"did you mean {parent}{aliases.get(guess, guess)}?" if guess else f"known: {', '.join(known)}"
     if detail["type"] == "missing":
         return f"{path} is missing", f"add {path}"
@@ -191,7 +207,7 @@ def _walk(model_class: type[BaseModel], location: tuple[int | str, ...]) -> tupl
             owner = next((member for member in members if _is_model(member)), None)
             here = next((argument for member in members for argument in get_args(member)[-1:]), Any)
             # union tags of validators ("function-after[...]") are pydantic's business, not the user's
-            if "[" not in str(element):
+            if not _is_tag((element,)):
                 names.append(str(element))
     return owner, names
 
@@ -204,7 +220,19 @@ def _without_other_branches(details: list[ErrorDetails]) -> list[ErrorDetails]:
         for detail in details
         if not (isinstance(detail["input"], dict) and detail["type"].endswith("_type") and detail["loc"][:-1] in inside)
     ]
-    return kept or details
+    kept = kept or details
+    meant = {detail["loc"][:-1] for detail in kept if _is_tag(detail["loc"][-1:]) and not _of_type(detail)}
+    # a number that is too small was meant to be a number, whatever else may stand there
+    return [d for d in kept if not (_is_tag(d["loc"][-1:]) and _of_type(d) and d["loc"][:-1] in meant)]
+
+
+def _of_type(detail: ErrorDetails) -> bool:
+    return detail["type"].endswith("_type")
+
+
+def _is_tag(last: tuple[int | str, ...]) -> bool:
+    """Whether this end of a location is how pydantic calls a member of a union, and no field."""
+    return any("[" in str(element) or str(element).startswith("constrained-") for element in last)
 
 
 def _members(annotation: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -126,6 +127,10 @@ def test_eval_of_a_bare_base_and_of_an_adapter(run: Path, base: Path, reviews: P
     tuned = tunewise("eval", run / "adapter", "--model", base, "--data", reviews, "--json")
     assert tuned.code == 0, tuned.err
     assert json.loads(bare.out)["metrics"].keys() == json.loads(tuned.out)["metrics"].keys()
+    told = tunewise("eval", run / "adapter", "--model", base, "--data", reviews, "--limit", "3").out
+    assert re.search(r"accuracy [\d.]+ %  macro F1 [\d.]+ %", told)
+    assert "3 rows of reviews" in told
+    assert f"{base} with {run / 'adapter'}" in " ".join(told.split())
 
 
 def test_eval_takes_the_fields_of_a_recipe_that_it_reads(base: Path, pairs: Path) -> None:
@@ -293,6 +298,25 @@ def test_flags_win_over_the_recipe_and_overrides_over_flags(tmp_path: Path, monk
     assert gather([str(path), "method=lora", "data=d.csv"], {})["method"] == {"name": "lora", "rank": 2}
     with pytest.raises(UserError, match="cannot read"):
         gather(["seed=1", str(path)], {})
+
+
+def test_a_method_in_one_word_lies_between_recipe_and_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data: tiny:sentiment\nmethod: lora:rank=2:alpha=3\n")
+    assert gather([str(path)], {})["method"] == {"name": "lora", "rank": 2, "alpha": 3}
+    found = gather([str(path), "method.rank=5"], {"method": "lora:rank=4:dropout=0.1:quantise=nf4:train.steps=7"})
+    assert found["method"] == {"name": "lora", "rank": 5, "alpha": 3, "dropout": 0.1}
+    assert (found["quantise"], found["train"]) == ("nf4", {"steps": 7})
+    assert gather(["method=bitfit:add=true", "data=tiny:sentiment"], {})["method"] == {"name": "bitfit", "add": True}
+
+
+def test_python_takes_a_method_in_one_word_too() -> None:
+    from tunewise.methods import parse_method
+    from tunewise.run import build_recipe
+
+    fields = {"data": "tiny:sentiment", "method": "lora:rank=4:alpha=8"}
+    assert build_recipe(fields, {"method.rank": 2}).method == parse_method({"name": "lora", "rank": 2, "alpha": 8})
+    assert parse_method("lora:rank=4") == parse_method({"name": "lora", "rank": 4})
 
 
 def test_adapters_add_up_shrink_and_differ(run: Path, base: Path, tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ def test_what_python_writes_as_csv_is_read_back(tmp_path_factory, pairs):
         ("a.csv", b"text,label\na,b\nbl\xe5,b\n", "a.csv, line 3: byte 0xe5 is not UTF-8", "iconv -f latin1 -t utf-8"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "a.jsonl, line 2: byte 0xff is not UTF-8", "iconv"),
         ("a.csv", "text,label\na,b\nc,d,e\n", "a.csv, line 3 has 3 cells, the lines before it have 2", "put quotes"),
+        ("a.csv", 'text,label\na,b\n"c,d\ne,f\ng",h,i\n', "a.csv, line 3 has 3 cells", "takes in 2 lines below"),
         ("a.tsv", "text\tlabel\na\tb\nc\n", "a.tsv, line 3 has 1 cells", "holds a tab"),
         ("a.jsonl", '{"a": 1}\n{"a": }\n', "a.jsonl, line 2 is no valid JSON: column 7", "correct line 2"),
         ("a.json", '[\n{"a": 1},\n{"a": }\n]', "a.json, line 3 is no valid JSON: column 7", "correct line 3"),

@@ -1,6 +1,7 @@
 """From a file as a person has it to a task: what is recognised, told, overridden and refused."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,21 @@ def test_train_can_be_limited(here):
     assert sum(example.label == "ham" for example in task.train) == 5
     assert task.ledger.detected.endswith("; 10 of 32 training examples taken")
     assert load_task(DataConfig(path="tiny:sentiment", train=7)).ledger.trained == 1200
+
+
+def test_dev_and_test_can_be_limited_and_keep_their_classes():
+    whole = load_task(DataConfig(path="tiny:sentiment"))
+    few = load_task(DataConfig(path="tiny:sentiment", train=12, dev=10, test=20))
+    assert [len(part) for part in (few.train, few.dev, few.test)] == [12, 10, 20]
+    assert set(few.test) < set(whole.test)
+    assert [example for example in whole.test if example in set(few.test)] == list(few.test)
+    assert sorted(Counter(example.label for example in few.test).values()) == [10, 10]
+    assert few.ledger.detected.endswith(
+        "; 12 of 500 training examples taken; 10 of 200 dev examples taken; 20 of 500 test examples taken"
+    )
+    of_two = {"mixture": {"sources": {"a": {"path": "tiny:sentiment", "test": 7}, "b": "tiny:entailment"}}}
+    mixed = load_task(DataConfig.model_validate({**of_two, "test": 9}))
+    assert {name: len(task.test) for name, task in mixed.each.items()} == {"a": 7, "b": 9}
 
 
 @pytest.mark.parametrize("name", sorted(folder.parent.name for folder in EMBEDDED.glob("*/task.yaml")))

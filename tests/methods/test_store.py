@@ -1,6 +1,7 @@
 """Adapter folders: proved by their probe, refused for another base, and never half-written."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -29,6 +30,17 @@ def test_a_reloaded_adapter_passes_its_probe(folder):
     assert differences["tuned"] == 0
     assert differences["base"] == 0
     assert differences["effect"] > 1e-3
+
+
+def test_a_run_is_named_for_its_adapter_and_a_base_is_no_model(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run" / "adapter")
+    tuned = load_adapter(bases.build("llama", torch.float32), tmp_path / "run")
+    expected = load_adapter(bases.build("llama", torch.float32), folder).state()
+    assert all(torch.equal(value, expected[name]) for name, value in tuned.state().items())
+    for taken in (lambda model: load_adapter(model, folder), lambda model: attach(model, tuned.method)):
+        with pytest.raises(UserError, match="is no model") as caught:
+            taken(object())
+        assert "base.model" in caught.value.hint
 
 
 def test_the_probe_notices_an_adapter_that_changed(folder):
@@ -76,8 +88,9 @@ def test_a_folder_of_another_format_or_none_at_all(folder, tmp_path):
     (folder / "tunewise.json").write_text(json.dumps({**card, "format": 99}))
     with pytest.raises(UserError, match="has format 99, this version reads 1"):
         load_adapter(bases.build("llama", torch.float32), folder)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="is no adapter folder"):
-        load_adapter(bases.build("llama", torch.float32), tmp_path)
+        load_adapter(bases.build("llama", torch.float32), tmp_path / "empty")
 
 
 def test_saving_leaves_scale_and_values_as_they_were(tmp_path):

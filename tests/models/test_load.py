@@ -58,6 +58,30 @@ def test_dtype_is_measured_and_never_float16_on_a_cpu():
     assert "float32" in caught.value.hint
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[:-8], lambda data: b"\xff" * 8 + data[8:], lambda data: b""])
+def test_weights_that_are_not_whole_are_named(folder, damage):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(damage(weights.read_bytes()))
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged") as caught:
+        load_base(str(folder))
+    assert "again" in caught.value.hint
+
+
+def test_weights_that_git_lfs_has_not_fetched_are_named(folder):
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    with pytest.raises(UserError, match="pointer of Git LFS") as caught:
+        load_base(str(folder))
+    assert caught.value.hint == "git lfs pull"
+
+
+def test_a_folder_without_a_tokenizer_is_told_what_to_copy(folder):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(UserError, match="has no tokenizer") as caught:
+        load_base(str(folder))
+    assert "tokenizer.json" in caught.value.hint
+
+
 def test_a_pickle_is_refused_with_the_way_to_convert_it(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="a pickle") as caught:

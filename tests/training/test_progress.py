@@ -20,7 +20,8 @@ def test_without_a_terminal_there_is_one_line_an_evaluation():
     watcher = watcher_for(stream)
     assert isinstance(watcher, Lines)
     follow(watcher)
-    (line,) = stream.getvalue().splitlines()
+    begun, line = stream.getvalue().splitlines()
+    assert begun == "lora  goes on behind step 2 of 10"
     assert line.startswith("lora  step 4/10  loss 0.3750  dev 0.7500  (best)  ")
     assert line.endswith("tokens/s")
 
@@ -35,7 +36,7 @@ def test_several_runs_are_followed_as_one():
     one.evaluated(1, 0.75, True)
     one.finished()
     one.finished()
-    assert stream.getvalue().startswith("lora + bitfit  step 4/15  loss 1.5000  dev 0.7500  (best)  ")
+    assert stream.getvalue().splitlines()[-1].startswith("lora + bitfit  step 4/15  loss 1.5000  dev 0.7500  (best)  ")
 
 
 def test_the_bar_shows_steps_loss_score_and_time_left():
@@ -65,7 +66,7 @@ def test_sources_are_told_by_their_recent_losses_and_forgotten_by_the_next_run()
     lines.told_by_source({f"s{number}": 1.0 for number in range(9)})
     lines.evaluated(3, 0.5, False)
     follow(lines)
-    told, many, after = stream.getvalue().splitlines()
+    told, many, _, after = stream.getvalue().splitlines()
     assert "loss 2.0000  a 1.900  b 3.000  dev 0.5000" in told
     assert "s3 1.000  and 5 more  dev" in many
     assert "loss 0.3750  dev 0.7500" in after

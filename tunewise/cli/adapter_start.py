@@ -20,10 +20,10 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Quantise a base around an adapter, so that both together begin nearer to the full-precision weights."""
-    from tunewise.cli.recipes import method_of
+    from tunewise.config import in_one_word
     from tunewise.run import start_adapter
 
-    _, fields = method_of(method)
+    fields = in_one_word(method)
     found = start_adapter(model, out, method=fields, format=form, by=by, turns=turns, dtype=dtype)
     if as_json:
         print_json(found)

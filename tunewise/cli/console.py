@@ -29,6 +29,10 @@ Data = Annotated[
     ),
 ]
 
+OneMethod = Annotated[
+    str | None, typer.Option("--method", help="One of `tunewise methods`, as in lora:rank=4.", show_default="lora")
+]
+
 
 def results(*, markup: bool = False) -> Console:
     """Where a verb prints what was asked for, brackets as they are: a label may hold some. With `markup` they are

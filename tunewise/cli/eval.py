@@ -12,6 +12,7 @@ from tunewise.errors import UserError
 Harness = Annotated[
     str | None, typer.Option(help="Tasks of lm-evaluation-harness instead of --data: mmlu,bbh.", show_default=False)
 ]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only so many examples of each source.", show_default="all")]
 HarnessTasks = Annotated[
     Path | None, typer.Option(help="A folder with task files (yaml) of your own for it.", show_default=False)
 ]
@@ -38,7 +39,7 @@ def evaluate(
     seed: Annotated[
         int | None, typer.Option(help="Which demonstrations and tokens are drawn.", show_default="the run's, or 0")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many examples of each source.", show_default="all")] = None,
+    limit: Limit = None,
     harness: Harness = None,
     harness_tasks: HarnessTasks = None,
     out: Out = None,
@@ -66,6 +67,7 @@ def evaluate(
     if data is not None:
         find(data)
 
+    from tunewise.report.table import print_evaluation
     from tunewise.run import evaluate as evaluate_run
 
     found = evaluate_run(
@@ -73,9 +75,8 @@ def evaluate(
     )  # fmt: skip
     if as_json:
         print_json(found)
-        return
-    for name, value in found["metrics"].items():
-        results().print(f"{name:<18}{value:.4f}")
+    else:
+        print_evaluation(results(), found)
 
 
 def _tasks(harness: str | None, others: Mapping[str, object]) -> list[str]:

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewise.cli.console import print_json, progress_lines, results, this_command
-from tunewise.cli.recipes import method_of
-from tunewise.config import override
+from tunewise.config import in_one_word, override
 from tunewise.errors import UserError
 
 PROTOCOL = "icl-vs-ft"
@@ -49,7 +48,7 @@ def fine_tuned(methods: str | None, recipe: Mapping[str, Any]) -> dict[str, Any]
             f"--methods {methods} is not one way of fine-tuning",
             "name one, such as --methods lora:rank=8, or leave it out",
         )
-    return {**recipe, "method": method_of(words[0])[1]}
+    return {**recipe, "method": in_one_word(words[0])}
 
 
 def models_of(text: str, protocol: str | None) -> dict[str, dict[str, Any]]:

@@ -105,9 +105,9 @@ def _no_collector() -> Iterator[None]:
 
 def methods_of(words: list[str]) -> list[Any]:
     """The fields of each method, and `all` as it is."""
-    from tunewise.cli.recipes import method_of
+    from tunewise.config import in_one_word
 
-    return [word if word == "all" else method_of(word)[1] for word in words]
+    return [word if word == "all" else in_one_word(word) for word in words]
 
 
 def fields_of(words: list[str]) -> dict[str, Any]:

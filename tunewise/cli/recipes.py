@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunewise.config import override, read_yaml
+from tunewise.config import in_one_word, override, read_yaml
 from tunewise.data.found import find
+from tunewise.elsewhere import ELSEWHERE, hint_for
 from tunewise.errors import UserError
 
 DEFAULTS = {"model": "tiny", "method": {"name": "lora"}, "seed": 0}
 OF_THE_BASE = ("dtype", "head", "quantise")  # fields of the recipe that an arm may be given beside those of its method
-SHORT = {"method": "name", "data": "path"}  # fields that may be given by one word, and what that word is
+SHORT = ("method", "data")  # fields that may be given by one word
 
 
 def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -35,20 +36,19 @@ def assigned(assignments: Sequence[str]) -> dict[str, Any]:
     return {word.partition("=")[0]: override({}, ["value=" + word.partition("=")[2]])["value"] for word in assignments}
 
 
-def method_of(word: str) -> tuple[str, dict[str, Any]]:
-    """Label and fields of a method written in one word: lora, or lora:rank=4:alpha=8."""
-    name, *assignments = word.strip().split(":")
-    return " ".join([name, *assignments]), override({"name": name}, assignments)
-
-
 def arm_of(word: str) -> tuple[str, dict[str, Any]]:
     """Label and recipe fields of an arm in one word: a method, its fields, and fields of the recipe after them, as in
     frozen:shots=8:data.pattern=question, or lora:quantise=nf4."""
+    method, own = _parted(word)
+    return " ".join(word.strip().split(":")), {"method": in_one_word(method), **assigned(own)}
+
+
+def _parted(word: str) -> tuple[str, list[str]]:
+    """An arm's word without what it assigns to fields of the recipe, and those assignments."""
     name, *assignments = word.strip().split(":")
     names = [assignment.partition("=")[0] for assignment in assignments]
     own = [each for each, field in zip(assignments, names) if "." in field or field in OF_THE_BASE]
-    _, method = method_of(":".join([name, *(each for each in assignments if each not in own)]))
-    return " ".join([name, *assignments]), {"method": method, **assigned(own)}
+    return ":".join([name, *(each for each in assignments if each not in own)]), own
 
 
 def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:
@@ -64,17 +64,23 @@ def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:
         name, _, value = assignment.partition("=")
         given[name] = value
         overrides.remove(assignment)
-    for name, key in SHORT.items():
-        if isinstance(recipe.get(name), str):
-            recipe[name] = {key: recipe[name]}
+    if isinstance(path := recipe.get("data"), str):
+        recipe["data"] = {"path": path}
+    if isinstance(method := recipe.get("method"), str):
+        recipe["method"] = in_one_word(method)
     if "data" in given:
         recipe["data"] = {**recipe.get("data", {}), "path": given.pop("data")}
     if "method" in given:
-        name = given.pop("method")
+        word, of_the_recipe = _parted(given.pop("method"))
+        fields, overrides = in_one_word(word), [*of_the_recipe, *overrides]
         # another method has other fields, so the recipe's own do not carry over
-        recipe["method"] = recipe["method"] if recipe["method"].get("name") == name else {"name": name}
+        known = recipe["method"] if recipe["method"].get("name") == fields["name"] else {}
+        recipe["method"] = {**known, **fields}
     recipe = override({**recipe, **given}, overrides)
     if "data" not in recipe:
+        if hint := hint_for(recipe):
+            theirs = ", ".join(name for name in recipe if name in ELSEWHERE)
+            raise UserError(f"no data given, and fields that are called otherwise here: {theirs}", hint)
         raise UserError(
             "no data given",
             "add --data FILE (csv, tsv, json, jsonl, parquet, txt), or --data tiny:sentiment to try it out",

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tunewise.cli.compare import seeds_of
-from tunewise.cli.console import AsJson, Data, Model, Out, print_json, progress_lines, results
+from tunewise.cli.console import AsJson, Data, Model, OneMethod, Out, print_json, progress_lines, results
 from tunewise.cli.train import Words
 
 
@@ -14,7 +14,7 @@ def remedies(
     words: Words = None,
     model: Model = None,
     data: Data = None,
-    method: Annotated[str | None, typer.Option(help="One of `tunewise methods`.", show_default="lora")] = None,
+    method: OneMethod = None,
     replay: Annotated[
         str | None, typer.Option(help="A file or task of general text to replay.", show_default="tiny's own")
     ] = None,

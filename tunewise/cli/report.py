@@ -9,7 +9,9 @@ from tunewise.cli.console import AsJson, print_json, results, this_command
 
 
 def report(
-    runs: Annotated[Path, typer.Argument(help="A run folder, or a folder with run folders anywhere below it.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders, comparisons, or folders with run folders anywhere below them.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -26,19 +28,19 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained html page: the verdict, every figure with its interval, answers, proofs."""
-    from tunewise.report.arms import diverged_of, read_arms
     from tunewise.report.card import write_card
     from tunewise.report.decision import decide
     from tunewise.report.export import table_of, write_csv
     from tunewise.report.page import write_page
-    from tunewise.report.protocol import how_compared
+    from tunewise.report.shown import shown_in
 
-    arms = read_arms(runs)
-    decision = decide(arms, how_compared(runs).rule)
-    rows = table_of(arms, decision, diverged_of(runs))
-    place = out or runs
+    shown = shown_in(runs)
+    arms = shown.arms
+    decision = decide(arms, shown.how.rule)
+    rows = table_of(arms, decision, shown.diverged)
+    place = out or (runs[0] if len(runs) == 1 else Path())
     file = place if place.suffix in (".html", ".htm") else place / "report.html"
-    page = write_page(runs, file, title=title, commands=[this_command()])
+    page = write_page(shown, file, title=title, commands=[this_command()])
     written = {"page": str(page)}
     if csv is not None:
         written["csv"] = str(write_csv(csv, rows))

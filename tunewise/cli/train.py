@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tunewise.cli.console import AsJson, Data, Model, Out, print_json, results
+from tunewise.cli.console import AsJson, Data, Model, OneMethod, Out, print_json, results
 from tunewise.errors import UserError
 
 Words = Annotated[
@@ -25,7 +25,7 @@ def train(
     words: Words = None,
     model: Model = None,
     data: Data = None,
-    method: Annotated[str | None, typer.Option(help="One of `tunewise methods`.", show_default="lora")] = None,
+    method: OneMethod = None,
     seed: Annotated[
         int | None, typer.Option(help="Initialisation, data order, few-shot sample.", show_default="0")
     ] = None,

@@ -23,6 +23,7 @@ from tunewise.comparison.search import Search, at, points_of, search
 from tunewise.comparison.stage import Stage
 from tunewise.comparison.tables import rows_of, verdict_of
 from tunewise.comparison.workers import OneByOne, SideBySide, Workers
+from tunewise.data.in_memory import Data, data_fields
 from tunewise.errors import UserError
 from tunewise.run import Bases, Loading, Recipe, add_reload_proof, base_of, refuse_unfit, run_folder
 from tunewise.training.lane import Diverged
@@ -32,7 +33,7 @@ METHODS = ("frozen", "lora", "bitfit", "full")
 
 
 def compare(
-    data: str | Mapping[str, Any],
+    data: Data,
     *,
     model: str = "tiny",
     methods: Arms = METHODS,
@@ -49,7 +50,7 @@ def compare(
     {"learning_rate": 2e-3}}, "asked": {"method": "frozen", "data.pattern": "question"}}. `overrides` are dotted fields
     for all arms, and fields of the protocol: {"trials": 4, "margin": 1.0}. The rest is as `carry_out_comparison` says.
     """
-    fields = {"model": model, "data": data, ARMS: methods, "seeds": tuple(seeds)}
+    fields = {"model": model, "data": data_fields(data), ARMS: methods, "seeds": tuple(seeds)}
     return carry_out_comparison(build_comparison(fields, overrides), out, workers=workers, progress=progress)
 
 

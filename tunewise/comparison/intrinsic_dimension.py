@@ -11,6 +11,7 @@ from typing import Any
 
 from tunewise import files
 from tunewise.comparison.grid import compare
+from tunewise.data.in_memory import Data, data_fields
 from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
 from tunewise.methods import METHODS
@@ -23,7 +24,7 @@ Fields = Mapping[str, Any]  # of a recipe
 
 
 def intrinsic_dimension(
-    data: str | Mapping[str, Any],
+    data: Data,
     *,
     model: str = "tiny",
     share: float = 0.9,
@@ -45,7 +46,7 @@ def intrinsic_dimension(
     """
     if not 0 < share <= 1:
         raise UserError(f"share={share} is no share of full fine-tuning", "use a number above 0, up to 1")
-    grid = _Grid(data, model, seeds, Path(out))
+    grid = _Grid(data_fields(data), model, seeds, Path(out))
     best = grid.measure("full", {"name": "full"}, full)
     points: dict[int, dict[str, Any]] = {}
 
@@ -94,7 +95,7 @@ def search(
 class _Grid:
     """The runs of a search: one arm after another on one task, each at the best of its learning rates."""
 
-    def __init__(self, data: str | Mapping[str, Any], model: str, seeds: Sequence[int], out: Path) -> None:
+    def __init__(self, data: Data, model: str, seeds: Sequence[int], out: Path) -> None:
         self.data, self.model, self.seeds, self.out = data, model, seeds, out
         self.metric = ""
         self._chosen: dict[str, Fields] = {}

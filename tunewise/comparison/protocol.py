@@ -130,7 +130,7 @@ def arms_of(methods: Arms) -> dict[str, Mapping[str, Any]]:
             if not isinstance(method, str | Mapping | Method):
                 raise UserError(f"arms: {method!r} is no method", "name it, as in lora, or give {name: lora, rank: 4}")
             fields = method.configuration() if isinstance(method, Method) else method
-            label = fields if isinstance(fields, str) else _label(fields)
+            label = fields.replace(":", " ") if isinstance(fields, str) else _label(fields)
             if label in arms:
                 raise UserError(f"the method {label} is there twice", "leave one out, or change a field of it")
             arms[label] = {"method": fields}

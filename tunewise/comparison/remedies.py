@@ -10,6 +10,7 @@ from tunewise import files
 from tunewise.comparison.following import GridWatcher
 from tunewise.comparison.grid import compare
 from tunewise.comparison.tables import interval
+from tunewise.data.in_memory import Data, data_fields
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
 from tunewise.run import Recipe, build_recipe
@@ -26,7 +27,7 @@ REPLAYED, MIXED = 0.1, 0.3
 
 
 def remedies(
-    data: str | Mapping[str, Any],
+    data: Data,
     *,
     recipe: Mapping[str, Any] | None = None,
     replay: str | None = None,
@@ -42,6 +43,7 @@ def remedies(
     text, `mixture` names other tasks; of `tiny` the embedded ones are taken where none are given. A row has the main
     metric on test and the forgetting, each with its interval over the seeds. UserError where nothing shows forgetting.
     """
+    data = data_fields(data)
     fields = {"model": "tiny", "method": "lora", **(recipe or {}), "data": data}
     checked = build_recipe(fields)
     if not checked.retention_suite:

@@ -94,6 +94,10 @@ class DataConfig(Strict):
     """Whether numbers in the label column are classes or values; None tells it from the numbers."""
     train: int | None = Field(default=None, ge=1)
     """Take only so many training examples, all classes alike; None takes all."""
+    dev: int | None = Field(default=None, ge=1)
+    """Look at only so many dev examples, all classes alike; None at all of them."""
+    test: int | None = Field(default=None, ge=1)
+    """Measure on only so many test examples, all classes alike; None on all of them."""
     few_shot: int | None = Field(default=None, ge=1)
     """Train on only so many examples, as many of each class, drawn anew by each run's seed: those that `frozen` with
     as many shots shows."""
@@ -130,14 +134,15 @@ class DataConfig(Strict):
         if self.mixture is None:
             return {"": self}
         shared = {"split": self.split, "seed": self.seed}
-        n_train = {
-            name: min((n for n in (self.train, source.train) if n is not None), default=None)
-            for name, source in self.mixture.sources.items()
-        }
         return {
-            name: source.model_copy(update={**shared, "train": n_train[name]})
+            name: source.model_copy(update=shared | self._at_most(source))
             for name, source in self.mixture.sources.items()
         }
+
+    def _at_most(self, source: DataConfig) -> dict[str, int | None]:
+        """How many examples of each part are taken of one source: as it says, and no more than is said of all."""
+        both = {"train": (self.train, source.train), "dev": (self.dev, source.dev), "test": (self.test, source.test)}
+        return {part: min((n for n in limits if n is not None), default=None) for part, limits in both.items()}
 
     @model_validator(mode="before")
     @classmethod

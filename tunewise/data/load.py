@@ -241,15 +241,23 @@ def _metrics(kind: Kind, labels: Sequence[str], examples: Sequence[Example]) -> 
 
 
 def _limited(task: Task, config: DataConfig) -> Task:
-    if config.train is None or config.train >= len(task.train):
-        return task
-    if isinstance(task.train, Streamed):
-        train: Sequence[Example] = task.train.only(task.train.drawn(config.train, config.seed, balanced=False))
-    else:
-        chosen = {id(example) for example in few_shot(task.train, config.train, config.seed, balanced=False)}
-        train = tuple(example for example in task.train if id(example) in chosen)
-    told = f"{task.ledger.detected}; {len(train)} of {len(task.train)} training examples taken"
-    return replace(task, train=train, ledger=replace(task.ledger, detected=told))
+    """With only so many examples of each part as the configuration wants of it."""
+    parts = {"training": (task.train, config.train), "dev": (task.dev, config.dev), "test": (task.test, config.test)}
+    told, taken = task.ledger.detected, {}
+    for name, (examples, n) in parts.items():
+        taken[name] = examples if n is None or n >= len(examples) else _some_of(examples, n, config.seed)
+        if len(taken[name]) < len(examples):
+            told += f"; {len(taken[name])} of {len(examples)} {name} examples taken"
+    ledger = replace(task.ledger, detected=told)
+    return replace(task, train=taken["training"], dev=taken["dev"], test=taken["test"], ledger=ledger)
+
+
+def _some_of(examples: Sequence[Example], n: int, seed: int) -> Sequence[Example]:
+    """So many of these, all classes alike, in their order."""
+    if isinstance(examples, Streamed):
+        return examples.only(examples.drawn(n, seed, balanced=False))
+    chosen = {id(example) for example in few_shot(examples, n, seed, balanced=False)}
+    return tuple(example for example in examples if id(example) in chosen)
 
 
 def _marked(task: Task, config: DataConfig) -> Task:

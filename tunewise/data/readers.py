@@ -118,9 +118,12 @@ def _separated(path: Path, text: str, tabs: bool) -> list[Row]:
     rows = []
     for line, cells in records:
         if len(cells) != len(names):
+            n_inside, mark = sum(cell.count("\n") for cell in cells), "a tab" if tabs else "the separator"
             raise UserError(
                 f"{path}, line {line} has {len(cells)} cells, the lines before it have {len(names)}",
-                f"put quotes around text that holds {'a tab' if tabs else 'the separator'}, or correct line {line}",
+                f"a quote that is open there takes in {n_inside} lines below it: close it, or double quotes inside text"
+                if n_inside
+                else f"put quotes around text that holds {mark}, or correct line {line}",
             )
         rows.append(Row(line, dict(zip(names, cells))))
     return rows

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tunewise.config import parse
+from tunewise.config import in_one_word, parse
 from tunewise.errors import UserError, unknown
 from tunewise.methods.additive.bottleneck import BottleneckAdapter
 from tunewise.methods.additive.compacter import Compacter
@@ -41,11 +41,11 @@ METHODS: dict[str, type[Method]] = {
 
 
 def parse_method(data: str | Mapping[str, object]) -> Method:
-    """The method for a name, or for a mapping with `name` and fields.
+    """The method for a name, a name with fields (lora:rank=4:alpha=8), or a mapping with `name` and fields.
 
     Raises UserError for an unknown name or field, naming the nearest.
     """
-    fields = {"name": data} if isinstance(data, str) else dict(data)
+    fields = in_one_word(data) if isinstance(data, str) else dict(data)
     name = fields.pop("name", None)
     if not isinstance(name, str):
         raise UserError("a method needs a name", hint=f"method.name=lora; known: {', '.join(METHODS)}")

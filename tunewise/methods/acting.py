@@ -108,6 +108,8 @@ def vacate(model: PreTrainedModel) -> None:
 
 
 def refuse_a_second(model: PreTrainedModel) -> None:
-    """UserError where something is attached to `model`."""
+    """UserError where something is attached to `model`, and for what is no model."""
+    if not isinstance(model, nn.Module):
+        raise UserError(f"a {type(model).__name__} is no model", hint="of what load_base returns, give base.model")
     if model in _CARRIED:
         raise UserError(f"this model already carries {_CARRIED[model]!r}", hint="call .detach() on that one first")

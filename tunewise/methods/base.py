@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import field_validator
+from pydantic import ModelWrapValidatorHandler, ValidationError, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tunewise.config import Strict
+from tunewise.config import Strict, in_words
 from tunewise.errors import UserError
 
 if TYPE_CHECKING:
@@ -241,6 +241,17 @@ class Method(Strict):
     def at_scale(self, scale: float) -> Method | None:
         """The method that at λ = 1 makes of the same tensors what this one makes at λ = `scale`; None for most."""
         return None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _told_in_words(cls, data: Any, check: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        """LoRA(rnak=4) is bad input like any other: a UserError, in words."""
+        if info.context:
+            return check(data)
+        try:
+            return check(data)
+        except ValidationError as error:
+            raise in_words(cls, error, cls.__name__) from None
 
     def configuration(self) -> dict[str, object]:
         """The name and every field, as plain data; `parse_method` reads it back."""

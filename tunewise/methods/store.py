@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tunewise import files
 from tunewise.errors import UserError
 from tunewise.methods import adapterhub, parse_method
+from tunewise.methods.acting import refuse_a_second
 from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.base import Method
 from tunewise.methods.interop import PeftForm, from_peft, to_peft
@@ -31,6 +32,8 @@ from tunewise.models.heads import TaskHead, head_of
 from tunewise.models.quantise import format_of
 
 FORMAT = 1
+OF_A_RUN = "adapter"
+"""The adapter's folder in that of a run."""
 CARD, PROBE = "tunewise.json", "probe.safetensors"
 TENSORS, OWN_TENSORS, PEFT_CONFIG = "adapter_model.safetensors", "tunewise.safetensors", "adapter_config.json"
 PROBED_LOGITS = 256
@@ -104,12 +107,15 @@ def load_adapter(
     tokenizer: PreTrainedTokenizerBase | None = None,
     base_fingerprint: str = "",
 ) -> Tuned:
-    """Attach the adapter in `folder`, ours or one that peft or AdapterHub's library wrote, to `model`, at its λ.
+    """Attach the adapter in `folder`, ours or one that peft or AdapterHub's library wrote, to `model`, at its λ; of the
+    folder of a run, its adapter.
 
     `base_fingerprint` spares reading the base again where it is known, as in `Base.fingerprint`. Raises UserError when
     a file is damaged, the adapter belongs to another base or tokenizer, or it does not fit.
     """
+    refuse_a_second(model)
     folder, scale = Path(folder), 1.0
+    folder = folder / OF_A_RUN if (folder / OF_A_RUN).is_dir() else folder
     if (folder / CARD).is_file():
         method, state = _read_own(model, folder, tokenizer, base_fingerprint)
         scale = float(read_card(folder).get("scale", 1.0))

@@ -35,6 +35,7 @@ from tunewise.models import fingerprint, plain
 from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
 from tunewise.models.families import NOT_IN_16_BITS, VISION, kind_of
 from tunewise.models.heads import TaskHead, draw_head, head_of, is_told_by
+from tunewise.models.on_disk import check_weights, lacks_tokenizer, no_tokenizer
 from tunewise.models.precision import choose_dtype
 from tunewise.models.quantise import finish_loading, format_of, format_of_checkpoint, is_plain, loading
 from tunewise.models.shapes import is_shape
@@ -49,7 +50,6 @@ QUANTISATION = "quantisation.json"
 """Beside a checkpoint that was quantised here: from what, and what it lost."""
 UNLIMITED = 10**9
 """Tokenizers that know no limit say 1e30."""
-UNSAFE_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt")
 _LOADED: "WeakSet[PreTrainedModel]" = WeakSet()  # bases of this process that somebody still holds
 
 
@@ -114,7 +114,7 @@ def load_base(
     auto_class = head.auto_class(kind, name)
     source = EMBEDDED.get(name, name)
     if Path(source).exists():
-        _check_weights(Path(source))
+        check_weights(Path(source))
     tokenizer = None if kind == VISION else load_tokenizer(name, head)
     same_size, same_labels = config.num_labels == max(1, len(head.labels)), is_told_by(head, config)
     head.configure(config)
@@ -234,9 +234,9 @@ def load_tokenizer(name: str, head: TaskHead | None = None) -> PreTrainedTokeniz
     try:
         tokenizer = AutoTokenizer.from_pretrained(EMBEDDED.get(name, name), **words, **_from_the_hub(name))
     except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from error
+        raise (no_tokenizer(name) if lacks_tokenizer(Path(name)) else _cannot_load(name, error)) from error
     if tokenizer is None:
-        raise UserError(f"{name} has no tokenizer", hint="copy tokenizer.json from where the model came from")
+        raise no_tokenizer(name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -332,20 +332,6 @@ def _hub_answers() -> bool:
         logger.info("%s does not answer (%s): only what was downloaded before is there", constants.ENDPOINT, error)
         return False
     return True
-
-
-def _check_weights(folder: Path) -> None:
-    """Refuse a folder without weights, and weights that would have to be unpickled."""
-    names = os.listdir(folder)
-    if not any(name.endswith(".safetensors") for name in names):
-        unsafe = sorted(name for name in names if name.endswith(UNSAFE_WEIGHTS))
-        if unsafe:
-            raise UserError(
-                f"{folder} holds its weights as {unsafe[0]}, a pickle, which can run code when it is read",
-                hint="convert it once, where you trust it: AutoModelForCausalLM.from_pretrained(FOLDER)"
-                ".save_pretrained(NEW_FOLDER) writes model.safetensors",
-            )
-        raise UserError(f"{folder} has no *.safetensors file", hint="copy model.safetensors beside config.json")
 
 
 def _looks_like_a_path(name: str) -> bool:

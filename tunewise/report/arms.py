@@ -1,6 +1,6 @@
 """Runs -> arms: the seeds of one method under one configuration, with means and intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -135,12 +135,16 @@ def gather_arms(
 ) -> list[Arm]:
     """The arms of `runs` in the order in which they first appear, or in that of `labels` (label -> arm folder).
 
-    Several labels may share a folder: arms for which the search chose the same point.
+    Several labels may share a folder: arms for which the search chose the same point. Runs that no label speaks of are
+    of one arm where their recipes are the same but for the seed; of a run that is there twice one counts.
     """
-    metric = main_metric(runs)
-    groups: dict[str, list[Run]] = {}
+    metric, labelled = main_metric(runs), set((labels or {}).values())
+    known = {run.asked: run.arm_folder for run in runs if run.arm_folder in labelled}
+    found: dict[str, dict[Any, Run]] = {}
     for run in runs:
-        groups.setdefault(run.arm_folder, []).append(run)
+        key = run.arm_folder if run.arm_folder in labelled else known.get(run.asked, run.asked)
+        found.setdefault(key, {}).setdefault(run.metrics.get("seed", 0), run)
+    groups = {key: list(of_arm.values()) for key, of_arm in found.items()}
     order = [(label, key) for label, key in (labels or {}).items() if key in groups]
     named = {key for _, key in order}
     order += [(label, key) for key, label in label_by_difference(groups).items() if key not in named]
@@ -169,6 +173,12 @@ def runs_of(root: Path) -> list[Run]:
     if places:
         return [read_run(place) for place in places]
     runs = read_runs(root)
+    refuse_unlike(runs, f"below {root}")
+    return runs
+
+
+def refuse_unlike(runs: Sequence[Run], where: str) -> None:
+    """UserError for runs of several tasks or bases, whose scores say nothing of each other."""
     for what, found in (
         ("tasks", [str(run.metrics.get("task")) for run in runs]),
         ("bases", [str(run.recipe.get("model")) for run in runs]),
@@ -176,10 +186,9 @@ def runs_of(root: Path) -> list[Run]:
         several = sorted(set(found))
         if len(several) > 1:
             raise UserError(
-                f"the runs below {root} are of {len(several)} {what}: {', '.join(several[:8])}",
+                f"the runs {where} are of {len(several)} {what}: {', '.join(several[:8])}",
                 f"give a folder of one, such as {runs[0].folder.parent.parent}",
             )
-    return runs
 
 
 def labels_of(root: Path) -> dict[str, str]:
@@ -202,17 +211,42 @@ def read_arms(root: Path) -> list[Arm]:
 
 
 def label_by_difference(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
-    """Arm folder -> the method's name, followed by the fields in which arms of that name differ."""
+    """Arm -> the method's name, followed by the fields in which arms of that name differ: those of the method, and
+    where these are the same, others of the recipe."""
     methods = {key: {**runs[0].method, **_beside(runs[0])} for key, runs in groups.items()}
+    recipes = {key: dict(_flat(runs[0].recipe)) for key, runs in groups.items()}
     labels = {}
     for key, method in methods.items():
-        rivals = [other for other in methods.values() if other.get("name") == method.get("name")]
-        differing = [
-            field for field in method if field != "name" and any(rival.get(field) != method[field] for rival in rivals)
-        ]
-        detail = ", ".join(f"{field}={_short(method[field])}" for field in differing)
-        labels[key] = f"{method.get('name', key)} ({detail})" if detail else str(method.get("name", key))
+        rivals = {other: its for other, its in methods.items() if its.get("name") == method.get("name")}
+        twins = [other for other, its in rivals.items() if its == method]
+        told = _differing(method, rivals.values())
+        if len(twins) > 1:
+            told |= _differing(recipes[key], [recipes[twin] for twin in twins])
+        detail = ", ".join(f"{field}={_short(value)}" for field, value in told.items())
+        name = str(method.get("name", key))
+        labels[key] = f"{name} ({detail})" if detail else name
     return labels
+
+
+def _differing(fields: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields in which any of the others has another value."""
+    known = list(others)
+    return {
+        name: value
+        for name, value in fields.items()
+        if name != "name" and any(other.get(name) != value for other in known)
+    }
+
+
+def _flat(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The fields of a recipe beside method and seed, dotted."""
+    for name, value in recipe.items():
+        if name in ("method", "seed"):
+            continue
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", each) for inner, each in value.items())
+        else:
+            yield name, value
 
 
 def _beside(run: Run) -> dict[str, Any]:

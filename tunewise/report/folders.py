@@ -1,5 +1,6 @@
 """Run folders -> plain values. Only folders that hold DONE count: that marker is written last."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ class Run:
     def arm_folder(self) -> str:
         """The name of the folder above, shared by the seeds of one arm."""
         return self.folder.parent.name
+
+    @property
+    def asked(self) -> str:
+        """Its recipe without the seed, which runs of one arm share wherever they lie."""
+        return json.dumps({name: value for name, value in self.recipe.items() if name != "seed"}, sort_keys=True)
 
     @property
     def method(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from tunewise import files
 from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report import figure, words
-from tunewise.report.arms import Arm, DivergedArm, are_stored_unlike, diverged_of, gather_arms, labels_of, runs_of
+from tunewise.report.arms import Arm, DivergedArm, are_stored_unlike, gather_arms
 from tunewise.report.calibration_figure import calibration_figure, calibration_of
 from tunewise.report.card import shipped_run
 from tunewise.report.confusion import MOST_CLASSES, confusion_of, mistakes_beside
@@ -20,26 +20,26 @@ from tunewise.report.folders import Run, majority_score
 from tunewise.report.forgotten import forgotten_tasks
 from tunewise.report.matrix import matrix_of
 from tunewise.report.proof_table import planner_grades, proof_table
-from tunewise.report.protocol import HowCompared, how_compared
+from tunewise.report.protocol import HowCompared
 from tunewise.report.reproduce import command_of, digests_of, environment_of
-from tunewise.report.samples import Sample, contested_items, samples_of
+from tunewise.report.samples import Sample, contested_items
 from tunewise.report.score_rows import set_rows, source_rows
+from tunewise.report.shown import Shown, shown_in
 from tunewise.report.source_curves import source_curves
 from tunewise.report.templating import template
 
 GLYPHS = "●■◆▲▼✚✖⬟⬢★"
 
 
-def write_page(root: Path, page: Path, *, commands: Sequence[str] = (), title: str = "") -> Path:
+def write_page(root: Path | Shown, page: Path, *, commands: Sequence[str] = (), title: str = "") -> Path:
     """Render the runs of `root` into the file `page`: those of its comparison, or else every finished one.
 
     Arms are named and ordered as in the comparison that made them, where one did; `commands` are the lines that made
     the runs. UserError when there is no finished run.
     """
-    labels = labels_of(root)
-    told = {"samples": samples_of(root), "diverged": diverged_of(root), "how": how_compared(root)}
-    text = render(runs_of(root), labels=labels, commands=commands, title=title, **told)
-    files.write_text(page, text)
+    shown = root if isinstance(root, Shown) else shown_in([root])
+    told = {"labels": shown.labels, "samples": shown.samples, "diverged": shown.diverged, "how": shown.how}
+    files.write_text(page, render(shown.runs, commands=commands, title=title, **told))
     return page
 
 

@@ -1,6 +1,6 @@
 """The same figures in a terminal: one run as a card, a comparison as a table, samples in columns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from tunewise.report.folders import majority_score, read_run
 from tunewise.report.protocol import HowCompared
 from tunewise.report.samples import Sample
 from tunewise.report.score_rows import set_rows
+
+LABELS = 14
+"""Columns that the labels of a card take, beside which scores have room."""
 
 
 def comparison_table(arms: Sequence[Arm], found: Decision, diverged: Sequence[DivergedArm] = ()) -> Table:
@@ -136,18 +139,13 @@ def print_run(console: Console, folder: Path, metrics: dict[str, Any]) -> None:
     table.add_column(style="dim")
     table.add_column()
     for split in ("test", "dev"):
-        of_sources: dict[str, list[str]] = {}
-        for name, value in (metrics.get(split) or {}).items():
-            source, _, metric = name.rpartition(".")
-            of_sources.setdefault(source, []).append(f"{words.metric_name(metric)} {value:.4g}")
-        for source, told in of_sources.items():
-            table.add_row(f"  {source}" if source else split, "  ".join(told))
+        _add_scores(table, split, metrics.get(split) or {}, console.width)
     for name, found in (metrics.get("out_of_domain") or {}).items():
-        table.add_row(f"on {name}", "  ".join(f"{words.metric_name(n)} {v:.4g}" for n, v in found.items()))
+        _add_scores(table, f"on {name}", found, console.width)
     if "accuracy" in (metrics.get("test") or {}):
         most = majority_score(read_run(folder).predictions())
         table.add_row(
-            "majority", "–" if most is None else f"accuracy {most:.4g} for always giving the most frequent answer"
+            "majority", "–" if most is None else f"accuracy {most:.4g} % for always giving the most frequent answer"
         )
     for look in (metrics.get("retention") or {}).get("suite", ()):
         table.add_row("retention", f"{look['task']}: {_remembered(look)}")
@@ -166,6 +164,37 @@ def print_run(console: Console, folder: Path, metrics: dict[str, Any]) -> None:
         )
     table.add_row("folder", str(folder))
     console.print(table)
+
+
+def print_evaluation(console: Console, found: dict[str, Any]) -> None:
+    """What `tunewise.evaluate` found: scores, of what on which rows they are, and what became of the prompts."""
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    _add_scores(table, found["split"], found["metrics"], console.width)
+    shots = f" behind {found['shots']} demonstrations" if found["shots"] else ""
+    table.add_row("asked", f"{words.rows(found['n_examples'])} of {found['task']}{shots}")
+    table.add_row("of", found["model"] + (f" with {found['adapter']}" if found["adapter"] else ""))
+    if found["n_truncated_prompts"]:
+        table.add_row("cut", f"{words.rows(found['n_truncated_prompts'])} longer than what the base can read")
+    if found["n_dropped_demonstrations"]:
+        table.add_row("left out", f"{found['n_dropped_demonstrations']} demonstrations that did not fit")
+    table.add_row("a query", f"{found['prompt_tokens']:.4g} tokens, {found['seconds_a_query'] * 1e3:.3g} ms")
+    console.print(table)
+
+
+def _add_scores(table: Table, split: str, metrics: Mapping[str, float], width: int) -> None:
+    """One row, or of a mixture one a source below the means; no metric is parted from its value at an end of line."""
+    of_sources: dict[str, list[str]] = {}
+    for name, value in metrics.items():
+        source, _, metric = name.rpartition(".")
+        told = f"{words.metric_name(metric)} {value:.4g}{words.unit(metric)}"
+        lines = of_sources.setdefault(source, [""])
+        if len(lines[-1]) + 2 + len(told) > width - LABELS and lines[-1]:
+            lines.append("")
+        lines[-1] += f"  {told}" if lines[-1] else told
+    for source, lines in of_sources.items():
+        table.add_row(f"  {source}" if source else split, "\n".join(lines))
 
 
 def _remembered(look: dict[str, Any]) -> str:

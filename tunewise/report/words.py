@@ -71,6 +71,11 @@ def count(value: int) -> str:
     return f"{value / 1e6:.2f} M" if value >= 100_000 else f"{value:,}"
 
 
+def rows(n: int) -> str:
+    """1 row, 1,234 rows."""
+    return f"{n:,} row{'' if n == 1 else 's'}"
+
+
 def average(n: float) -> str:
     """A mean of counts: 36, 48.7."""
     return f"{n:.1f}".removesuffix(".0")

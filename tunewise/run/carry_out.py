@@ -19,6 +19,7 @@ from tunewise import files
 from tunewise.config import dump_yaml
 from tunewise.data.encode import Encoded, end_ids
 from tunewise.data.examples import Ledger
+from tunewise.data.in_memory import Data
 from tunewise.data.out_of_domain import load_out_of_domain
 from tunewise.data.streamed import witnesses_of
 from tunewise.data.task import Task
@@ -30,18 +31,18 @@ from tunewise.evaluation.asks import Asks
 from tunewise.evaluation.evaluate import Evaluation, prepare, probes_of
 from tunewise.evaluation.out_of_domain import by_its_labels
 from tunewise.evaluation.serving import cost_of_a_query
-from tunewise.methods.attach import Tuned, attach
 from tunewise.models.fingerprint import checksums
 from tunewise.models.heads import draw_head
 from tunewise.models.load import Base
 from tunewise.run import record
 from tunewise.run.answers import Answers, AtTheEnd
+from tunewise.run.begun import begun
 from tunewise.run.dial import DIAL, measure_dial
 from tunewise.run.examined import refuse_unfit
 from tunewise.run.forgetting import RETENTION, check_suite, forgotten
 from tunewise.run.longest_batch import longest_batch_fits
 from tunewise.run.planned import planned
-from tunewise.run.prepare import drawn, load_for
+from tunewise.run.prepare import drawn, fields_of, load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.saving import Saving
 from tunewise.run.training_rows import tell, training_rows
@@ -108,9 +109,9 @@ def done(out: Path, metrics: Mapping[str, Any]) -> None:
 
 
 def train(
-    data: str | Mapping[str, Any],
+    data: Data,
     *,
-    model: str = "tiny",
+    model: str | Base = "tiny",
     method: str | Mapping[str, Any] = "lora",
     seed: int = 0,
     out: str | Path | None = None,
@@ -120,14 +121,16 @@ def train(
 ) -> dict[str, Any]:
     """`tunewise train`: one run, into `out` or runs/<task>/<method>-<hash>/seed<k>; its metrics and its folder.
 
-    `overrides` holds dotted fields, {"train.learning_rate": 2e-4, "data.train": 500}. UserError where the data doctor
-    finds errors, unless they are to be ignored.
+    `model` is a name, or what `load_base` returned, which is reused. `overrides` holds dotted fields,
+    {"train.learning_rate": 2e-4, "data.train": 500}. UserError where the data doctor finds errors, unless they are to
+    be ignored.
     """
-    recipe = build_recipe({"model": model, "data": data, "method": method, "seed": seed}, overrides)
+    fields, base = fields_of(model)
+    recipe = build_recipe({**fields, "data": data, "method": method, "seed": seed}, overrides)
     folder = run_folder(recipe) if out is None else Path(out)
     if not (ignore_findings or record.is_done(folder)):
         refuse_unfit([recipe])
-    return {"folder": str(folder), **run(recipe, folder, progress=progress)}
+    return {"folder": str(folder), **run(recipe, folder, base=base, progress=progress)}
 
 
 def add_reload_proof(folders: list[Path], base: Base) -> list[dict[str, Any]]:
@@ -171,9 +174,7 @@ class Run:
         self.probes = probes_of(base, prepare(base, task, task.test[:N_PROBES]))
         with self.spent.on("proofs"):
             self.base_logits, self.base_sums = probe_logits(self.model, self.probes), checksums(self.model)
-        self.tuned: Tuned = attach(
-            self.model, recipe.method, tokenizer=self.tokenizer, losses=self._losses, seed=recipe.seed
-        )
+        self.tuned = begun(recipe, base, self._losses)
         self.objective = objective_for(base, self.tuned.prefix_ids, packing=recipe.train.packing)
         self.route = Route(self.objective, None, "nothing is trained")
         self._begin_the_head()
@@ -187,6 +188,8 @@ class Run:
     def _begin_the_head(self) -> None:
         """Draw a classifier that no training has seen from this run's seed; every method but frozen trains it."""
         new = [name for name in self.base.new_parameters if name in self.tuned.selected]
+        if self.recipe.adapter:
+            return  # which has one
         draw_head(self.model, new, self.recipe.seed)
         if self.base.new_parameters and not new:
             logger.warning("%s has a new classifier, which nothing trains: it answers at random", self.base.name)

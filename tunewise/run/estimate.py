@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from tunewise.data.in_memory import Data
 from tunewise.engine.trunk_store import caps
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
@@ -42,7 +43,7 @@ def plan(
     model: str,
     methods: Iterable[str | Mapping[str, object] | Method] = (),
     *,
-    data: str | None = None,
+    data: Data | None = None,
     device: str = "auto",
     quantise: str = "",
     price: float | None = None,
@@ -65,7 +66,7 @@ def measured_plan(
     model: str,
     methods: Iterable[str | Mapping[str, object] | Method] = (),
     *,
-    data: str | None = None,
+    data: Data | None = None,
     quantise: str = "",
     price: float | None = None,
     overrides: Mapping[str, Any] | None = None,

@@ -1,6 +1,7 @@
 """Evaluating what is there already: a finished run, an adapter, or a bare base."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import Any
 
 from tunewise import files
 from tunewise.config import parse, read_yaml
+from tunewise.data.examples import Example
+from tunewise.data.in_memory import Data
+from tunewise.data.task import Task
 from tunewise.errors import UserError, missing, no_adapter_yet, unknown
 from tunewise.evaluation.by_source import examples_by_source
 from tunewise.evaluation.evaluate import Asking, evaluate_task
@@ -15,8 +19,8 @@ from tunewise.evaluation.harness import harness_scores, harness_version
 from tunewise.evaluation.serving import cost_of_a_query
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter, read_card
-from tunewise.models.load import load_base
-from tunewise.run.prepare import drawn, load_for
+from tunewise.models.load import Base, load_base
+from tunewise.run.prepare import drawn, fields_of, load_for
 from tunewise.run.recipe import Recipe, build_recipe
 from tunewise.run.record import ADAPTER, PREDICTIONS, RECIPE
 
@@ -28,8 +32,8 @@ READ = ("data", "dtype", "generation", "head", *IN_CONTEXT, "quantise", "seed", 
 def evaluate(
     target: str | Path | None = None,
     *,
-    model: str | None = None,
-    data: str | Mapping[str, Any] | None = None,
+    model: str | Base | None = None,
+    data: Data | None = None,
     split: str = "test",
     shots: int | None = None,
     limit: int | None = None,
@@ -38,35 +42,30 @@ def evaluate(
 ) -> dict[str, Any]:
     """`tunewise eval`: a run folder, an adapter folder, or with `model` alone a base, on one split of a task, or all.
 
-    A run is measured as it measured itself (its data, demonstrations and seed) unless told otherwise. `overrides` are
-    dotted fields of a recipe that an evaluation reads: {"seed": 1, "generation.do_sample": True, "quantise": "nf4"}.
+    A run is measured as it measured itself (its data, demonstrations and seed) unless told otherwise. `model` may be
+    what `load_base` returned, which is as it was afterwards. `overrides` are dotted fields of a recipe that an
+    evaluation reads: {"seed": 1, "generation.do_sample": True, "quantise": "nf4"}.
     With `out`, predictions.jsonl and evaluation.json are written there.
     """
-    asked = asked_of(None if target is None else Path(target), model, data, overrides or {})
+    fields, held = ({}, None) if model is None else fields_of(model)
+    overrides = {**{name: value for name, value in fields.items() if name != "model"}, **(overrides or {})}
+    asked = asked_of(None if target is None else Path(target), fields.get("model"), data, overrides)
     recipe = asked.recipe
-    base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise)
+    base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, held)
     task = drawn(task, recipe)
-    splits = {"train": [task.train], "dev": [task.dev], "test": [task.test], "all": [task.train, task.dev, task.test]}
-    if split not in splits:
-        raise unknown("split", split, splits)
     shown = recipe.in_context
     shots = shown.shots if shots is None else shots
-    if split == "all" and shots:
-        raise UserError("demonstrations are drawn from train, and split=all asks its rows too", "choose another split")
-    prefix_ids, n_virtual = (), 0
-    if asked.adapter is not None:
-        tuned = load_adapter(base.model, asked.adapter, tokenizer=base.tokenizer)
-        tuned.model.eval()
-        prefix_ids, n_virtual = tuned.prefix_ids, tuned.method.virtual_positions(tuned.anatomy)
-    every = chain.from_iterable(splits[split])
-    if task.mixture is None:
-        examples = list(islice(every, limit))
-    else:  # so many of each
-        by_source = examples_by_source(task, list(every)).values()
-        examples = [example for of_source in by_source for example in of_source[:limit]]
+    examples = _examples(task, split, shots, limit)
     sampling = recipe.generation.sampling(recipe.seed)
     asking = Asking(recipe.train.packing, sampling, shown.balanced, shown.calibration)
-    found = evaluate_task(base, task, examples, prefix_ids=prefix_ids, shots=shots, seed=recipe.seed, asking=asking)
+    prefix_ids, n_virtual = (), 0
+    with ExitStack() as attached:
+        if asked.adapter is not None:
+            tuned = load_adapter(base.model, asked.adapter, tokenizer=base.tokenizer)
+            attached.callback(tuned.detach)
+            tuned.model.eval()
+            prefix_ids, n_virtual = tuned.prefix_ids, tuned.method.virtual_positions(tuned.anatomy)
+        found = evaluate_task(base, task, examples, prefix_ids=prefix_ids, shots=shots, seed=recipe.seed, asking=asking)
     summary = {
         "task": task.name,
         "model": recipe.model,
@@ -85,6 +84,20 @@ def evaluate(
     if out is not None:
         _write(Path(out), found.predictions, summary)
     return summary
+
+
+def _examples(task: Task, split: str, shots: int, limit: int | None) -> list[Example]:
+    """The rows of a split, or of all, that are asked: at most so many, of a mixture of each source."""
+    splits = {"train": [task.train], "dev": [task.dev], "test": [task.test], "all": [task.train, task.dev, task.test]}
+    if split not in splits:
+        raise unknown("split", split, splits)
+    if split == "all" and shots:
+        raise UserError("demonstrations are drawn from train, and split=all asks its rows too", "choose another split")
+    every = chain.from_iterable(splits[split])
+    if task.mixture is None:
+        return list(islice(every, limit))
+    by_source = examples_by_source(task, list(every)).values()
+    return [example for of_source in by_source for example in of_source[:limit]]
 
 
 def evaluate_with_harness(
@@ -142,9 +155,7 @@ class Asked:
     adapter: Path | None
 
 
-def asked_of(
-    target: Path | None, model: str | None, data: str | Mapping[str, Any] | None, overrides: Mapping[str, Any]
-) -> Asked:
+def asked_of(target: Path | None, model: str | None, data: Data | None, overrides: Mapping[str, Any]) -> Asked:
     """A run folder, an adapter folder, or a bare base, as one thing; UserError where something is missing."""
     for field in overrides:
         if not f"{field}.".startswith(tuple(f"{read}." for read in READ)):

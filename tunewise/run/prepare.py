@@ -5,9 +5,10 @@ import random
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
+from os import PathLike
 from typing import NamedTuple
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise.data.config import DataConfig
 from tunewise.data.load import load_task
@@ -48,6 +49,19 @@ class Loading(NamedTuple):
 
 Bases = dict[Loading, Base]
 """The bases that a process has loaded."""
+
+
+def fields_of(model: str | PathLike[str] | Base) -> tuple[dict[str, str], Base | None]:
+    """What a recipe says of a base that is named, or loaded already; and the one that is loaded."""
+    if isinstance(model, Base):
+        dtype = str(model.dtype).removeprefix("torch.")
+        return {"model": model.name, "dtype": dtype, "quantise": model.quantise}, model
+    if isinstance(model, PreTrainedModel):
+        raise UserError(
+            f"a {type(model).__name__} says not which base it is, and a run that is to be proved has to load it again",
+            "save it and its tokenizer by save_pretrained(FOLDER) and give FOLDER, or what tunewise.load_base returns",
+        )
+    return {"model": str(model)}, None
 
 
 def load_for(

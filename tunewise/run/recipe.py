@@ -4,14 +4,16 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_serializer, field_validator, model_validator
 
-from tunewise.config import Strict, field_named, override, parse
+from tunewise.config import Strict, field_named, in_one_word, override, parse
 from tunewise.data.benchmarks import is_benchmark
 from tunewise.data.config import DataConfig
+from tunewise.data.in_memory import data_fields
 from tunewise.data.out_of_domain import OutOfDomainConfig
 from tunewise.data.sources import name_of
 from tunewise.errors import UserError
@@ -48,6 +50,8 @@ class Recipe(Strict):
     """Test sets from elsewhere, by name: asked as the task's own test rows are, when everything has been chosen."""
     method: Method
     """A method's name, or its name and fields."""
+    adapter: str = ""
+    """A run or adapter folder, ours or peft's, that the training goes on from, in place of a new start."""
     train: TrainConfig = Field(default_factory=TrainConfig)
     seed: int = 0
     """Initialisation, data order, few-shot sample, demonstrations, tokens that are drawn."""
@@ -128,12 +132,11 @@ class Recipe(Strict):
 
 def build_recipe(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A checked recipe; short forms (`data: FILE`, `method: NAME`) are opened first, so that overrides reach inside."""
-    opened = dict(fields)
-    for name, key in (("data", "path"), ("method", "name")):
-        if isinstance(opened.get(name), str):
-            opened[name] = {key: opened[name]}
-        elif isinstance(opened.get(name), Mapping):
-            opened[name] = dict(opened[name])
+    opened = {name: str(value) if isinstance(value, PathLike) else value for name, value in fields.items()}
+    if "data" in opened:
+        opened["data"] = data_fields(opened["data"])
+    if isinstance(method := opened.get("method"), str | Mapping):
+        opened["method"] = in_one_word(method) if isinstance(method, str) else dict(method)
     assignments = [f"{path}={json.dumps(value)}" for path, value in (overrides or {}).items()]
     return parse(Recipe, override(opened, assignments))
 

@@ -78,6 +78,8 @@ class Lines:
     def started(self, name: str, first_step: int, n_steps: int) -> None:
         self._name, self._n_steps, self._n_tokens, self._start = name, n_steps, 0, time.perf_counter()
         self._by_source = BySource()
+        if first_step:
+            self._stream.write(f"{name}  goes on behind step {first_step} of {n_steps}\n")
 
     def stepped(self, step: int, loss: float, n_tokens: int) -> None:
         self._loss = loss

@@ -1,0 +1,77 @@
+"""Rows that a program holds: what is kept of them, and that they train as their file would."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tunewise.data.in_memory import data_fields
+from tunewise.data.readers import read_rows
+from tunewise.errors import UserError
+from tunewise.run import build_recipe
+
+ROWS = [{"text": f"a {word} boat {i}", "label": word, "n": i} for i in range(6) for word in ("good", "bad")]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNEWISE_CACHE", str(tmp_path / "cache"))
+
+
+def rows_at(path):
+    return [json.loads(line) for line in open(path, encoding="utf-8")]
+
+
+def test_rows_are_a_file_and_the_same_rows_the_same_one():
+    first = data_fields(ROWS)["path"]
+    assert rows_at(first) == ROWS
+    assert data_fields(dict(row) for row in ROWS)["path"] == first
+    assert data_fields(ROWS[:-1])["path"] != first
+    assert data_fields("reviews.csv") == data_fields(Path("reviews.csv")) == {"path": "reviews.csv"}
+
+
+def test_splits_are_a_folder_with_a_file_each():
+    fields = data_fields({"train": ROWS[:8], "validation": ROWS[8:10], "test": ROWS[10:]})
+    recipe = build_recipe({"data": fields, "method": "lora"})
+    from tunewise.data.load import load_task
+
+    task = load_task(recipe.data)
+    assert [len(part) for part in (task.train, task.dev, task.test)] == [8, 2, 2]
+
+
+def test_a_recipe_may_have_rows_for_a_path_and_fields_beside_them():
+    recipe = build_recipe({"data": {"path": ROWS, "label": "label"}, "method": "lora"}, {"data.train": 4})
+    assert (recipe.data.label, recipe.data.train) == ("label", 4)
+    assert len(read_rows(recipe.data.path)) == len(ROWS)
+    assert build_recipe({"data": ROWS, "method": "lora"}, {"data.train": 4}).data.path == recipe.data.path
+
+
+def test_what_a_data_frame_has_for_nothing_is_nothing():
+    (row,) = rows_at(data_fields([{"text": "a", "note": float("nan")}])["path"])
+    assert row == {"text": "a", "note": None}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "there are no rows"),
+        ({"train": ROWS, "test": []}, "there are no rows in test"),
+        ([("a", "b")], "row 0 is a tuple"),
+        ([{"text": object()}], "what JSON has not"),
+    ],
+)
+def test_what_is_no_row_is_told(data, message):
+    with pytest.raises(UserError, match=message):
+        data_fields(data)
+
+
+def test_a_number_is_no_data():
+    with pytest.raises(UserError, match=r"data\.path = 3"):
+        build_recipe({"data": 3, "method": "lora"})
+
+
+def test_a_data_set_of_datasets_is_rows():
+    datasets = pytest.importorskip("datasets")
+    assert data_fields(datasets.Dataset.from_list(ROWS)) == data_fields(ROWS)
+    both = datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS[:8]), test=datasets.Dataset.from_list(ROWS[8:]))
+    assert data_fields(both) == data_fields({"train": ROWS[:8], "test": ROWS[8:]})

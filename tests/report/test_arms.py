@@ -1,0 +1,59 @@
+"""Which runs are one arm, and what runs of several folders are together."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.report.runs import write_runs
+from tunewise.errors import UserError
+from tunewise.report.arms import read_arms
+from tunewise.report.shown import shown_in
+
+
+def alone(root: Path, arm: str, seed: int, to: Path, **fields: object) -> None:
+    """A copy of one run as `tunewise train --out` writes it, its recipe with other fields."""
+    shutil.copytree(root / "tiny-sentiment" / arm / f"seed{seed}", to)
+    recipe = yaml.safe_load((to / "recipe.yaml").read_text())
+    (to / "recipe.yaml").write_text(yaml.safe_dump(recipe | fields))
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_runs(tmp_path / "all")
+
+
+def test_runs_beside_each_other_are_of_one_arm_only_where_their_recipes_are(root, tmp_path):
+    alone(root, "lora-1c", 0, tmp_path / "runs" / "first")
+    alone(root, "lora-1c", 1, tmp_path / "runs" / "again")
+    alone(root, "bitfit-2d", 0, tmp_path / "runs" / "other")
+    alone(root, "lora-1c", 0, tmp_path / "runs" / "faster", train={"learning_rate": 0.01, "steps": 3})
+    arms = {arm.label: arm.seeds for arm in read_arms(tmp_path / "runs")}
+    assert arms == {
+        "lora": (0, 1),
+        "bitfit": (0,),
+        "lora (train.learning_rate=0.01, train.steps=3)": (0,),
+    }
+
+
+def test_several_folders_are_one_report_and_a_run_counts_once(root, tmp_path):
+    alone(root, "lora-1c", 0, tmp_path / "a" / "run")
+    alone(root, "lora-1c", 0, tmp_path / "b" / "copy")
+    alone(root, "lora-1c", 2, tmp_path / "b" / "more")
+    alone(root, "bitfit-2d", 0, tmp_path / "b" / "other")
+    shown = shown_in([tmp_path / "a", tmp_path / "b"])
+    assert [(arm.label, arm.seeds) for arm in shown.arms] == [("lora", (0, 2)), ("bitfit", (0,))]
+    alone(root, "bitfit-2d", 0, tmp_path / "c" / "run", model="another")
+    with pytest.raises(UserError, match="2 bases"):
+        shown_in([tmp_path / "a", tmp_path / "c"])
+
+
+def test_a_run_of_ones_own_joins_the_arm_of_a_comparison_that_has_its_recipe(root, tmp_path):
+    arms = [{"label": "LoRA", "folder": "tiny-sentiment/lora-1c", "seeds": [0, 1]}]
+    (root / "comparison.json").write_text(json.dumps({"arms": arms}))
+    alone(root, "lora-1c", 1, tmp_path / "own" / "same")
+    alone(root, "lora-1c", 2, tmp_path / "own" / "next")
+    shown = shown_in([root, tmp_path / "own"])
+    assert [(arm.label, arm.seeds) for arm in shown.arms] == [("LoRA", (0, 1, 2))]

@@ -1,0 +1,45 @@
+"""What others call things: every hint is something that can be typed here."""
+
+import re
+
+import pytest
+
+from tunewise.config import field_named
+from tunewise.data.config import DataConfig
+from tunewise.elsewhere import ELSEWHERE, hint_for
+from tunewise.errors import UserError
+from tunewise.methods.reparam.lora import LoRA
+from tunewise.run import Recipe, build_recipe
+from tunewise.training.config import TrainConfig
+
+SECTIONS = {"train": TrainConfig, "data": DataConfig, "method": LoRA}
+PLAIN = {"data": "tiny:sentiment", "method": "lora"}
+
+
+@pytest.mark.parametrize("told", sorted(set(ELSEWHERE.values())))
+def test_what_it_names_is_a_field_here(told):
+    sections = re.findall(r"\b(train|data|method)\.(\w+)=", told)
+    fields = re.findall(r"(?<![\w.])([a-z]+)=", told)
+    assert all(name in SECTIONS[section].model_fields for section, name in sections)
+    assert all(name in (*Recipe.model_fields, "progress") for name in fields)
+
+
+@pytest.mark.parametrize("name", sorted(ELSEWHERE))
+def test_what_is_a_name_here_needs_no_hint(name):
+    assert name not in Recipe.model_fields
+    assert field_named(TrainConfig, name) is None
+
+
+def test_a_name_of_the_trainers_is_answered_with_ours():
+    for overrides, hint in (
+        ({"train.early_stopping_patience": 3}, "write train.patience=N"),
+        ({"train.bf16": True}, "write dtype=bfloat16"),
+        ({"method.lora_rank": 8}, "write method.rank=N"),
+        ({"data.max_samples": 8}, "write data.train=N"),
+        ({"output_dir": "x"}, "write --out FOLDER"),
+        ({"train.logging_steps": 5}, hint_for(["logging_steps"])),
+    ):
+        with pytest.raises(UserError) as caught:
+            build_recipe(PLAIN, overrides)
+        assert hint in caught.value.hint
+    assert hint_for(["rnak"]) == ""

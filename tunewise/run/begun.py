@@ -1,0 +1,84 @@
+"""What a training begins with: a method that is put on the base, or an adapter, ours or peft's, that is trained on."""
+
+import shlex
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from torch import Tensor
+
+from tunewise.config import dump_yaml
+from tunewise.errors import UserError, missing
+from tunewise.methods.attach import Tuned, attach
+from tunewise.methods.base import Method
+from tunewise.methods.reparam.adalora import AdaLoRA
+from tunewise.methods.store import load_adapter
+from tunewise.models.load import Base
+from tunewise.run.recipe import Recipe
+
+
+def begun(recipe: Recipe, base: Base, losses: Callable[[], Iterable[Tensor]]) -> Tuned:
+    """The base with the recipe's method on it, or with the adapter that the recipe goes on from.
+
+    `losses` are those of `attach`. UserError where the adapter is of another method than the recipe's, and where it
+    cannot be trained further.
+    """
+    if not recipe.adapter:
+        return attach(base.model, recipe.method, tokenizer=base.tokenizer, losses=losses, seed=recipe.seed)
+    folder = Path(recipe.adapter)
+    if not folder.is_dir():
+        raise missing(folder)
+    tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer, base_fingerprint=base.fingerprint)
+    try:
+        _check(tuned, recipe.method, folder)
+    except UserError:
+        tuned.detach()
+        raise
+    return tuned
+
+
+def _check(tuned: Tuned, wanted: Method, folder: Path) -> None:
+    if _fields(tuned.method) != _fields(wanted):
+        raise UserError(
+            f"{folder} is {_unlike(tuned.method, wanted)}, the recipe asks for {_unlike(wanted, tuned.method)}",
+            f"write {' '.join(_words(tuned.method))}",
+        )
+    if isinstance(tuned.method, AdaLoRA):
+        raise UserError(
+            f"{folder} is an AdaLoRA, whose ranks were chosen, and what chose them was not saved",
+            "make a LoRA of it first: tunewise adapter combine FOLDER --out NEW",
+        )
+    if tuned.scale != 1:
+        raise UserError(
+            f"{folder} was saved at λ = {tuned.scale:g}, and is trained at 1", "go on from the adapter of its run"
+        )
+
+
+def _fields(method: Method) -> dict[str, object]:
+    """Its fields, with lists in one order: roles and layers are sets."""
+    fields = method.configuration().items()
+    return {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in fields}
+
+
+def _unlike(method: Method, other: Method) -> str:
+    """The method's name, and those of its fields that are not the other's."""
+    if type(method) is not type(other):
+        return method.name
+    own, its = _fields(method), _fields(other)
+    return f"{method.name} with {', '.join(f'{name}={_inline(own[name])}' for name in own if own[name] != its[name])}"
+
+
+def _words(method: Method) -> list[str]:
+    """What to type for this method: its name, and its fields that are not as they are by themselves."""
+    plain = type(method)().configuration()
+    said = {name: value for name, value in method.configuration().items() if name != "name" and value != plain[name]}
+    values = {name: _inline(value) for name, value in said.items()}
+    return [f"method={method.name}", *(shlex.quote(f"method.{name}={value}") for name, value in values.items())]
+
+
+def _inline(value: object) -> str:
+    """A value as it stands in an override, on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_inline(name)}: {_inline(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return dump_yaml(value).splitlines()[0]
