@@ -18,10 +18,11 @@ from tests.methods.promises import (
 )
 from tunewise.errors import UserError
 from tunewise.methods import METHODS, parse_method
+from tunewise.methods.alone import CannotShare
 from tunewise.methods.arithmetic import change_of, combine, extract_lora
 from tunewise.methods.attach import attach, count
 from tunewise.methods.base import CannotFold
-from tunewise.methods.lanes import CannotShare, Draws, Lanes, Part, Parts
+from tunewise.methods.lanes import Draws, Lanes, Part, Parts
 from tunewise.methods.store import load_adapter, save_adapter
 from tunewise.models.anatomy import read_anatomy
 from tunewise.models.weights import dense_weight, set_dense_weight

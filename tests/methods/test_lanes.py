@@ -8,8 +8,9 @@ from tests.methods.promises import randomise
 from tests.training.test_loop import same
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
+from tunewise.methods.alone import CannotShare, why_not_a_lane
 from tunewise.methods.attach import attach
-from tunewise.methods.lanes import CannotShare, Draws, Lanes, Part, Parts, why_not_a_lane
+from tunewise.methods.lanes import Draws, Lanes, Part, Parts
 
 METHODS = [
     {"name": "lora", "rank": 4, "roles": ["all"]},

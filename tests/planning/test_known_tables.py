@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tunewise.cli.recipes import method_of
 from tunewise.methods import parse_method
 from tunewise.methods.reparam.low_rank import LowRank
 from tunewise.models.anatomy import Site
@@ -21,7 +20,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "known-tables.md").read_text("utf-8
 
 
 def planned(base: str, method: str):
-    return count_on(shell_of(base), parse_method(method_of(method)[1]))
+    return count_on(shell_of(base), parse_method(method))
 
 
 def on_the_page(*cells: str) -> None:

@@ -19,8 +19,8 @@ from tunewise.engine.objectives import NextToken, PackedNextToken, objective_for
 from tunewise.engine.packing import why_not_packed
 from tunewise.errors import UserError
 from tunewise.methods import METHODS, parse_method
+from tunewise.methods.alone import CannotShare
 from tunewise.methods.attach import attach
-from tunewise.methods.lanes import CannotShare
 from tunewise.models.heads import TaskHead
 from tunewise.training.config import TrainConfig
 from tunewise.training.interrupt import Interrupted

@@ -18,7 +18,8 @@ from tunewise.engine.objectives import Objective
 from tunewise.engine.packed_classifier import PackedTexts
 from tunewise.engine.packed_writing import PackedPairs
 from tunewise.engine.packing import ROUND, PackedBatch
-from tunewise.methods.lanes import CannotShare, Lanes, Part, Parts
+from tunewise.methods.alone import CannotShare
+from tunewise.methods.lanes import Lanes, Part, Parts
 
 
 def join(batches: Sequence[Any], lanes: Sequence[int], with_dropout: Sequence[bool], pad_id: int) -> tuple[Any, Parts]:

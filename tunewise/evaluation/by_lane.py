@@ -39,7 +39,8 @@ from tunewise.evaluation.asks import (
     answer_to,
 )
 from tunewise.evaluation.by_head import answers_by_head_of_lanes
-from tunewise.methods.lanes import CannotShare, Lanes
+from tunewise.methods.alone import CannotShare
+from tunewise.methods.lanes import Lanes
 from tunewise.models.families import ENCODER_DECODER
 from tunewise.models.load import Base
 

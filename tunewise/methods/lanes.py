@@ -5,7 +5,7 @@ tensors of the base itself, its part is computed with its own. No lane sees anot
 gradients that it has alone.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -16,22 +16,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tunewise.errors import UserError
 from tunewise.methods.acting import Acting, occupy, vacate
+from tunewise.methods.alone import CannotShare, has_dropout, why_not_a_lane
 from tunewise.methods.attach import Tuned
-from tunewise.models.anatomy import Anatomy
 
 Where = Literal["everywhere", "last layer", "answers", "head"]
 
 FEW = 512
 """Tokens of unlike parts up to which laying them out as if they were alike costs less than a product for each."""
-
-
-class CannotShare(UserError):
-    """Why runs cannot be lanes of one batch."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason, "train these runs one after another")
 
 
 @dataclass(frozen=True)
@@ -345,34 +337,6 @@ def lanes_on(model: PreTrainedModel) -> Lanes | None:
     """The lanes of the batch that `model` computes at this moment; None where it computes for one alone."""
     lanes = _ON.get(model)
     return None if lanes is None or lanes._parts is None else lanes
-
-
-def why_not_a_lane(tuned: Tuned) -> str:
-    """Why this one cannot be a lane beside others; "" where it can."""
-    hooks = list(tuned.method.hooks(tuned.model, tuned.anatomy, tuned.deltas, lambda: False))
-    for hook in hooks:
-        hook.remove()
-    if hooks:
-        return f"{tuned.method.name} acts on a whole stack of layers here"
-    return inside_a_mixture(tuned.anatomy, tuned.deltas, tuned.selected)
-
-
-def inside_a_mixture(anatomy: Anatomy, sites: Iterable[str], selected: Iterable[str]) -> str:
-    """Why who acts at these sites, or trains these tensors, shares no batch with others; "" where nothing says so.
-
-    In a mixture of experts tokens are no longer side by side.
-    """
-    modules = {site.name: site.module for site in anatomy.sites}
-    touched = (*(modules.get(name, "") for name in sites), *selected)
-    mixtures = tuple(f"{site.module}." for site in anatomy.mixtures)
-    found = next((path for path in touched if mixtures and path.startswith(mixtures)), "")
-    return f"{found} is inside a mixture of experts, where tokens are not side by side" if found else ""
-
-
-def has_dropout(tuned: Tuned) -> bool:
-    """Whether its deltas draw random numbers while they are trained."""
-    modules = (module for delta in tuned.deltas.values() for module in delta.modules())
-    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)
 
 
 def _laid_out(flat: Tensor, sizes: Sequence[int], is_even: bool) -> Tensor:

@@ -16,9 +16,10 @@ from tunewise.evaluation.by_lane import ByLane
 from tunewise.evaluation.by_source import Prepared
 from tunewise.evaluation.evaluate import Asking, asks_of, prepare
 from tunewise.evaluation.retention import losses_of_texts
+from tunewise.methods.alone import why_not_a_lane
 from tunewise.methods.attach import Tuned
 from tunewise.methods.dialled import Dialled
-from tunewise.methods.lanes import Draws, Lanes, why_not_a_lane
+from tunewise.methods.lanes import Draws, Lanes
 from tunewise.methods.store import load_adapter, read_card, save_adapter, saved_probes
 from tunewise.models.load import Base
 from tunewise.run.forgetting import TEXTS, suite_task

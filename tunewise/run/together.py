@@ -12,8 +12,8 @@ from typing import Any
 
 from tunewise.data.task import Task
 from tunewise.data.token_store import lengths
+from tunewise.methods.alone import CannotShare
 from tunewise.methods.attach import count
-from tunewise.methods.lanes import CannotShare
 from tunewise.models.load import Base
 from tunewise.models.quantise import INT8, of_layers
 from tunewise.run import record

@@ -19,7 +19,7 @@ from typing import Any
 from tunewise import files
 from tunewise.errors import UserError
 from tunewise.evaluation.asks import Asks
-from tunewise.methods.lanes import CannotShare
+from tunewise.methods.alone import CannotShare
 from tunewise.models.load import Base
 from tunewise.run import record
 from tunewise.run.asked_together import asked_together

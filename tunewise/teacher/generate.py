@@ -44,6 +44,8 @@ def generate(
     with files.held(folder / "RUNNING"), Interrupts() as interrupts:
         journal = Journal(folder / JOURNAL, budget)
         _same_run(folder, wanted, journal)
+        if _n_written(folder) >= n:  # the last answers of a round may be missing, and are not needed
+            budget.max_requests = budget.sent
         desk = Desk(teacher, journal, budget, interrupts, told or (lambda n, budget: None))
         maker = Outputs(asked, wanted, desk, account) if outputs else SelfInstruct(seeds, wanted, desk, account)
         rows = maker.run(n)
@@ -54,7 +56,7 @@ def generate(
             "teacher": teacher.name,
             "rows": len(rows),
             "wanted": n,
-            "stopped": desk.why_stopped,
+            "stopped": desk.why_stopped if len(rows) < n else "",
             **costs(budget, journal.replies, extent.prices),
             "proposals": account.table(),
         }
@@ -66,6 +68,12 @@ def generate(
     if interrupts.requested:
         raise Interrupted(f"stopped by {interrupts.requested}", _kept(folder, budget))
     return summary
+
+
+def _n_written(folder: Path) -> int:
+    """Rows that the run in this folder ended with; 0 where none did."""
+    summary = files.read_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else {}
+    return summary.get("rows", 0) if isinstance(summary, dict) else 0
 
 
 def _kept(folder: Path, budget: Budget) -> str:

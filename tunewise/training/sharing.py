@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from tunewise.methods.alone import inside_a_mixture
 from tunewise.methods.attach import reach
 from tunewise.methods.base import Method
-from tunewise.methods.lanes import inside_a_mixture
 from tunewise.models.anatomy import Anatomy, read_anatomy
 
 FILLS_CPU = 500 * 4.8e6

@@ -10,7 +10,8 @@ from tunewise.engine.backend import chosen
 from tunewise.engine.joining import joint_row_losses
 from tunewise.engine.trunk import evaluating
 from tunewise.errors import UserError
-from tunewise.methods.lanes import CannotShare, Draws, Lanes
+from tunewise.methods.alone import CannotShare
+from tunewise.methods.lanes import Draws, Lanes
 from tunewise.training.interrupt import Interrupted, Interrupts
 from tunewise.training.lane import Answer, Asked, Diverged, FitResult, Lane, ToScore, Training
 from tunewise.training.trial import why_not_together

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from tunewise.engine.batches import LabelledBatch
 from tunewise.engine.joining import joint_row_losses
-from tunewise.methods.lanes import CannotShare, Draws, Lanes, has_dropout
+from tunewise.methods.alone import CannotShare, has_dropout
+from tunewise.methods.lanes import Draws, Lanes
 from tunewise.training.checkpoint import random_state
 from tunewise.training.lane import Training
 
