@@ -15,6 +15,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The pages first: each takes as long as hundreds of others, and none should be alone at the end."""
+    items.sort(key=lambda item: item.path.name != "test_docs.py")
+
+
 @pytest.fixture
 def without_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the reload of adapters in a fresh process, which takes seconds a run; for tests of something else."""

@@ -4,6 +4,7 @@ import ast
 import inspect
 import json
 import textwrap
+from functools import cache
 from itertools import pairwise
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -85,6 +86,7 @@ def _cell(outcome: dict[str, Any], reasons: list[str]) -> "Text":
     return Text.assemble(str(outcome["passed"]), (f" {outcome['failed']} failed" if outcome["failed"] else "", "red"))
 
 
+@cache
 def registry() -> list[dict[str, Any]]:
     """One plain mapping a method, in the registry's order."""
     from tunewise.methods import METHODS
