@@ -2,8 +2,9 @@
 
 Seven ways of training a MiniLM-shaped classifier (c), and eight of training a small Llama that answers in label words
 (a) beside eight demonstrations, each with several seeds. Ours is `tunewise.compare` as a user calls it, on a folder of
-weights and one of rows, and the page of its report: everything from loading the base to the last proof. The peer is
-`bench.peer_script`, in float32, as Trainer is by default. Both take the same rows in the same batches with the same
+weights and one of rows, and the page of its report: everything from loading the base to the last proof, two runs at
+once where it takes two processes of one thread by itself. The peer is `bench.peer_script`, in float32, as Trainer is by
+default, on two threads. Both take the same rows in the same batches with the same
 learning rates from the same weights, keep the last state, and answer the same dev and test rows. Ours does more: it
 proves each run (the longest batch fits, a save succeeds, what is off is the base, what is folded is the same, what is
 reloaded in a fresh process is the same), saves it, and on (a) measures what it forgot of 16 texts; the time without
@@ -72,6 +73,7 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
 }
 ROWS = {"c": 64, "a": 64}
 BEYOND = ("retention", "proofs", "reload", "page")  # what the peer does nothing of
+TOLD_APART = ("loss", "score", "other", "workers")
 Runs = dict[tuple[str, int], Found]
 
 
@@ -186,6 +188,12 @@ def read_runs(folders: dict[str, list[Path]]) -> tuple[Runs, list[dict[str, Any]
     return runs, records
 
 
+def n_side_by_side(folders: dict[str, list[Path]]) -> int:
+    """How many runs went at once: each had its share of the threads."""
+    first = next(iter(folders.values()))[0]
+    return torch.get_num_threads() // json.loads((first / "environment.json").read_text())["threads"]
+
+
 def differences(ours: Runs, theirs: Runs) -> tuple[float, float, int]:
     """The largest of a step's losses and of a label's log-probabilities, and how many rows are answered otherwise."""
     assert ours.keys() == theirs.keys(), (ours.keys(), theirs.keys())
@@ -224,15 +232,20 @@ def measure(work: Work, dtypes: Sequence[str], n_rounds: int) -> list[dict[str, 
                 "ours": seconds,
                 "peer_training": sum(run.seconds for run in peer_runs.values()),
             }
-            told |= parts_of(records) | {"page": page_seconds}
-            rounds[dtype].append(told | {"loss": loss, "score": score, "other": n_other})
+            n_at_once = n_side_by_side(folders)
+            told |= parts_of(records, n_at_once) | {"page": page_seconds}
+            rounds[dtype].append(told | {"loss": loss, "score": score, "other": n_other, "workers": n_at_once})
     return [summary(work, dtype, found) for dtype, found in rounds.items()]
 
 
-def parts_of(records: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Where our wall time went, as the runs' records have it; what is left is files, reading and loading."""
+def parts_of(records: Sequence[dict[str, Any]], n_at_once: int) -> dict[str, float]:
+    """Where our wall time went, as the runs' records have it; what is left is files, reading, loading and starting.
+
+    What `n_at_once` runs took side by side is told as their share of the time; the reload is one process behind all.
+    """
     spent = {part: sum(run["spent"].get(part, 0.0) for run in records) for part in ("evaluation", *BEYOND[:-1])}
-    return {"training": sum(run["train_seconds"] for run in records), **spent}
+    spent["training"] = sum(run["train_seconds"] for run in records)
+    return {part: seconds if part == "reload" else seconds / n_at_once for part, seconds in spent.items()}
 
 
 def summary(work: Work, dtype: str, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -245,10 +258,10 @@ def summary(work: Work, dtype: str, rounds: Sequence[dict[str, Any]]) -> dict[st
     alike = [one["peer"] / (one["ours"] - sum(one[part] for part in BEYOND)) for one in rounds]
     return {
         "shape": work.shape, "dtype": dtype, "methods": list(work.methods), "seeds": work.n_seeds, "rows": work.n_rows,
-        "epochs": work.epochs, "steps": work.config(next(iter(work.methods))).steps,
+        "epochs": work.epochs, "steps": work.config(next(iter(work.methods))).steps, "workers": rounds[0]["workers"],
         "ratio": round(statistics.median(ratios), 2), "ratios": [round(ratio, 2) for ratio in ratios],
         "ratio_without_what_is_beyond": round(statistics.median(alike), 2),
-        "seconds": {name: middle(name) for name in rounds[0] if name not in ("loss", "score", "other")},
+        "seconds": {name: middle(name) for name in rounds[0] if name not in TOLD_APART},
         "largest_loss_difference": max(one["loss"] for one in rounds),
         "largest_score_difference": max(one["score"] for one in rounds),
         "answered_otherwise": max(one["other"] for one in rounds),

@@ -54,6 +54,11 @@ def test_it_begins_where_the_adapter_ended(tmp_path, tiny):
     assert losses(tmp_path / "on")[0] == pytest.approx(losses(tmp_path / "four")[3], rel=1e-5)
     assert losses(tmp_path / "on")[0] < 0.9 * losses(tmp_path / "four")[0]
     assert all(proof["passed"] for proof in found["proofs"].values())
+    assert run(on, tmp_path / "on", base=tiny, prove=False) == found
+    card = tmp_path / "three" / "adapter" / "tunewise.json"
+    card.write_text(card.read_text() + "\n")
+    with pytest.raises(UserError, match=r"tiny:sentiment or .*three has changed since"):
+        run(on, tmp_path / "on", base=tiny, prove=False)
 
 
 def test_an_adapter_of_pefts_begins_as_it_is(tmp_path):

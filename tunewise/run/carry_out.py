@@ -78,7 +78,7 @@ def run(
     """
     start = time.perf_counter()
     out = Path(out)
-    digest = record.data_digest(recipe.data, *recipe.out_of_domain.values())
+    digest = record.digest_of(recipe)
     finished = record.finished(recipe, out, digest)
     if finished is not None:
         return finished

@@ -5,7 +5,7 @@ import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -68,7 +68,8 @@ def finished(recipe: Recipe, out: Path, digest: str) -> dict[str, Any] | None:
         raise UserError(f"{out} holds a finished run of another recipe", "give another --out, or remove that folder")
     if mapping(out / ENVIRONMENT).get("data_sha256") != digest:
         raise UserError(
-            f"{recipe.data.path} has changed since {out} was made", "give another --out, or remove that folder"
+            f"{' or '.join(filter(None, (recipe.data.path, recipe.adapter)))} has changed since {out} was made",
+            "give another --out, or remove that folder",
         )
     return mapping(out / METRICS)
 
@@ -95,11 +96,28 @@ def mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def data_digest(*data: DataConfig) -> str:
+def digest_of(recipe: Recipe) -> str:
+    """One digest of the files that a run of this recipe reads, its base aside: data, and an adapter to go on from."""
+    asked = (recipe.data, *recipe.out_of_domain.values())
+    return _digest([*(file for each in asked for file in _files_of(each)), *_adapter_files(recipe)])
+
+
+def data_digest(data: DataConfig) -> str:
     """One digest of the data's files, by which a changed file is noticed; "" where they have none here."""
-    found = [file for each in data for file in _files_of(each)]
+    return _digest(_files_of(data))
+
+
+def _digest(found: Iterable[Path]) -> str:
     sums = [files.sha256_once(each) for each in found if each.is_file()]
     return hashlib.sha256(" ".join(sums).encode()).hexdigest() if sums else ""
+
+
+def _adapter_files(recipe: Recipe) -> list[Path]:
+    if not recipe.adapter:
+        return []
+    of_run = Path(recipe.adapter) / ADAPTER
+    folder = of_run if of_run.is_dir() else Path(recipe.adapter)
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def _files_of(data: DataConfig) -> list[Path]:

@@ -149,7 +149,7 @@ def _begun(recipe: Recipe, folder: Path, base: Base) -> Run:
     """A run up to its training, its method detached again."""
     run = Run(recipe, folder, base, _task(recipe, base)[1])
     try:
-        run.begin(record.data_digest(recipe.data, *recipe.out_of_domain.values()), beside_others=True)
+        run.begin(record.digest_of(recipe), beside_others=True)
     finally:
         run.tuned.detach()
     return run

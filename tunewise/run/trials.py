@@ -75,7 +75,7 @@ def known(recipe: Recipe, folder: Path, share: float) -> TrialOutcome | None:
     content = _read(folder)
     if not content:
         return None
-    if content["data_sha256"] != record.data_digest(recipe.data):
+    if content["data_sha256"] != record.digest_of(recipe):
         raise UserError(
             f"{recipe.data.path} has changed since {folder} was made", "give another --out, or remove that folder"
         )
@@ -102,7 +102,7 @@ def _begun(recipe: Recipe, folder: Path, base: Base, share: float, *, beside_oth
     of_trial = replace(drawn(task, recipe), test=task.dev)  # nothing of test is there to be read
     run = Run(recipe, folder, base, of_trial)
     try:
-        run.begin(record.data_digest(recipe.data), beside_others=beside_others)
+        run.begin(record.digest_of(recipe), beside_others=beside_others)
     except BaseException:
         run.tuned.detach()
         raise
@@ -197,7 +197,7 @@ def _lost(run: Run, error: Diverged) -> Diverged:
 
 
 def _content(run: Run) -> dict[str, Any]:
-    new = {"data_sha256": record.data_digest(run.recipe.data), "n_steps": None, "rungs": [], "diverged": None}
+    new = {"data_sha256": record.digest_of(run.recipe), "n_steps": None, "rungs": [], "diverged": None}
     return _read(run.out) or new
 
 
