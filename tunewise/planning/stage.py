@@ -61,10 +61,18 @@ class _Known:
 
     anatomy: Anatomy
     sibling: PreTrainedModel | None
-    objectives: dict[str, Any] = field(default_factory=dict)
-    """By method: the objective that a run would take, by what the sibling is tried on."""
-    trunks: dict[str, tuple[Trunk | None, str]] = field(default_factory=dict)
-    """By method: the trunk of the sibling from which a run could start, and why there is none."""
+    tried: dict[str, "_Tried"] = field(default_factory=dict)
+    """By method."""
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """What the sibling shows of a method: the objective that a run would take, the trunk from which it could start, and
+    why there is none."""
+
+    objective: Any
+    trunk: Trunk | None
+    why_no_trunk: str
 
 
 _KNOWN: WeakKeyDictionary[PreTrainedModel, _Known] = WeakKeyDictionary()
@@ -102,16 +110,13 @@ class Stage:
             selected_bytes + n_added * delta_dtype(work.dtype).itemsize
         )
         name = str(method.configuration())
-        if name not in known.objectives:
-            known.objectives[name] = self._chosen()
-        self._objective = known.objectives[name]
-        self.trunk_plan, self._trunk = TrunkPlan(), None
+        if name not in known.tried:
+            known.tried[name] = self._tried()
+        tried = known.tried[name]
+        self._objective, self.trunk_plan, self._trunk = tried.objective, TrunkPlan(), None
         if work.seen is not None:
-            if name not in known.trunks:
-                known.trunks[name] = self._tried()
-            trunk, why_not = known.trunks[name]
-            self.trunk_plan = plan_of(trunk, why_not, work.seen, work.quantise)
-            self._trunk = trunk if self.trunk_plan.is_cached else None
+            self.trunk_plan = plan_of(tried.trunk, tried.why_no_trunk, work.seen, work.quantise)
+            self._trunk = tried.trunk if self.trunk_plan.is_cached else None
 
     def step(self, kept: Sequence[int]) -> Taken:
         """One step with these layers alone."""
@@ -164,16 +169,21 @@ class Stage:
         passed = {path: arity for path, arity in self._trunk.passed.items() if path in there}
         return replace(self._trunk, model=model, passed=passed)
 
-    def _tried(self) -> tuple[Trunk | None, str]:
-        """The trunk that the sibling has with the method."""
-        tuned = None if self._sibling is None else with_method(self._sibling, self._method)
-        if self._sibling is None or tuned is None:
-            return None, "it cannot be tried on a narrow base of this kind"
+    def _tried(self) -> _Tried:
+        """With the method on the sibling, where it can be."""
+        prefix, no_trunk = self._method.prefix_ids(self._anatomy), "it cannot be tried on a narrow base of this kind"
+        if self._sibling is None:
+            return _Tried(objective_for(self._base(self._shell.model, self._anatomy), prefix), None, no_trunk)
+        tuned = with_method(self._sibling, self._method)
         base = self._base(self._sibling, read_anatomy(self._sibling))
-        try:
-            return try_trunk(tuned, objective_for(base, tuned.prefix_ids, packing=True))
-        finally:
-            tuned.detach()
+        objective: Any = objective_for(base, () if tuned is None else tuned.prefix_ids, packing=True)
+        trunk = None
+        if tuned is not None:
+            try:
+                trunk, no_trunk = try_trunk(tuned, objective)
+            finally:
+                tuned.detach()
+        return _Tried(replace(objective, prefix_ids=prefix), trunk, no_trunk)
 
     def _refuse_packed(self, selected: Sequence[str]) -> None:
         """As attaching does, where weights are packed; the shell's are not."""
@@ -185,18 +195,6 @@ class Stage:
                 f"{self._method.name} trains {min(packed)}: a quantised weight is made of codes, without a gradient",
                 "train something beside the weights, such as method=lora, or leave the base unquantised",
             )
-
-    def _chosen(self) -> Objective[Any]:
-        """The objective that a run would take, by what the sibling is tried on."""
-        prefix = self._method.prefix_ids(self._anatomy)
-        if self._sibling is None:
-            return objective_for(self._base(self._shell.model, self._anatomy), prefix)
-        tuned = with_method(self._sibling, self._method)
-        base = self._base(self._sibling, read_anatomy(self._sibling))
-        objective: Any = objective_for(base, () if tuned is None else tuned.prefix_ids, packing=True)
-        if tuned is not None:
-            tuned.detach()
-        return replace(objective, prefix_ids=prefix)
 
     def _base(self, model: PreTrainedModel, anatomy: Anatomy) -> Base:
         tokenizer: Any = None  # for a base that reads images
