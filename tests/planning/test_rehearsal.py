@@ -1,5 +1,6 @@
 """What a rehearsal tells, against counts by hand, the real optimiser, and what torch's allocator counts of a fit."""
 
+import gc
 import json
 from dataclasses import asdict, replace
 from functools import cache
@@ -211,6 +212,7 @@ def _both(shells, tmp_path, config, method, work):
     predicted = rehearse(shell, parse_method(method), work).memory
     looks = {"evaluate_every": 1.0 if work.keeps_best else None}
     train = TrainConfig(steps=4, batch_size=work.rows, checkpoint_every=0, checkpointing=work.checkpointing, **looks)
+    gc.collect()  # what earlier tests left behind is not to be freed on the way, and counted as given back
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         tuned = attach(model, parse_method(method))
         base = Base(model, _Padding(), read_anatomy(model), "", "", model.dtype, shell.head)
