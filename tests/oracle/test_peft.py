@@ -9,6 +9,7 @@ from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file, save_file
 
 from tests import bases
+from tests.oracle.read_by_peft import IDS, read_by_peft
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
@@ -16,7 +17,6 @@ from tunewise.methods.store import load_adapter, save_adapter
 from tunewise.models.anatomy import read_anatomy
 from tunewise.training.optimiser import Optimiser
 
-IDS = torch.tensor([[5, 9, 33, 20, 7, 41, 3], [8, 8, 60, 12, 50, 6, 11]])
 WHOLE = {"phi3": "qkv", "gpt2": "qkv", "gpt_neox": "qkv"}  # peft knows no slices of a fused module
 
 
@@ -43,12 +43,7 @@ def test_peft_reads_our_lora(family, rslora, tmp_path):
     method = parse_method({"name": "lora", "rank": 4, "alpha": 12, "rslora": rslora, "roles": roles(family)})
     tuned = attach(bases.build(family, torch.float32), method)
     randomise(tuned.trainable.values())
-    save_adapter(tuned, tmp_path / "adapter")
-    ours = bases.logits(tuned.model, IDS)
-    theirs = peft.PeftModel.from_pretrained(bases.build(family, torch.float32), tmp_path / "adapter", is_trainable=True)
-    logits = bases.logits(theirs, IDS)
-    torch.testing.assert_close(logits, ours, rtol=0, atol=1e-5)
-    assert (logits - bases.logits(bases.build(family, torch.float32), IDS)).abs().max() > 1e-3
+    theirs, logits, ours = read_by_peft(tuned, family, tmp_path / "adapter", moved=1e-3)
 
     ours.square().mean().backward()
     logits.square().mean().backward()

@@ -18,7 +18,7 @@ from tunewise.models.weights import bytes_at_rest
 from tunewise.planning.devices import free_memory
 from tunewise.run import Bases, Recipe, base_of
 from tunewise.run.prepare import drawn, load_for
-from tunewise.run.row_lengths import row_lengths
+from tunewise.run.together import lengths_of
 from tunewise.training.sharing import n_body, threads_of
 
 WORTH_SECONDS = 15.0
@@ -43,11 +43,11 @@ def n_at_once(arms: Mapping[str, Sequence[Recipe]], bases: Bases) -> int:
     task = drawn(load_for(first.data, first.model, first.dtype, first.head, first.quantise, base)[1], first)
     if not task.train:
         return 1
-    of_rows = row_lengths(task, base.tokenizer, base.anatomy.kind, base.head, first.train.max_length)
-    a_token = n_body(base.model)
+    of_rows, a_token = lengths_of(first, base), n_body(base.model)
+    mean = sum(of_rows) / max(1, len(of_rows))
     rows = sum(len(seeds) * _rows_read(seeds[0], task, base) for seeds in arms.values())
-    seconds = 2 * a_token * of_rows.mean * rows / (1e9 * _gflops(base.model.dtype))
-    a_batch = a_token * of_rows.mean * first.train.batch_size
+    seconds = 2 * a_token * mean * rows / (1e9 * backend().gflops_in(base.model.dtype))
+    a_batch = a_token * mean * first.train.batch_size
     return 2 if seconds > WORTH_SECONDS and a_batch < LARGEST_BATCH else 1
 
 
@@ -62,9 +62,3 @@ def _has_room(base: Base) -> bool:
 
 def _rows_read(recipe: Recipe, task: Task, base: Base) -> float:
     return sum(work_of(recipe, task, trains=count(base.model, recipe.method) > 0).values())
-
-
-def _gflops(dtype: torch.dtype) -> float:
-    measured = backend()
-    float32 = measured.gflops["float32 through oneDNN" if measured.onednn else "float32"]
-    return measured.gflops["bfloat16"] if dtype == torch.bfloat16 else float32

@@ -48,6 +48,12 @@ class Backend:
     onednn: bool
     """Whether float32 products go through oneDNN."""
 
+    def gflops_in(self, dtype: torch.dtype) -> float:
+        """Of products as they are made here in this precision; of one that was not measured, as in float32."""
+        if dtype == torch.bfloat16:
+            return self.gflops["bfloat16"]
+        return self.gflops["float32 through oneDNN" if self.onednn else "float32"]
+
 
 @contextmanager
 def chosen(device: torch.device = CPU) -> Iterator[None]:

@@ -11,7 +11,6 @@ manifest.json               size and sha-256 of each file
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -30,6 +29,7 @@ from tunewise.methods.interop import PeftForm, from_peft, to_peft
 from tunewise.models import fingerprint
 from tunewise.models.heads import TaskHead, head_of
 from tunewise.models.quantise import format_of
+from tunewise.versions import versions
 
 FORMAT = 1
 OF_A_RUN = "adapter"
@@ -82,7 +82,7 @@ def save_adapter(
         "chat_template": None if tokenizer is None else fingerprint.of_chat_template(tokenizer),
         "dtype": str(tuned.model.dtype).removeprefix("torch."),
         "n_trainable": tuned.n_trainable,
-        "versions": {name: version(name) for name in ("tunewise", "torch", "transformers")},
+        "versions": versions(),
         "notes": dict(notes or {}),
     }
     with files.folder(folder) as new:

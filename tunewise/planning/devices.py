@@ -121,13 +121,11 @@ _WRITTEN = {"gb": "GB", "g": "GB", "gib": "GiB", "tb": "TB"}
 
 def _cpu_here() -> Device:
     measured = backend()
-    float32 = measured.gflops["float32 through oneDNN" if measured.onednn else "float32"]
-    speeds = {torch.float32: float32, torch.bfloat16: measured.gflops["bfloat16"]}
     return Device(
         "cpu",
         "cpu",
         free_memory(),
-        {dtype: 1e9 * each for dtype, each in speeds.items()},
+        {dtype: 1e9 * measured.gflops_in(dtype) for dtype in (torch.float32, torch.bfloat16)},
         1e9 * measured.gigabytes_per_second,
         CPU_OPERATION_SECONDS,
         is_here=True,

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +15,9 @@ from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.store import CARD, load_adapter, read_card, save_adapter, saved_probes
 from tunewise.models.load import Base, original, quiet
 from tunewise.models.quantise import dequantise
+from tunewise.versions import versions
 
 MERGE = "merge.json"
-PACKAGES = ("tunewise", "torch", "transformers")
 Route = Literal["dequantised", "original"]
 
 
@@ -116,7 +115,7 @@ def save_merged(
         merged.save_pretrained(folder)
     base.save_processor(folder, notes.get("chat_template") or "")
     told = weighed or {"adapter": str(adapter), "base": base.name, "quantise": base.quantise}
-    files.write_json(folder / MERGE, {**told, "versions": {name: version(name) for name in PACKAGES}})
+    files.write_json(folder / MERGE, {**told, "versions": versions()})
 
 
 def compare_adapters(base: Base, one: str | Path, other: str | Path) -> dict[str, dict[str, float]]:

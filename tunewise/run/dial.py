@@ -47,7 +47,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is measured at every λ: the parts of the task, dev first, and texts as ids."""
+    """What is measured at every λ: the parts of the task, dev first, and texts."""
 
     parts: dict[str, Prepared]
     documents: tuple[list[str], list[str]]

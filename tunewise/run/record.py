@@ -7,7 +7,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from tunewise.models.load import Base
 from tunewise.models.weights import bytes_at_rest
 from tunewise.run.recipe import Recipe
 from tunewise.training.loop import FitResult
+from tunewise.versions import versions
 
 RECIPE, ENVIRONMENT, LEDGER = "recipe.yaml", "env.json", "ledger.json"
 ADAPTER, PREDICTIONS, METRICS, DONE = "adapter", "predictions.jsonl", "metrics.json", "DONE"
@@ -135,7 +135,7 @@ def environment(base: Base, digest: str) -> dict[str, Any]:
     """Versions, machine, and fingerprints of what was loaded."""
     device = base.model.device
     return {
-        **{name: version(name) for name in ("tunewise", "torch", "transformers")},
+        **versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",

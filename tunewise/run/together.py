@@ -47,7 +47,7 @@ def plan(recipes: Sequence[Recipe], base: Base, workers: int = 1) -> Sharing:
             continue
         key = recipe.data.model_dump_json(), recipe.train.max_length
         if key not in known:
-            known[key] = _lengths(recipe, base)
+            known[key] = lengths_of(recipe, base)
         of_rows = known[key]
         if not of_rows:
             reasons[number] = "one by one: its data have no row for this base"
@@ -81,7 +81,7 @@ def _task(recipe: Recipe, base: Base) -> tuple[Base, Task]:
     return found, drawn(task, recipe)
 
 
-def _lengths(recipe: Recipe, base: Base) -> list[int]:
+def lengths_of(recipe: Recipe, base: Base) -> list[int]:
     """Tokens of each training row; none where the data want another head than that of `base`."""
     found, task = _task(recipe, base)
     if found is not base:
