@@ -1,7 +1,7 @@
 """LoRA on fused experts: W_e + (alpha / rank) B_e A_e for each expert e, whose weights lie in one tensor of three axes.
 
 The module of experts alone knows which token goes where, so while it runs the changed weights stand in the place of
-its own, as with peft's `target_parameters`; they are made anew in every forward, and kept for the backward.
+its own, as with peft's `target_parameters`; they are made anew in every forward and in its backward.
 """
 
 import math
