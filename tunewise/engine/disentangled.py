@@ -23,6 +23,7 @@ from tunewise.engine.last_layer import laid, taken
 from tunewise.engine.position_terms import Group, alike, attend
 from tunewise.methods.lanes import Lanes, lanes_on
 from tunewise.models.families import PROJECTS_POSITIONS
+from tunewise.models.replaced import replaced
 
 
 @dataclass(frozen=True)
@@ -68,22 +69,8 @@ def disentangled(model: PreTrainedModel) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(model.register_forward_pre_hook(told.listen, with_kwargs=True).remove)
         for module, name, function in told.replaced():
-            stack.enter_context(_with(module, name, function))
+            stack.enter_context(replaced(module, name, function))
         yield
-
-
-@contextmanager
-def _with(module: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """`function` in the place of a method; whoever has put one on the object before finds it there again."""
-    before = vars(module).get(name)
-    setattr(module, name, function)
-    try:
-        yield
-    finally:
-        if before is None:
-            delattr(module, name)
-        else:
-            setattr(module, name, before)
 
 
 class _Told:

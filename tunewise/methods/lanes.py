@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from tunewise.methods.acting import Acting, occupy, vacate
 from tunewise.methods.alone import CannotShare, has_dropout, why_not_a_lane
 from tunewise.methods.attach import Tuned
+from tunewise.models.replaced import replaced
 
 Where = Literal["everywhere", "last layer", "answers", "head"]
 
@@ -120,7 +121,7 @@ class Lanes:
             for handle in self._hooks():
                 stack.callback(handle.remove)
             for module, forward in self._forwards():
-                stack.enter_context(_with_forward(module, forward))
+                stack.enter_context(replaced(module, "forward", forward))
             self._stack = stack.pop_all()
         return self
 
@@ -352,20 +353,6 @@ def _scaled(y: Tensor, changed: Tensor, scales: Sequence[float]) -> Tensor:
         return changed
     wide = torch.tensor(scales, dtype=torch.promote_types(y.dtype, torch.float32), device=y.device)[:, None, None]
     return torch.where(wide == 1.0, changed, y + (wide * (changed - y)).to(y.dtype))
-
-
-@contextmanager
-def _with_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """`forward` instead of the module's own; whoever has put one on the object before finds it there again."""
-    before = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before
 
 
 @contextmanager
