@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,12 @@ def read(name: str) -> dict[str, Any]:
     """What was kept under that name; {"results": []} where nothing was."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text("utf-8")) if path.is_file() else {"environment": {}, "results": []}
+
+
+def keep_again(name: str, work: Mapping[str, Any], new: dict[str, Any]) -> None:
+    """Write what was found for one work in place of what was kept for it before; the other works stay."""
+    others = [old for old in read(name)["results"] if any(old.get(key) != value for key, value in work.items())]
+    keep(name, [*others, new])
 
 
 def environment() -> dict[str, Any]:

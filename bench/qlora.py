@@ -33,7 +33,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from bench import peer
 from bench.beside import SERVE, Side, serve
-from bench.kept import keep, read
+from bench.kept import keep_again
 from bench.shapes import as_base, build, load, rows
 from bench.training import METHODS, RATE
 from tunewise.data.encode import Encoded
@@ -233,12 +233,10 @@ def main() -> None:
     if options.alone:
         alone(options.alone)
         return
-    found = read("qlora")["results"]
     for work in [WORKS[number] for number in options.works]:
         new = measure(work, options.rounds)
         print(json.dumps(new), flush=True)
-        found = [old for old in found if any(old.get(key) != value for key, value in asdict(work).items())] + [new]
-        keep("qlora", found)
+        keep_again("qlora", asdict(work), new)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import transformers
 
 from bench import peer
 from bench.beside import SERVE, Side, serve
-from bench.kept import keep
+from bench.kept import keep_again
 from bench.shapes import SHAPES, as_base, build, rows
 from bench.training import TOLERANCE, Work, timed
 from tunewise.data.encode import Encoded
@@ -106,6 +106,7 @@ def measure(work: Work, epochs: int, batches: int, rounds: int) -> dict[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--works", nargs="*", type=int, default=range(len(WORKS)), help="numbers of works, from 0")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batches", type=int, default=12, help="in an epoch")
     parser.add_argument("--rounds", type=int, default=3)
@@ -116,14 +117,13 @@ def main() -> None:
         serve(answer)
         return
     native = choose_dtype("auto", torch.device("cpu")) is torch.bfloat16
-    found = []
-    for work in WORKS:
+    for work in [WORKS[number] for number in options.works]:
         if work.dtype == "bfloat16" and not native:
             print(f"{work}: left out, this machine multiplies bfloat16 slower than float32")
             continue
-        found.append(measure(work, options.epochs, options.batches, options.rounds))
-        print(json.dumps(found[-1]), flush=True)
-    keep("trunk", found)
+        new = measure(work, options.epochs, options.batches, options.rounds)
+        print(json.dumps(new), flush=True)
+        keep_again("trunk", asdict(work), new)
 
 
 if __name__ == "__main__":
