@@ -319,7 +319,8 @@ class Lanes:
         """The dimension along which the parts lie in what passes this module, and where in the model that is."""
         assert self._parts is not None
         dim, n_written = self._parts.dim, self._parts.n_written
-        if dim == 1 and len(tensor) > 1:  # of packed rows, what was gathered from each for a classifier or the head
+        is_gathered = len(tensor) > 1 or (tensor.dim() == 2 and tensor.is_floating_point())
+        if dim == 1 and is_gathered:  # of packed rows, what was gathered from each for a classifier or the head
             if n_written and module not in self._heads:
                 raise CannotShare(f"a {type(module).__name__} is given what is no token of a row")
             return 0, "head"
