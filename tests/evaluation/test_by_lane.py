@@ -149,8 +149,10 @@ def test_every_lambda_of_every_method_in_one_pass(name, monkeypatch):
 
 
 @needs_kernels
-def test_packed_lanes_of_mixed_methods(monkeypatch):
-    base = language_model("llama", torch.float32)
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_packed_lanes_of_mixed_methods(family, monkeypatch):
+    """gemma3's norms of queries and keys are given heads first, tokens second."""
+    base = language_model(family, torch.float32)
     expected, found = side_by_side(base, MIXED, True, monkeypatch)
     assert_same(expected, found, 2e-5)
 

@@ -275,7 +275,7 @@ def test_an_interrupt_leaves_every_lane_with_a_checkpoint(resumed, tmp_path):
 
 
 def test_a_lane_that_diverges_leaves_the_batch_and_says_why(tmp_path):
-    """Its rows hold a token whose embedding is no number; its neighbour, with dropout, goes on to where it ends alone."""
+    """Its rows hold a token whose embedding is no number; its neighbour, with dropout, ends where it ends alone."""
 
     def runs(folder):
         model = bases.build("llama")
