@@ -102,9 +102,7 @@ class Lanes:
         paths = [] if anatomy.head is None else [anatomy.head.module]
         paths += [name.rpartition(".")[0] for name in anatomy.task_head]
         self._heads = {self.model.get_submodule(path) for path in paths}
-        around = tuple(f"{site.module.rpartition('.')[0]}." for site in anatomy.keys if site.heads_first)
-        norms = [path for path in anatomy.norms if around and path.startswith(around)]
-        self._heads_first = {self.model.get_submodule(path) for path in norms}
+        self._heads_first = {self.model.get_submodule(path) for path in anatomy.norms_heads_first}
 
     def __enter__(self) -> "Lanes":
         for each in self.tuned:
