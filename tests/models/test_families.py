@@ -288,6 +288,21 @@ ON_THE_PAGE = {
 }
 
 
+def test_norms_that_are_given_heads_first_are_known_as_such():
+    found = []
+    for name in (*bases.DECODERS, *DECODERS):
+        model, seen = bases.build(name) if name in bases.DECODERS else build(name), []
+        norms = {model.get_submodule(path): path for path in read_anatomy(model).norms}
+        for norm in norms:
+            norm.register_forward_pre_hook(lambda norm, args, seen=seen: seen.append((norm, args[0].shape)))
+        with torch.no_grad():
+            model(input_ids=torch.arange(3, 14)[None].to(model.device), use_cache=False)
+        heads_first = {norms[norm] for norm, shape in seen if len(shape) == 4 and shape[2] == 11}
+        assert heads_first == set(read_anatomy(model).norms_heads_first), name
+        found += [name] if heads_first else []
+    assert {"gemma3_text", "apertus", "phi_normed", "hunyuan_v1_dense"} <= set(found)
+
+
 def test_the_page_tells_of_every_family_once():
     assert set(ON_THE_PAGE) == set(FAMILIES)
     for row in re.findall(r"^\| `.*", PAGE, re.M):

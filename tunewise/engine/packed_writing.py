@@ -21,6 +21,7 @@ from tunewise.engine.decoder_inputs import decoder_inputs
 from tunewise.engine.native.attention import Pattern, attend, why_no_kernel
 from tunewise.engine.packing import ROUND, SAME, packed_attention
 from tunewise.models.anatomy import Anatomy
+from tunewise.models.replaced import replaced
 
 Place = Literal["encoder", "decoder", "cross"]
 BIAS = "compute_bias"
@@ -115,8 +116,8 @@ def packed_pairs(model: PreTrainedModel, where: Mapping[nn.Module, Place]) -> It
             if place == "cross":
                 stack.callback(module.register_forward_pre_hook(_without_bias, with_kwargs=True).remove)
             elif _has_bias(module) and BIAS not in vars(module):  # the block may be entered inside itself
-                module.compute_bias = _at_each_distance(vars(type(module))[BIAS].__get__(module))
-                stack.callback(delattr, module, BIAS)
+                own = vars(type(module))[BIAS].__get__(module)
+                stack.enter_context(replaced(module, BIAS, _at_each_distance(own)))
         yield
 
 

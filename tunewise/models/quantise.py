@@ -96,6 +96,11 @@ def of_layers(form: str) -> str:
     return form.removesuffix(ENDS)
 
 
+def why_rows_mix(form: str) -> str:
+    """Why what a base in this format makes of a row depends on those beside it; "" where it does not."""
+    return "a row's int8 products depend on the rows beside it" if of_layers(form) == INT8 else ""
+
+
 def finish_loading(model: PreTrainedModel, wanted: str) -> None:
     """What is left to do behind `from_pretrained` of a base in the format `wanted`, or in that of its checkpoint."""
     keep_layout(model)
