@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from tests.cli.command import tunewise
+from tests.cli.conftest import make_base
 from tunewise.training import proofs
 
 QUICK = ("train.steps=3", "train.batch_size=4")
@@ -62,8 +63,8 @@ def test_a_merged_model_is_held_against_the_adapter(
     proof = json.loads(found.out)["proofs"]["fold_equals_attached"]
     assert proof["passed"]
     assert 0 < proof["value"] < proof["tolerance"]
-    untouched = AutoModelForCausalLM.from_pretrained(base)
-    monkeypatch.setattr("tunewise.run.merge_adapter", lambda *_: untouched)  # which has nothing of the adapter
+    other = AutoModelForCausalLM.from_pretrained(make_base(tmp_path / "other", seed=1))
+    monkeypatch.setattr("tunewise.run.merge_adapter", lambda *_: other)
     wrong = tunewise("adapter", "merge", tmp_path / "run", "--out", tmp_path / "wrong")
     assert (wrong.code, last_lines(wrong.err)[0]) == (4, FAILED)
     assert (tmp_path / "wrong" / "config.json").is_file()

@@ -55,7 +55,7 @@ Methods = Annotated[
     typer.Option(
         help="Methods with commas; fields after colons, as in frozen,lora:rank=4:alpha=8. Dotted ones are of the "
         "recipe, as in frozen:data.pattern=question, and so are dtype, head and quantise, as in lora:quantise=nf4.",
-        show_default=f"{ITS_OWN} {METHODS}",
+        show_default=f"{ITS_OWN} {METHODS.replace(',', ', ')}",
     ),
 ]
 Seeds = Annotated[str | None, typer.Option(help="Seeds, with commas.", show_default=f"{ITS_OWN} 0,1,2")]

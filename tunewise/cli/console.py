@@ -69,6 +69,8 @@ def verb(function: Callable[..., Any]) -> Callable[..., None]:
             sys.stderr.write(f"\ninterrupted; what is finished is kept. To go on:\n  {this_command()}\n")
             raise typer.Exit(INTERRUPTED) from None
 
+    # a help keeps the ends of lines of all paragraphs but the first
+    wrapped.__doc__ = "\n\n".join(" ".join(part.split()) for part in (function.__doc__ or "").split("\n\n"))
     return wrapped
 
 
