@@ -6,7 +6,9 @@ import torch
 from tests.small_base import write_image_model, write_pictures
 from tunewise.comparison import at_once, build_comparison
 from tunewise.comparison.at_once import n_at_once, slower_by
+from tunewise.comparison.grid import still_left
 from tunewise.comparison.plan import plan_comparison
+from tunewise.run import run_folder
 from tunewise.training import sharing
 
 
@@ -65,3 +67,17 @@ def test_a_plan_counts_that_each_of_two_has_half_the_threads(monkeypatch):
     assert told["workers"] == 2
     assert told["seconds"] == pytest.approx(told["arms"][0]["seconds"] * 1.602 / 2, abs=0.06)
     assert plan_comparison(comparison)["workers"] == 1
+
+
+def test_runs_that_are_done_take_no_time(tmp_path):
+    asked = {"data": "tiny:sentiment", "arms": ["frozen", "lora"], "seeds": (0, 1)}
+    comparison = build_comparison(asked)
+    done = run_folder(comparison.recipes["lora"][1], tmp_path)
+    done.mkdir(parents=True)
+    (done / "DONE").touch()
+    assert {label: [each.seed for each in left] for label, left in still_left(comparison, tmp_path).items()} == {
+        "frozen": [0, 1],
+        "lora": [0],
+    }
+    searched = build_comparison(asked | {"trials": 2})
+    assert still_left(searched, tmp_path) == searched.recipes, "its runs are known once dev has chosen their fields"

@@ -77,10 +77,12 @@ def carry_out_comparison(
     searches: dict[str, Search] = {}
     watcher = Unfollowed() if progress is None else progress
     with ExitStack() as stack:
-        # asked for once something is left to do, and kept to the end
-        hands = cache(
-            lambda: stack.enter_context(workers_for(workers or n_at_once(_left(comparison, root), bases), bases, root))
-        )
+
+        def started() -> Workers:
+            n_workers = workers or n_at_once(still_left(comparison, root), bases)
+            return stack.enter_context(workers_for(n_workers, bases, root))
+
+        hands = cache(started)  # asked for once something is left to do, and kept to the end
         if protocol.trials > 1:
             searches = searched(comparison, root, bases, hands, watcher)
             recipes = {
@@ -104,7 +106,7 @@ def carry_out_comparison(
     return content
 
 
-def _left(comparison: Comparison, root: Path) -> Mapping[str, Sequence[Recipe]]:
+def still_left(comparison: Comparison, root: Path) -> Mapping[str, Sequence[Recipe]]:
     """The runs that are not done; where a search is to choose their fields first, all of them."""
     if comparison.protocol.trials > 1:
         return comparison.recipes
