@@ -37,7 +37,7 @@ class Family:
     fused: dict[str, str] | None = None  # whole role -> path
     feed_forward: tuple[str, ...] = ()  # where a layer may have gate, up and down: the first that is there
     experts: str | None = None  # the fused weights of many experts, in the layers that have some
-    key_norm: str | None = None  # what the keys pass between projection and rotation, in the models that have it
+    key_norm: str | None = None  # what the keys pass behind their projection, in the models that have it
     key_norm_heads_first: bool = False
     qkv_groups: "Callable[[PreTrainedConfig], int]" = lambda config: 1
     """How many times q, k and v stand behind one another in a fused qkv: once, or once for each head."""
@@ -207,7 +207,8 @@ FAMILIES: dict[str, Family | tuple[Family, ...]] = {  # of several rows, the fir
     **dict.fromkeys(("llama", "mistral", "qwen2"), _LLAMA),  # SmolLM is a llama too
     "qwen3": _QWEN3,
     **dict.fromkeys(("gemma", "gemma2", "vaultgemma", "olmo", "granite", "granite_swa", "smollm3", "helium"), _LLAMA),
-    **dict.fromkeys(("ministral", "ministral3", "seed_oss", "ernie4_5", "hunyuan_v1_dense", "internlm3"), _LLAMA),
+    **dict.fromkeys(("ministral", "ministral3", "seed_oss", "ernie4_5", "internlm3"), _LLAMA),
+    "hunyuan_v1_dense": replace(_LLAMA, key_norm="self_attn.key_layernorm", key_norm_heads_first=True),
     **dict.fromkeys(("olmo2", "olmo3", "cohere", "cohere2"), _QWEN3),
     "exaone4": _GEMMA3,
     "gemma3_text": _GEMMA3,
