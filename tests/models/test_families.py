@@ -270,6 +270,30 @@ def test_a_prefix_is_pefts_where_its_cache_holds_what_is_learned(name, tmp_path)
         torch.testing.assert_close(says(theirs), ours, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["gpt_bigcode", "modernbert", "umt5"])
+def test_ia3_on_every_module_is_pefts_where_names_are_shared(name, tmp_path):
+    """By what leaves attention and what leaves the feed-forward part, or an end of them."""
+    tuned = moved_from_its_start(
+        attach(more_bases.build(name, torch.float32), parse_method({"name": "ia3", "roles": ["all"]}))
+    )
+    save_adapter(tuned, tmp_path)
+    ours = says(tuned.model)
+    theirs = peft.PeftModel.from_pretrained(more_bases.build(name, torch.float32), tmp_path)
+    torch.testing.assert_close(says(theirs), ours, rtol=0, atol=1e-4)
+    assert (ours - says(tuned.detach())).abs().max() > 1e-2
+
+
+def test_a_prompt_of_esm_is_none_of_pefts(tmp_path):
+    """Which hands on embeddings, and ESM makes those of ids smaller."""
+    tuned = attach(more_bases.build("esm", torch.float32), parse_method({"name": "prompt_tuning", "virtual_tokens": 3}))
+    save_adapter(tuned, tmp_path / "ours")
+    assert not (tmp_path / "ours" / "adapter_config.json").exists()
+    config = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
+    peft.get_peft_model(more_bases.build("esm", torch.float32), config).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(UserError, match="esm reads embeddings"):
+        load_adapter(more_bases.build("esm", torch.float32), tmp_path / "theirs")
+
+
 def a_prefix_of_pefts(model, folder):
     """Logits behind a prefix that peft has written into the folder."""
     theirs = peft.get_peft_model(model, peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
@@ -279,7 +303,9 @@ def a_prefix_of_pefts(model, folder):
     return says(theirs)
 
 
-@pytest.mark.parametrize("name", ["hunyuan_v1_dense", "phi_normed", "stablelm", "exaone4", "falcon_alibi", "gptj"])
+@pytest.mark.parametrize(
+    "name", ["hunyuan_v1_dense", "phi_normed", "stablelm_parallel", "exaone4", "falcon_alibi", "gptj"]
+)
 def test_a_prefix_of_pefts_is_read_whatever_the_keys_pass(name, tmp_path):
     """Norms before a rotation of all numbers or of some, and behind one; no rotation at all."""
     expected = a_prefix_of_pefts(more_bases.build(name, torch.float32), tmp_path)

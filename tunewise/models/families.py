@@ -26,6 +26,8 @@ READS_IDS = (
     "gemma4_text",
 )  # each layer looks token ids up in a table of its own, and some have the keys of another
 
+SCALES_IDS = ("esm",)  # what it looks up for token ids is made smaller, and what it is given as embeddings is not
+
 
 @dataclass(frozen=True)
 class Family:
