@@ -26,6 +26,8 @@ READS_IDS = (
     "gemma4_text",
 )  # each layer looks token ids up in a table of its own, and some have the keys of another
 
+SCALES_IDS = ("esm",)  # what it looks up for token ids is made smaller, and what it is given as embeddings is not
+
 
 @dataclass(frozen=True)
 class Family:
@@ -37,7 +39,7 @@ class Family:
     fused: dict[str, str] | None = None  # whole role -> path
     feed_forward: tuple[str, ...] = ()  # where a layer may have gate, up and down: the first that is there
     experts: str | None = None  # the fused weights of many experts, in the layers that have some
-    key_norm: str | None = None  # what the keys pass between projection and rotation, in the models that have it
+    key_norm: str | None = None  # what the keys pass behind their projection, in the models that have it
     norms_heads_first: bool = False
     """Whether norms of queries and keys are given (batch, heads, length, d_head)."""
     qkv_groups: "Callable[[PreTrainedConfig], int]" = lambda config: 1
@@ -209,7 +211,7 @@ FAMILIES: dict[str, Family | tuple[Family, ...]] = {  # of several rows, the fir
     "qwen3": _QWEN3,
     **dict.fromkeys(("gemma", "gemma2", "vaultgemma", "olmo", "granite", "granite_swa", "smollm3", "helium"), _LLAMA),
     **dict.fromkeys(("ministral", "ministral3", "seed_oss", "ernie4_5", "internlm3"), _LLAMA),
-    "hunyuan_v1_dense": replace(_LLAMA, norms_heads_first=True),  # behind the rotation
+    "hunyuan_v1_dense": replace(_LLAMA, key_norm="self_attn.key_layernorm", norms_heads_first=True),
     **dict.fromkeys(("olmo2", "olmo3", "cohere", "cohere2"), _QWEN3),
     "exaone4": _GEMMA3,
     "gemma3_text": _GEMMA3,
