@@ -23,9 +23,9 @@ from tunewise.engine.packed_writing import places
 from tunewise.engine.trunk import Trunk
 from tunewise.engine.trunk_store import Store
 from tunewise.errors import UserError
-from tunewise.methods.attach import Tuned, count, reach
+from tunewise.methods.attach import Tuned
 from tunewise.methods.base import Method
-from tunewise.methods.reach import delta_dtype
+from tunewise.methods.reach import added_by, delta_dtype, n_trained, refuse_to_act, selected_by
 from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
 from tunewise.models.aside import is_large
 from tunewise.models.codes import EightBits
@@ -96,11 +96,12 @@ class Stage:
         known = _known(shell)
         self._anatomy, self._sibling = known.anatomy, known.sibling
         self._packed = packed_paths(shell.model, _kept(shell)) if work.quantise else []
+        refuse_to_act(method, self._anatomy)
         with torch.device("meta"):
             deltas = dict(method.deltas(self._anatomy))
-        chosen = reach(shell.model, method)[1]
+        chosen = selected_by(shell.model, method, self._anatomy)
         selected, n_selected = list(chosen), sum(parameter.numel() for parameter in chosen.values())
-        n_added = count(shell.model, method) - n_selected
+        n_added = n_trained(added_by(deltas))
         self._refuse_packed(selected)
         self.runs = runs(shell.model, self._anatomy, deltas, selected)
         """The layers, those that are alike together."""
