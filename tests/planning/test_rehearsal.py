@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelF
 
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED
+from tunewise.engine.criterion import CrossEntropy, minimising
 from tunewise.engine.from_trunk import route_for
 from tunewise.engine.objectives import objective_for
 from tunewise.errors import UserError
@@ -24,6 +25,7 @@ from tunewise.models import aside
 from tunewise.models.anatomy import read_anatomy
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base
+from tunewise.planning import stage
 from tunewise.planning.moments import Moments
 from tunewise.planning.process import held_by_process
 from tunewise.planning.rehearsal import rehearse
@@ -203,7 +205,21 @@ def test_so_it_is_with_the_best_state_kept(shells, tmp_path, monkeypatch, config
     assert predicted.allocated == pytest.approx(peak, rel=0.01, abs=1 << 17)
 
 
-def _both(shells, tmp_path, config, method, work):
+@pytest.mark.parametrize("packing", [True, False])
+def test_so_it_is_with_smoothed_labels(shells, tmp_path, monkeypatch, packing):
+    """They take nothing more, by the plan and by the allocator."""
+    if not packing:
+        monkeypatch.setattr(stage, "objective_for", lambda base, prefix=(), **_: objective_for(base, prefix))
+    method = {"name": "lora", "rank": 3 if packing else 5}  # what is tried of a method is kept with its shell
+    work = replace(WORK, labels=31, checkpointing=True)
+    plain, peak = _both(shells, tmp_path / "plain", LLAMA, method, work, packing)
+    smoothed, higher = _both(shells, tmp_path / "smoothed", LLAMA, method, replace(work, label_smoothing=0.1), packing)
+    assert smoothed.allocated == pytest.approx(higher, rel=0.01, abs=1 << 17)
+    assert smoothed.allocated == pytest.approx(plain.allocated, abs=1 << 10)
+    assert higher == pytest.approx(peak, abs=1 << 12)
+
+
+def _both(shells, tmp_path, config, method, work, packing=True):
     """What is predicted, and what is counted at the peak of two epochs of two steps."""
     kind, shell = str(config["model_type"]), shells(config)
     model = AUTO[kind].from_config(shell.config).to(work.dtype)
@@ -216,7 +232,8 @@ def _both(shells, tmp_path, config, method, work):
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         tuned = attach(model, parse_method(method))
         base = Base(model, _Padding(), read_anatomy(model), "", "", model.dtype, shell.head)
-        objective: Any = objective_for(base, tuned.prefix_ids, packing=True)
+        objective: Any = objective_for(base, tuned.prefix_ids, packing=packing)
+        objective = minimising(objective, CrossEntropy(work.label_smoothing))
         if work.seen is not None:
             route = route_for(tuned, objective, _rows(kind), group_size=work.rows)
             assert not route.reason

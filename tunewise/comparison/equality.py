@@ -10,6 +10,7 @@ from tunewise.run import Recipe
 ITS_OWN = (
     "method", "quantise", "seed", "data.pattern", "data.words",
     "train.learning_rate", "train.schedule", "train.warmup", "train.weight_decay", "train.clip",
+    "train.label_smoothing", "train.class_weights",
 )  # fmt: skip
 """How an arm stores the base, adapts it and asks it: what a comparison compares."""
 CHANGES_NOTHING = (

@@ -19,6 +19,7 @@ from tunewise.data.encode import Encoded
 from tunewise.engine import loss
 from tunewise.engine.attention import attend, why_no_attention
 from tunewise.engine.batches import IGNORED, collate
+from tunewise.engine.criterion import PLAIN, Criterion
 from tunewise.engine.disentangled import disentangled, is_disentangled
 from tunewise.engine.fused import fused
 from tunewise.engine.last_layer import read_at, read_places
@@ -92,8 +93,8 @@ def pack(rows: Sequence[Encoded], pad_id: int, prefix_ids: Sequence[int] = ()) -
     )
 
 
-def packed_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
-    """The cross-entropy in nats of each label, (K,), at least float32; inside `packed_attention` only."""
+def packed_losses(model: PreTrainedModel, batch: PackedBatch, criterion: Criterion = PLAIN) -> Tensor:
+    """The loss in nats of each label, (K,), at least float32; inside `packed_attention` only."""
     with read_at(model, batch.read):
         logits = model(
             input_ids=batch.input_ids,
@@ -102,7 +103,7 @@ def packed_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
             logits_to_keep=batch.predicting,
             segment_starts=batch.starts,
         ).logits
-    return loss.label_losses(logits.squeeze(0), batch.labels)
+    return criterion.label_losses(logits.squeeze(0), batch.labels)
 
 
 @contextmanager

@@ -320,8 +320,8 @@ class ByLane:
             if not held:
                 continue
             numbers = [number for number, _ in held]
-            objective = asked[numbers[0]].objective
-            by_row = joint_row_losses(objective, self._lanes, numbers, [batch for _, batch in held])
+            objectives = [asked[number].objective for number in numbers]
+            by_row = joint_row_losses(objectives, self._lanes, numbers, [batch for _, batch in held])
             for (number, batch), losses in zip(held, by_row, strict=True):
                 totals[number] += float(losses.sum())
                 n_labels[number] += batch.n_labels

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunewise.data.encode import Encoded
+from tunewise.engine.criterion import CrossEntropy, minimising
 from tunewise.engine.from_trunk import FromTrunk
 from tunewise.engine.fused import fuse_as
 from tunewise.engine.last_layer import read_as
@@ -114,7 +115,8 @@ class Stage:
         if name not in known.tried:
             known.tried[name] = self._tried()
         tried = known.tried[name]
-        self._objective, self.trunk_plan, self._trunk = tried.objective, TrunkPlan(), None
+        self._objective = minimising(tried.objective, CrossEntropy(work.label_smoothing))
+        self.trunk_plan, self._trunk = TrunkPlan(), None
         if work.seen is not None:
             self.trunk_plan = plan_of(tried.trunk, tried.why_no_trunk, work.seen, work.quantise)
             self._trunk = tried.trunk if self.trunk_plan.is_cached else None

@@ -26,6 +26,7 @@ from tunewise.planning.parameters import defaults_on
 from tunewise.planning.rehearsals import Rehearsals
 from tunewise.planning.shell import Shell, shell_of
 from tunewise.planning.work import Seen, Work
+from tunewise.run.class_weights import check_loss
 from tunewise.run.measured_step import correction
 from tunewise.run.prepare import drawn, head_for, task_of
 from tunewise.run.recipe import Recipe, build_recipe
@@ -135,6 +136,7 @@ def _shell_and_rows(recipe: Recipe) -> tuple[Shell, RowLengths]:
     kind = kind_of(load_config(recipe.model))
     tokenizer = None if kind == VISION else _tokenizer(recipe.model)
     task = drawn(task_of(recipe.data, tokenizer), recipe)
+    check_loss(recipe, task)
     head = head_for(task, kind, recipe.model, recipe.head)
     shell = shell_of(recipe.model, head)
     longest = min(recipe.train.max_length, context_length(shell.config) or recipe.train.max_length)
@@ -173,6 +175,7 @@ def _steps(recipe: Recipe, shell: Shell, device: Device, lengths: RowLengths | N
         quantise=recipe.quantise,
         checkpointing=train.checkpointing,
         optimiser=train.optimiser,
+        label_smoothing=train.label_smoothing,
         keeps_best=train.evaluate_every is not None,
         seen=_seen(recipe, *of_rows),
     )

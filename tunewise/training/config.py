@@ -1,7 +1,8 @@
 """How long and how fast to train: the `train:` section of a recipe."""
 
 import math
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, field_validator
 
@@ -43,6 +44,14 @@ class TrainConfig(Strict):
     """AdamW's decay, on tensors of two and more dimensions."""
     clip: float | None = Field(1.0, gt=0, validation_alias="max_grad_norm")
     """Largest norm of the whole gradient; None clips nothing."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1, validation_alias="label_smoothing_factor")
+    """Share of each label that is spread over all classes, or over the whole vocabulary, in the loss that is minimised;
+    evaluations tell the plain one."""
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        None, validation_alias="class_weight"
+    )
+    """What each class or tag counts in the loss that is minimised, {rare: 5}, one that is not named 1; balanced weighs
+    each by one over how often it is trained on."""
     max_length: int = Field(512, gt=1)
     """Longest training row in tokens, cut to the base's context where that is shorter."""
     evaluate_every: float | None = Field(1.0, gt=0)
@@ -67,6 +76,14 @@ class TrainConfig(Strict):
     @classmethod
     def _as_the_trainer_calls_it(cls, value: Any) -> Any:
         return NAMES_OF_TRAINER.get(value, value) if isinstance(value, str) else value
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _labels_as_text(cls, value: Any) -> Any:
+        """YAML reads 0 and true as a number and a truth value; of a label there is one way to write those."""
+        if not isinstance(value, Mapping):
+            return value
+        return {str(name).lower() if isinstance(name, bool) else str(name): weight for name, weight in value.items()}
 
     def steps_per_epoch(self, n_rows: int) -> int:
         """Optimiser steps in one pass over so many rows."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tunewise.training.memory import Peak
 from tunewise.training.optimiser import Optimiser, learning_rate_at
 from tunewise.training.progress import Silent, Watcher
 from tunewise.training.state import LOG, State
+from tunewise.training.weighing import ALIKE, Weighing
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Training:
     """Stop at this share of the steps, with a checkpoint from which it goes on; None goes to the end."""
     sources: Sources | None = None
     """Whose the rows are, and in which order they are drawn; None for rows of one source."""
+    weighing: Weighing = ALIKE
+    """What each label counts."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class FitResult:
     n_steps: int
     """Of the whole schedule."""
     losses: list[float]
-    """Mean nats per label token, one a step."""
+    """What was minimised, one a step: the mean over the label tokens by their weights, in nats."""
     scores: list[tuple[int, float]]
     """(step, dev score) of every evaluation."""
     best_step: int
@@ -86,12 +90,19 @@ class FitResult:
 
 @dataclass(frozen=True)
 class Asked:
-    """A batch whose gradients a lane wants in the `.grad` of what it trains, of the loss over `n_labels`."""
+    """A batch whose gradients a lane wants in the `.grad` of what it trains, of the loss over `weight`."""
 
     batch: Any
-    n_labels: int
+    weight: float
+    """Of all labels of the step: their number, where all count alike."""
     by_row: bool = False
     """Whether it wants the loss of each row too."""
+    of_rows: Tensor | None = None
+    """(B,) what each row counts; None where all count alike."""
+
+    def weighed(self, losses: Tensor) -> Tensor:
+        """The loss of each row, times what the row counts: (B,)."""
+        return losses if self.of_rows is None else losses * self.of_rows.to(losses)
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ class Answer:
     loss: Tensor
     seconds: float
     by_row: Tensor | None = None
-    """(B,) the loss of each row, summed over its labels."""
+    """(B,) the loss of each row, summed over its labels by their weights."""
 
 
 @dataclass(frozen=True)
@@ -188,22 +199,23 @@ class Lane:
     def _step(self, watcher: Watcher, interrupts: Interrupts) -> Generator[Asked, Any, bool]:
         """One optimiser step; False, with nothing changed, when an interrupt came before its last batch."""
         start, shared, waited = time.perf_counter(), 0.0, 0.0
-        position = self._state.position
+        position, weighing = self._state.position, self.training.weighing
         drawn, has_several = self._batches(position.step), len(self._sources.names) > 1
         batches = [each.batch for each in drawn]
         n_labels = sum(batch.n_labels for batch in batches)
+        weight = sum(map(self._weight, chain.from_iterable(each.rows for each in drawn))) if weighing else n_labels
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         by_row: list[Tensor] = []
-        for batch in batches:
+        for batch, numbers in ((each.batch, each.rows) for each in drawn):
             if interrupts.requested:
                 self._optimiser.zero_grad()
                 return False
-            asked = time.perf_counter()
-            answer = yield Asked(batch, n_labels, has_several)
+            asked, of_rows = time.perf_counter(), weighing.by_row(numbers)
+            answer = yield Asked(batch, weight, has_several or of_rows is not None, of_rows)
             waited += time.perf_counter() - asked
             shared += answer.seconds
             total += answer.loss
-            by_row += [] if answer.by_row is None else [answer.by_row.to(total)]
+            by_row += [answer.by_row.to(total)] if has_several and answer.by_row is not None else []
         penalty = self._tuned.method.penalty(self._tuned.deltas)
         if penalty is not None:
             penalty.backward()
@@ -243,17 +255,21 @@ class Lane:
         return True
 
     def _by_source(self, rows: list[int], losses: list[float]) -> dict[str, dict[str, float]]:
-        """Mean nats per label token of each source that is among these rows, and how many labels those are."""
-        names = self._sources.names
-        found: list[list[tuple[float, int]]] = [[] for _ in names]
-        for row, loss in zip(rows, losses, strict=True):
-            found[self._sources.of(row)].append((loss, self._objective.n_labels(self.training.rows[row])))
-        n_labels = [sum(n for _, n in of_rows) for of_rows in found]
-        return {
-            name: {"loss": math.fsum(loss for loss, _ in of_rows) / n, "label_tokens": n}
-            for name, of_rows, n in zip(names, found, n_labels, strict=True)
-            if n
-        }
+        """The mean loss of the labels of each source that is among these rows, and how many labels those are."""
+        found: list[list[int]] = [[] for _ in self._sources.names]
+        for place, row in enumerate(rows):
+            found[self._sources.of(row)].append(place)
+        told = {}
+        for name, places in zip(self._sources.names, found, strict=True):
+            n_labels = sum(self._objective.n_labels(self.training.rows[rows[place]]) for place in places)
+            if n_labels:
+                weight = sum(self._weight(rows[place]) for place in places)
+                told[name] = {"loss": math.fsum(losses[place] for place in places) / weight, "label_tokens": n_labels}
+        return told
+
+    def _weight(self, row: int) -> float:
+        """What the labels of the row with this number count."""
+        return self.training.weighing.of_row(row, self.training.rows[row], self._objective)
 
     def _batches(self, step: int) -> list[_Drawn]:
         """The batches of one step; a step never crosses from one epoch into the next."""
