@@ -5,7 +5,7 @@ import json
 import math
 import time
 from array import array
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -27,8 +27,9 @@ from tunewise.training import checkpoint
 from tunewise.training.config import TrainConfig
 from tunewise.training.interrupt import Interrupted, Interrupts
 from tunewise.training.memory import Peak
-from tunewise.training.optimiser import Optimiser, learning_rate_at
+from tunewise.training.optimiser import Optimiser
 from tunewise.training.progress import Silent, Watcher
+from tunewise.training.schedule import learning_rate_at
 from tunewise.training.state import LOG, State
 
 
@@ -48,6 +49,8 @@ class Training:
     """Stop at this share of the steps, with a checkpoint from which it goes on; None goes to the end."""
     sources: Sources | None = None
     """Whose the rows are, and in which order they are drawn; None for rows of one source."""
+    told: Callable[[Mapping[str, Any]], None] | None = None
+    """Called with each line of log.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +149,7 @@ class Lane:
         self._peak_rate = config.learning_rate or tuned.method.learning_rate
         self._peak = Peak(self._device)  # before there are moments, which are the training's own
         self._own_bytes: int | None = None
-        self._optimiser = Optimiser(
-            tuned.trainable, config.weight_decay, tuned.method.learning_rate_factor, config.optimiser
-        )
+        self._optimiser = Optimiser(tuned.trainable, config, tuned.method.learning_rate_factor)
         self._state = State(tuned, self._optimiser, training.folder)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self._ahead: tuple[int, list[_Drawn]] = (-1, [])
@@ -236,11 +237,16 @@ class Lane:
         }
         if has_several:
             record["by_source"] = self._by_source([row for each in drawn for row in each.rows], losses)
-        files.append_json(self.training.folder / LOG, record)
+        self._log(record)
         watcher.stepped(position.step, mean_loss, n_tokens)
         if has_several:
             watcher.told_by_source({name: found["loss"] for name, found in record["by_source"].items()})
         return True
+
+    def _log(self, line: dict[str, Any]) -> None:
+        files.append_json(self.training.folder / LOG, line)
+        if self.training.told is not None:
+            self.training.told(line)
 
     def _by_source(self, rows: list[int], losses: list[float]) -> dict[str, dict[str, float]]:
         """Mean nats per label token of each source that is among these rows, and how many labels those are."""
@@ -295,7 +301,7 @@ class Lane:
             self._state.keep_best()
         else:
             position.n_without_gain += 1
-        files.append_json(self.training.folder / LOG, {"step": position.step, "dev": score, "best": is_best})
+        self._log({"step": position.step, "dev": score, "best": is_best})
         watcher.evaluated(position.step, score, is_best)
 
     def _score(self, dev_score: Callable[[], float]) -> float:
@@ -365,7 +371,7 @@ class Lane:
     @cached_property
     def _identity(self) -> str:
         """A digest of what has to be the same for a checkpoint to be resumed."""
-        config = self._config.model_dump(mode="json", exclude={"checkpoint_every", "lanes"})
+        config = self._config.model_dump(mode="json", exclude={"checkpoint_every", "lanes", "report_to"})
         content = [config, self._tuned.method.configuration(), self.training.seed, self._prefix_ids]
         digest = hashlib.sha256(json.dumps(content).encode())
         if self._sources.rates:
