@@ -19,6 +19,6 @@ def by_its_labels(found: Evaluation, asked: OutOfDomain) -> Evaluation:
     for row, expected in zip(found.predictions, asked.expected, strict=True):
         told = asked.counts_as.get(row["predicted"], row["predicted"])
         named = {"expected": expected, "predicted": told, "correct": told == expected, "chosen": row["predicted"]}
-        rows.append(row | named)
+        rows.append({key: value for key, value in row.items() if key != "worth"} | named)
     names = [name for name in found.metrics if METRICS[name].reads == "predicted"]
     return replace(found, metrics=score(names, Answers.of(rows)), predictions=rows)

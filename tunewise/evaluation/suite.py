@@ -19,7 +19,8 @@ N_FOR_FLOOR = 16
 OTHER_BATCH = 5
 """Rows of a padded batch on the other way to the same losses."""
 OF_CORPORA = ("macro_f1", "mcc")
-"""Metrics that one answer has not, as those that read more than answers; one counts as right or wrong instead."""
+"""Metrics that one answer has not, as those that read more than answers and those of one's own; it counts as right or
+wrong instead."""
 LOWER_IN_HARNESS = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter")
 """Of the harness's metrics, those of which less is better."""
 OF_VALUES = ("pearson", "spearman", "rmse")
@@ -52,7 +53,13 @@ def _item(metric: str, row: Mapping[str, Any]) -> float:
         return float(row["loss"])
     if metric in OF_VALUES:
         return -abs(float(row["predicted"]) - float(row["expected"]))
-    if metric in OF_CORPORA or METRICS[metric].reads not in ("predicted", "by_length"):
+    if "worth" in row:
+        return float(row["worth"])
+    if (
+        metric in OF_CORPORA
+        or METRICS[metric].by_row is not None
+        or METRICS[metric].reads not in ("predicted", "by_length")
+    ):
         return 100.0 * bool(row["correct"])
     return METRICS[metric].of(Answers.of([row]))
 

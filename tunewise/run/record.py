@@ -18,6 +18,7 @@ from tunewise.data.benchmarks import benchmark_files, is_benchmark
 from tunewise.data.config import DataConfig
 from tunewise.data.sources import files_at
 from tunewise.errors import UserError
+from tunewise.evaluation import own_metrics
 from tunewise.models import fingerprint
 from tunewise.models.load import Base
 from tunewise.models.weights import bytes_at_rest
@@ -127,6 +128,7 @@ def _files_of(data: DataConfig) -> list[Path]:
         found = benchmark_files(data.path, data.folder) if is_benchmark(data.path) else files_at(data.path)
     if data.template:
         found = [*found, Path(data.template)]  # one that is named in words is no file
+    found = [*found, *own_metrics.files_of(data.metrics or ())]
     replayed = (DataConfig(path=each.path) for each in data.replay)
     return [*found, *(file for each in replayed for file in _files_of(each))]
 
