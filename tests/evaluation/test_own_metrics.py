@@ -1,6 +1,7 @@
 """Metrics of one's own: read from the file that is named, from 0 to 100 or lower, of all rows or of each."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,8 +9,10 @@ import tunewise
 from tunewise.data.described import TaskFile
 from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
-from tunewise.evaluation.metrics import Answers, by_row, named, score
-from tunewise.evaluation.own_metrics import own_metric, spelled, without
+from tunewise.evaluation.evaluate import Evaluation
+from tunewise.evaluation.metrics import Answers, by_row, check, score
+from tunewise.evaluation.own_metrics import called, check_own, own_metric, spelled, without
+from tunewise.evaluation.suite import look_of
 from tunewise.report.words import metric_name
 from tunewise.run.recipe import build_recipe
 from tunewise.verdict import Rule
@@ -41,7 +44,7 @@ def broken(predictions, references):
 number = 3
 """
 ANSWERS = Answers(predicted=("aa", "b", "ccc"), expected=("bb", "b", "c"))
-QUICK = {"data.train": 32, "data.dev": 16, "data.test": 16, "train.steps": 4}
+QUICK = {"data.train": 8, "data.dev": 8, "data.test": 16, "train.steps": 1, "retention": None}
 
 
 @pytest.fixture
@@ -56,16 +59,16 @@ def first_letters(predictions, references):
 
 
 def test_it_is_told_under_the_name_of_its_function(file):
-    names = [named(f"{file}:same_length"), named(f"{file}:letters_off:lower"), "accuracy"]
-    assert names == ["same_length", "letters_off:lower", "accuracy"]
+    names = [f"{file}:same_length", f"{file}:letters_off:lower", "accuracy"]
+    assert [called(name) for name in names] == ["same_length", "letters_off:lower", "accuracy"]
     assert score(names, ANSWERS) == {
         "same_length": pytest.approx(200 / 3),
         "letters_off:lower": pytest.approx(2 / 3),
         "accuracy": pytest.approx(100 / 3),
     }
-    assert by_row("same_length", ANSWERS) == [100.0, 100.0, 0.0]
-    assert by_row("letters_off:lower", ANSWERS) is None
-    assert by_row("accuracy", ANSWERS) is None
+    assert by_row(names[0], ANSWERS) == [100.0, 100.0, 0.0]
+    assert by_row(names[1], ANSWERS) is None
+    assert by_row(names[2], ANSWERS) is None
 
 
 def test_its_direction_is_that_of_its_name(file):
@@ -77,9 +80,9 @@ def test_its_direction_is_that_of_its_name(file):
 
 
 def test_a_changed_file_is_read_again(file):
-    assert score([named(f"{file}:same_length")], ANSWERS)["same_length"] > 60
+    assert score([f"{file}:same_length"], ANSWERS)["same_length"] > 60
     file.write_text("def same_length(predictions, references):\n    return 7.0\n")
-    assert score([named(f"{file}:same_length")], ANSWERS) == {"same_length": 7.0}
+    assert score([f"{file}:same_length"], ANSWERS) == {"same_length": 7.0}
 
 
 @pytest.mark.parametrize(
@@ -92,9 +95,8 @@ def test_a_changed_file_is_read_again(file):
     ],
 )
 def test_what_it_does_wrong_is_told(file, function, told):
-    name = named(f"{file}:{function}")
     with pytest.raises(UserError, match=told):
-        score([name], ANSWERS)
+        score([f"{file}:{function}"], ANSWERS)
 
 
 @pytest.mark.parametrize(
@@ -104,13 +106,17 @@ def test_what_it_does_wrong_is_told(file, function, told):
         ("{file}:same_lenght", "same_lenght"),
         ("{file}:number", "number"),
         ("{file}:accuracy", "accuracy is a metric already"),
+        ("{file}:broken,{file.parent}/./mine.py:broken", "would both be called broken"),
     ],
 )
 def test_a_wrong_name_is_told_before_anything_is_run(file, name, told):
     with pytest.raises(UserError, match=told):
-        named(name.format(file=file))
+        names = [each.format(file=file) for each in name.split(",")]
+        check_own(names)
+        check(names)
 
 
+@pytest.mark.usefixtures("without_a_fresh_process")
 def test_a_run_is_decided_by_it_and_keeps_what_each_row_is_worth(file, tmp_path):
     asked = {**QUICK, "data.metrics": f"{file}:same_length,accuracy"}
     found = tunewise.train("tiny:sentiment", out=tmp_path / "run", overrides=asked)
@@ -139,6 +145,17 @@ def test_a_function_of_this_process_is_named_by_its_file():
         build_recipe({"data": "tiny:sentiment", "method": "lora"}, {"data.metrics": [lambda one, other: 0.0]})
     with pytest.raises(UserError, match="a recipe cannot hold"):
         build_recipe({"data": "tiny:sentiment", "method": "lora"}, {"data.metrics": {1, 2}})
+
+
+def test_items_of_one_that_tells_each_row_are_worth_that_and_of_others_right_or_wrong(file):
+    def look(metric, worth):
+        row = {"id": "a", "predicted": "x", "expected": "y", "correct": True} | worth
+        task = SimpleNamespace(metrics=(metric,))
+        return look_of(task, Evaluation({called(metric): 1.0}, [row])).items
+
+    assert look(f"{file}:same_length", {"worth": 40.0}) == {"a": 40.0}
+    assert look(f"{file}:same_length:lower", {"worth": 40.0}) == {"a": -40.0}
+    assert look(f"{file}:letters_off", {}) == {"a": 100.0}
 
 
 def test_a_folder_names_no_code(file):

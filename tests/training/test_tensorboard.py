@@ -15,7 +15,9 @@ from tunewise.errors import UserError
 from tunewise.training.config import TrainConfig
 from tunewise.training.interrupt import Interrupted
 
-OVERRIDES = {"data.train": 32, "data.dev": 8, "data.test": 8, "train.steps": 6, "train.report_to": "tensorboard"}
+pytestmark = pytest.mark.usefixtures("without_a_fresh_process")
+QUICK = {"data.train": 24, "data.dev": 8, "data.test": 8, "train.steps": 6, "retention": None}
+OVERRIDES = {**QUICK, "train.report_to": "tensorboard"}
 
 
 def read(folder):

@@ -16,7 +16,7 @@ from tunewise.calibration import brier_score, expected_calibration_error, probab
 from tunewise.data.shapes import Kind
 from tunewise.errors import UserError, unknown
 from tunewise.evaluation import overlap
-from tunewise.evaluation.own_metrics import own_metric
+from tunewise.evaluation.own_metrics import called, own_metric
 
 Texts = Sequence[str]
 MOST = 700.0
@@ -75,50 +75,44 @@ def score(names: Sequence[str], answers: Answers) -> dict[str, float]:
         "loss": not math.isnan(answers.loss),
     }
     _refuse_without({read for read, there in given.items() if there}, names)
-    return {name: METRICS[name].of(answers) for name in names}
+    return {called(name): metric_of(name).of(answers) for name in names}
 
 
 def by_row(name: str, answers: Answers) -> list[float] | None:
     """What a metric of one's own is of each row, where its function tells that."""
-    of_rows = METRICS[name].by_row
+    of_rows = metric_of(name).by_row
     return None if of_rows is None else of_rows(answers)
 
 
 def check(names: Collection[str], kind: Kind | None = None) -> None:
     """UserError for a name that is no metric, and for one that says nothing of a task of this kind."""
     for name in names:
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
+        metric_of(name)
     if kind is not None:
         _refuse_without(_TOLD_OF[kind], names)
 
 
-def named(name: str) -> str:
-    """What a metric is called in results; from now on one of the user's own is known by that.
-
-    UserError for a name that is no metric.
-    """
+def metric_of(name: str) -> Metric:
+    """The metric that goes by this name, one of the user's own among them; UserError for none."""
     own = own_metric(name)
     if own is None:
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
-        return name
-    own.check()
-    if own.told in _OURS:
+        return METRICS[name]
+    if own.told in METRICS:
         raise UserError(
             f"{own.told} is a metric already, and {name} would be taken for it", "call the function otherwise"
         )
-    METRICS[own.told] = Metric(
+    return Metric(
         lambda answers: own.of(answers.predicted, answers.expected),
         by_row=lambda answers: own.by_row(answers.predicted, answers.expected),
     )
-    return own.told
 
 
 def _refuse_without(there: Collection[str], names: Collection[str]) -> None:
     for name in names:
-        if METRICS[name].reads not in there:
-            raise UserError(f"{name} cannot be told of these answers: {_MISSING[METRICS[name].reads]}", "leave it out")
+        if (reads := metric_of(name).reads) not in there:
+            raise UserError(f"{name} cannot be told of these answers: {_MISSING[reads]}", "leave it out")
 
 
 def accuracy(predictions: Texts, references: Texts) -> float:
@@ -281,7 +275,6 @@ METRICS: dict[str, Metric] = {
     "loss": Metric(lambda answers: answers.loss, "loss"),
     "perplexity": Metric(lambda answers: math.exp(min(answers.loss, MOST)), "loss"),
 }
-_OURS = frozenset(METRICS)
 
 
 def _correlation(of: Callable[..., Any], predictions: Texts, references: Texts) -> float:

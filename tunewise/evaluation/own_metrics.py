@@ -71,6 +71,27 @@ def own_metric(name: str) -> OwnMetric | None:
     return OwnMetric(Path(found["file"]), found["function"], found["function"] + (found["lower"] or ""))
 
 
+def called(name: str) -> str:
+    """What the metric of this name is called in results: one of one's own by its function, less its file."""
+    own = own_metric(name)
+    return name if own is None else own.told
+
+
+def asked_as(told: str, names: Iterable[str]) -> str:
+    """Of the names that were asked for, the one that is called so in results."""
+    return next((name for name in names if called(name) == told), told)
+
+
+def check_own(names: Iterable[str]) -> None:
+    """UserError where a file or function is not there, or two would be called alike."""
+    told: dict[str, str] = {}
+    for name in names:
+        if (own := own_metric(name)) is not None:
+            own.check()
+        if (other := told.setdefault(called(name), name)) != name:
+            raise UserError(f"{other} and {name} would both be called {called(name)}", "call one otherwise")
+
+
 def files_of(names: Iterable[str]) -> list[Path]:
     """The files of those that are one's own."""
     return [own.file for name in names if (own := own_metric(name)) is not None]

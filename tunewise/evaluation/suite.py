@@ -6,9 +6,11 @@ from statistics import fmean
 from typing import Any
 
 from tunewise.data.task import Task
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
 from tunewise.evaluation.evaluate import Evaluation
-from tunewise.evaluation.metrics import METRICS, Answers
+from tunewise.evaluation.metrics import Answers, metric_of
+from tunewise.evaluation.own_metrics import asked_as
 from tunewise.evaluation.retention import retention_loss
 from tunewise.models.load import Base
 from tunewise.stats import paired_bootstrap
@@ -41,10 +43,11 @@ class Look:
 def look_of(task: Task, found: Evaluation) -> Look:
     """The main metric, and what it is of each item alone.
 
-    Of metrics that one answer has not: 100 or 0 for right or wrong; of values: the absolute error, below zero.
+    Of metrics that one answer has not: 100 or 0 for right or wrong; of values: the absolute error, below zero, as is
+    what one of one's own says of which less is better.
     """
     metric, value = next(iter(found.metrics.items()))
-    values = [_item(metric, row) for row in found.predictions]
+    values = [_item(asked_as(metric, task.metrics), row) for row in found.predictions]
     return Look(metric, value, _by_id([str(row["id"]) for row in found.predictions], values))
 
 
@@ -54,14 +57,11 @@ def _item(metric: str, row: Mapping[str, Any]) -> float:
     if metric in OF_VALUES:
         return -abs(float(row["predicted"]) - float(row["expected"]))
     if "worth" in row:
-        return float(row["worth"])
-    if (
-        metric in OF_CORPORA
-        or METRICS[metric].by_row is not None
-        or METRICS[metric].reads not in ("predicted", "by_length")
-    ):
+        return -row["worth"] if metric in LOWER_IS_BETTER else row["worth"]
+    told = metric_of(metric)
+    if metric in OF_CORPORA or told.by_row is not None or told.reads not in ("predicted", "by_length"):
         return 100.0 * bool(row["correct"])
-    return METRICS[metric].of(Answers.of([row]))
+    return told.of(Answers.of([row]))
 
 
 def look_at_harness(name: str, found: Mapping[str, Any]) -> Look:

@@ -19,8 +19,8 @@ from tunewise.data.splits import few_shot
 from tunewise.data.streamed import Streamed
 from tunewise.data.task import Task
 from tunewise.errors import UserError
-from tunewise.evaluation.metrics import check, named
-from tunewise.evaluation.own_metrics import own_metric
+from tunewise.evaluation.metrics import check
+from tunewise.evaluation.own_metrics import check_own
 from tunewise.models.families import ENCODER_DECODER, VISION, WRITERS, kind_of
 from tunewise.models.fingerprint import of_chat_template, of_cutting
 from tunewise.models.heads import HeadChoice, HeadKind, TaskHead
@@ -82,6 +82,7 @@ def load_for(
     task = task_of(data, tokenizer)
     for each in task.each.values():
         assert each.kind != MIXTURE
+        check_own(each.metrics)
         check(each.metrics, each.kind)
     wanted = head_for(task, kind, model, head)
     refuse_untrained(data, kind, wanted)
@@ -98,23 +99,12 @@ def task_of(data: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task
     if key in _TASKS:
         _TASKS.move_to_end(key)
         return _TASKS[key]
-    task = _named(load_task(data, tokenizer))
+    task = load_task(data, tokenizer)
     if not task.reads_images:  # whose files the digest does not know
         _TASKS[key] = task
     while len(_TASKS) > N_TASKS:
         _TASKS.popitem(last=False)
     return task
-
-
-def _named(task: Task) -> Task:
-    """The task with metrics of one's own under what they are called in results; UserError for two of one name."""
-    if task.mixture is not None:
-        sources = {name: _named(each) for name, each in task.mixture.sources.items()}
-        task = replace(task, mixture=replace(task.mixture, sources=sources))
-    metrics = tuple(named(name) if own_metric(name) else name for name in task.metrics)
-    if twice := next((name for name in metrics if metrics.count(name) > 1), None):
-        raise UserError(f"{task.name} has two metrics called {twice}", "call one of the functions otherwise")
-    return replace(task, metrics=metrics)
 
 
 def drawn(task: Task, recipe: Recipe) -> Task:
