@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.optimization import Adafactor
 
 from tunewise.errors import UserError
 from tunewise.models.parts import is_matrix_of_a_layer
@@ -94,6 +93,8 @@ def _sgd(config: TrainConfig, groups: Groups) -> torch.optim.Optimizer:
 
 
 def _adafactor(config: TrainConfig, groups: Groups) -> torch.optim.Optimizer:
+    from transformers.optimization import Adafactor  # and its Trainer: a second, for those who need it
+
     return Adafactor(groups, lr=0.0, scale_parameter=False, relative_step=False)
 
 
@@ -111,6 +112,6 @@ def _blockwise(config: TrainConfig, groups: Groups) -> torch.optim.Optimizer:
 
 def _placed(rule: torch.optim.Optimizer, key: str, value: Tensor, tensor: Tensor) -> Tensor | int:
     """Fused AdamW keeps the step count on the tensor's device too, in float32; Adafactor a plain number."""
-    if key == "step" and isinstance(rule, Adafactor):
+    if key == "step" and "fused" not in rule.defaults:
         return int(value)
     return value.to(device=tensor.device, dtype=torch.float32 if key == "step" else tensor.dtype, copy=True)
