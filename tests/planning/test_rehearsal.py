@@ -4,7 +4,7 @@ import gc
 import json
 from dataclasses import asdict, replace
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -110,11 +110,12 @@ def test_large_copies_lie_on_the_disk_and_one_layer_is_updated_at_a_time(shells,
     assert whole.memory.allocated == few.memory.allocated - 2 * 2 * n
 
 
-@pytest.mark.parametrize("kind", ["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"])
+@pytest.mark.parametrize("kind", get_args(TrainConfig.model_fields["optimiser"].annotation))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_moments_are_those_of_the_real_optimiser(dtype, kind):
-    tensors = {"a": nn.Parameter(torch.ones(70, 90, dtype=dtype)), "b": nn.Parameter(torch.ones(13, dtype=dtype))}
-    optimiser = Optimiser(tensors, kind=kind)
+    shapes = {"layers.0.a": (70, 90), "embedding": (70, 90), "layers.0.experts": (3, 20, 30), "layers.0.b": (13,)}
+    tensors = {name: nn.Parameter(torch.ones(shape, dtype=dtype)) for name, shape in shapes.items()}
+    optimiser = Optimiser(tensors, TrainConfig(optimiser=kind))
     for tensor in tensors.values():
         tensor.grad = torch.ones_like(tensor)
     optimiser.gradient_norm(1.0)
@@ -205,6 +206,13 @@ def test_so_it_is_with_the_best_state_kept(shells, tmp_path, monkeypatch, config
     assert predicted.allocated == pytest.approx(peak, rel=0.01, abs=1 << 17)
 
 
+@pytest.mark.parametrize("optimiser", ["adafactor", "muon", "sgd"])
+def test_so_it_is_with_other_optimisers(shells, tmp_path, optimiser):
+    """Of a short row the update is the highest moment."""
+    predicted, peak = _both(shells, tmp_path, LLAMA, "full", replace(WORK, rows=1, tokens=8, optimiser=optimiser))
+    assert predicted.allocated == pytest.approx(peak, rel=0.01, abs=1 << 15)
+
+
 @pytest.mark.parametrize("packing", [True, False])
 def test_so_it_is_with_smoothed_labels(shells, tmp_path, monkeypatch, packing):
     """They take nothing more, by the plan and by the allocator."""
@@ -226,7 +234,7 @@ def _both(shells, tmp_path, config, method, work, packing=True):
     held = sum(each.nbytes for each in {*model.parameters(), *model.buffers()})
     work = replace(work, labels=1 if kind in CLASSIFIERS else work.labels)
     predicted = rehearse(shell, parse_method(method), work).memory
-    looks = {"evaluate_every": 1.0 if work.keeps_best else None}
+    looks = {"evaluate_every": 1.0 if work.keeps_best else None, "optimiser": work.optimiser}
     train = TrainConfig(steps=4, batch_size=work.rows, checkpoint_every=0, checkpointing=work.checkpointing, **looks)
     gc.collect()  # what earlier tests left behind is not to be freed on the way, and counted as given back
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:

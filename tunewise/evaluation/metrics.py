@@ -16,6 +16,7 @@ from tunewise.calibration import brier_score, expected_calibration_error, probab
 from tunewise.data.shapes import Kind
 from tunewise.errors import UserError, unknown
 from tunewise.evaluation import overlap
+from tunewise.evaluation.own_metrics import called, own_metric
 
 Texts = Sequence[str]
 MOST = 700.0
@@ -56,6 +57,8 @@ class Metric:
 
     of: Callable[[Answers], float]
     reads: Read = "predicted"
+    by_row: Callable[[Answers], list[float] | None] | None = None
+    """What it is of each row, where it can tell."""
 
 
 def score(names: Sequence[str], answers: Answers) -> dict[str, float]:
@@ -72,22 +75,44 @@ def score(names: Sequence[str], answers: Answers) -> dict[str, float]:
         "loss": not math.isnan(answers.loss),
     }
     _refuse_without({read for read, there in given.items() if there}, names)
-    return {name: METRICS[name].of(answers) for name in names}
+    return {called(name): metric_of(name).of(answers) for name in names}
+
+
+def by_row(name: str, answers: Answers) -> list[float] | None:
+    """What a metric of one's own is of each row, where its function tells that."""
+    of_rows = metric_of(name).by_row
+    return None if of_rows is None else of_rows(answers)
 
 
 def check(names: Collection[str], kind: Kind | None = None) -> None:
     """UserError for a name that is no metric, and for one that says nothing of a task of this kind."""
     for name in names:
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
+        metric_of(name)
     if kind is not None:
         _refuse_without(_TOLD_OF[kind], names)
 
 
+def metric_of(name: str) -> Metric:
+    """The metric that goes by this name, one of the user's own among them; UserError for none."""
+    own = own_metric(name)
+    if own is None:
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
+        return METRICS[name]
+    if own.told in METRICS:
+        raise UserError(
+            f"{own.told} is a metric already, and {name} would be taken for it", "call the function otherwise"
+        )
+    return Metric(
+        lambda answers: own.of(answers.predicted, answers.expected),
+        by_row=lambda answers: own.by_row(answers.predicted, answers.expected),
+    )
+
+
 def _refuse_without(there: Collection[str], names: Collection[str]) -> None:
     for name in names:
-        if METRICS[name].reads not in there:
-            raise UserError(f"{name} cannot be told of these answers: {_MISSING[METRICS[name].reads]}", "leave it out")
+        if (reads := metric_of(name).reads) not in there:
+            raise UserError(f"{name} cannot be told of these answers: {_MISSING[reads]}", "leave it out")
 
 
 def accuracy(predictions: Texts, references: Texts) -> float:

@@ -52,10 +52,11 @@ from tunewise.training import checkpoint
 from tunewise.training.lane import FitResult, Training
 from tunewise.training.loop import CHECKPOINTS, fit_alone
 from tunewise.training.memory import Peak
-from tunewise.training.optimiser import check_optimiser
 from tunewise.training.progress import Watcher
 from tunewise.training.proofs import Proof, at_most, check_labels, check_rows, check_tuned, failed_proofs, probe_logits
 from tunewise.training.reload import prove_in_fresh_process
+from tunewise.training.rules import check_optimiser
+from tunewise.training.tensorboard import TensorBoard, check_report_to, tell_the_end
 from tunewise.training.weighing import ALIKE
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ def run(
     finished = record.finished(recipe, out, digest)
     if finished is not None:
         return finished
-    check_optimiser(recipe.train.optimiser)
+    check_optimiser(recipe.train)
+    check_report_to(recipe.train)
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
     peak = Peak(base.model.device)
     with record.alone(out):
@@ -100,15 +102,17 @@ def run(
             files.write_json(out / record.METRICS, metrics)
             metrics = add_reload_proof([out], base)[0]
             metrics["seconds"] = round(time.perf_counter() - start, 3)
-        done(out, metrics)
+        done(out, recipe, metrics)
     return metrics
 
 
-def done(out: Path, metrics: Mapping[str, Any]) -> None:
+def done(out: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
     """Write metrics.json and, last of all, DONE; the checkpoints are needed no more."""
     if failed := failed_proofs(metrics["proofs"]):
         logger.warning("%s: proofs failed: %s", out, ", ".join(failed))
     files.write_json(out / record.METRICS, metrics)
+    if recipe.train.report_to:
+        tell_the_end(out, recipe.model_dump(mode="json"), metrics)
     files.write_text(out / record.DONE, "")
     checkpoint.remove(out / CHECKPOINTS)
 
@@ -192,6 +196,7 @@ class Run:
         self.weighing = ALIKE
         self.proofs: dict[str, Proof] = {}
         self.saving = Saving(recipe, base, task, self.tuned, self.probes, out)
+        self.tensorboard = TensorBoard(out) if recipe.train.report_to else None
 
     def _begin_the_head(self) -> None:
         """Draw a classifier that no training has seen from this run's seed; every method but frozen trains it."""
@@ -348,7 +353,8 @@ class Run:
         dev_score = self.dev_score if self.task.dev else None
         config, seed, objective = self.recipe.train, self.recipe.seed, self.route.objective
         how = (seed, self.out, objective, dev_score, progress)
-        return Training(self.tuned, self.rows, config, *how, sources=self.sources, weighing=self.weighing)
+        told = None if self.tensorboard is None else self.tensorboard.line
+        return Training(self.tuned, self.rows, config, *how, sources=self.sources, weighing=self.weighing, told=told)
 
     def _route(self, objective: Objective[Any]) -> Route:
         config = self.recipe.train

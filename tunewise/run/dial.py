@@ -15,6 +15,7 @@ from tunewise.evaluation.asks import Asks, How, alone
 from tunewise.evaluation.by_lane import ByLane
 from tunewise.evaluation.by_source import Prepared
 from tunewise.evaluation.evaluate import Asking, asks_of, prepare
+from tunewise.evaluation.own_metrics import called
 from tunewise.evaluation.retention import losses_of_texts
 from tunewise.methods.alone import why_not_a_lane
 from tunewise.methods.attach import Tuned
@@ -78,7 +79,7 @@ def measure_dial(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> dict[s
             points = [_alone(base, tuned, each, asked) for each in scales]
     finally:
         tuned.scale = scale
-    metric = task.metrics[0]
+    metric = called(task.metrics[0])
     lower = metric in LOWER_IS_BETTER
     return {
         "task": task.name,

@@ -20,6 +20,7 @@ from tunewise.data.streamed import Streamed
 from tunewise.data.task import Task
 from tunewise.errors import UserError
 from tunewise.evaluation.metrics import check
+from tunewise.evaluation.own_metrics import check_own
 from tunewise.models.families import ENCODER_DECODER, VISION, WRITERS, kind_of
 from tunewise.models.fingerprint import of_chat_template, of_cutting
 from tunewise.models.heads import HeadChoice, HeadKind, TaskHead
@@ -81,6 +82,7 @@ def load_for(
     task = task_of(data, tokenizer)
     for each in task.each.values():
         assert each.kind != MIXTURE
+        check_own(each.metrics)
         check(each.metrics, each.kind)
     wanted = head_for(task, kind, model, head)
     refuse_untrained(data, kind, wanted)

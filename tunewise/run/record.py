@@ -19,6 +19,7 @@ from tunewise.data.benchmarks import benchmark_files, is_benchmark
 from tunewise.data.config import DataConfig
 from tunewise.data.sources import files_at
 from tunewise.errors import UserError
+from tunewise.evaluation import own_metrics
 from tunewise.models import fingerprint
 from tunewise.models.load import Base
 from tunewise.models.weights import bytes_at_rest
@@ -159,6 +160,7 @@ def _files_of(data: DataConfig) -> list[_File]:
         found = [_File(file, str(file.relative_to(place)) if in_folder else "") for file in files_at(data.path)]
     if data.template:
         found = [*found, _File(Path(data.template))]  # one that is named in words is no file
+    found = [*found, *map(_File, own_metrics.files_of(data.metrics or ()))]
     replayed = (DataConfig(path=each.path) for each in data.replay)
     return [*found, *(file for each in replayed for file in _files_of(each))]
 

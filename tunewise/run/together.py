@@ -140,7 +140,7 @@ def _together(
         if result is not None:
             own += taken * result.tokens / max(1, n_tokens) + taken_by_answers
         metrics["seconds"] = round(metrics["seconds"] + own + time.perf_counter() - start, 3)
-        done(run.out, metrics)
+        done(run.out, run.recipe, metrics)
         found.append(metrics)
     return found
 

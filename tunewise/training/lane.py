@@ -5,7 +5,7 @@ import json
 import math
 import time
 from array import array
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -28,8 +28,9 @@ from tunewise.training import checkpoint
 from tunewise.training.config import TrainConfig
 from tunewise.training.interrupt import Interrupted, Interrupts
 from tunewise.training.memory import Peak
-from tunewise.training.optimiser import Optimiser, learning_rate_at
+from tunewise.training.optimiser import Optimiser
 from tunewise.training.progress import Silent, Watcher
+from tunewise.training.schedule import learning_rate_at
 from tunewise.training.state import LOG, State
 from tunewise.training.weighing import ALIKE, Weighing
 
@@ -52,6 +53,8 @@ class Training:
     """Whose the rows are, and in which order they are drawn; None for rows of one source."""
     weighing: Weighing = ALIKE
     """What each label counts."""
+    told: Callable[[Mapping[str, Any]], None] | None = None
+    """Called with each line of log.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +160,7 @@ class Lane:
         self._peak_rate = config.learning_rate or tuned.method.learning_rate
         self._peak = Peak(self._device)  # before there are moments, which are the training's own
         self._own_bytes: int | None = None
-        self._optimiser = Optimiser(
-            tuned.trainable, config.weight_decay, tuned.method.learning_rate_factor, config.optimiser
-        )
+        self._optimiser = Optimiser(tuned.trainable, config, tuned.method.learning_rate_factor)
         self._state = State(tuned, self._optimiser, training.folder)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self._ahead: tuple[int, list[_Drawn]] = (-1, [])
@@ -248,11 +249,16 @@ class Lane:
         }
         if has_several:
             record["by_source"] = self._by_source([row for each in drawn for row in each.rows], losses)
-        files.append_json(self.training.folder / LOG, record)
+        self._log(record)
         watcher.stepped(position.step, mean_loss, n_tokens)
         if has_several:
             watcher.told_by_source({name: found["loss"] for name, found in record["by_source"].items()})
         return True
+
+    def _log(self, line: dict[str, Any]) -> None:
+        files.append_json(self.training.folder / LOG, line)
+        if self.training.told is not None:
+            self.training.told(line)
 
     def _by_source(self, rows: list[int], losses: list[float]) -> dict[str, dict[str, float]]:
         """The mean loss of the labels of each source that is among these rows, and how many labels those are."""
@@ -311,7 +317,7 @@ class Lane:
             self._state.keep_best()
         else:
             position.n_without_gain += 1
-        files.append_json(self.training.folder / LOG, {"step": position.step, "dev": score, "best": is_best})
+        self._log({"step": position.step, "dev": score, "best": is_best})
         watcher.evaluated(position.step, score, is_best)
 
     def _score(self, dev_score: Callable[[], float]) -> float:
@@ -380,7 +386,7 @@ class Lane:
     @cached_property
     def _identity(self) -> str:
         """A digest of what has to be the same for a checkpoint to be resumed."""
-        config = self._config.model_dump(mode="json", exclude={"checkpoint_every", "lanes"})
+        config = self._config.model_dump(mode="json", exclude={"checkpoint_every", "lanes", "report_to"})
         content = [config, self._tuned.method.configuration(), self.training.seed, self._prefix_ids]
         digest = hashlib.sha256(json.dumps(content).encode())
         if self._sources.rates:
