@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
+
+from tunewise import hub
 from tunewise.data.messages import json_of
 from tunewise.data.readers import Row, row_of
 from tunewise.errors import UserError, missing
@@ -91,12 +96,44 @@ def _fetched(
         raise _not_installed(f"{config} of {repository}" if config else repository, "datasets", otherwise) from None
     name, at = config or None, revision or None
     try:
-        if splits:
-            return dict(zip(splits, load_dataset(repository, name, split=list(splits), revision=at), strict=True))
-        return {str(split): each for split, each in load_dataset(repository, name, revision=at).items()}
+        with _offline_unless_the_hub_answers():
+            if splits:
+                return dict(zip(splits, load_dataset(repository, name, split=list(splits), revision=at), strict=True))
+            return {str(split): each for split, each in load_dataset(repository, name, revision=at).items()}
     except _refused_by_datasets() as error:
         what = " of ".join(filter(None, (", ".join(splits), config, repository)))
-        raise UserError(f"cannot fetch {what}: {_one_line(error)[:300]}", f"without a network, {otherwise}") from None
+        told, hint = _in_words(error, repository, revision)
+        raise UserError(f"cannot fetch {what}: {told}", hint or f"without a network, {otherwise}") from None
+
+
+@contextmanager
+def _offline_unless_the_hub_answers() -> Iterator[None]:
+    """Without an answer, `datasets` takes from its cache what is there: by itself it tries again for half a minute."""
+    from datasets import config
+
+    were = config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    if not hub.answers():
+        config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = were
+
+
+def _in_words(error: Exception, repository: str, revision: str) -> tuple[str, str]:
+    """What the hub refused, and what to do about it; as `datasets` says it, without a hint, where it was not the hub.
+
+    `datasets` raises errors of its own from those of the hub.
+    """
+    if not hub.answers():
+        return f"{hub.why_not_asked()}, and it was not downloaded before", ""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, HfHubHTTPError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return _one_line(error)[:300], ""
+    refused = hub.refusal(repository, revision, cause, "datasets/")
+    return refused.message, refused.hint
 
 
 def _refused_by_datasets() -> tuple[type[Exception], ...]:

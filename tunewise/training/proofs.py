@@ -160,12 +160,7 @@ def prove_adapter(folder: str | Path, base: Base) -> dict[str, Proof]:
 
     Raises UserError where the adapter is damaged or belongs to another base.
     """
-    probes = saved_probes(folder)
-    if not probes:
-        if base.tokenizer is None:
-            raise UserError(f"{folder} holds no {PROBE}", hint="adapters saved by a run have one")
-        ids = base.tokenizer.encode("What is") or [base.tokenizer.eos_token_id]
-        probes = [objective_for(base).probe(plain("", ids, 0))]
+    probes = saved_probes(folder) or [plain_probe(base)]
     base_logits, base_sums = probe_logits(base.model, probes), checksums(base.model)
     tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer)
     tuned.model.eval()
@@ -176,6 +171,14 @@ def prove_adapter(folder: str | Path, base: Base) -> dict[str, Proof]:
         return proofs | check_tuned(tuned, probes, base_logits, base_sums)[0]
     finally:
         tuned.detach()
+
+
+def plain_probe(base: Base) -> Probe:
+    """A row to ask a base by that has none of its own; UserError for one that reads images."""
+    if base.tokenizer is None:
+        raise UserError(f"{base.name} reads images, and there is no {PROBE}", hint="adapters saved by a run have one")
+    ids = base.tokenizer.encode("What is") or [base.tokenizer.eos_token_id]
+    return objective_for(base).probe(plain("", ids, 0))
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
