@@ -1,4 +1,4 @@
-"""A Hugging Face hub on loopback: as much of its HTTP interface as huggingface_hub, transformers, datasets and peft ask.
+"""A Hugging Face hub on loopback: as much of its interface as huggingface_hub, transformers, datasets and peft ask for.
 
 Repositories are kept in memory, a commit being all of its files. Large files lie in LFS: `resolve` sends a client on to
 another host, as the real hub sends it to its CDN. What was asked is in `Hub.log`.
@@ -184,7 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {"type": "user", "name": user[0], "orgs": organisations, "auth": {"type": "access_token"}})
 
     def all_of(self, kind: str) -> None:
-        names = [name for own, name in self.hub.repositories if own == kind]
+        every = self.hub.repositories.items()
+        names = [name for (own, name), it in every if own == kind and (not it.private or self._may_write(name))]
         wanted = f"{self.query['author']}/" if "author" in self.query else ""
         self._send(200, [{"id": name} for name in names if name.startswith(wanted)])
 
@@ -197,6 +198,11 @@ class _Handler(BaseHTTPRequestHandler):
         gated = "manual" if found.gated else False
         told = {"id": name, "sha": sha, "private": found.private, "gated": gated, "tags": [], "siblings": siblings}
         self._send(200, told)
+
+    def auth_check(self, kind: str, name: str) -> None:
+        if self._repository(kind, name).gated and not self._may_write(name):
+            raise Refusal(403 if self._user() else 401, "GatedRepo", "Access to it is restricted")
+        self._send(200, {})
 
     def refs(self, kind: str, name: str) -> None:
         refs = self._repository(kind, name).refs.items()
@@ -261,7 +267,8 @@ class _Handler(BaseHTTPRequestHandler):
         name = f"{owner}/{asked['name']}"
         self._writer_of(name)
         if (kind, name) in self.hub.repositories:
-            raise Refusal(409, message="You already created this model repo")
+            self._send(409, {"error": "You already created this model repo", "url": f"{self.hub.url}/{name}"})
+            return
         made = self.hub.repositories[kind, name] = Repository(private=asked.get("visibility") == "private")
         made.commit({".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"})
         self._send(200, {"url": f"{self.hub.url}/{name}", "name": name})
@@ -350,6 +357,7 @@ ROUTES = [
     ("POST", "/api/validate-yaml", _Handler.validate_yaml),
     ("GET", KIND, _Handler.all_of),
     ("GET", KIND + NAME + "(?:/revision" + REVISION + ")?", _Handler.info),
+    ("GET", KIND + NAME + "/auth-check", _Handler.auth_check),
     ("GET", KIND + NAME + "/refs", _Handler.refs),
     ("GET", KIND + NAME + "/tree" + REVISION + "(?:/(?P<folder>.+))?", _Handler.tree),
     ("POST", KIND + NAME + "/paths-info" + REVISION, _Handler.paths_info),

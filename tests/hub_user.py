@@ -1,4 +1,4 @@
-"""A user of the hub: commands and Python snippets, carried out one after another in a fresh process with its own HF_HOME.
+"""A user of the hub: commands and Python snippets, one after another in a fresh process with an HF_HOME of its own.
 
 `constants` of huggingface_hub are read when it is imported, so the process is what tells one user from another.
 """

@@ -90,7 +90,8 @@ def fill(hub: Hub, place: Path) -> None:
     hub.put("org/gated", base, gated=True)
     hub.put("org/private", base, private=True)
     config = json.loads((base / "config.json").read_text())
-    hub.put("org/pickled", {"config.json": (base / "config.json").read_bytes(), "pytorch_model.bin": b"\x80"})
+    whole = {path.name: path.read_bytes() for path in base.iterdir() if path.suffix == ".json"}
+    hub.put("org/pickled", {**whole, "pytorch_model.bin": b"\x80"})
     own = {**config, "model_type": "ours", "auto_map": {"AutoConfig": "configuration_ours.OursConfig"}}
     evil = f"open({str(place / 'ran')!r}, 'w')"
     hub.put("org/own-code", {"config.json": json.dumps(own).encode(), "configuration_ours.py": evil.encode()})
@@ -114,8 +115,8 @@ def fill(hub: Hub, place: Path) -> None:
     lines = "\n".join(map(json.dumps, rows)).encode()
     hub.put("org/lines", {"train.jsonl": lines, "test.jsonl": lines.replace(b"short", b"long")}, kind="datasets")
     hub.put("org/gated-reviews", {"README.md": CARD, **data}, kind="datasets", gated=True)
-    rte = Dataset.from_list(rows_of("glue:rte"))
-    splits = {f"rte/{part}-00000-of-00001.parquet": parquet(rte) for part in ("train", "validation")}
+    rte = {"train": rows_of("glue:rte")[:20], "validation": rows_of("glue:rte")[20:]}
+    splits = {f"rte/{part}-00000-of-00001.parquet": parquet(Dataset.from_list(each)) for part, each in rte.items()}
     card = b"---\nconfigs:\n- config_name: rte\n  data_files:\n  - {split: train, path: rte/train-*}\n"
     card += b"  - {split: validation, path: rte/validation-*}\n---\n"
     hub.put("nyu-mll/glue", {"README.md": card, **splits}, kind="datasets")
@@ -127,7 +128,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     place = tmp_path_factory.mktemp("hub")
     with Hub() as hub:
         fill(hub, place)
-        found, out = World(hub, place), place / "runs" / "x"
+        found, out = World(hub, place), place / "x"
         lora = "method.rank=2"
         found.carry_out(
             {
@@ -195,9 +196,9 @@ def offline(world: World) -> World:
         {
             "offline": train("org/sharded@v2", place / "offline", lora, "seed=5", data="hf:org/reviews"),
             "offline adapter": ("adapter", "check", "org/peft"),
-            "offline never": train("org/other", place / "runs" / "x"),
-            "offline revision": train("org/sharded@v1", place / "runs" / "x"),
-            "offline data": train("org/base", place / "runs" / "x", data="hf:org/other"),
+            "offline never": train("org/other", place / "x"),
+            "offline revision": train("org/sharded@v1", place / "x"),
+            "offline data": train("org/base", place / "x", data="hf:org/other"),
             "offline push": ("adapter", "push", place / "train", "org/never", "--yes"),
         },
         HF_HUB_OFFLINE="1",
@@ -214,8 +215,8 @@ def cut_off(world: World) -> World:
     world.carry_out(
         {
             "cut": train("org/base", place / "cut", lora, "seed=6", data="hf:org/reviews"),
-            "cut never": train("org/other", place / "runs" / "x"),
-            "cut data": train("org/base", place / "runs" / "x", data="hf:org/other"),
+            "cut never": train("org/other", place / "x"),
+            "cut data": train("org/base", place / "x", data="hf:org/other"),
             "cut push": ("adapter", "push", place / "train", "org/never", "--yes"),
         },
         endpoint=closed,
@@ -345,7 +346,7 @@ def test_without_a_token_nothing_is_sent(world: World) -> None:
 def test_a_pushed_adapter_is_proved_from_the_hub(pushed: World) -> None:
     done = pushed.done["push"]
     assert done.code == 0, done.output
-    told = json.loads(done.output[done.output.index("\n{") :])
+    told = json.loads(done.output[done.output.index("{\n") :])
     assert told["proof"] == {"files_changed": [], "logits_differ_by": 0.0, "passed": True}
     assert told["address"] == f"{pushed.hub.url}/org/pushed"
     there = pushed.hub.repositories["models", "org/pushed"]
@@ -378,7 +379,8 @@ def test_a_merged_model_goes_to_the_hub_and_is_a_base_there(pushed: World) -> No
     assert "the same files, and the same logits" in pushed.done["push merged"].output
     there = pushed.hub.repositories["models", "org/merged"]
     text = there.commits[there.refs["main"]]["README.md"].decode()
-    assert "base_model: org/base\nbase_model_relation: finetune\n" in text
+    assert "\nbase_model: org/base\n" in text
+    assert "\nbase_model_relation: finetune\n" in text
 
 
 def test_nothing_is_sent_that_was_not_agreed_to(pushed: World) -> None:

@@ -6,11 +6,14 @@ huggingface_hub (HF_HOME), and is taken from there where the hub does not answer
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from ssl import SSLError
+from typing import Literal
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -24,11 +27,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from tunewise.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
 
+Kind = Literal["model", "dataset"]
 NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 SECONDS_TO_ANSWER = 5.0
 SECONDS_FOR_A_LISTING = 30.0
@@ -74,7 +79,8 @@ class Repository:
             logger.info("downloading %s: %.1f MB, kept in %s", self.full_name, n_bytes / 1e6, constants.HF_HUB_CACHE)
         exactly = [re.sub(r"([*?[])", r"[\1]", file) for file in wanted]
         try:
-            return Path(snapshot_download(self.name, revision=self.revision or None, allow_patterns=exactly))
+            with _bars(n_bytes > WORTH_TELLING and sys.stderr.isatty()):
+                return Path(snapshot_download(self.name, revision=self.revision or None, allow_patterns=exactly))
         except _FAILURES as error:
             raise refusal(self.name, self.revision, error) from error
 
@@ -134,6 +140,28 @@ def why_not_asked() -> str:
     return "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"{constants.ENDPOINT} does not answer"
 
 
+def why_refused(name: str, revision: str, kind: Kind) -> Refused | None:
+    """What the hub has against giving this away, where its client did not say so; None for nothing."""
+    api = HfApi()
+    try:
+        api.repo_info(name, revision=revision or None, repo_type=kind, timeout=SECONDS_FOR_A_LISTING)
+        api.auth_check(name, repo_type=kind)
+    except _FAILURES as error:
+        return refusal(name, revision, error, kind)
+    return None
+
+
+def folder_in_the_cache(name: str, revision: str, kind: Kind = "model") -> Path | None:
+    """Where what was fetched last at this revision lies, a folder by the name of its commit; None for nothing."""
+    try:
+        found = snapshot_download(
+            name, repo_type=kind, revision=revision or None, allow_patterns=[], local_files_only=True
+        )
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    return Path(found)
+
+
 def is_name(text: str) -> bool:
     """Whether a text that is no path here can be a repository's: OWNER/NAME, and no OWNER that is a folder here."""
     return NAME.fullmatch(text) is not None and not Path(text.partition("@")[0]).parent.is_dir()
@@ -146,13 +174,13 @@ def apart(name: str) -> tuple[str, str]:
     return (plain, revision) if is_revision else (name, "")
 
 
-def address(name: str, kind: str = "") -> str:
-    """The page of a repository; `kind` is "datasets/" for a data set."""
-    return f"{constants.ENDPOINT}/{kind}{name}"
+def address(name: str, kind: Kind = "model") -> str:
+    """The page of a repository."""
+    return f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name}"
 
 
-def refusal(name: str, revision: str, error: Exception, kind: str = "") -> Refused:
-    """What the hub refused, in words; to be raised. `kind` is "datasets/" for a data set."""
+def refusal(name: str, revision: str, error: Exception, kind: Kind = "model") -> Refused:
+    """What the hub refused, in words; to be raised."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     if isinstance(error, GatedRepoError):
         ask = f"ask for access at {address(name, kind)}"
@@ -164,8 +192,8 @@ def refusal(name: str, revision: str, error: Exception, kind: str = "") -> Refus
     if isinstance(error, RepositoryNotFoundError):
         close = _nearest(name, kind)
         told = "the hub has no repository of that name, or it is a private one of others"
-        private = "check the name" if get_token() else f"check the name; for a private repository: {LOGIN}"
-        return Refused(told, f"did you mean {close}?" if close else private)
+        hint = f"did you mean {close}?" if close else "check the name."
+        return Refused(told, hint if get_token() else f"{hint} For a private repository: {LOGIN}")
     if status in (401, 403):
         return Refused(f"the hub does not take the token ({status})", LOGIN)
     if isinstance(error, HFValidationError):
@@ -177,29 +205,41 @@ def refusal(name: str, revision: str, error: Exception, kind: str = "") -> Refus
 _OTHERWISE = "check the name and the network, or give a folder: hf download NAME --local-dir FOLDER"
 
 
-def _in_the_cache(name: str, revision: str) -> Repository | None:
+@contextmanager
+def _bars(shown: bool) -> Iterator[None]:
+    """Bars of huggingface_hub inside only where they are `shown`: it draws them for a kilobyte, and into files."""
+    if shown or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
     try:
-        found = snapshot_download(name, revision=revision or None, allow_patterns=[], local_files_only=True)
-    except (LocalEntryNotFoundError, HFValidationError):
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def _in_the_cache(name: str, revision: str) -> Repository | None:
+    folder = folder_in_the_cache(name, revision)
+    if folder is None:
         return None
-    folder = Path(found)
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     return Repository(name, revision, files, folder.name, folder)
 
 
-def _nearest(name: str, kind: str) -> str:
+def _nearest(name: str, kind: Kind) -> str:
     """The repository of the same owner that was most likely meant; "" where there is none, or the hub tells none."""
     api = HfApi()
-    listing = api.list_datasets if kind else api.list_models
+    listing = api.list_datasets if kind == "dataset" else api.list_models
     try:
-        return nearest(name, [each.id for each in listing(author=name.partition("/")[0], limit=200)])
+        names = [each.id for each in listing(author=name.partition("/")[0], limit=200) if each.id != name]
+        return nearest(name, names)
     except (*_FAILURES, StopIteration):
         return ""
 
 
-def _revisions_of(name: str, kind: str) -> str:
+def _revisions_of(name: str, kind: Kind) -> str:
     try:
-        refs = HfApi().list_repo_refs(name, repo_type="dataset" if kind else "model")
+        refs = HfApi().list_repo_refs(name, repo_type=kind)
     except _FAILURES:
         return "others"
     return ", ".join(ref.name for ref in (*refs.branches, *refs.tags)[:8])

@@ -1,4 +1,4 @@
-"""An adapter or a model, sent to the Hugging Face hub: what would leave this machine, its card, and whether it came back.
+"""Sending an adapter or a model to the Hugging Face hub: what would leave this machine, and whether it came back.
 
 What is sent is the folder as it was saved, which for an adapter is peft's layout where peft has one, and a README.md.
 """

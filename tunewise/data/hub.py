@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import constants
-from huggingface_hub.errors import HfHubHTTPError
 
 from tunewise import hub
 from tunewise.data.messages import json_of
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'tunewise[data]'"
 SAVED_SPLITS, SAVED = "dataset_dict.json", "state.json"
 """By which a folder of `save_to_disk` is known: that of several splits, and that of one."""
+IN_THE_CACHE = "configurations in the cache"
+"""Of the error of `datasets` that several were prepared and none was named."""
 
 
 def hub_rows(repository: str, config: str, split: str) -> list[Row]:
@@ -94,12 +95,20 @@ def _fetched(
         from datasets import load_dataset
     except ImportError:
         raise _not_installed(f"{config} of {repository}" if config else repository, "datasets", otherwise) from None
-    name, at = config or None, revision or None
+    asked = {"split": list(splits) or None, "revision": revision or None}
     try:
         with _offline_unless_the_hub_answers():
-            if splits:
-                return dict(zip(splits, load_dataset(repository, name, split=list(splits), revision=at), strict=True))
-            return {str(split): each for split, each in load_dataset(repository, name, revision=at).items()}
+            try:
+                loaded = load_dataset(repository, config or None, **asked)
+            except ValueError as error:
+                if config or hub.answers() or IN_THE_CACHE not in str(error):
+                    raise
+                loaded = load_dataset(repository, "default", **asked)  # the one that no name stands for
+        found = (
+            dict(zip(splits, loaded, strict=True)) if splits else {str(split): each for split, each in loaded.items()}
+        )
+        _refuse_another_revision(repository, revision, found)
+        return found
     except _refused_by_datasets() as error:
         what = " of ".join(filter(None, (", ".join(splits), config, repository)))
         told, hint = _in_words(error, repository, revision)
@@ -120,20 +129,25 @@ def _offline_unless_the_hub_answers() -> Iterator[None]:
         config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = were
 
 
-def _in_words(error: Exception, repository: str, revision: str) -> tuple[str, str]:
-    """What the hub refused, and what to do about it; as `datasets` says it, without a hint, where it was not the hub.
+def _refuse_another_revision(repository: str, revision: str, found: Mapping[str, Dataset]) -> None:
+    """Without the hub `datasets` takes what it prepared last, whichever revision that was of."""
+    if hub.answers() or not revision:
+        return
+    commits = {Path(file["filename"]).parent.name for each in found.values() for file in each.cache_files}
+    fetched = hub.folder_in_the_cache(repository, revision, "dataset")
+    if fetched is None or commits != {fetched.name}:
+        raise FileNotFoundError(f"{hub.why_not_asked()}, and its rows at {revision} were not downloaded before")
 
-    `datasets` raises errors of its own from those of the hub.
-    """
+
+def _in_words(error: Exception, repository: str, revision: str) -> tuple[str, str]:
+    """What the hub refused, and what to do about it; where it was not the hub, what `datasets` says, and no hint."""
     if not hub.answers():
-        return f"{hub.why_not_asked()}, and it was not downloaded before", ""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, HfHubHTTPError):
-        cause = cause.__cause__ or cause.__context__
-    if cause is None:
-        return _one_line(error)[:300], ""
-    refused = hub.refusal(repository, revision, cause, "datasets/")
-    return refused.message, refused.hint
+        if "configs in the cache" in str(error):
+            return f"{hub.why_not_asked()}. {_one_line(error)}", f"name one of them: --data hf:{repository}:CONFIG"
+        known = _one_line(error) if hub.why_not_asked() in str(error) else ""
+        return known or f"{hub.why_not_asked()}, and it was not downloaded before", ""
+    refused = hub.why_refused(repository, revision, "dataset")
+    return (refused.message, refused.hint) if refused is not None else (_one_line(error)[:300], "")
 
 
 def _refused_by_datasets() -> tuple[type[Exception], ...]:
