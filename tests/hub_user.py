@@ -6,6 +6,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -34,9 +35,10 @@ class Outcome:
 
 
 def as_user(home: Path, endpoint: str, commands: Sequence[Sequence[str | Path]], **environment: str) -> list[Outcome]:
-    """Carry out commands: the words behind `tunewise`, or "python" and a snippet, or "token" and a token.
+    """Carry out commands: the words behind `tunewise`, or "python" and a snippet, or "token" and a token, or "offline".
 
-    Snippets share their names. Reloads of adapters in yet another process are left out.
+    Snippets share their names. Behind "offline" it is as if HF_HUB_OFFLINE had been set. Reloads of adapters in yet
+    another process are left out.
     """
     told = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     told |= {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -68,15 +70,25 @@ def _snippet(code: str, names: dict[str, object]) -> tuple[int, str]:
     return 0, said.getvalue()
 
 
+def _change(kind: str, words: Sequence[str]) -> None:
+    """What the environment says from here on."""
+    if kind == "token":
+        os.environ["HF_TOKEN"] = words[0]
+        return
+    import_module("huggingface_hub.constants").HF_HUB_OFFLINE = import_module("datasets.config").HF_HUB_OFFLINE = True
+    import_module("tunewise.hub").answers.cache_clear()
+
+
 def main() -> None:
     """Read the commands from standard input, and print what each of them left as the last line."""
+    logging.raiseExceptions = False  # datasets logs to the standard error of the first command, which is closed
     import_module("tunewise.run.carry_out").prove_in_fresh_process = lambda folders, *_: [
         {"passed": True, "value": 0.0, "tolerance": 0.0} for _ in folders
     ]
     found, names = [], {}
     for kind, *words in json.load(sys.stdin):
-        if kind == "token":
-            os.environ["HF_TOKEN"] = words[0]
+        if kind in ("token", "offline"):
+            _change(kind, words)
             continue
         started = time.time()
         code, output = _snippet(words[0], names) if kind == "python" else _command([kind, *words])

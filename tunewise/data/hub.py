@@ -92,27 +92,32 @@ def _fetched(
     repository: str, config: str, revision: str, splits: Sequence[str], otherwise: str
 ) -> Mapping[str, Dataset]:
     try:
-        from datasets import load_dataset
+        import datasets  # noqa: F401
     except ImportError:
         raise _not_installed(f"{config} of {repository}" if config else repository, "datasets", otherwise) from None
-    asked = {"split": list(splits) or None, "revision": revision or None}
     try:
         with _offline_unless_the_hub_answers():
             try:
-                loaded = load_dataset(repository, config or None, **asked)
+                found = _loaded(repository, config or None, splits, revision or None)
             except ValueError as error:
                 if config or hub.answers() or IN_THE_CACHE not in str(error):
                     raise
-                loaded = load_dataset(repository, "default", **asked)  # the one that no name stands for
-        found = (
-            dict(zip(splits, loaded, strict=True)) if splits else {str(split): each for split, each in loaded.items()}
-        )
+                found = _loaded(repository, "default", splits, revision or None)  # which no name stands for
         _refuse_another_revision(repository, revision, found)
         return found
     except _refused_by_datasets() as error:
         what = " of ".join(filter(None, (", ".join(splits), config, repository)))
         told, hint = _in_words(error, repository, revision)
         raise UserError(f"cannot fetch {what}: {told}", hint or f"without a network, {otherwise}") from None
+
+
+def _loaded(repository: str, name: str | None, splits: Sequence[str], revision: str | None) -> Mapping[str, Dataset]:
+    from datasets import load_dataset
+
+    if splits:
+        found = load_dataset(repository, name, split=list(splits), revision=revision)
+        return dict(zip(splits, found, strict=True))
+    return {str(split): each for split, each in load_dataset(repository, name, revision=revision).items()}
 
 
 @contextmanager
