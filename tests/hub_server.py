@@ -44,9 +44,10 @@ class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
 
-    def commit(self, files: Mapping[str, bytes], branch: str = "main") -> str:
-        """Put `files` on a branch, beside those that are there; returns the commit."""
+    def commit(self, files: Mapping[str, bytes | None], branch: str = "main") -> str:
+        """Put `files` on a branch, beside those that are there, and take away what is None; returns the commit."""
         whole = {**self.commits.get(self.refs.get(branch, ""), {}), **files}
+        whole = {path: data for path, data in whole.items() if data is not None}
         told = json.dumps([len(self.commits), sorted((name, _sha256(data)) for name, data in whole.items())])
         sha = hashlib.sha1(told.encode()).hexdigest()
         self.commits[sha], self.refs[branch] = whole, sha
@@ -322,13 +323,15 @@ class _Handler(BaseHTTPRequestHandler):
     def commit(self, kind: str, name: str, revision: str) -> None:
         self._writer_of(name)
         found, _ = self._commit(kind, name, revision)
-        files = {}
+        files: dict[str, bytes | None] = {}
         for line in map(json.loads, self.body.splitlines()):
             value = line["value"]
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.hub.stored[value["oid"]]
+            elif line["key"] == "deletedFile":
+                files[value["path"]] = None
         sha = found.commit(files, revision)
         self._send(200, {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{name}/commit/{sha}"})
 

@@ -106,6 +106,7 @@ def fill(hub: Hub, place: Path) -> None:
     hub.put("org/sharded", place / "shards", branch="v2")
     hub.put("org/sharded", {"chat_template.jinja": TEMPLATE.encode()}, branch="v2")
     hub.put("org/gated", base, gated=True)
+    hub.put("org/stale", {"tunewise.safetensors": b"of another method", "notes.txt": b"kept"})
     hub.put("org/private", base, private=True)
     config = json.loads((base / "config.json").read_text())
     whole = {path.name: path.read_bytes() for path in base.iterdir() if path.suffix == ".json"}
@@ -180,6 +181,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 "(login)": ("token", "hf_writer"),
                 "push": ("adapter", "push", place / "train", "org/pushed", "--private", "--yes", "--json"),
                 "push branch": ("adapter", "push", place / "train", "org/pushed", "--revision", "seed0", "--yes"),
+                "push stale": ("adapter", "push", place / "train", "org/stale", "--yes"),
                 "not agreed": ("adapter", "push", place / "train", "org/never"),
                 "public": ("adapter", "push", place / "train", "org/base", "--private", "--yes"),
                 "others": ("adapter", "push", place / "train", "others/pushed", "--yes"),
@@ -339,6 +341,18 @@ def test_a_pushed_adapter_is_proved_from_the_hub(world: World) -> None:
     assert 'load_adapter(base.model, "org/pushed"' in text
     assert world.done["check"].code == 0, world.done["check"].output
     assert world.done["by peft"].code == 0, world.done["by peft"].output
+
+
+def test_what_would_be_read_with_it_is_removed(world: World) -> None:
+    done = world.done["push stale"]
+    assert done.code == 0, done.output
+    assert "tunewise.safetensors        removed" in done.output
+    assert "there already, public" in done.output
+    there = world.hub.repositories["models", "org/stale"]
+    names = set(there.commits[there.refs["main"]])
+    assert "notes.txt" in names
+    assert "tunewise.safetensors" not in names
+    assert "the same files, and the same logits" in done.output
 
 
 def test_a_branch_is_made_for_a_revision(world: World) -> None:

@@ -79,7 +79,7 @@ class Repository:
             logger.info("downloading %s: %.1f MB, kept in %s", self.full_name, n_bytes / 1e6, constants.HF_HUB_CACHE)
         exactly = [re.sub(r"([*?[])", r"[\1]", file) for file in wanted]
         try:
-            with _bars(n_bytes > WORTH_TELLING and sys.stderr.isatty()):
+            with bars(shown=n_bytes > WORTH_TELLING):
                 return Path(snapshot_download(self.name, revision=self.revision or None, allow_patterns=exactly))
         except _FAILURES as error:
             raise refusal(self.name, self.revision, error) from error
@@ -151,6 +151,19 @@ def why_refused(name: str, revision: str, kind: Kind) -> Refused | None:
     return None
 
 
+@contextmanager
+def bars(*, shown: bool) -> Iterator[None]:
+    """Bars of huggingface_hub inside only on a terminal, where they are `shown`: it draws them into files too."""
+    if (shown and sys.stderr.isatty()) or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
 def folder_in_the_cache(name: str, revision: str, kind: Kind = "model") -> Path | None:
     """Where what was fetched last at this revision lies, a folder by the name of its commit; None for nothing."""
     try:
@@ -203,19 +216,6 @@ def refusal(name: str, revision: str, error: Exception, kind: Kind = "model") ->
 
 
 _OTHERWISE = "check the name and the network, or give a folder: hf download NAME --local-dir FOLDER"
-
-
-@contextmanager
-def _bars(shown: bool) -> Iterator[None]:
-    """Bars of huggingface_hub inside only where they are `shown`: it draws them for a kilobyte, and into files."""
-    if shown or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
 
 
 def _in_the_cache(name: str, revision: str) -> Repository | None:

@@ -10,13 +10,19 @@ from typing import Any, Literal
 
 import httpx2
 import torch
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils import validate_repo_id
 
 from tunewise import files, hub
 from tunewise.adapter_folders import CARD, OF_A_RUN, PEFT_CONFIG, base_named, card_of, find_adapter
 from tunewise.errors import UserError
+from tunewise.models.found import INDEX
 from tunewise.models.on_disk import UNSAFE_WEIGHTS
 from tunewise.report.arms import read_arms
 from tunewise.report.card import card_text
@@ -27,6 +33,8 @@ from tunewise.run.adapter_base import base_of_adapter, logits_of_adapter, logits
 README = "README.md"
 HERE = "FOLDER_OF_THIS_CARD"
 PROBE = "probe.safetensors"
+READ = (CARD, PEFT_CONFIG, INDEX, files.MANIFEST)
+"""Files that say how the tensors beside them are read."""
 OF_THIS_MACHINE = re.compile(r"(?:/[\w.@+~-]+){2,}")
 
 
@@ -40,6 +48,10 @@ class Parcel:
     revision: str
     """The branch, which is made where it is not there; "" is the main one."""
     private: bool
+    there: Literal["", "public", "private"]
+    """What the repository is, if it is there already."""
+    removed: tuple[str, ...]
+    """Files on the branch that belong to what lies there now, and would be read with what is sent."""
     user: str
     """Whose token it is."""
     card: str
@@ -88,10 +100,16 @@ def pack(folder: str | Path, repository: str, *, private: bool = False, revision
         raise UserError(f"{place} holds {unsafe[0]}, a pickle, which nobody should have to load", "take it out first")
     card = _card(place, repository, is_model).replace(HERE, f"{repository}@{revision}" if revision else repository)
     user = _user()
-    _refuse_public(repository, private)
     paths = tuple(path for path in shown if path != README)
-    told = _told(place, paths, card, is_model)
-    return Parcel(place, "model" if is_model else "adapter", repository, revision, private, user, card, paths, told)
+    there, old = _there(repository, revision)
+    if private and there == "public":  # a repository that is there keeps its visibility, whatever is asked for
+        told = f"{repository} is there already, and everybody can read it"
+        raise UserError(told, "leave --private out, or choose another name")
+    return Parcel(
+        folder=place, kind="model" if is_model else "adapter", repository=repository, revision=revision,
+        private=private, there=there, removed=tuple(path for path in old if path not in paths), user=user, card=card,
+        paths=paths, told=_told(place, paths, card, is_model),
+    )  # fmt: skip
 
 
 def send(parcel: Parcel, model: str | None = None) -> dict[str, Any]:
@@ -105,13 +123,15 @@ def send(parcel: Parcel, model: str | None = None) -> dict[str, Any]:
     operations = [
         CommitOperationAdd(README, parcel.card.encode()),
         *(CommitOperationAdd(path, parcel.folder / path) for path in parcel.paths),
+        *map(CommitOperationDelete, parcel.removed),
     ]
     try:
         api.create_repo(parcel.repository, private=parcel.private or None, exist_ok=True)
         if parcel.revision:
             api.create_branch(parcel.repository, branch=parcel.revision, exist_ok=True)
         message, branch = f"Upload {parcel.kind} with tunewise", parcel.revision or None
-        done = api.create_commit(parcel.repository, operations, revision=branch, commit_message=message)
+        with hub.bars(shown=True):
+            done = api.create_commit(parcel.repository, operations, revision=branch, commit_message=message)
     except (HfHubHTTPError, httpx2.HTTPError, ValueError) as error:
         raise _not_sent(parcel, error) from error
     return {
@@ -125,15 +145,16 @@ def send(parcel: Parcel, model: str | None = None) -> dict[str, Any]:
 
 
 def _came_back(parcel: Parcel, commit: str, model: str | None) -> dict[str, Any]:
-    fetched = hub.look_up(f"{parcel.repository}@{commit}").fetch(list(parcel.sizes))
+    name = f"{parcel.repository}@{commit}"
+    fetched = hub.look_up(name).fetch(list(parcel.sizes))
     changed = [path for path in parcel.paths if files.sha256(fetched / path) != files.sha256(parcel.folder / path)]
     if files.read_text(fetched / README) != parcel.card:
         changed.append(README)
     if parcel.kind == "adapter":
         base = base_of_adapter(parcel.folder, model)
-        here, there = (logits_of_adapter(place, base) for place in (parcel.folder, fetched))
+        here, there = (logits_of_adapter(find_adapter(place), base) for place in (parcel.folder, name))
     else:
-        here, there = (logits_of_model(str(place)) for place in (parcel.folder, fetched))
+        here, there = (logits_of_model(place) for place in (str(parcel.folder), name))
     distance = float((here - there).abs().max())
     return {"files_changed": changed, "logits_differ_by": distance, "passed": not changed and torch.equal(here, there)}
 
@@ -187,20 +208,22 @@ def _user() -> str:
         raise UserError("nothing can be sent: the hub does not take the token", login) from error
 
 
-def _refuse_public(repository: str, private: bool) -> None:
-    """A repository that is there already keeps its visibility, whatever is asked for."""
-    if not private:
-        return
+def _there(repository: str, revision: str) -> tuple[Literal["", "public", "private"], list[str]]:
+    """What the repository is, and the files on its branch by which an adapter or a model is read; ("", []) if new."""
+    api = HfApi()
     try:
-        info = HfApi().model_info(repository)
+        try:
+            info = api.model_info(repository, revision=revision or None)
+        except RevisionNotFoundError:  # the branch will begin at the main one
+            info = api.model_info(repository)
     except RepositoryNotFoundError:
-        return
+        return "", []
     except (HfHubHTTPError, httpx2.HTTPError) as error:
-        raise hub.refusal(repository, "", error) from error
-    if not info.private:
-        raise UserError(
-            f"{repository} is there already, and everybody can read it", "leave --private out, or choose another name"
-        )
+        refused = hub.refusal(repository, revision, error)
+        raise UserError(f"nothing can be sent to {repository}: {refused.message}", refused.hint) from error
+    files_there = [file.rfilename for file in info.siblings or ()]
+    read = [path for path in files_there if path.endswith(".safetensors") or path in READ]
+    return "private" if info.private else "public", read
 
 
 def _not_sent(parcel: Parcel, error: Exception) -> UserError:

@@ -91,12 +91,16 @@ def merge(
     out = named(out)
     merged = merge_adapter(base, adapter)
     with files.folder(out) as new:
-        save_merged(merged, base, adapter, new)
+        named_on_the_hub = {"adapter": str(folder), "base": base.name, "quantise": base.quantise}
+        save_merged(merged, base, adapter, new, None if folder.is_dir() else named_on_the_hub)
     n_bytes = sum(file.stat().st_size for file in out.iterdir())
     if as_json:
         print_json({"folder": str(out), "bytes": n_bytes, "base": base.name, "adapter": str(adapter)})
     else:
-        results().print(f"merged {adapter} into {base.name}: wrote {out}, {n_bytes / 1e6:.1f} MB", soft_wrap=True)
+        results().print(
+            f"merged {adapter if folder.is_dir() else folder} into {base.name}: wrote {out}, {n_bytes / 1e6:.1f} MB",
+            soft_wrap=True,
+        )
 
 
 def _merge_by_route(

@@ -58,10 +58,12 @@ def _show(parcel: "Parcel") -> None:
     width = max(map(len, sizes))
     for path, n_bytes in sizes.items():
         console.print(f"  {path:{width}}  {size(n_bytes):>8}", soft_wrap=True)
-    branch = f", branch {parcel.revision}" if parcel.revision else ""
+    for path in parcel.removed:
+        console.print(f"  {path:{width}}   removed", soft_wrap=True)
+    new = "new and private" if parcel.private else "new, and as public as your account makes them"
     console.print(
-        f"{len(sizes)} files, {size(sum(sizes.values()))}, from {parcel.folder} to {parcel.repository}{branch} "
-        f"({'private' if parcel.private else 'as public as your account makes new repositories'}) as {parcel.user}",
+        f"{len(sizes)} files, {size(sum(sizes.values()))}, from {parcel.folder} to {parcel.name} "
+        f"({f'there already, {parcel.there}' if parcel.there else new}) as {parcel.user}",
         soft_wrap=True,
     )
     for told in parcel.told:

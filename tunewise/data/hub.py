@@ -146,6 +146,8 @@ def _refuse_another_revision(repository: str, revision: str, found: Mapping[str,
 
 def _in_words(error: Exception, repository: str, revision: str) -> tuple[str, str]:
     """What the hub refused, and what to do about it; where it was not the hub, what `datasets` says, and no hint."""
+    if Path(repository).is_dir():  # which `datasets` loads too
+        return _one_line(error)[:300], ""
     if not hub.answers():
         if "configs in the cache" in str(error):
             return f"{hub.why_not_asked()}. {_one_line(error)}", f"name one of them: --data hf:{repository}:CONFIG"
