@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tunewise.methods.store import load_adapter, save_adapter
     from tunewise.models.heads import TaskHead
     from tunewise.models.load import load_base
+    from tunewise.publish import push
     from tunewise.run import (
         combine_adapters,
         compare_adapters,
@@ -49,6 +50,7 @@ _HOME = {
     "evaluate_with_harness": "tunewise.run",
     "intrinsic_dimension": "tunewise.comparison",
     "plan": "tunewise.run.estimate",
+    "push": "tunewise.publish",
     "quantize": "tunewise.run",
     "remedies": "tunewise.comparison",
     "showcase": "tunewise.run.showcase",
@@ -73,6 +75,7 @@ __all__ = [
     "load_adapter",
     "load_base",
     "plan",
+    "push",
     "quantize",
     "remedies",
     "save_adapter",

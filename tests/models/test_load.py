@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tests import bases
 from tunewise.errors import UserError
+from tunewise.hub import answers
 from tunewise.models import fingerprint
-from tunewise.models.load import _hub_answers, load_base
+from tunewise.models.load import load_base
 from tunewise.models.precision import choose_dtype
 
 CPU = torch.device("cpu")
@@ -133,7 +134,7 @@ def test_a_hub_that_does_not_answer_is_tried_once(monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.delenv(name, raising=False)
-        _hub_answers.cache_clear()
+        answers.cache_clear()
         connections = []
 
         def hang_up():
@@ -151,7 +152,7 @@ def test_a_hub_that_does_not_answer_is_tried_once(monkeypatch):
                 with pytest.raises(UserError, match=f"{address} does not answer"):
                     load_base(name)
         finally:
-            _hub_answers.cache_clear()
+            answers.cache_clear()
             server.shutdown(socket.SHUT_RDWR)
     assert connections == [b"HEAD"]
 

@@ -103,7 +103,7 @@ def test_what_cannot_be_gone_on_from_is_told_and_leaves_the_base(tmp_path, tiny)
             {"adapter": str(tmp_path / "half"), "method": {"name": "bitfit", "add": True}},
             "is lora, the recipe asks for bitfit",
         ),
-        ({"adapter": str(tmp_path / "haf")}, "no such file"),
+        ({"adapter": str(tmp_path / "haf")}, "no such folder"),
     ):
         with pytest.raises(UserError, match=message):
             begun(recipe_of(**overrides), tiny, lambda: ())

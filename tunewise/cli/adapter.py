@@ -1,4 +1,4 @@
-"""`tunewise adapter start|check|merge|show|combine|diff|dial`: adapter folders, ours or peft's."""
+"""`tunewise adapter start|push|check|merge|show|combine|diff|dial`: adapter folders, ours or peft's."""
 
 import shlex
 from pathlib import Path
@@ -6,19 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunewise.cli.adapter_push import push
 from tunewise.cli.adapter_start import start
 from tunewise.cli.console import AsJson, Data, Model, leave_unproved, print_json, results, verb
-from tunewise.errors import UserError, no_adapter_yet, unknown
+from tunewise.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from tunewise.models.load import Base
 
 app = typer.Typer(
-    name="adapter", help="Start, check, merge, combine, compare, dial or show adapters.", no_args_is_help=True
+    name="adapter", help="Start, check, merge, combine, compare, dial, show or push adapters.", no_args_is_help=True
 )
 app.command("start")(verb(start))
+app.command("push")(verb(push))
 
-Folder = Annotated[Path, typer.Argument(help="An adapter folder, or a run folder that holds one.", show_default=False)]
+Folder = Annotated[
+    Path, typer.Argument(help="An adapter folder, a run folder that holds one, or a hub name.", show_default=False)
+]
 
 
 @app.command()
@@ -32,12 +36,13 @@ def check(
 
     Exits with 4 where a proof failed.
     """
+    from tunewise.adapter_folders import find_adapter
     from tunewise.report.table import print_proofs
-    from tunewise.run import failed_proofs, prove_adapter
+    from tunewise.run import base_of_adapter, failed_proofs, prove_adapter
 
     found = {}
-    for folder in map(adapter_folder, folders):
-        found[str(folder)] = prove_adapter(folder, base_of(folder, model))
+    for folder in map(find_adapter, folders):
+        found[str(folder)] = prove_adapter(folder, base_of_adapter(folder, model))
     if as_json:
         print_json(found)
     else:
@@ -80,26 +85,29 @@ def merge(
         from tunewise.data.found import find
 
         find(data)
-    adapter = adapter_folder(folder)
-    base = base_of(adapter, model)
-    if base.quantise or route or data is not None:
-        _merge_by_route(folder, base, route, out, data, limit, as_json)
-        return
-
     from tunewise import files
-    from tunewise.run import failed_proofs, merge_adapter, prove_merged, save_merged
+    from tunewise.adapter_folders import find_adapter
+    from tunewise.run import base_of_adapter, failed_proofs, merge_adapter, prove_merged, save_merged
 
+    adapter = find_adapter(folder)
+    base = base_of_adapter(adapter, model)
+    if base.quantise or route or data is not None:
+        place = folder if folder.is_dir() else adapter  # of a run its data are known as well
+        _merge_by_route(place, base, route, out, data, limit, as_json)
+        return
     out = named(out)
     merged = merge_adapter(base, adapter)
     proofs = prove_merged(adapter, base, merged)
     with files.folder(out) as new:
-        save_merged(merged, base, adapter, new)
+        named_on_the_hub = {"adapter": str(folder), "base": base.name, "quantise": base.quantise}
+        save_merged(merged, base, adapter, new, None if folder.is_dir() else named_on_the_hub)
     n_bytes = sum(file.stat().st_size for file in out.iterdir())
     if as_json:
         told = {"folder": str(out), "bytes": n_bytes, "base": base.name, "adapter": str(adapter), "proofs": proofs}
         print_json(told)
     else:
-        results().print(f"merged {adapter} into {base.name}: wrote {out}, {n_bytes / 1e6:.1f} MB", soft_wrap=True)
+        told = f"merged {adapter if folder.is_dir() else folder} into {base.name}"
+        results().print(f"{told}: wrote {out}, {n_bytes / 1e6:.1f} MB", soft_wrap=True)
     check = shlex.join(["tunewise", "adapter", "check", str(folder)])
     leave_unproved(failed_proofs(proofs), f"{out} is there, and does not say what the adapter does: {check}")
 
@@ -137,9 +145,10 @@ def named(out: Path | None) -> Path:
 @verb
 def show(folder: Folder, as_json: AsJson = False) -> None:
     """Print what an adapter folder says about itself; --json has also the fields that are null, false, 0 or empty."""
+    from tunewise.adapter_folders import card_of, find_adapter
     from tunewise.config import dump_yaml
 
-    card = card_of(adapter_folder(folder))
+    card = card_of(find_adapter(folder))
     if as_json:
         print_json(card)
         return
@@ -166,13 +175,14 @@ def combine(
     as_json: AsJson = False,
 ) -> None:
     """Add adapters of one base up into a new LoRA; one adapter and a lower --rank makes it smaller."""
-    from tunewise.run import combine_adapters
+    from tunewise.adapter_folders import find_adapter
+    from tunewise.run import base_of_adapter, combine_adapters
 
     if how not in ("linear", "ties", "dare", "dare_ties"):
         raise unknown("way to combine", how, ("linear", "ties", "dare", "dare_ties"))
-    adapters = [adapter_folder(folder) for folder in folders]
+    adapters = [find_adapter(folder) for folder in folders]
     found = combine_adapters(
-        base_of(adapters[0], model), adapters, out,
+        base_of_adapter(adapters[0], model), adapters, out,
         weights=numbers(weights), how=how, density=density, rank=rank, seed=seed,
     )  # fmt: skip
     if as_json:
@@ -191,10 +201,11 @@ def diff(folder: Folder, other: Folder, model: Model = None, as_json: AsJson = F
     """Compare what two adapters of one base change, site by site: norms, and the cosine between them."""
     from rich.table import Table
 
-    from tunewise.run import compare_adapters
+    from tunewise.adapter_folders import find_adapter
+    from tunewise.run import base_of_adapter, compare_adapters
 
-    one, two = adapter_folder(folder), adapter_folder(other)
-    found = compare_adapters(base_of(one, model), one, two)
+    one, two = find_adapter(folder), find_adapter(other)
+    found = compare_adapters(base_of_adapter(one, model), one, two)
     if as_json:
         print_json(found)
         return
@@ -238,45 +249,3 @@ def numbers(text: str | None) -> list[float] | None:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError as error:
         raise UserError(f"--weights {text} is no list of numbers", "write them like 0.7,0.3") from error
-
-
-def adapter_folder(folder: Path) -> Path:
-    """`folder` itself, or the adapter in it when it is a run folder; UserError when there is neither."""
-    if not folder.is_dir():
-        raise UserError(
-            f"no such folder: {folder}", "give an adapter folder such as runs/<task>/<method>/seed0/adapter"
-        )
-    inner = folder / "adapter"
-    if (folder / "recipe.yaml").is_file() and not inner.is_dir():
-        raise no_adapter_yet(folder)
-    return inner if inner.is_dir() else folder
-
-
-def card_of(folder: Path) -> dict:
-    """tunewise.json, or the adapter_config.json of peft or AdapterHub's library where there is no other."""
-    from tunewise import files
-
-    for name in ("tunewise.json", "adapter_config.json"):
-        if (folder / name).is_file():
-            card = files.read_json(folder / name)
-            if isinstance(card, dict):
-                return card
-    raise UserError(
-        f"{folder} is no adapter folder: it has neither tunewise.json nor adapter_config.json",
-        "give the adapter/ folder of a run, or one that peft or AdapterHub's library saved",
-    )
-
-
-def base_of(folder: Path, model: str | None) -> "Base":
-    """The base given, or the one that the adapter names."""
-    card = card_of(folder)
-    name = model or card.get("base", {}).get("name") or card.get("base_model_name_or_path") or card.get("model_name")
-    if not name:
-        raise UserError(f"{folder} does not say which base it belongs to", "add --model NAME_OR_FOLDER")
-
-    from tunewise.methods.store import CARD, head_noted
-    from tunewise.models.load import load_base
-
-    head = head_noted(folder) if (folder / CARD).is_file() else None
-    quantise = card.get("base", {}).get("quantise", "")
-    return load_base(name, dtype=card.get("dtype", "auto"), head=head, quantise=quantise)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import constants
+
+from tunewise import hub
 from tunewise.data.messages import json_of
 from tunewise.data.readers import Row, row_of
 from tunewise.errors import UserError, missing
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'tunewise[data]'"
 SAVED_SPLITS, SAVED = "dataset_dict.json", "state.json"
 """By which a folder of `save_to_disk` is known: that of several splits, and that of one."""
+IN_THE_CACHE = "configurations in the cache"
+"""Of the error of `datasets` that several were prepared and none was named."""
 
 
 def hub_rows(repository: str, config: str, split: str) -> list[Row]:
@@ -87,17 +93,69 @@ def _fetched(
     repository: str, config: str, revision: str, splits: Sequence[str], otherwise: str
 ) -> Mapping[str, Dataset]:
     try:
-        from datasets import load_dataset
+        import datasets  # noqa: F401
     except ImportError:
         raise _not_installed(f"{config} of {repository}" if config else repository, "datasets", otherwise) from None
-    name, at = config or None, revision or None
     try:
-        if splits:
-            return dict(zip(splits, load_dataset(repository, name, split=list(splits), revision=at), strict=True))
-        return {str(split): each for split, each in load_dataset(repository, name, revision=at).items()}
+        with _offline_unless_the_hub_answers():
+            try:
+                found = _loaded(repository, config or None, splits, revision or None)
+            except ValueError as error:
+                if config or hub.answers() or IN_THE_CACHE not in str(error):
+                    raise
+                found = _loaded(repository, "default", splits, revision or None)  # which no name stands for
+        _refuse_another_revision(repository, revision, found)
+        return found
     except _refused_by_datasets() as error:
         what = " of ".join(filter(None, (", ".join(splits), config, repository)))
-        raise UserError(f"cannot fetch {what}: {_one_line(error)[:300]}", f"without a network, {otherwise}") from None
+        told, hint = _in_words(error, repository, revision)
+        raise UserError(f"cannot fetch {what}: {told}", hint or f"without a network, {otherwise}") from None
+
+
+def _loaded(repository: str, name: str | None, splits: Sequence[str], revision: str | None) -> Mapping[str, Dataset]:
+    from datasets import load_dataset
+
+    if splits:
+        found = load_dataset(repository, name, split=list(splits), revision=revision)
+        return dict(zip(splits, found, strict=True))
+    return {str(split): each for split, each in load_dataset(repository, name, revision=revision).items()}
+
+
+@contextmanager
+def _offline_unless_the_hub_answers() -> Iterator[None]:
+    """Without an answer, `datasets` takes from its cache what is there: by itself it tries again for half a minute."""
+    from datasets import config
+
+    were = config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    if not hub.answers():
+        config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = were
+
+
+def _refuse_another_revision(repository: str, revision: str, found: Mapping[str, Dataset]) -> None:
+    """Without the hub `datasets` takes what it prepared last, whichever revision that was of."""
+    if hub.answers() or not revision:
+        return
+    commits = {Path(file["filename"]).parent.name for each in found.values() for file in each.cache_files}
+    fetched = hub.folder_in_the_cache(repository, revision, "dataset")
+    if fetched is None or commits != {fetched.name}:
+        raise FileNotFoundError(f"{hub.why_not_asked()}, and its rows at {revision} were not downloaded before")
+
+
+def _in_words(error: Exception, repository: str, revision: str) -> tuple[str, str]:
+    """What the hub refused, and what to do about it; where it was not the hub, what `datasets` says, and no hint."""
+    if Path(repository).is_dir():  # which `datasets` loads too
+        return _one_line(error)[:300], ""
+    if not hub.answers():
+        if "configs in the cache" in str(error):
+            return f"{hub.why_not_asked()}. {_one_line(error)}", f"name one of them: --data hf:{repository}:CONFIG"
+        known = _one_line(error) if hub.why_not_asked() in str(error) else ""
+        return known or f"{hub.why_not_asked()}, and it was not downloaded before", ""
+    refused = hub.why_refused(repository, revision, "dataset")
+    return (refused.message, refused.hint) if refused is not None else (_one_line(error)[:300], "")
 
 
 def _refused_by_datasets() -> tuple[type[Exception], ...]:

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunewise.config import parse
 from tunewise.errors import UserError
+from tunewise.hub import apart
 from tunewise.methods import METHODS
 from tunewise.methods.base import BARE_PREFIX, PREFIX, Method, PeftNames
 from tunewise.models.anatomy import ROLE_GROUPS, Anatomy, Site, read_anatomy
@@ -50,11 +51,13 @@ def to_peft(tuned: Tuned, base_name: str) -> PeftForm | None:
     sites = [tuned.site(name) for name in tuned.deltas]
     if names is None or _is_given_embeddings(names, tuned.anatomy):
         return None
+    base, revision = apart(base_name)
     transposed = any(isinstance(tuned.model.get_submodule(site.module), Conv1D) for site in sites)
     if not names.converted and (any(site.is_slice for site in sites) or (transposed and not names.conv1d)):
         return None
     config: dict[str, object] = {
-        "base_model_name_or_path": base_name,
+        "base_model_name_or_path": base,
+        **({"revision": revision} if revision else {}),
         "inference_mode": True,
         "task_type": _task_type(tuned.model, tuned.anatomy),
         "peft_type": names.peft_type,

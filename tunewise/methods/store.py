@@ -20,6 +20,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise import files
+from tunewise.adapter_folders import CARD, PEFT_CONFIG, find_adapter, no_adapter
 from tunewise.errors import UserError
 from tunewise.methods import adapterhub, parse_method
 from tunewise.methods.acting import refuse_a_second
@@ -32,10 +33,7 @@ from tunewise.models.quantise import format_of
 from tunewise.versions import versions
 
 FORMAT = 1
-OF_A_RUN = "adapter"
-"""The adapter's folder in that of a run."""
-CARD, PROBE = "tunewise.json", "probe.safetensors"
-TENSORS, OWN_TENSORS, PEFT_CONFIG = "adapter_model.safetensors", "tunewise.safetensors", "adapter_config.json"
+PROBE, TENSORS, OWN_TENSORS = "probe.safetensors", "adapter_model.safetensors", "tunewise.safetensors"
 PROBED_LOGITS = 256
 Probe = Mapping[str, Tensor]
 """What a model's forward takes for one row: input_ids (1, T), or pixel_values, ...; virtual tokens left out."""
@@ -108,14 +106,13 @@ def load_adapter(
     base_fingerprint: str = "",
 ) -> Tuned:
     """Attach the adapter in `folder`, ours or one that peft or AdapterHub's library wrote, to `model`, at its λ; of the
-    folder of a run, its adapter.
+    folder of a run, its adapter; of OWNER/NAME or OWNER/NAME@REVISION, that of the hub.
 
     `base_fingerprint` spares reading the base again where it is known, as in `Base.fingerprint`. Raises UserError when
     a file is damaged, the adapter belongs to another base or tokenizer, or it does not fit.
     """
     refuse_a_second(model)
-    folder, scale = Path(folder), 1.0
-    folder = folder / OF_A_RUN if (folder / OF_A_RUN).is_dir() else folder
+    folder, scale = find_adapter(folder), 1.0
     if (folder / CARD).is_file():
         method, state = _read_own(model, folder, tokenizer, base_fingerprint)
         scale = float(read_card(folder).get("scale", 1.0))
@@ -130,10 +127,7 @@ def load_adapter(
         else:
             method, state = from_peft(config, _read_tensors(folder), model)
     else:
-        raise UserError(
-            f"{folder} is no adapter folder: it has neither {CARD} nor {PEFT_CONFIG}",
-            hint="give the adapter/ folder of a run, or one that peft or AdapterHub's library saved",
-        )
+        raise no_adapter(str(folder))
     tuned = attach(model, method, warm_start=False)  # the state is what the start would have become
     tuned.settle()
     try:

@@ -7,17 +7,12 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from ssl import SSLError
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 from weakref import WeakSet
 
 import torch
 import transformers
-from huggingface_hub import constants, snapshot_download
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -29,23 +24,20 @@ from transformers import (
 )
 
 from tunewise import files
-from tunewise.errors import UserError, nearest
+from tunewise.errors import UserError
 from tunewise.garbage import collect_as_usual
 from tunewise.models import fingerprint, plain
 from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
 from tunewise.models.families import NOT_IN_16_BITS, VISION, kind_of
+from tunewise.models.found import find_base
 from tunewise.models.heads import TaskHead, draw_head, head_of, is_told_by
-from tunewise.models.on_disk import check_weights, lacks_tokenizer, no_tokenizer
+from tunewise.models.on_disk import lacks_tokenizer, no_tokenizer
 from tunewise.models.precision import choose_dtype
 from tunewise.models.quantise import finish_loading, format_of, format_of_checkpoint, is_plain, loading
-from tunewise.models.shapes import is_shape
-from tunewise.models.tiny import FOLDER as TINY
 from tunewise.models.weights import bytes_at_rest
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED = {"tiny": TINY}
-SECONDS_TO_ANSWER = 5.0
 QUANTISATION = "quantisation.json"
 """Beside a checkpoint that was quantised here: from what, and what it lost."""
 UNLIMITED = 10**9
@@ -112,10 +104,8 @@ def load_base(
     config = load_config(name)
     kind = kind_of(config)
     auto_class = head.auto_class(kind, name)
-    source = EMBEDDED.get(name, name)
-    if Path(source).exists():
-        check_weights(Path(source))
-    tokenizer = None if kind == VISION else load_tokenizer(name, head)
+    folder = find_base(name, "weights")
+    tokenizer = None if kind == VISION else _tokenizer_in(folder, name, head)
     same_size, same_labels = config.num_labels == max(1, len(head.labels)), is_told_by(head, config)
     head.configure(config)
     chosen = choose_dtype(dtype, where, config.model_type not in NOT_IN_16_BITS)
@@ -123,7 +113,7 @@ def load_base(
         config.pad_token_id = tokenizer.pad_token_id  # a decoder's classifier reads the last token before padding
     options = {"config": config, "dtype": chosen, "ignore_mismatched_sizes": head.kind != "lm" and not same_size}
     kept = _head_modules(auto_class, config) if quantise and head.kind != "lm" else ()
-    model, absent = _read(name, auto_class, options, quantise, where, kept)
+    model, absent = _read(folder, auto_class, options, quantise, where, kept)
     if model.dtype == torch.float64 and model.config._attn_implementation == "eager":
         logger.warning(
             "%s in float64: padded rows come out as NaN, as transformers takes the softmax of attention in float32, "
@@ -136,7 +126,7 @@ def load_base(
     draw_head(model, new_parameters, seed=0)
     if odd := sorted(absent - {*new_parameters, *_tied(model)}):
         logger.warning("%s lacks %d parameters, which stay as they were drawn: %s", name, len(odd), ", ".join(odd[:3]))
-    processor = _load_image_processor(name) if kind == VISION else None
+    processor = _image_processor_in(folder, name) if kind == VISION else None
     return Base(
         model,
         tokenizer,
@@ -168,57 +158,55 @@ def _device(name: str) -> torch.device:
 
 
 def _read(
-    name: str, auto_class: Any, options: dict[str, Any], quantise: str, where: torch.device, kept: Sequence[str]
+    folder: Path, auto_class: Any, options: dict[str, Any], quantise: str, where: torch.device, kept: Sequence[str]
 ) -> tuple[PreTrainedModel, set[str]]:
     """The model on the device, in the format wanted but for the modules `kept`, in evaluation mode; what it lacks."""
     config = options["config"]
     storage = loading(config, quantise, options["dtype"], where, kept)
     if is_plain(config, quantise):
-        model, absent = _read_plain(name, auto_class, options, kept)
+        model, absent = _read_plain(folder, auto_class, options, kept)
     else:
-        model, absent = _read_model(name, auto_class, {**options, **storage})
+        model, absent = _read_model(folder, auto_class, {**options, **storage})
     finish_loading(model, quantise)
     if options["dtype"] is torch.float64 and model._can_set_experts_implementation():
         model.set_experts_implementation("eager")  # one expert after another: torch's grouped product knows no float64
     return (model if storage else model.to(where)).eval(), absent
 
 
-def _read_model(name: str, auto_class: Any, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+def _read_model(folder: Path, auto_class: Any, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
     """The model, and the names of parameters that its checkpoint lacks or has in another size, drawn from one seed."""
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            where = {} if "state_dict" in options else _from_the_hub(name)
             model, loaded = auto_class.from_pretrained(
-                None if "state_dict" in options else EMBEDDED.get(name, name),
+                None if "state_dict" in options else folder,
                 use_safetensors=True,
                 output_loading_info=True,
+                trust_remote_code=False,
                 **options,
-                **where,
             )
     except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from error
+        raise _cannot_load(str(folder), error) from error
     return model, {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
 
 
 def _read_plain(
-    name: str, auto_class: Any, options: dict[str, Any], kept: Sequence[str]
+    folder: Path, auto_class: Any, options: dict[str, Any], kept: Sequence[str]
 ) -> tuple[PreTrainedModel, set[str]]:
     """The same in NF4 where bitsandbytes is not installed; what is packed already is read as it is."""
     config = options["config"]
     if not format_of_checkpoint(config):
-        model, absent = _read_model(name, auto_class, options)
+        model, absent = _read_model(folder, auto_class, options)
         plain.pack_layers(model, kept)
         return model, absent
-    folder = Path(name) if Path(name).exists() else Path(snapshot_download(name, allow_patterns=["*.safetensors"]))
     tensors, codes = plain.read(folder)
     told = config.quantization_config
     del config.quantization_config
     with torch.device("meta"):
         model_class = type(auto_class.from_config(config))  # which, unlike auto_class, takes tensors
-    model, absent = _read_model(name, model_class, {**options, "state_dict": tensors})
+    model, absent = _read_model(folder, model_class, {**options, "state_dict": tensors})
     plain.put_in(model, codes)
-    model.config.quantization_config, model.config._name_or_path = told, name
+    model.config.quantization_config, model.config._name_or_path = told, str(folder)
     return model, absent - {f"{path}.weight" for path in codes}
 
 
@@ -232,11 +220,15 @@ def _head_modules(auto_class: Any, config: PreTrainedConfig) -> tuple[str, ...]:
 
 def load_tokenizer(name: str, head: TaskHead | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of the base `name`, with a padding token; for a tagger, one that knows where words begin."""
+    return _tokenizer_in(find_base(name, "processor"), name, head)
+
+
+def _tokenizer_in(folder: Path, name: str, head: TaskHead | None) -> PreTrainedTokenizerBase:
     words = {"add_prefix_space": True} if head is not None and head.kind == "tags" else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(EMBEDDED.get(name, name), **words, **_from_the_hub(name))
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **words)
     except (OSError, ValueError) as error:
-        raise (no_tokenizer(name) if lacks_tokenizer(Path(name)) else _cannot_load(name, error)) from error
+        raise (no_tokenizer(name) if lacks_tokenizer(folder) else _cannot_load(name, error)) from error
     if tokenizer is None:
         raise no_tokenizer(name)
     if tokenizer.pad_token_id is None:
@@ -244,9 +236,9 @@ def load_tokenizer(name: str, head: TaskHead | None = None) -> PreTrainedTokeniz
     return tokenizer
 
 
-def _load_image_processor(name: str) -> ImageProcessingMixin:
+def _image_processor_in(folder: Path, name: str) -> ImageProcessingMixin:
     try:
-        return AutoImageProcessor.from_pretrained(name, **_from_the_hub(name))
+        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     except ImportError as error:
         raise UserError(f"{name} reads images, which needs pillow", hint="pip install 'tunewise[vision]'") from error
     except (OSError, ValueError) as error:
@@ -294,81 +286,25 @@ def _dense_source(model: PreTrainedModel) -> str:
     told = files.read_json(report) if source and report.is_file() else None
     if not isinstance(told, dict) or "model" not in told:
         raise OSError("it came quantised")
-    return str(EMBEDDED.get(told["model"], told["model"]))
+    return str(find_base(told["model"], "weights"))
 
 
 def load_config(name: str) -> PreTrainedConfig:
     """The configuration of the base `name`, without its weights; errors as in `load_base`."""
-    folder = Path(EMBEDDED.get(name, name))
-    if not folder.exists():
-        if _looks_like_a_path(name):
-            raise _no_such_folder(folder)
-    elif not (folder / "config.json").is_file():
-        raise UserError(
-            f"{folder} is no model folder: it has no config.json",
-            hint="give a folder written by save_pretrained(), a hub name such as HuggingFaceTB/SmolLM2-135M, or tiny",
-        )
     try:
-        return AutoConfig.from_pretrained(folder if folder.exists() else name, **_from_the_hub(name))
+        return AutoConfig.from_pretrained(find_base(name, "config"), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _cannot_load(name, error) from error
 
 
-def _from_the_hub(name: str) -> dict[str, bool]:
-    """What is said to transformers of a hub name: where the hub does not answer, take what was downloaded before."""
-    return {} if Path(EMBEDDED.get(name, name)).exists() or _hub_answers() else {"local_files_only": True}
-
-
-@cache
-def _hub_answers() -> bool:
-    """Whether the hub is to be asked and answers within seconds, tried once: transformers tries each file for long."""
-    if constants.is_offline_mode():
-        return False
-    try:
-        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=SECONDS_TO_ANSWER).close()
-    except HTTPError:
-        return True
-    except OSError as error:
-        if isinstance(error, URLError) and isinstance(error.reason, SSLError):
-            return True  # whose certificates the hub's own client may know better
-        logger.info("%s does not answer (%s): only what was downloaded before is there", constants.ENDPOINT, error)
-        return False
-    return True
-
-
-def _looks_like_a_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or (os.sep != "/" and os.sep in name)
-
-
-def _no_such_folder(folder: Path) -> UserError:
-    beside = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
-    close = nearest(folder.name, beside)
-    return UserError(
-        f"no model folder {folder}",
-        hint=f"did you mean {folder.parent / close}?" if close else "check the path, or use --model tiny",
-    )
-
-
 def _cannot_load(name: str, error: Exception) -> UserError:
-    if Path(name).exists() or name in EMBEDDED:
-        reason = str(error).strip().splitlines()[0]
-        return UserError(f"cannot load {name}: {reason}", hint="the folder must hold a model that transformers knows")
-    close = nearest(name, EMBEDDED)
-    if constants.is_offline_mode():
-        told = "HF_HUB_OFFLINE is set, and it was not downloaded before"
-    else:
-        told = "the hub did not give it" if _hub_answers() else f"{constants.ENDPOINT} does not answer"
-    if is_shape(name):
+    if "trust_remote_code" in str(error):
         return UserError(
-            f"{name!r} is a shape without weights, for `tunewise plan`: there is no such folder, and {told}",
-            hint="give the base's folder, or its name on the hub: ORGANISATION/NAME",
+            f"{name} is a model of its own code (auto_map in its config.json), and no code of a checkpoint is run here",
+            "take a checkpoint of an architecture that transformers knows: docs/models.md",
         )
-    return UserError(
-        f"cannot load {name!r}: there is no such folder, and {told}",
-        hint=f"did you mean {close}?"
-        if close
-        else "check the name and the network, or give a folder: huggingface-cli download NAME --local-dir FOLDER",
-    )
+    reason = str(error).strip().splitlines()[0]
+    return UserError(f"cannot load {name}: {reason}", hint="the folder must hold a model that transformers knows")
 
 
 class quiet:

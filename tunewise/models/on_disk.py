@@ -19,14 +19,19 @@ def check_weights(folder: Path) -> None:
     if not weights:
         unsafe = [name for name in names if name.endswith(UNSAFE_WEIGHTS)]
         if unsafe:
-            raise UserError(
-                f"{folder} holds its weights as {unsafe[0]}, a pickle, which can run code when it is read",
-                hint="convert it once, where you trust it: AutoModelForCausalLM.from_pretrained(FOLDER)"
-                ".save_pretrained(NEW_FOLDER) writes model.safetensors",
-            )
+            raise pickled(str(folder), unsafe[0])
         raise UserError(f"{folder} has no *.safetensors file", hint="copy model.safetensors beside config.json")
     for name in weights:
         check_whole(folder / name)
+
+
+def pickled(name: str, file: str) -> UserError:
+    """The error for a base whose weights would have to be unpickled; to be raised by the caller."""
+    return UserError(
+        f"{name} holds its weights as {file}, a pickle, which can run code when it is read",
+        hint="convert it once, where you trust it: AutoModelForCausalLM.from_pretrained(FOLDER)"
+        ".save_pretrained(NEW_FOLDER) writes model.safetensors",
+    )
 
 
 def check_whole(path: Path) -> None:

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from tunewise import files
 from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
+from tunewise.hub import apart
 from tunewise.report import words
 from tunewise.report.arms import Arm
 from tunewise.report.decision import Decision
@@ -69,11 +70,11 @@ def card_text(arms: Sequence[Arm], decision: Decision) -> str:
         decision=decision,
         run=run,
         base=base,
-        base_name=_hub_name(base["name"]),
+        base_name=hub_name(base["name"]),
         task=task,
         by_peft=by_peft,
         writes=base["head"]["kind"] == "lm",
-        templates=_templates(adapter["notes"]),
+        templates=templates_of(adapter["notes"]),
         scores=_scores(pick),
         metric=words.in_unit(pick.metric),
         qualities={arm.label: words.quality(arm.metric, arm.quality) for arm in arms},
@@ -85,7 +86,7 @@ def card_text(arms: Sequence[Arm], decision: Decision) -> str:
     )
 
 
-def _templates(notes: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
+def templates_of(notes: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
     """Source of a mixture -> how it was asked and answered; "" for a task of its own."""
     asked = notes.get("sources") or {"": notes}
     return {name: told["template"] for name, told in asked.items() if told.get("template")}
@@ -104,7 +105,7 @@ def _front_matter(pick: Arm, run: Run, adapter: Mapping[str, Any], by_peft: bool
         for name, value in run.metrics["test"].items()
     ]  # fmt: skip
     return ModelCardData(
-        base_model=_hub_name(adapter["base"]["name"]),
+        base_model=apart(hub_name(adapter["base"]["name"]))[0],
         library_name="peft" if by_peft else "tunewise",
         pipeline_tag=pipeline,
         tags=["tunewise", "adapter", str(run.method.get("name"))],
@@ -135,7 +136,7 @@ def _model_name(arm: Arm, run: Run) -> str:
     )
 
 
-def _hub_name(name: str) -> str:
+def hub_name(name: str) -> str:
     """A base as the hub knows it; of a folder on disk its name, which says nothing of the machine it lies on."""
     return words.base_called(name) if Path(name).is_absolute() or Path(name).exists() else name
 

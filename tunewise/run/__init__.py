@@ -1,5 +1,6 @@
 """One run: a base, a method, a task and a seed, carried out into a folder of plain files."""
 
+from tunewise.run.adapter_base import base_of_adapter
 from tunewise.run.adapter_start import start_adapter
 from tunewise.run.adapters import combine_adapters, compare_adapters, merge_adapter, save_merged
 from tunewise.run.carry_out import add_reload_proof, run, train
@@ -23,6 +24,7 @@ __all__ = [
     "Recipe",
     "add_reload_proof",
     "base_of",
+    "base_of_adapter",
     "build_recipe",
     "combine_adapters",
     "compare_adapters",

@@ -2,12 +2,12 @@
 
 import shlex
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from torch import Tensor
 
+from tunewise.adapter_folders import find_adapter
 from tunewise.config import dump_yaml
-from tunewise.errors import UserError, missing
+from tunewise.errors import UserError
 from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.base import Method
 from tunewise.methods.reparam.adalora import AdaLoRA
@@ -24,32 +24,30 @@ def begun(recipe: Recipe, base: Base, losses: Callable[[], Iterable[Tensor]]) ->
     """
     if not recipe.adapter:
         return attach(base.model, recipe.method, tokenizer=base.tokenizer, losses=losses, seed=recipe.seed)
-    folder = Path(recipe.adapter)
-    if not folder.is_dir():
-        raise missing(folder)
+    folder = find_adapter(recipe.adapter)
     tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer, base_fingerprint=base.fingerprint)
     try:
-        _check(tuned, recipe.method, folder)
+        _check(tuned, recipe.method, recipe.adapter)
     except UserError:
         tuned.detach()
         raise
     return tuned
 
 
-def _check(tuned: Tuned, wanted: Method, folder: Path) -> None:
+def _check(tuned: Tuned, wanted: Method, adapter: str) -> None:
     if _fields(tuned.method) != _fields(wanted):
         raise UserError(
-            f"{folder} is {_unlike(tuned.method, wanted)}, the recipe asks for {_unlike(wanted, tuned.method)}",
+            f"{adapter} is {_unlike(tuned.method, wanted)}, the recipe asks for {_unlike(wanted, tuned.method)}",
             f"write {' '.join(_words(tuned.method))}",
         )
     if isinstance(tuned.method, AdaLoRA):
         raise UserError(
-            f"{folder} is an AdaLoRA, whose ranks were chosen, and what chose them was not saved",
+            f"{adapter} is an AdaLoRA, whose ranks were chosen, and what chose them was not saved",
             "make a LoRA of it first: tunewise adapter combine FOLDER --out NEW",
         )
     if tuned.scale != 1:
         raise UserError(
-            f"{folder} was saved at λ = {tuned.scale:g}, and is trained at 1", "go on from the adapter of its run"
+            f"{adapter} was saved at λ = {tuned.scale:g}, and is trained at 1", "go on from the adapter of its run"
         )
 
 

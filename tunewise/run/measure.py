@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tunewise import files
+from tunewise.adapter_folders import CARD, base_named, card_of, find_adapter
 from tunewise.config import parse, read_yaml
 from tunewise.data.examples import Example
 from tunewise.data.in_memory import Data
 from tunewise.data.task import Task
-from tunewise.errors import UserError, missing, no_adapter_yet, unknown
+from tunewise.errors import UserError, no_adapter_yet, unknown
 from tunewise.evaluation.by_source import examples_by_source
 from tunewise.evaluation.evaluate import Asking, evaluate_task
 from tunewise.evaluation.harness import harness_scores, harness_version
@@ -175,10 +176,9 @@ def asked_of(target: Path | None, model: str | None, data: Data | None, override
                 "nothing to evaluate", "give a run or adapter folder, or --model tiny --data tiny:sentiment"
             )
         return Asked(build_recipe({"method": "frozen", **given}, overrides), None)
-    if not target.is_dir():
-        raise missing(target)
-    card = read_card(target) if (target / "tunewise.json").is_file() else {"base": {}, "notes": {}}
-    noted = {"model": card["base"].get("name"), "data": card["notes"].get("data")}
+    target = find_adapter(target)
+    card = read_card(target) if (target / CARD).is_file() else {"base": {}, "notes": {}}
+    noted = {"model": base_named(card_of(target)), "data": card["notes"].get("data")}
     fields = {**{name: value for name, value in noted.items() if value}, **given}
     for name, of_what, wanted in (("model", "base", "--model NAME_OR_FOLDER"), ("data", "data", "--data FILE")):
         if name not in fields:

@@ -38,7 +38,7 @@ class Recipe(Strict):
     """Everything that decides what a run is."""
 
     model: str = "tiny"
-    """`tiny`, a folder, or a hub name."""
+    """`tiny`, a folder, or a name on the hub: OWNER/NAME, or OWNER/NAME@REVISION."""
     dtype: str = "auto"
     """float32, bfloat16, float64; auto measures."""
     head: HeadChoice = "auto"
@@ -52,7 +52,7 @@ class Recipe(Strict):
     method: Method
     """A method's name, or its name and fields."""
     adapter: str = ""
-    """A run or adapter folder, ours or peft's, that the training goes on from, in place of a new start."""
+    """A run or adapter folder, ours or peft's, or one on the hub, that training goes on from, not from a new start."""
     train: TrainConfig = Field(default_factory=TrainConfig)
     seed: int = 0
     """Initialisation, data order, few-shot sample, demonstrations, tokens that are drawn."""

@@ -166,7 +166,7 @@ def prove_adapter(folder: str | Path, base: Base) -> dict[str, Proof]:
 
     Raises UserError where the adapter is damaged or belongs to another base.
     """
-    probes = _probes(folder, base)
+    probes = saved_probes(folder) or [plain_probe(base)]
     base_logits, base_sums = probe_logits(base.model, probes), checksums(base.model)
     tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer)
     tuned.model.eval()
@@ -181,7 +181,7 @@ def prove_adapter(folder: str | Path, base: Base) -> dict[str, Proof]:
 
 def prove_merged(folder: str | Path, base: Base, merged: PreTrainedModel) -> dict[str, Proof]:
     """That `merged` says what `base` does with the adapter in `folder`; the base is as it was afterwards."""
-    probes = _probes(folder, base)
+    probes = saved_probes(folder) or [plain_probe(base)]
     tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer)
     tuned.model.eval()
     try:
@@ -192,14 +192,12 @@ def prove_merged(folder: str | Path, base: Base, merged: PreTrainedModel) -> dic
     return {FOLDS: at_most(distance, FOLDED[base.dtype])}
 
 
-def _probes(folder: str | Path, base: Base) -> Sequence[Probe]:
-    """Those saved with the adapter, or one of two words."""
-    if probes := saved_probes(folder):
-        return probes
+def plain_probe(base: Base) -> Probe:
+    """A row to ask a base by that has none of its own; UserError for one that reads images."""
     if base.tokenizer is None:
-        raise UserError(f"{folder} holds no {PROBE}", hint="adapters saved by a run have one")
+        raise UserError(f"{base.name} reads images, and there is no {PROBE}", hint="adapters saved by a run have one")
     ids = base.tokenizer.encode("What is") or [base.tokenizer.eos_token_id]
-    return [objective_for(base).probe(plain("", ids, 0))]
+    return objective_for(base).probe(plain("", ids, 0))
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
