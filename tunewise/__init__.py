@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         train,
     )
     from tunewise.run.estimate import plan
+    from tunewise.run.showcase import showcase
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ _HOME = {
     "plan": "tunewise.run.estimate",
     "quantize": "tunewise.run",
     "remedies": "tunewise.comparison",
+    "showcase": "tunewise.run.showcase",
     "train": "tunewise.run",
 }
 
@@ -74,6 +76,7 @@ __all__ = [
     "quantize",
     "remedies",
     "save_adapter",
+    "showcase",
     "train",
 ]
 

@@ -9,6 +9,7 @@ from tunewise.comparison.items import beside, right_answers
 from tunewise.files import read_json
 from tunewise.run.record import ENVIRONMENT, METRICS, PREDICTIONS
 from tunewise.stats import Interval, mean_interval
+from tunewise.training.proofs import failed_proofs
 from tunewise.verdict import Pair, Rule, contender, judge, pareto
 
 STORED = ("quantise", "base_bytes")
@@ -97,7 +98,7 @@ def _row(label: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     changes = [run["retention"]["change"] for run in runs if (run.get("retention") or {}).get("change") is not None]
     costs = {name: sum(run[name] for run in runs) / len(runs) for name in COSTS}
     costs["peak_bytes"] = max(run["peak_bytes"] for run in runs)
-    failed = sorted({name for run in runs for name, proof in run["proofs"].items() if not proof["passed"]})
+    failed = sorted({name for run in runs for name in failed_proofs(run["proofs"])})
     return {
         "arm": label,
         "method": runs[0]["method"],

@@ -36,7 +36,7 @@ from tunewise.engine.trunk import Trunk, evaluating, read_trunk
 from tunewise.engine.trunk_store import Block, Store, store_of
 from tunewise.methods.attach import Tuned
 from tunewise.models.load import bytes_beside
-from tunewise.models.quantise import format_of, of_layers
+from tunewise.models.quantise import format_of, why_rows_mix
 
 logger = logging.getLogger(__name__)
 
@@ -351,8 +351,8 @@ def why_live(trunk: Trunk, how: How, storage: str, n_rows: int, passes: float) -
         return ""
     if trunk.draws:
         return "dropout acts in the frozen layers; train.trunk=cached runs them without"
-    if of_layers(storage) == "int8":
-        return "a row's int8 products depend on the rows beside it"
+    if reason := why_rows_mix(storage):
+        return reason
     if passes < 1:
         return "no row is seen twice"
     return f"{n_rows} rows are more than are kept ({MOST_ROWS})" if n_rows > MOST_ROWS else ""

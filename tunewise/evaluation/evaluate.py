@@ -251,13 +251,16 @@ def classified(questions: Questions, scores: Sequence[Sequence[float]], of_label
     return _asked(questions, rows, right_losses(questions, scores))
 
 
+def written(base: Base, questions: Questions, asking: Asking) -> Texts:
+    """What is written behind each question: up to an end token, the task's separator, or its max_new_tokens."""
+    stop, ends = stop_text(questions.task), end_ids(questions.examples, base.tokenizer)
+    how = Decoding(questions.task.max_new_tokens, (stop,) if stop else (), asking.sampling, ends)
+    return Texts(questions.prompts, how)
+
+
 def _generate(base: Base, questions: Questions, asking: Asking) -> Asks[Evaluation]:
     task = questions.task
-    stop = stop_text(task)
-    ends = end_ids(questions.examples, base.tokenizer)
-    texts = yield Texts(
-        questions.prompts, Decoding(task.max_new_tokens, (stop,) if stop else (), asking.sampling, ends)
-    )
+    texts = yield written(base, questions, asking)
     rows = []
     for example, ids, text in zip(questions.examples, questions.answers, texts, strict=True):
         # what a chat template writes may hold special tokens, which are left out of what is generated

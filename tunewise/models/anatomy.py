@@ -114,6 +114,7 @@ class Anatomy:
     sites: tuple[Site, ...]
     keys: tuple[Site, ...]  # where each layer's keys are final but for their rotation: k, or the norm behind it
     norms: tuple[str, ...]
+    norms_heads_first: tuple[str, ...]  # of these, the ones of queries and keys that are given heads first
     parameters: tuple[str, ...]  # names of the base's own parameters, a tied one once
 
     @property
@@ -224,6 +225,10 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
     by_layer = [_layer_sites(model, stack, index, path) for index, (stack, path) in enumerate(layers)]
     modules = dict(model.named_modules())
     embedding = None if family.embedding is None else _whole(modules, "embedding", None, family.embedding)
+    norms = tuple(path for path, module in modules.items() if type(module).__name__.endswith("Norm"))
+    around = tuple(
+        f"{path}.{stack.sites['k'].rpartition('.')[0]}." for stack, path in layers if stack.norms_heads_first
+    )
     heads = model.config.get_text_config().num_attention_heads
     head = _whole(modules, "head", None, family.head) if family.head in modules else None
     return Anatomy(
@@ -245,7 +250,8 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
             for sites, (stack, path) in zip(by_layer, layers, strict=True)
             for site in [site for site in sites if site.role == "k"][:1]
         ),
-        norms=tuple(path for path, module in modules.items() if type(module).__name__.endswith("Norm")),
+        norms=norms,
+        norms_heads_first=tuple(path for path in norms if path.startswith(around)),
         parameters=tuple(name for name, _ in model.named_parameters()),
     )
 
@@ -321,7 +327,7 @@ def _keys(modules: Mapping[str, nn.Module], site: Site, family: Family, path: st
     if family.key_norm is None or f"{path}.{family.key_norm}" not in modules:
         return site
     module = f"{path}.{family.key_norm}"
-    name, heads_first = f"layers.{site.layer}.key_norm", family.key_norm_heads_first
+    name, heads_first = f"layers.{site.layer}.key_norm", family.norms_heads_first
     return Site(name, "key_norm", site.layer, module, site.d_out, site.d_out, heads_first=heads_first)
 
 

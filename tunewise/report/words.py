@@ -49,6 +49,16 @@ def unit(metric: str) -> str:
     return " %" if of_any_source(metric) in PERCENT else ""
 
 
+def in_unit(metric: str) -> str:
+    """accuracy %, calibration error: what a heading says of a metric."""
+    return metric_name(metric) + unit(metric)
+
+
+def on_axis(metric: str, of: str = "") -> str:
+    """accuracy, % or accuracy on dev, %: what an axis says of it."""
+    return metric_name(metric) + of + unit(metric).replace(" ", ", ")
+
+
 def of_any_source(metric: str) -> str:
     """The metric itself: accuracy, of the accuracy of one source of a mixture, NAME.accuracy."""
     return metric.rpartition(".")[2]

@@ -47,14 +47,14 @@ from tunewise.run.planned import planned
 from tunewise.run.prepare import drawn, fields_of, load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.saving import Saving
-from tunewise.run.training_rows import tell, training_rows
+from tunewise.run.training_rows import tell, tell_limit, training_rows
 from tunewise.training import checkpoint
 from tunewise.training.lane import FitResult, Training
 from tunewise.training.loop import CHECKPOINTS, fit_alone
 from tunewise.training.memory import Peak
 from tunewise.training.optimiser import check_optimiser
 from tunewise.training.progress import Watcher
-from tunewise.training.proofs import Proof, at_most, check_labels, check_rows, check_tuned, probe_logits
+from tunewise.training.proofs import Proof, at_most, check_labels, check_rows, check_tuned, failed_proofs, probe_logits
 from tunewise.training.reload import prove_in_fresh_process
 from tunewise.training.weighing import ALIKE
 
@@ -106,6 +106,8 @@ def run(
 
 def done(out: Path, metrics: Mapping[str, Any]) -> None:
     """Write metrics.json and, last of all, DONE; the checkpoints are needed no more."""
+    if failed := failed_proofs(metrics["proofs"]):
+        logger.warning("%s: proofs failed: %s", out, ", ".join(failed))
     files.write_json(out / record.METRICS, metrics)
     files.write_text(out / record.DONE, "")
     checkpoint.remove(out / CHECKPOINTS)
@@ -215,16 +217,19 @@ class Run:
 
     def begin(self, digest: str, *, beside_others: bool = False) -> None:
         """The first files, and the proofs before training, which is alone or `beside_others` in one batch."""
+        record.refuse_changed(self.recipe, self.out, digest)
         self.tuned.model.eval()
         check_suite(self.recipe, self.base)
         self.answers.begin()
         self.proofs |= self._no_leak()
         ledger = Ledger()
         if self.tuned.n_trainable:
-            found = training_rows(self.base, self.task, self._max_length())
+            longest = self._max_length()
+            found = training_rows(self.base, self.task, longest)
             self.rows, self.sources, ledger = found.rows, found.sources, found.ledger
             self.mixture = found.table(self.recipe.train, self.recipe.seed)
             tell(ledger, self.mixture)
+            tell_limit(self.base, self.recipe.train, longest, len(self.tuned.prefix_ids), ledger)
             asked, head = self.recipe.train.class_weights, self.base.head.kind
             self.class_weights, self.weighing = weighed(asked, self.task, head, found)
             self.proofs |= self._check(found.answered)

@@ -59,7 +59,7 @@ def plan(
     `progress` is told each method before it is planned. UserError for what is none of these, and for a method that
     does not act on the base.
     """
-    fields = {"model": model, "data": data or NO_DATA, "method": USUAL[-1], "quantise": quantise}
+    fields = {"model": model, "data": NO_DATA if data is None else data, "method": USUAL[-1], "quantise": quantise}
     return _plan(build_recipe(fields, overrides), methods, device_named(device), price, progress)
 
 
@@ -78,7 +78,7 @@ def measured_plan(
 
     The rest is as `plan` says. UserError too for a base without weights, and where nothing fits.
     """
-    fields = {"model": model, "data": data or NO_DATA, "method": USUAL[-1], "quantise": quantise}
+    fields = {"model": model, "data": NO_DATA if data is None else data, "method": USUAL[-1], "quantise": quantise}
     return _plan(build_recipe(fields, overrides), methods, device_named(), price, progress, measure=True)
 
 

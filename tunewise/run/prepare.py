@@ -90,16 +90,20 @@ def load_for(
     return base, task
 
 
+def key_of(data: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> tuple[str | None, ...]:
+    """All that decides what a task is: its configuration, its files, and who cuts and writes its texts."""
+    reads = () if tokenizer is None else (of_cutting(tokenizer), of_chat_template(tokenizer))
+    return data.model_dump_json(), data_digest(data), *reads
+
+
 def task_of(data: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
     """The task as it was read last, where its files have not changed since: trials at their rungs share it."""
-    reads = () if tokenizer is None else (of_cutting(tokenizer), of_chat_template(tokenizer))
-    key = data.model_dump_json(), data_digest(data), *reads
+    key = key_of(data, tokenizer)
     if key in _TASKS:
         _TASKS.move_to_end(key)
         return _TASKS[key]
     task = load_task(data, tokenizer)
-    if not task.reads_images:  # whose files the digest does not know
-        _TASKS[key] = task
+    _TASKS[key] = task
     while len(_TASKS) > N_TASKS:
         _TASKS.popitem(last=False)
     return task

@@ -326,11 +326,10 @@ class Lane:
     def _not_finite(self, loss: float, batches: list[Any]) -> Diverged:
         """The error for a loss or gradient that is NaN or infinite, naming the rows that make it so."""
         self._optimiser.zero_grad()
-        self._tuned.model.eval()
-        culprits: list[str] = []
-        with torch.no_grad(), self._alone(), self._objective.ready(self._tuned.model):
+        model, culprits = self._tuned.model, list[str]()
+        with torch.no_grad(), evaluating(model), self._alone(), self._objective.ready(model):
             for batch in batches:
-                losses = self._objective.row_losses(self._tuned.model, batch.to(self._device))
+                losses = self._objective.row_losses(model, batch.to(self._device))
                 finite = losses.isfinite().tolist()
                 culprits += [row_id for row_id, is_finite in zip(batch.ids, finite, strict=True) if not is_finite]
         what = "the gradient" if math.isfinite(loss) else "the loss"

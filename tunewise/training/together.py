@@ -43,7 +43,10 @@ def fit_together(trainings: Sequence[Training], dev_scores: DevScores | None = N
     try:
         with chosen(model.device), Interrupts() as interrupts, lanes:
             turns = [_Turn(number, training, lanes, interrupts) for number, training in enumerate(trainings)]
-            _take_turns(turns, lanes, interrupts, dev_scores)
+            try:
+                _take_turns(turns, lanes, interrupts, dev_scores)
+            except CannotShare as reason:  # none of them is what it was: who trained them alone would go on from there
+                raise UserError(reason.message, "train them one after another: train.lanes=false") from reason
             return [turn.diverged or turn.lane.result(turn.stopped_by) for turn in turns]
     finally:
         model.eval()
