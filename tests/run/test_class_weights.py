@@ -10,11 +10,10 @@ from tests.small_base import QUICK, write_encoder, write_place
 from tunewise.config import parse, read_yaml
 from tunewise.data.config import DataConfig
 from tunewise.data.load import load_task
-from tunewise.engine.criterion import PLAIN, CrossEntropy, minimising
+from tunewise.engine.criterion import CrossEntropy, minimising
 from tunewise.engine.objectives import NextToken, encode_rows
 from tunewise.errors import UserError
 from tunewise.models.load import load_base
-from tunewise.planning.work import Work
 from tunewise.run import build_recipe, evaluate, plan, run
 from tunewise.run.class_weights import check_loss, weights_of
 from tunewise.run.estimate import plan as estimate
@@ -155,11 +154,9 @@ def test_runs_of_unlike_weights_side_by_side_are_as_alone(place, tmp_path):
     assert len({round(loss, 3) for loss in losses if loss}) == 3
 
 
-def test_a_plan_counts_smoothing_and_refuses_what_a_run_would():
-    asked = {"train.label_smoothing": 0.1, "train.max_length": 64}
-    found = estimate("tiny", ["lora"], data="tiny:sentiment", overrides=asked)
+def test_a_plan_counts_smoothing_and_refuses_what_a_run_would(place):
+    asked = {"train.label_smoothing": 0.1, "data.train": 8}
+    found = estimate(str(place / "base"), ["lora"], data=str(place / "rare.csv"), overrides=asked)
     assert found.steps.worst.label_smoothing == 0.1
-    assert Work().label_smoothing == 0.0
-    assert PLAIN.smoothing == 0.0
     with pytest.raises(UserError, match="has no classes"):
         estimate("tiny", ["lora"], data="tiny:headline", overrides={"train.class_weights": "balanced"})
