@@ -115,6 +115,19 @@ def test_folded_equals_attached_and_is_unfolded_bit_for_bit(case):
     assert all(torch.equal(value, before[name]) for name, value in tuned.model.state_dict().items())
 
 
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+def test_gradients_at_a_lambda_are_those_of_the_folded_model(family):
+    """What is computed again in the backward is what stood there in the forward."""
+    tuned = moved((family, EXPERTS))
+    tuned.scale = 0.5
+    found = []
+    for model in (tuned.model, tuned.fold()):
+        embedded = model.get_input_embeddings()(torch.tensor([[5, 9, 33, 8]])).detach().requires_grad_()
+        model(inputs_embeds=embedded).logits.square().sum().backward()
+        found.append(embedded.grad)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
+
+
 @over_cases
 def test_detached_is_the_base_bit_for_bit(case):
     assert_detached_is_the_base(bases.build(case[0]), parse_method(case[1]))
