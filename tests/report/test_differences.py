@@ -59,3 +59,15 @@ def test_of_a_loss_the_margin_is_told_in_its_units():
 def test_an_arm_without_a_result_is_held_against_nothing(left_out):
     verdict = judge([Contender(OTHER, (1.0, 2.0)), Contender("third", (1.0, 2.0))])
     assert differences_of(verdict, HowCompared(against={left_out: OTHER}), metric="accuracy") == []
+
+
+def test_of_several_pairs_each_may_be_shown_equivalent_at_the_whole_level():
+    """p of an equivalence is of one pair alone: what Holm takes from the tests of a difference is not taken from it."""
+    scores, others = [90.0, 91.0, 90.4], [90.2, 90.9, 90.1]
+    arms = [Contender(OTHER, tuple(others)), Contender(ONE, tuple(scores))]
+    arms += [Contender(f"far {n}", (10.0 + n, 30.0 - n, 20.0)) for n in range(3)]
+    verdict = judge(arms, Rule.of("accuracy", margin=1.5))
+    pair = verdict.pair(ONE, OTHER)
+    assert verdict.level < pair.p_equivalent < verdict.alpha
+    (found,) = differences_of(verdict, HowCompared(against={ONE: OTHER}), metric="accuracy")
+    assert found.known.startswith("equivalent within ±1.5")
