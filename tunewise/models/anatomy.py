@@ -244,9 +244,14 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
             for sites, (stack, path) in zip(by_layer, layers, strict=True)
             for site in [site for site in sites if site.role == "k"][:1]
         ),
-        norms=tuple(path for path, module in modules.items() if type(module).__name__.endswith("Norm")),
+        norms=tuple(path for path, module in modules.items() if _is_norm(module)),
         parameters=tuple(name for name, _ in model.named_parameters()),
     )
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whatever stands behind the word (Nemotron's LayerNorm1P); one of several norms, as for each head, is those."""
+    return "Norm" in type(module).__name__ and not any(True for _ in module.children())
 
 
 def _key_value_heads(by_layer: Sequence[Sequence[Site]], heads: int) -> int:
