@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 from tunewise.engine.batches import by_length, collate, plain
+from tunewise.engine.loss import last_places
 from tunewise.engine.owners import ALONE, Owner
 from tunewise.engine.packed_reading import SHORTEST_SHARED, shared_length
 
@@ -73,7 +74,8 @@ def _read(
     shared: Cache | None = None
     if n_shared:
         head = torch.tensor([[*prefix_ids, *prompts[0][:n_shared]]], device=model.device)
-        shared = model(input_ids=head, use_cache=True, logits_to_keep=1).past_key_values
+        kept = last_places(1, head.shape[1], head.device)
+        shared = model(input_ids=head, use_cache=True, logits_to_keep=kept).past_key_values
         prefix_ids, n_shared_columns = (), head.shape[1]
     for held in by_length([len(prompt) for prompt in prompts], batch_size):
         indices = owners.sorted(held)
@@ -92,7 +94,7 @@ def _read(
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=1,
+                logits_to_keep=last_places(1, batch.input_ids.shape[1], batch.input_ids.device),
             )
         yield Prefilled(indices, out.logits[:, -1], out.past_key_values, mask, positions[:, -1:])
 
