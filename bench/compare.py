@@ -31,7 +31,7 @@ import transformers
 import tunewise
 from bench import peer_script
 from bench.beside import SERVE, Side, serve
-from bench.kept import keep, read
+from bench.kept import keep_again
 from bench.on_disk import write_base, write_documents, write_rows
 from bench.peer_script import Found, Start, prompt, start_of
 from bench.shapes import CLASSES, SHAPES
@@ -290,16 +290,14 @@ def main() -> None:
     dtypes = [dtype for dtype in options.dtypes if dtype != "bfloat16" or native]
     if dtypes != options.dtypes:
         print("bfloat16: left out, this machine multiplies it slower than float32")
-    found = read("compare")["results"]
     for shape in options.shapes:
         with tempfile.TemporaryDirectory() as place:
             work = Work(shape, Path(place), options.rows or ROWS[shape], options.seeds, options.epochs)
             new = measure(work, dtypes, options.rounds)
         for one in new:
             print(json.dumps(one), flush=True)
-        found = [old for old in found if (old["shape"], old["dtype"]) not in {(shape, dtype) for dtype in dtypes}] + new
-        if not options.dry:
-            keep("compare", found)
+            if not options.dry:
+                keep_again("compare", {"shape": shape, "dtype": one["dtype"]}, one)
 
 
 if __name__ == "__main__":

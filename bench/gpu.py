@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from bench import gpu_systems
 from bench.gpu_systems import Job, Taken
-from bench.kept import keep, read, version_of
+from bench.kept import keep_again, version_of
 from bench.training import products
 from tunewise.data.encode import Encoded
 from tunewise.engine import attention
@@ -279,8 +279,7 @@ def main(arguments: list[str] | None = None) -> None:
             off, compared = each.get("loss_difference", 0.0), gpu_systems.SYSTEMS[system].compared
             assert off < TOLERANCE[compared], f"{name}: the losses of {system} are {off} off"
         if device.type == "cuda" and replace(shape, batch_size=0) == replace(SHAPES[work.shape], batch_size=0):
-            key = (*asdict(work), "batch_size")
-            keep("gpu", [*(old for old in read("gpu")["results"] if any(old[k] != new[k] for k in key)), new])
+            keep_again("gpu", {key: new[key] for key in (*asdict(work), "batch_size")}, new)
 
 
 if __name__ == "__main__":

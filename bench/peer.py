@@ -57,6 +57,7 @@ def arguments(config: TrainConfig, folder: str) -> dict[str, Any]:
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": "constant",
         "weight_decay": 0.0,
+        "label_smoothing_factor": config.label_smoothing,
         "max_grad_norm": config.clip,
         "logging_steps": 1,
         "save_strategy": "no",

@@ -26,7 +26,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from bench import peer, peer_trl
 from bench.beside import SERVE, Side, serve
-from bench.kept import keep, read
+from bench.kept import keep_again
 from bench.shapes import SHAPES, as_base, build, rows
 from tunewise.data.encode import Encoded
 from tunewise.engine.backend import backend
@@ -233,7 +233,6 @@ def main() -> None:
     if options.alone:
         alone(options.alone)
         return
-    found = read("training")["results"]
     native = choose_dtype("auto", torch.device("cpu")) is torch.bfloat16
     for work in [work for work in WORKS if work.shape in options.shapes and work.method in options.methods]:
         if work.dtype == "bfloat16" and not native:
@@ -241,8 +240,7 @@ def main() -> None:
             continue
         new = measure(work, options.steps or SHAPES[work.shape].steps, options.rounds)
         print(json.dumps(new), flush=True)
-        found = [old for old in found if any(old.get(key) != value for key, value in asdict(work).items())] + [new]
-        keep("training", found)
+        keep_again("training", asdict(work), new)
 
 
 if __name__ == "__main__":

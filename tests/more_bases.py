@@ -88,7 +88,9 @@ DECODERS: dict[str, Small] = {
     "cohere2": Small("cohere2", {**_GROUPED, **_SLIDING}),
     "exaone4": Small("exaone4", {**_HEADED, **_SLIDING}),
     "cohere_normed": Small("cohere", {**_GROUPED, "use_qk_norm": True, "logit_scale": 0.5}),  # Command R+
-    "stablelm_parallel": Small("stablelm", {**_GROUPED, "use_parallel_residual": True, "use_qkv_bias": True}),
+    "stablelm_parallel": Small(  # 2 12B
+        "stablelm", {**_GROUPED, "use_parallel_residual": True, "use_qkv_bias": True, "qk_layernorm": True}
+    ),
     "phi_normed": Small("phi", {**_GROUPED, "qk_layernorm": True}),
     "olmo3_sliding": Small("olmo3", {**_GROUPED, "sliding_window": 4}),
     "qwen3_5_text": Small("qwen3_5_text", {**_HEADED, **_LINEAR, **_MIXED}),

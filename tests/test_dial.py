@@ -1,17 +1,22 @@
 """The forgetting dial of a run against every λ set by hand."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from tests.alike import alike
 from tests.small_base import QUICK, write_place_with_texts
 from tunewise import files
+from tunewise.data.load import load_task
 from tunewise.errors import UserError
 from tunewise.evaluation.retention import retention_loss
+from tunewise.methods import LoRA
+from tunewise.methods.attach import attach
 from tunewise.methods.store import load_adapter
 from tunewise.models.load import load_base
 from tunewise.run import build_recipe, carry_out, dial_adapter, evaluate, run
-from tunewise.run.dial import DIAL, Point, knee_of
+from tunewise.run.dial import DIAL, Point, knee_of, measure_dial, why_not_at_once
 
 
 def points(*rows):
@@ -129,9 +134,32 @@ def test_the_lambda_to_take_is_saved(place, tmp_path, monkeypatch):
         dial_adapter(tmp_path / "run", points=3, save=tmp_path / "zero")
 
 
+def test_copies_of_large_weights_are_not_made_for_every_lambda(place, tmp_path, monkeypatch):
+    run(recipe(place, "full"), tmp_path / "run", prove=False)
+    at_once = dial_adapter(tmp_path / "run", points=3)
+    monkeypatch.setattr("tunewise.models.aside.LARGEST_IN_MEMORY_BYTES", 1 << 17)
+    found = dial_adapter(tmp_path / "run", points=3)
+    assert found["route"] == "one by one: each λ would have its own copy of the base's tensors that were trained"
+    assert alike(found["points"], at_once["points"])
+
+
+@pytest.mark.parametrize("form", ["int8", "int8-ends8"])
+def test_lambdas_of_int8_are_not_side_by_side(place, form):
+    base = replace(load_base(str(place / "base"), "float32"), quantise=form)
+    tuned = attach(base.model, LoRA())
+    assert why_not_at_once(base, tuned, 3) == "a row's int8 products depend on the rows beside it"
+    assert why_not_at_once(replace(base, quantise="nf4"), tuned, 3) == ""
+
+
 def test_what_has_no_dial_is_refused(place, tmp_path):
     run(recipe(place, "frozen"), tmp_path / "frozen", prove=False)
     with pytest.raises(UserError, match="trained nothing"):
         dial_adapter(tmp_path / "frozen")
     with pytest.raises(UserError, match="1 point shows neither end"):
         recipe(place, "lora", dial={"points": 1})
+    base = load_base(str(place / "base"), "float32")
+    tuned = attach(base.model, LoRA())
+    tuned.scale, asked = 0.5, recipe(place, "lora", dial={"points": 3})
+    with pytest.raises(UserError, match="no dev or no test rows"):
+        measure_dial(base, tuned, asked, replace(load_task(asked.data, base.tokenizer), dev=[]))
+    assert tuned.scale == 0.5

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import re
 import resource
 import shutil
 import signal
@@ -444,3 +445,18 @@ def test_an_adapter_is_proved_at_any_time(finished, base, place, tmp_path):
     tuned.detach()
     with pytest.raises(UserError, match="fingerprint"):
         prove_adapter(out / "adapter", load_base(str(write_base(tmp_path / "other", seed=1)), "float32"))
+
+
+def test_a_length_that_the_base_does_not_read_is_told_where_it_was_typed_or_matters(place, base, tmp_path, caplog):
+    told = "as many as .*base reads: train.max_length=4096 is lowered to that"
+    few = {"train.steps": 1, "train.max_length": 4096, "data.train": 8}
+    with caplog.at_level(logging.WARNING, logger="tunewise"):
+        run(recipe(place, overrides=few), tmp_path / "typed", base=base, prove=False)
+        assert re.search(told, caplog.text)
+        caplog.clear()
+        run(recipe(place, overrides=few | {"train.max_length": 512}), tmp_path / "usual", base=base, prove=False)
+        assert "is lowered" not in caplog.text, "every row fits, and nobody asked"
+        rows = [{"text": "the boat was late " * 60 + str(n), "label": "ab"[n % 2]} for n in range(40)]
+        long = recipe(place, overrides=few | {"train.max_length": 512}, data=rows)
+        run(long, tmp_path / "long", base=base, prove=False)
+        assert "train.max_length=512 is lowered to that" in caplog.text

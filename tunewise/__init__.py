@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         train,
     )
     from tunewise.run.estimate import plan
+    from tunewise.run.showcase import showcase
 
 __version__ = "0.1.0"
 
@@ -52,6 +53,7 @@ _HOME = {
     "push": "tunewise.publish",
     "quantize": "tunewise.run",
     "remedies": "tunewise.comparison",
+    "showcase": "tunewise.run.showcase",
     "train": "tunewise.run",
 }
 
@@ -77,6 +79,7 @@ __all__ = [
     "quantize",
     "remedies",
     "save_adapter",
+    "showcase",
     "train",
 ]
 

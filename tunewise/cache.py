@@ -10,11 +10,18 @@ SHARE = 0.25
 
 
 def cache_folder() -> Path:
-    """Where what was measured, built and read on this machine is kept: TUNEWISE_CACHE, or the user's cache folder."""
+    """Where what was measured, built and read on this machine is kept: TUNEWISE_CACHE, or the user's cache folder.
+
+    UserError where there can be no such folder.
+    """
     named = os.environ.get("TUNEWISE_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = Path(named) if named else base / "tunewise"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        told = f"cannot make the cache folder {folder}: {error.strerror}"
+        raise UserError(told, "name one that can be written to: TUNEWISE_CACHE=FOLDER before the command") from None
     return folder
 
 

@@ -35,6 +35,7 @@ ELSEWHERE = {
     "lora_rank": "method.rank=N",
     "lora_target": "method.roles=[q,v], or all",
     "lora_target_modules": "method.roles=[q,v], or all",
+    "lr_scheduler_kwargs": "train.floor=SHARE of the peak, or train.decay=SHARE of the steps",
     "max_eval_samples": "data.dev=N",
     "max_predict_samples": "data.test=N",
     "max_samples": "data.train=N",
@@ -42,10 +43,11 @@ ELSEWHERE = {
     "max_train_samples": "data.train=N",
     "model_name_or_path": "model=FOLDER_OR_NAME",
     "no_cuda": "TUNEWISE_DEVICE=cpu before the command",
+    "num_warmup_steps": "train.warmup_steps=N",
+    "optim_args": "train.momentum=N, or train.beta1=N",
     "output_dir": "--out FOLDER",
     "per_device_eval_batch_size": f"{NOTHING} how many rows are asked at once is found by itself",
     "quantization_bit": "quantise=nf4, or int8",
-    "report_to": EVERY_STEP,
     "resume_from_checkpoint": f"{NOTHING} the same command goes on",
     "save_strategy": "train.checkpoint_every=STEPS",
     "stage": f"{NOTHING} the columns of the data say what is trained",
@@ -55,7 +57,6 @@ ELSEWHERE = {
     "train_on_inputs": "data.trained_on=everything",
     "use_cpu": "TUNEWISE_DEVICE=cpu before the command",
     "val_size": "data.split=[0.8,0.1,0.1]",
-    "warmup_steps": "train.warmup=SHARE of the steps",
 }
 """Name -> what to type."""
 

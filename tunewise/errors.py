@@ -1,6 +1,7 @@
 """The one error a user is meant to read: what was wrong, the value received, and the next thing to type."""
 
 import difflib
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -62,6 +63,5 @@ def unreadable(path: str | Path, error: OSError | UnicodeDecodeError) -> UserErr
 
 def no_adapter_yet(folder: str | Path) -> UserError:
     """The error for a run folder whose training has not ended."""
-    return UserError(
-        f"{folder} holds no adapter yet: its run is not finished", f"tunewise train {folder}/recipe.yaml --out {folder}"
-    )
+    command = shlex.join(["tunewise", "train", f"{folder}/recipe.yaml", "--out", str(folder)])
+    return UserError(f"{folder} holds no adapter yet: its run is not finished", command)

@@ -2,8 +2,8 @@
 
 The arm with the best mean is the mark. Every pair of arms is tested with Welch's t, and p is corrected by Holm over all
 pairs, so that among arms that are in truth alike some difference is found once in twenty comparisons at most. One of n
-items moves a score by 100 / n (an accuracy just so, others by less); seeds that seem to scatter less than rounding to
-that would count as scattering by it. Each other arm is then one of three:
+items moves a score by about 100 / n (an accuracy just so); seeds that seem to scatter less than rounding to that would
+count as scattering by it. Each other arm is then one of three:
 
 - equal: its mean lies within the margin of the best one, which is how much the user says makes no difference
   (two one-sided tests say besides of which pairs so few seeds show that);

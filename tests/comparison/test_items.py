@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tunewise.comparison.items import beside, right_answers
+from tunewise.comparison.items import beside, items_of
 
 
 def written(folder, name, *seeds):
@@ -14,7 +14,7 @@ def written(folder, name, *seeds):
         paths[-1].write_text(
             "".join(json.dumps({"id": f"i{n}", "correct": right}) + "\n" for n, right in enumerate(rows))
         )
-    return right_answers(paths)
+    return items_of(paths)
 
 
 def test_items_are_paired_by_id_and_averaged_over_seeds(tmp_path):
@@ -35,5 +35,21 @@ def test_items_are_paired_by_id_and_averaged_over_seeds(tmp_path):
 def test_what_is_neither_right_nor_wrong_is_not_paired(tmp_path):
     scores = tmp_path / "scores.jsonl"
     scores.write_text('{"id": "i0", "predicted": 0.5}\n')
-    assert beside(right_answers([scores]), right_answers([scores])) is None
+    assert beside(items_of([scores]), items_of([scores])) is None
     assert beside(written(tmp_path, "a", [True]), written(tmp_path, "b", [True, False])) is None
+
+
+def test_what_a_metric_of_ones_own_says_of_each_item_is_paired(tmp_path):
+    def worth(name, *seeds):
+        paths = []
+        for number, rows in enumerate(seeds):
+            paths.append(tmp_path / f"{name}-{number}.jsonl")
+            told = [{"id": f"i{n}", "correct": False, "worth": value} for n, value in enumerate(rows)]
+            paths[-1].write_text("".join(json.dumps(row) + "\n" for row in told))
+        return items_of(paths)
+
+    found = beside(worth("a", [80.0, 60.0, 40.0], [90.0, 70.0, 50.0]), worth("b", [50.0, 60.0, 10.0]))
+    assert found is not None
+    assert (found["n"], found["gap"]) == (3, pytest.approx((35 + 5 + 35) / 3))
+    assert 5 <= found["low"] < found["gap"] < found["high"] <= 35
+    assert (found["only_first"], found["only_second"]) == (0, 0)

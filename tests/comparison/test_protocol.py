@@ -49,6 +49,7 @@ def test_a_dotted_field_of_an_arm_is_the_last_word():
 
 OWN = [
     {"train": {"learning_rate": 1e-2, "schedule": "linear", "warmup": 0.1, "weight_decay": 0.1, "clip": None}},
+    {"train": {"label_smoothing": 0.1, "class_weights": {"negative": 2}}},
     {"train": {"lanes": False, "packing": False, "trunk": "live", "checkpoint_every": 7, "checkpointing": True}},
 ]
 

@@ -3,14 +3,19 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from tunewise.data.hub import saved_splits
 from tunewise.data.in_memory import data_fields
 from tunewise.data.readers import read_rows
 from tunewise.errors import UserError
 from tunewise.run import build_recipe
 
 ROWS = [{"text": f"a {word} boat {i}", "label": word, "n": i} for i in range(6) for word in ("good", "bad")]
+
+ROWS_UNTOLD = {"text": "boat 9", "label": -1}
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +80,54 @@ def test_a_data_set_of_datasets_is_rows():
     assert data_fields(datasets.Dataset.from_list(ROWS)) == data_fields(ROWS)
     both = datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS[:8]), test=datasets.Dataset.from_list(ROWS[8:]))
     assert data_fields(both) == data_fields({"train": ROWS[:8], "test": ROWS[8:]})
+
+
+def test_numbers_of_numpy_are_numbers_wherever_they_stand():
+    rows = [{"text": np.str_("a"), "label": np.int64(1), "x": np.float32(0.5), "ok": np.bool_(True)}]
+    rows[0] |= {"tags": np.array([0, 1]), "nested": {"n": [np.int8(3), float("nan")]}, "nothing": np.float64("nan")}
+    (row,) = rows_at(data_fields(rows)["path"])
+    assert row == {
+        "text": "a", "label": 1, "x": 0.5, "ok": True, "tags": [0, 1], "nested": {"n": [3, None]}, "nothing": None,
+    }  # fmt: skip
+
+
+def test_what_has_no_truth_value_is_nothing_and_several_values_are_told():
+    class NA:
+        """As pandas has it: what is compared with it is it, and it is neither true nor false."""
+
+        def __ne__(self, other):
+            return self
+
+        def __bool__(self):
+            raise TypeError("boolean value of NA is ambiguous")
+
+    assert rows_at(data_fields([{"text": "a", "note": NA()}])["path"]) == [{"text": "a", "note": None}]
+    with pytest.raises(UserError, match="what JSON has not: Object of type Tensor"):
+        data_fields([{"text": "a", "x": torch.zeros(2)}])
+
+
+def test_rows_are_as_they_were_when_they_were_given():
+    rows = [dict(row) for row in ROWS]
+    path = data_fields(rows)["path"]
+    rows[0]["text"] = "changed"
+    assert rows_at(path) == ROWS
+    assert data_fields(rows)["path"] != path
+
+
+def test_classes_of_a_data_set_are_told_by_their_names():
+    datasets = pytest.importorskip("datasets")
+    plain = datasets.Dataset.from_list([{"text": f"boat {n}", "label": n % 2} for n in range(4)] + [ROWS_UNTOLD])
+    data = plain.cast_column("label", datasets.ClassLabel(names=["wet", "dry"]))
+    told = [row["label"] for row in rows_at(data_fields(data)["path"])]
+    assert told == ["wet", "dry", "wet", "dry", None]
+    streamed = data_fields(data.to_iterable_dataset())
+    assert streamed == data_fields(data)
+    data.save_to_disk(str(streamed["path"]) + ".saved")
+    saved = saved_splits(Path(str(streamed["path"]) + ".saved"))[""]
+    assert [row.fields["label"] or None for row in saved] == told, "as from the disk"
+
+
+def test_a_split_that_is_none_of_the_three_is_told():
+    with pytest.raises(UserError, match="what unsupervised serves as is not known") as caught:
+        data_fields({"train": ROWS, "test": ROWS, "unsupervised": ROWS})
+    assert caught.value.hint == "give the others alone: {'train': data['train'], 'test': data['test']}"

@@ -311,3 +311,17 @@ def test_rows_of_one_group_stay_in_one_split():
     no_use = {"rows": "lines"}, {"splits": {"train": "dev"}}, {"roles": ("user",)}, {"kind": "regression"}
     for field in ({"group": "text"}, {"tools": "text"}, *no_use):
         assert f"data.{next(iter(field))} cannot change that" in refusal(path="tiny:sentiment", **field).message
+
+
+@pytest.mark.parametrize("content", ["", "\n", "text,label\n"])
+def test_an_empty_file_of_a_split_is_told_with_the_two_ways_on(content):
+    Path("set").mkdir()
+    Path("set/train.csv").write_text("text,label\n" + "".join(f"boat {n},{'ab'[n % 2]}\n" for n in range(20)))
+    Path("set/test.csv").write_text(content)
+    error = refusal(path="set")
+    assert error.message.startswith("set/test.csv")
+    assert error.hint == "put the test rows into it; or remove it, and a part of train becomes test (data.split)"
+    Path("set/test.csv").unlink()
+    assert len(load_task("set").test) == 2
+    Path("set/train.csv").write_text(content)
+    assert "name a file with at least a few rows" in refusal(path="set").hint

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 from tests import bases
 from tests.engine.test_packing import compare as compare_packed
@@ -9,9 +10,12 @@ from tests.engine.test_packing import moved
 from tests.engine.test_trunk import compare as compare_trunk
 from tests.engine.test_trunk import tuned_model
 from tests.rows import random_rows
+from tests.tuned import moved as moved_from_its_start
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.objectives import NextToken
 from tunewise.engine.packing import why_not_packed
+from tunewise.methods import parse_method
+from tunewise.methods.attach import attach
 
 packs = pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
 EXPERTS = {"name": "lora", "rank": 2, "roles": ["q", "experts"]}
@@ -29,6 +33,14 @@ def test_packed_rows_are_the_padded_ones(family):
 def test_every_kind_of_method_runs_packed_beside_a_shared_expert(name):
     sizes = {"prefix_tuning": {"virtual_tokens": 3}, "full": {}}.get(name, {"bottleneck": 4})
     compare_packed(moved("qwen2_moe", {"name": name, **sizes}), random_rows(7))
+
+
+@packs
+def test_a_window_that_is_told_to_the_mask_alone_is_kept():
+    shape = {**bases.MIXTURES["qwen2_moe"], "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2}
+    model = bases.drawn(lambda: Qwen2MoeForCausalLM(Qwen2MoeConfig(**shape)))
+    assert model.config.layer_types == ["sliding_attention", "full_attention"]
+    compare_packed(moved_from_its_start(attach(model, parse_method(EXPERTS))), random_rows(7))
 
 
 @packs

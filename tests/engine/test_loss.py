@@ -70,17 +70,19 @@ def test_bfloat16_logits_are_summed_in_float32():
     torch.testing.assert_close(loss, sum(reference(model, row) for row in rows).float(), rtol=0.03, atol=0.0)
 
 
-@pytest.mark.parametrize("n", [0, 1, 7])
-def test_losses_in_pieces_are_those_of_the_exact_logits(n, monkeypatch):
-    monkeypatch.setattr(loss, "library", lambda: None)  # as on a GPU
+@pytest.mark.parametrize(("n", "smoothing"), [(0, 0.0), (1, 0.0), (7, 0.0), (0, 0.1), (7, 0.1)])
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_losses_of_bfloat16_are_those_of_the_exact_logits(n, smoothing, by_kernel, monkeypatch):
+    if not by_kernel:
+        monkeypatch.setattr(loss, "library", lambda: None)  # as on a GPU, in pieces
     monkeypatch.setattr(loss, "PIECE", 3 * 50)  # three rows at a time
     generator = torch.Generator().manual_seed(0)
     logits = (4 * torch.randn(n, 50, generator=generator)).bfloat16().requires_grad_()
     labels = torch.randint(50, (n,), generator=generator)
     weights = torch.rand(n, generator=generator)
     exact = logits.detach().double().requires_grad_()
-    found = loss.label_losses(logits, labels)
-    expected = torch.nn.functional.cross_entropy(exact, labels, reduction="none")
+    found = loss.label_losses(logits, labels, smoothing)
+    expected = torch.nn.functional.cross_entropy(exact, labels, reduction="none", label_smoothing=smoothing)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
     (found * weights).sum().backward()

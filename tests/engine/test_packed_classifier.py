@@ -93,6 +93,41 @@ def test_positions_begin_where_the_family_begins_them():
         assert first_position(base.model, base.anatomy, (), reads_of(base.head, base.anatomy)) == (first, "")
 
 
+def trial(model, reads="first"):
+    return first_position(model, read_anatomy(model), (), reads)
+
+
+def test_in_half_precision_positions_begin_where_the_family_begins_them_though_they_hardly_matter():
+    model = bases.build("roberta_classes", torch.bfloat16)
+    with torch.no_grad():
+        model.roberta.embeddings.position_embeddings.weight.mul_(1e-2)
+    assert trial(model) == (1, "")
+
+
+@pytest.mark.parametrize("family", ["llama_classes", "gpt2_classes", "bert_classes"])
+def test_the_padding_id_may_be_any(family):
+    """ModernBERT's and Qwen's are behind all the ids that a trial draws."""
+    model = bases.build(family, torch.float32)
+    model.config.pad_token_id = bases.VOCABULARY - 1
+    assert trial(model, "last" if read_anatomy(model).kind == "decoder" else "first") == (0, "")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("reads", ["first", "labelled"])
+def test_a_whisper_of_the_neighbour_is_found_out(dtype, reads):
+    """Too faint to be told from rounding where a text is held against itself alone."""
+    model = bases.build("bert_classes" if reads == "first" else "bert_tokens", dtype)
+    assert trial(model, reads) == (0, "")
+
+    def leak(module, args, states):
+        states = states.clone()
+        states[..., :1] += 2**-6 * states[:, :1, :1]  # what the first token of the row is
+        return states if states.shape[1] >= ROUND else None
+
+    model.bert.embeddings.register_forward_hook(leak)
+    assert "does not keep packed texts apart" in trial(model, reads)[1]
+
+
 def test_what_does_not_run_packed_is_found_out():
     base = base_of("bert_classes")
     attach(base.model, parse_method({"name": "prefix_tuning", "virtual_tokens": 3}), seed=1)

@@ -114,6 +114,6 @@ def test_each_lane_of_taggers_is_as_alone():
     _, parts = join(collated, (0, 1, 2), (False, False, False), 0)
     assert [part.head_size for part in parts.parts] == [len(each.labels) for each in collated]
     with Lanes(every, [Draws(seed, base.model.device) for seed in range(3)]) as lanes:
-        found = joint_row_losses(packed, lanes, (0, 1, 2), collated)
+        found = joint_row_losses([packed] * 3, lanes, (0, 1, 2), collated)
     for together, single in zip(found, alone, strict=True):
         torch.testing.assert_close(together, single, rtol=2e-5, atol=2e-5)

@@ -13,8 +13,11 @@ from tests.engine.test_packed_tagger import tagged, tagger
 from tests.methods.promises import randomise
 from tests.methods.test_contract import VARIANTS
 from tests.rows import random_rows
+from tests.small_base import write_image_model, write_pictures
 from tests.words_tokenizer import words_tokenizer
+from tunewise.data.encode import Encoded
 from tunewise.data.examples import Example, Part
+from tunewise.engine import packed_reading
 from tunewise.engine.decoding import Decoding, Sampling
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.objectives import NextToken, objective_for
@@ -24,10 +27,11 @@ from tunewise.evaluation.by_lane import ByLane
 from tunewise.evaluation.questions import LabelledRows
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import attach
+from tunewise.methods.dialled import Dialled
 from tunewise.methods.lanes import Draws, Lanes
 from tunewise.models.anatomy import read_anatomy
 from tunewise.models.heads import TaskHead
-from tunewise.models.load import Base
+from tunewise.models.load import Base, load_base
 
 needs_kernels = pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
 TRAINED = [name for name in METHODS if name != "frozen"]
@@ -71,8 +75,12 @@ def side_by_side(base, methods, packing, monkeypatch, asks_of=asks_of):
         expected.append({name: alone(base, one(ask), how[-1]) for name, ask in asks[-1].items()})
         each.detach()
         tuned.append(each)
-    seen = []
-    answers_to = ByLane._answers_to
+    return expected, at_once(base, tuned, how, asks, monkeypatch)
+
+
+def at_once(base, tuned, how, asks, monkeypatch):
+    """What each lane is told beside the others."""
+    seen, answers_to = [], ByLane._answers_to
     monkeypatch.setattr(
         by_lane.ByLane, "_answers_to", lambda self, asked: seen.append(tuple(asked)) or answers_to(self, asked)
     )
@@ -82,8 +90,8 @@ def side_by_side(base, methods, packing, monkeypatch, asks_of=asks_of):
         for name in asks[0]:
             found[name] = asked.answers({number: one(replace(of[name])) for number, of in enumerate(asks)})
             assert asked.why_alone == "", (name, asked.why_alone)
-    assert seen.count(tuple(range(len(methods)))) >= len(asks[0])
-    return expected, [{name: found[name][number] for name in found} for number in range(len(methods))]
+    assert seen.count(tuple(range(len(tuned)))) >= len(asks[0])
+    return [{name: found[name][number] for name in found} for number in range(len(tuned))]
 
 
 def assert_same(expected, found, tolerance):
@@ -116,9 +124,35 @@ def test_every_method_in_one_pass(monkeypatch):
     assert len({str(each["texts"]) for each in expected}) > 10, "they answer otherwise, each after its own method"
 
 
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_lambda_of_every_method_in_one_pass(name, monkeypatch):
+    """Lanes that share their tensors, and nothing that one of them keeps of a forward."""
+    base = language_model("llama", torch.float64)
+    of_rows = [NextToken(0).collate([row]) for row in random_rows(4, seed=9)]
+    tuned = attach(
+        base.model, parse_method({"name": name, **VARIANTS[name][0]}), tokenizer=base.tokenizer,
+        losses=lambda: (NextToken(0).loss(base.model, batch) for batch in of_rows),
+    )  # fmt: skip
+    randomise(tuned)
+    base.model.eval()
+    asks, expected, how = [], [], []
+    for number, scale in enumerate((0.0, 0.3, 1.0)):
+        tuned.scale = scale
+        how.append(How(tuned.prefix_ids, batch_size=4, packing=False))
+        of_lane = asks_of(number, base, tuned.prefix_ids, False)
+        asks.append({kind: of_lane[kind] for kind in ("options", "texts", "documents")})
+        expected.append({kind: alone(base, one(ask), how[-1]) for kind, ask in asks[-1].items()})
+    tuned.detach()
+    lanes = [Dialled(tuned, scale) for scale in (0.0, 0.3, 1.0)]
+    assert_same(expected, at_once(base, lanes, how, asks, monkeypatch), 1e-10)
+    assert len({str(each["options"]) for each in expected}) == 3
+
+
 @needs_kernels
-def test_packed_lanes_of_mixed_methods(monkeypatch):
-    base = language_model("llama", torch.float32)
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_packed_lanes_of_mixed_methods(family, monkeypatch):
+    """gemma3's norms of queries and keys are given heads first, tokens second."""
+    base = language_model(family, torch.float32)
     expected, found = side_by_side(base, MIXED, True, monkeypatch)
     assert_same(expected, found, 2e-5)
 
@@ -164,6 +198,33 @@ def test_classifiers_and_taggers(family, packing, monkeypatch):
         assert len({str(each) for each in expected}) == len(methods)
 
 
+@needs_kernels
+@pytest.mark.parametrize("family", ["bert_classes", "roberta_classes", "llama_classes"])
+def test_a_pass_of_one_text(family, monkeypatch):
+    """What is gathered for the head is one row, and no row of tokens."""
+    monkeypatch.setattr(packed_reading, "TOKENS", 1)
+    methods = [{"name": "lora", "rank": 3}, {"name": "full"}]
+    expected, found = side_by_side(
+        base_of(family), methods, True, monkeypatch, lambda *_: labelled(texts(3, pairs=False))
+    )
+    assert_same(expected, found, 1e-4)
+
+
+def test_images_are_read_as_many_at_a_time_as_alone(tmp_path, monkeypatch):
+    write_image_model(tmp_path / "base")
+    files = sorted(write_pictures(tmp_path / "pictures", 4).rglob("*.png"))
+    rows = [Encoded(str(path), (), (number % 2,), 0, False, image=str(path)) for number, path in enumerate(files)]
+    base, widths = load_base(str(tmp_path / "base"), "float32", head=TaskHead("classes", ("bright", "dark"))), []
+    base.model.get_submodule(base.anatomy.layers[0]).register_forward_pre_hook(
+        lambda _, args: widths.append(len(args[0]))
+    )
+    methods = [{"name": "lora", "rank": 3}, {"name": "bottleneck", "bottleneck": 4}]
+    expected, found = side_by_side(base, methods, True, monkeypatch, lambda *_: labelled(rows))
+    assert_same(expected, found, 1e-4)
+    assert len(rows) == 8
+    assert max(widths[-5:]) == 3, "of a batch size of 3, which two lanes of eight share"
+
+
 def behind_demonstrations(number, base, prefix_ids, packing):
     """Demonstrations that are a lane's own, before prompts of different length."""
     begin = [1, *range(5 + number, 40 + number)]
@@ -187,6 +248,28 @@ def test_padded_lanes_that_would_read_much_more_are_asked_alone(monkeypatch):
     drawn = lambda number, *_: {"drawn": Texts([[3, 4], [5, 6]], Decoding(5, sampling=Sampling(seed=number)))}
     with pytest.raises(AssertionError, match="none gains"):
         side_by_side(base, MIXED[:2], False, monkeypatch, drawn)
+
+
+def test_padded_prompts_are_as_many_at_a_time_as_alone(monkeypatch):
+    monkeypatch.setattr(by_lane, "TOKENS", 1)
+    base, widths = language_model("llama", torch.float64), []
+    base.model.get_input_embeddings().register_forward_hook(lambda module, args, out: widths.append(len(args[0])))
+    asks = lambda number, *_: {"options": Likelihoods([[3, 4 + i] for i in range(9)], [[[5], [6]]] * 9)}
+    expected, found = side_by_side(base, MIXED[:2], False, monkeypatch, asks)
+    assert_same(expected, found, 1e-10)
+    assert max(widths) == 3, "of a batch size of 3, which two lanes of nine prompts share"
+
+
+def test_a_base_that_fails_beside_other_lanes_is_asked_alone(monkeypatch):
+    base = language_model("llama", torch.float64)
+
+    def fail(module, args):
+        if len(args[0]) > 3:
+            raise RuntimeError("no room for four")
+
+    base.model.model.norm.register_forward_pre_hook(fail)
+    with pytest.raises(AssertionError, match="does not answer them in one pass: no room for four"):
+        side_by_side(base, MIXED[:2], False, monkeypatch, lambda *_: {"options": Likelihoods([[3], [4]], [[[5]]] * 2)})
 
 
 def test_lanes_that_are_told_something_else_are_asked_alone(monkeypatch):

@@ -5,11 +5,13 @@ import string
 from decimal import Decimal
 from typing import get_args
 
+import numpy as np
 import pytest
 import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
+from scipy.stats import pearsonr, spearmanr
 
 from tunewise.data.shapes import Kind
 from tunewise.data.task import METRICS as OWN
@@ -119,6 +121,19 @@ def test_correlations_and_distance_of_values():
     assert got["spearman"] == pytest.approx(100.0)  # both put the four in the same order
     assert got["rmse"] == pytest.approx((sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) / 4) ** 0.5)
     assert score(["pearson", "spearman"], ["1", "1"], ["1", "2"]) == {"pearson": 0.0, "spearman": 0.0}
+    assert all(math.isnan(x) for x in score(["pearson", "spearman"], ["nan", "1", "2"], ["1", "2", "3"]).values())
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.floats(-1e6, 1e6, width=32)), min_size=2, max_size=30))
+def test_correlations_are_those_of_scipy(pairs):
+    told, right = zip(*pairs, strict=True)
+    got = score(["pearson", "spearman"], [str(x) for x in told], [str(y) for y in right])
+    if len(set(told)) < 2 or len(set(right)) < 2:
+        assert got == {"pearson": 0.0, "spearman": 0.0}
+        return
+    assert got["spearman"] == pytest.approx(100 * spearmanr(told, right).statistic, abs=1e-10)
+    if np.std(right) > 1e-6 * np.abs(right).max():  # else both are rounding
+        assert got["pearson"] == pytest.approx(100 * pearsonr(told, right).statistic, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from tests import bases
+from tests.bytes_tokenizer import VOCABULARY
+from tests.small_base import write_base
 from tunewise.errors import UserError
 from tunewise.models.anatomy import read_anatomy
+from tunewise.models.load import load_base
 from tunewise.models.weights import dense_weight, set_dense_weight
 
 
@@ -85,3 +89,15 @@ def test_roles_that_experts_stand_in_the_place_of_are_told_with_what_to_type():
     llama = read_anatomy(bases.build("llama"))
     with pytest.raises(UserError, match="no role of a llama model named 'experts'"):
         llama.find(["experts"], experts=True)
+
+
+def test_in_float64_experts_run_one_after_another(tmp_path):
+    """torch's grouped product knows no float64."""
+    folder = write_base(tmp_path / "base")
+    fields = {**bases.MIXTURES["mixtral"], "vocab_size": VOCABULARY}
+    with torch.random.fork_rng(devices=[]):
+        MixtralForCausalLM(MixtralConfig(**fields)).save_pretrained(folder)
+    ids = torch.tensor([[5, 9, 33, 20, 7]])
+    wide, narrow = (load_base(str(folder), dtype).model(ids).logits for dtype in ("float64", "float32"))
+    assert wide.dtype is torch.float64
+    torch.testing.assert_close(wide.float(), narrow, rtol=1e-5, atol=1e-5)

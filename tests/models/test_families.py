@@ -270,6 +270,58 @@ def test_a_prefix_is_pefts_where_its_cache_holds_what_is_learned(name, tmp_path)
         torch.testing.assert_close(says(theirs), ours, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["gpt_bigcode", "modernbert", "umt5"])
+def test_ia3_on_every_module_is_pefts_where_names_are_shared(name, tmp_path):
+    """By what leaves attention and what leaves the feed-forward part, or an end of them."""
+    tuned = moved_from_its_start(
+        attach(more_bases.build(name, torch.float32), parse_method({"name": "ia3", "roles": ["all"]}))
+    )
+    save_adapter(tuned, tmp_path)
+    ours = says(tuned.model)
+    theirs = peft.PeftModel.from_pretrained(more_bases.build(name, torch.float32), tmp_path)
+    torch.testing.assert_close(says(theirs), ours, rtol=0, atol=1e-4)
+    assert (ours - says(tuned.detach())).abs().max() > 1e-2
+
+
+def test_a_prompt_of_esm_is_none_of_pefts(tmp_path):
+    """Which hands on embeddings, and ESM makes those of ids smaller."""
+    tuned = attach(more_bases.build("esm", torch.float32), parse_method({"name": "prompt_tuning", "virtual_tokens": 3}))
+    save_adapter(tuned, tmp_path / "ours")
+    assert not (tmp_path / "ours" / "adapter_config.json").exists()
+    config = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
+    peft.get_peft_model(more_bases.build("esm", torch.float32), config).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(UserError, match="esm reads embeddings"):
+        load_adapter(more_bases.build("esm", torch.float32), tmp_path / "theirs")
+
+
+def a_prefix_of_pefts(model, folder):
+    """Logits behind a prefix that peft has written into the folder."""
+    theirs = peft.get_peft_model(model, peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+    with torch.no_grad():
+        torch.nn.init.normal_(theirs.prompt_encoder["default"].embedding.weight, std=0.5)
+    theirs.save_pretrained(folder)
+    return says(theirs)
+
+
+@pytest.mark.parametrize(
+    "name", ["hunyuan_v1_dense", "phi_normed", "stablelm_parallel", "exaone4", "falcon_alibi", "gptj"]
+)
+def test_a_prefix_of_pefts_is_read_whatever_the_keys_pass(name, tmp_path):
+    """Norms before a rotation of all numbers or of some, and behind one; no rotation at all."""
+    expected = a_prefix_of_pefts(more_bases.build(name, torch.float32), tmp_path)
+    tuned = load_adapter(more_bases.build(name, torch.float32), tmp_path)
+    torch.testing.assert_close(says(tuned.model, prefix=tuned.prefix_ids), expected, rtol=0, atol=1e-4)
+
+
+def test_keys_that_a_base_has_not_rotated_alone_are_not_turned_back(tmp_path, monkeypatch):
+    a_prefix_of_pefts(more_bases.build("hunyuan_v1_dense", torch.float32), tmp_path)
+    monkeypatch.setitem(FAMILIES, "hunyuan_v1_dense", FAMILIES["llama"])  # as of a base without a row
+    model = more_bases.build("hunyuan_v1_dense", torch.float32)
+    with pytest.raises(UserError, match="keys of this hunyuan_v1_dense base are not rotated alone"):
+        load_adapter(model, tmp_path)
+    assert attach(model, parse_method("lora")).method.name == "lora"
+
+
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning", "mam", "llama_adapter"])
 def test_who_has_no_keys_and_values_in_every_layer_is_refused_what_needs_them(method):
     refused = {name for name in DECODERS if name not in acted_on_by(method)}
@@ -286,6 +338,21 @@ ON_THE_PAGE = {
     for row in re.findall(r"^\| (`.* (?:packed|padded)) \|$", PAGE, re.M)
     for name in re.findall(r"`([^`]+)`", row.partition(" | ")[0])
 }
+
+
+def test_norms_that_are_given_heads_first_are_known_as_such():
+    found = []
+    for name in (*bases.DECODERS, *DECODERS):
+        model, seen = bases.build(name) if name in bases.DECODERS else build(name), []
+        norms = {model.get_submodule(path): path for path in read_anatomy(model).norms}
+        for norm in norms:
+            norm.register_forward_pre_hook(lambda norm, args, seen=seen: seen.append((norm, args[0].shape)))
+        with torch.no_grad():
+            model(input_ids=torch.arange(3, 14)[None].to(model.device), use_cache=False)
+        heads_first = {norms[norm] for norm, shape in seen if len(shape) == 4 and shape[2] == 11}
+        assert heads_first == set(read_anatomy(model).norms_heads_first), name
+        found += [name] if heads_first else []
+    assert {"gemma3_text", "apertus", "phi_normed", "hunyuan_v1_dense"} <= set(found)
 
 
 def test_the_page_tells_of_every_family_once():
@@ -305,7 +372,8 @@ def test_texts_and_pairs_run_packed_where_the_page_says_so(name):
     anatomy = read_anatomy(model)
     reason = why_not_pairs(model, anatomy) if name in PAIRS else first_position(model, anatomy, (), "first")[1]
     assert ON_THE_PAGE[MORE[name].model_type] == ("padded" if reason else "packed"), reason
-    assert ("does not keep packed texts apart" in reason) == (name in ("nomic_bert", "eurobert"))
+    pooled = {"nomic_bert": "its head makes one answer of all texts", "eurobert": "packs texts to another answer"}
+    assert pooled.get(name, "") in reason
 
 
 @pytest.mark.skipif(library() is None, reason="no kernels here")

@@ -76,6 +76,13 @@ def test_weights_that_git_lfs_has_not_fetched_are_named(folder):
     assert caught.value.hint == "git lfs pull"
 
 
+def test_weights_that_a_link_leads_to_and_that_are_gone_are_named(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+        load_base(str(folder))
+
+
 def test_a_folder_without_a_tokenizer_is_told_what_to_copy(folder):
     for path in folder.glob("tokenizer*"):
         path.unlink()

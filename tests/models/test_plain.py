@@ -130,6 +130,20 @@ def test_the_same_layers_are_packed_as_by_transformers(family):
         assert torch.equal(dequantised_weight(module), dequantised_weight(wanted[name]))
 
 
+@pytest.mark.parametrize("form", ["nf4", "int8", "plain"])
+def test_what_was_dequantised_is_read_again_where_weights_lie_transposed(form, tmp_path):
+    if form == "plain":
+        model = bases.build("gpt2", torch.float32)
+        plain.pack_layers(model)
+    else:
+        model = bases.quantised(form, "gpt2")
+    dense = dequantise(model)
+    dense.save_pretrained(tmp_path)
+    again = type(dense).from_pretrained(tmp_path).eval()
+    assert torch.equal(bases.logits(again, IDS), bases.logits(dense, IDS))
+    assert [type(module) for module in again.modules()] == [type(module) for module in dense.modules()]
+
+
 def test_a_run_passes_its_proofs(without, tmp_path):
     place = write_place(tmp_path / "place")
     fields = {"model": str(place / "base"), "data": str(place / "reviews.csv"), "dtype": "float32", "quantise": "nf4"}

@@ -204,7 +204,7 @@ def test_we_read_what_peft_started_from_inputs(tmp_path):
 
 def test_lora_plus_groups_are_pefts():
     tuned = attach(bases.build("llama", torch.float32), parse_method({"name": "lora", "b_rate": 16}))
-    optimiser = Optimiser(tuned.trainable, 0.0, tuned.method.learning_rate_factor)
+    optimiser = Optimiser(tuned.trainable, factor=tuned.method.learning_rate_factor)
     for tensor in tuned.trainable.values():
         tensor.grad = torch.ones_like(tensor)
     before = {name: tensor.detach().clone() for name, tensor in tuned.trainable.items()}

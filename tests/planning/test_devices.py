@@ -59,26 +59,10 @@ def test_a_gpu_that_is_not_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert device_named("cpu").is_here
 
 
-def test_a_container_has_what_its_limit_leaves_and_caches_give_way(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_MEMORY_OF_CONTAINER", tmp_path)
-    outside = devices.free_memory()
-    for name, text in {
-        "memory.max": "1000000",
-        "memory.current": "600000",
-        "memory.stat": "anon 5\nfile 100000",
-    }.items():
-        (tmp_path / name).write_text(text)
-    assert devices.free_memory() == 500_000 < outside
-    (tmp_path / "memory.max").write_text("max\n")
-    assert devices.free_memory() > 500_000
-
-
-def test_a_system_that_does_not_tell_its_memory_is_asked_for_it(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_MEMORY_OF_CONTAINER", tmp_path / "none")
-    monkeypatch.setattr(devices, "_MEMORY_OF_LINUX", tmp_path / "none")
-    monkeypatch.setattr(os, "sysconf", lambda name: (_ for _ in ()).throw(ValueError(name)))
+def test_a_system_that_does_not_tell_its_memory_is_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "free_memory", lambda: None)
     with pytest.raises(UserError, match="does not tell how much memory") as caught:
-        devices.free_memory()
+        device_named("cpu")
     assert "--device 16GB" in caught.value.hint
 
 

@@ -4,7 +4,7 @@ import gc
 import json
 from dataclasses import asdict, replace
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelF
 
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED
+from tunewise.engine.criterion import CrossEntropy, minimising
 from tunewise.engine.from_trunk import route_for
 from tunewise.engine.objectives import objective_for
 from tunewise.errors import UserError
@@ -24,6 +25,7 @@ from tunewise.models import aside
 from tunewise.models.anatomy import read_anatomy
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base
+from tunewise.planning import stage
 from tunewise.planning.moments import Moments
 from tunewise.planning.process import held_by_process
 from tunewise.planning.rehearsal import rehearse
@@ -108,11 +110,12 @@ def test_large_copies_lie_on_the_disk_and_one_layer_is_updated_at_a_time(shells,
     assert whole.memory.allocated == few.memory.allocated - 2 * 2 * n
 
 
-@pytest.mark.parametrize("kind", ["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"])
+@pytest.mark.parametrize("kind", get_args(TrainConfig.model_fields["optimiser"].annotation))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_moments_are_those_of_the_real_optimiser(dtype, kind):
-    tensors = {"a": nn.Parameter(torch.ones(70, 90, dtype=dtype)), "b": nn.Parameter(torch.ones(13, dtype=dtype))}
-    optimiser = Optimiser(tensors, kind=kind)
+    shapes = {"layers.0.a": (70, 90), "embedding": (70, 90), "layers.0.experts": (3, 20, 30), "layers.0.b": (13,)}
+    tensors = {name: nn.Parameter(torch.ones(shape, dtype=dtype)) for name, shape in shapes.items()}
+    optimiser = Optimiser(tensors, TrainConfig(optimiser=kind))
     for tensor in tensors.values():
         tensor.grad = torch.ones_like(tensor)
     optimiser.gradient_norm(1.0)
@@ -203,20 +206,41 @@ def test_so_it_is_with_the_best_state_kept(shells, tmp_path, monkeypatch, config
     assert predicted.allocated == pytest.approx(peak, rel=0.01, abs=1 << 17)
 
 
-def _both(shells, tmp_path, config, method, work):
+@pytest.mark.parametrize("optimiser", ["adafactor", "muon", "sgd"])
+def test_so_it_is_with_other_optimisers(shells, tmp_path, optimiser):
+    """Of a short row the update is the highest moment."""
+    predicted, peak = _both(shells, tmp_path, LLAMA, "full", replace(WORK, rows=1, tokens=8, optimiser=optimiser))
+    assert predicted.allocated == pytest.approx(peak, rel=0.01, abs=1 << 15)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_so_it_is_with_smoothed_labels(shells, tmp_path, monkeypatch, packing):
+    """They take nothing more, by the plan and by the allocator."""
+    if not packing:
+        monkeypatch.setattr(stage, "objective_for", lambda base, prefix=(), **_: objective_for(base, prefix))
+    method = {"name": "lora", "rank": 3 if packing else 5}  # what is tried of a method is kept with its shell
+    work = replace(WORK, labels=31, checkpointing=True)
+    plain = rehearse(shells(LLAMA), parse_method(method), work).memory
+    smoothed, peak = _both(shells, tmp_path, LLAMA, method, replace(work, label_smoothing=0.1), packing)
+    assert smoothed.allocated == pytest.approx(plain.allocated, abs=1 << 10)
+    assert smoothed.allocated == pytest.approx(peak, rel=0.01, abs=1 << 17)
+
+
+def _both(shells, tmp_path, config, method, work, packing=True):
     """What is predicted, and what is counted at the peak of two epochs of two steps."""
     kind, shell = str(config["model_type"]), shells(config)
     model = AUTO[kind].from_config(shell.config).to(work.dtype)
     held = sum(each.nbytes for each in {*model.parameters(), *model.buffers()})
     work = replace(work, labels=1 if kind in CLASSIFIERS else work.labels)
     predicted = rehearse(shell, parse_method(method), work).memory
-    looks = {"evaluate_every": 1.0 if work.keeps_best else None}
+    looks = {"evaluate_every": 1.0 if work.keeps_best else None, "optimiser": work.optimiser}
     train = TrainConfig(steps=4, batch_size=work.rows, checkpoint_every=0, checkpointing=work.checkpointing, **looks)
     gc.collect()  # what earlier tests left behind is not to be freed on the way, and counted as given back
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         tuned = attach(model, parse_method(method))
         base = Base(model, _Padding(), read_anatomy(model), "", "", model.dtype, shell.head)
-        objective: Any = objective_for(base, tuned.prefix_ids, packing=True)
+        objective: Any = objective_for(base, tuned.prefix_ids, packing=packing)
+        objective = minimising(objective, CrossEntropy(work.label_smoothing))
         if work.seen is not None:
             route = route_for(tuned, objective, _rows(kind), group_size=work.rows)
             assert not route.reason

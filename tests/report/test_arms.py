@@ -57,3 +57,60 @@ def test_a_run_of_ones_own_joins_the_arm_of_a_comparison_that_has_its_recipe(roo
     alone(root, "lora-1c", 2, tmp_path / "own" / "next")
     shown = shown_in([root, tmp_path / "own"])
     assert [(arm.label, arm.seeds) for arm in shown.arms] == [("LoRA", (0, 1, 2))]
+
+
+def made_of(folder: Path, **environment: object) -> None:
+    told = json.loads((folder / "env.json").read_text())
+    (folder / "env.json").write_text(json.dumps(told | environment))
+
+
+def test_runs_on_data_that_changed_between_them_are_no_seeds_of_one_arm(root, tmp_path):
+    for seed in (0, 1, 2):
+        alone(root, "lora-1c", seed, tmp_path / "runs" / f"{seed}")
+        made_of(tmp_path / "runs" / f"{seed}", data_sha256="one", base={"fingerprint": "f"})
+    assert [arm.seeds for arm in read_arms(tmp_path / "runs")] == [(0, 1, 2)]
+    made_of(tmp_path / "runs" / "2", data_sha256="other")
+    with pytest.raises(UserError, match=r"tiny:sentiment changed between the runs below .*runs/0 and .*runs/2 are of"):
+        read_arms(tmp_path / "runs")
+
+
+def test_runs_on_a_base_that_changed_between_them_are_not_compared(root, tmp_path):
+    alone(root, "lora-1c", 0, tmp_path / "a" / "run")
+    alone(root, "bitfit-2d", 0, tmp_path / "b" / "run")
+    made_of(tmp_path / "a" / "run", base={"fingerprint": "f"})
+    for base in ({"fingerprint": "f"}, {"fingerprint": "g", "quantise": "nf4"}, {}):
+        made_of(tmp_path / "b" / "run", base=base)
+        assert len(shown_in([tmp_path / "a", tmp_path / "b"]).arms) == 2
+    made_of(tmp_path / "b" / "run", base={"fingerprint": "g"})
+    with pytest.raises(UserError, match="tiny changed between the runs of"):
+        shown_in([tmp_path / "a", tmp_path / "b"])
+
+
+def test_an_arm_that_two_comparisons_call_differently_is_there_once(root, tmp_path):
+    arms = [{"label": "LoRA", "folder": "tiny-sentiment/lora-1c", "seeds": [0, 1]}]
+    (root / "comparison.json").write_text(json.dumps({"arms": arms}))
+    other = write_runs(tmp_path / "other")
+    arms = [{"label": "rank 8", "folder": "tiny-sentiment/lora-1c", "seeds": [2]}]
+    (other / "comparison.json").write_text(json.dumps({"arms": arms}))
+    assert [(arm.label, arm.seeds) for arm in shown_in([root, other]).arms] == [("LoRA", (0, 1, 2))]
+
+
+def test_arms_that_were_not_asked_the_same_rows_are_told(root, tmp_path):
+    alone(root, "lora-1c", 0, tmp_path / "runs" / "a")
+    alone(root, "bitfit-2d", 0, tmp_path / "runs" / "b")
+    assert shown_in([tmp_path / "runs"]).how.unlike == ()
+    alone(root, "bitfit-2d", 0, tmp_path / "runs" / "c", data={"path": "tiny:sentiment", "test": 3})
+    asked = tmp_path / "runs" / "c" / "predictions.jsonl"
+    asked.write_text("".join(asked.read_text().splitlines(keepends=True)[:3]))
+    (sentence,) = shown_in([tmp_path / "runs"]).how.unlike
+    assert sentence.startswith("Not asked the same test rows: lora 4 rows of tiny:sentiment, ")
+    assert "3 rows of tiny:sentiment" in sentence
+
+
+def test_runs_that_were_scored_by_nothing_in_common_are_refused(root, tmp_path):
+    alone(root, "lora-1c", 0, tmp_path / "runs" / "a")
+    alone(root, "bitfit-2d", 0, tmp_path / "runs" / "b")
+    told = json.loads((tmp_path / "runs" / "b" / "metrics.json").read_text())
+    (tmp_path / "runs" / "b" / "metrics.json").write_text(json.dumps(told | {"test": {"mcc": 80.0}}))
+    with pytest.raises(UserError, match="no metric of test in common"):
+        read_arms(tmp_path / "runs")

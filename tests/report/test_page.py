@@ -22,7 +22,7 @@ from tunewise.report.folders import read_runs
 from tunewise.report.page import render, write_page
 from tunewise.report.samples import Sample, write_samples
 from tunewise.report.table import print_comparison, print_run, print_samples
-from tunewise.report.words import average, count, duration, size
+from tunewise.report.words import average, count, duration, in_unit, on_axis, size
 from tunewise.stats import mean_interval
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
@@ -297,3 +297,21 @@ def test_a_label_is_shown_as_it_is_written(root: Path, capsys: pytest.CaptureFix
 )  # fmt: skip
 def test_numbers_read_well(text: str, wanted: str) -> None:
     assert text == wanted
+
+
+def test_a_verdict_for_a_way_that_failed_its_proofs_says_so(root: Path) -> None:
+    arms = read_arms(root)
+    pick = decide(arms).pick
+    assert "proofs of" not in decide(arms).reason
+    lost = replace(pick.runs[1], metrics=pick.runs[1].metrics | {"proofs": {"has_an_effect": {"passed": False}}})
+    doubted = [arm if arm is not pick else replace(arm, runs=(arm.runs[0], lost, arm.runs[2])) for arm in arms]
+    assert decide(doubted).reason.startswith("But proofs of lora failed (has an effect): do not rely on it")
+
+
+def test_a_metric_in_a_heading_and_on_an_axis_has_its_unit() -> None:
+    assert [in_unit(name) for name in ("accuracy", "ece", "reviews.f1")] == [
+        "accuracy %", "calibration error", "F1 of reviews %",
+    ]  # fmt: skip
+    assert (on_axis("accuracy"), on_axis("accuracy", " on dev"), on_axis("rmse", " on dev")) == (
+        "accuracy, %", "accuracy on dev, %", "RMSE on dev",
+    )  # fmt: skip

@@ -189,3 +189,8 @@ def test_without_a_tokenizer_four_characters_are_a_token(rows: Path, monkeypatch
     found = planned("lora", data=str(rows))
     assert "a token has four" in found.told
     assert found.steps.worst.tokens == pytest.approx(245 / 4, rel=0.15)
+
+
+def test_no_rows_are_not_no_data() -> None:
+    with pytest.raises(UserError, match="there are no rows"):
+        planned(data=[])

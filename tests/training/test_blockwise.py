@@ -19,12 +19,13 @@ from tunewise.training.config import TrainConfig
 from tunewise.training.interrupt import Interrupted
 from tunewise.training.lane import Diverged
 from tunewise.training.loop import CHECKPOINTS, fit_alone
-from tunewise.training.optimiser import BETAS, EPSILON, Optimiser
+from tunewise.training.optimiser import Optimiser
 from tunewise.training.together import fit_together
 
 SHAPES = {"large": (96, 64), "small": (8, 16), "bias": (5000,)}  # 4096 values and more are kept in 8 bits
 IN_8_BITS = ("large", "bias")
 ALL = ("adamw_8bit", "paged_adamw", "paged_adamw_8bit")
+LION = ("lion", "lion_8bit", "paged_lion_8bit")
 
 
 def parameters(dtype=torch.float32):
@@ -52,10 +53,12 @@ def test_it_is_bitsandbytes_own_optimiser_bit_for_bit(kind, dtype):
         parameters(dtype),
         {name: torch.nn.Parameter(p.detach().float()) for name, p in parameters(dtype).items()},
     )
-    optimiser = Optimiser(ours, 0.1, lambda name: 4.0 if name == "large" else 1.0, kind)
+    optimiser = Optimiser(
+        ours, TrainConfig(weight_decay=0.1, optimiser=kind), lambda name: 4.0 if name == "large" else 1.0
+    )
     plain = bitsandbytes.optim.AdamW(
         [{"params": [p], "weight_decay": 0.1 if p.ndim > 1 else 0.0} for p in theirs.values()],
-        betas=BETAS, eps=EPSILON, optim_bits=8 if kind.endswith("8bit") else 32,
+        betas=(0.9, 0.999), eps=1e-8, optim_bits=8 if kind.endswith("8bit") else 32,
     )  # fmt: skip
     for number in range(1, 8):
         step(optimiser, ours, number)
@@ -74,7 +77,7 @@ def test_moments_take_a_fourth_where_a_tensor_is_large_enough():
     taken = {}
     for kind in ("adamw", "adamw_8bit"):
         tensors = parameters()
-        optimiser = Optimiser(tensors, kind=kind)
+        optimiser = Optimiser(tensors, TrainConfig(optimiser=kind))
         step(optimiser, tensors, 1)
         state = {key: value for key, value in optimiser.state().items() if not key.startswith("step")}
         taken[kind] = {
@@ -88,22 +91,22 @@ def test_moments_take_a_fourth_where_a_tensor_is_large_enough():
         assert taken["adamw_8bit"][name] == (2 * n + 8 * n_blocks if name in IN_8_BITS else 8 * n)
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", [*ALL, *LION])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_state_that_was_written_to_safetensors_goes_on_bit_for_bit(kind, dtype, tmp_path):
     whole = parameters(dtype)
-    optimiser = Optimiser(whole, 0.1, kind=kind)
+    optimiser = Optimiser(whole, TrainConfig(weight_decay=0.1, optimiser=kind))
     for number in range(1, 9):
         step(optimiser, whole, number)
     first = parameters(dtype)
-    before = Optimiser(first, 0.1, kind=kind)
+    before = Optimiser(first, TrainConfig(weight_decay=0.1, optimiser=kind))
     for number in range(1, 5):
         step(before, first, number)
     state = before.state()
     assert any(value.dtype == torch.uint8 for value in state.values()) == kind.endswith("8bit")
     save_file(state, tmp_path / "state.safetensors")
     second = {name: torch.nn.Parameter(tensor.detach().clone()) for name, tensor in first.items()}
-    after = Optimiser(second, 0.1, kind=kind)
+    after = Optimiser(second, TrainConfig(weight_decay=0.1, optimiser=kind))
     after.load_state(load_file(tmp_path / "state.safetensors"))
     for number in range(5, 9):
         step(after, second, number)
@@ -179,18 +182,18 @@ def test_8_bits_train_to_about_the_same_loss(tmp_path):
 def test_on_a_cpu_it_says_that_nothing_is_paged(caplog, recwarn):
     with caplog.at_level(logging.WARNING, logger="tunewise"):
         tensors = parameters()
-        step(Optimiser(tensors, kind="paged_adamw_8bit"), tensors, 1)
+        step(Optimiser(tensors, TrainConfig(optimiser="paged_adamw_8bit")), tensors, 1)
     assert "on a CPU nothing is paged" in caplog.text
     assert not recwarn.list  # bitsandbytes' own warning at the first step
 
 
 def test_what_cannot_be_is_refused(monkeypatch):
     with pytest.raises(UserError, match="computes in float32, and this base is in float64"):
-        Optimiser(parameters(torch.float64), kind="adamw_8bit")
+        Optimiser(parameters(torch.float64), TrainConfig(optimiser="adamw_8bit"))
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else there(name))
     with pytest.raises(UserError, match="optimiser=adamw_8bit needs bitsandbytes") as caught:
-        Optimiser(parameters(), kind="adamw_8bit")
+        Optimiser(parameters(), TrainConfig(optimiser="adamw_8bit"))
     assert caught.value.hint == "pip install 'tunewise[quant]'"
     assert Optimiser(parameters()).state() == {}
 

@@ -15,6 +15,7 @@ from tests.engine.test_packed_classifier import rows as labelled_rows
 from tests.methods.test_contract import VARIANTS
 from tests.rows import random_rows
 from tests.training.test_loop import At, same
+from tunewise.engine.joining import joint_row_losses
 from tunewise.engine.objectives import NextToken, PackedNextToken, objective_for
 from tunewise.engine.packing import why_not_packed
 from tunewise.errors import UserError
@@ -274,7 +275,7 @@ def test_an_interrupt_leaves_every_lane_with_a_checkpoint(resumed, tmp_path):
 
 
 def test_a_lane_that_diverges_leaves_the_batch_and_says_why(tmp_path):
-    """Its rows hold a token whose embedding is no number; its neighbour goes on to where it ends alone."""
+    """Its rows hold a token whose embedding is no number; its neighbour, with dropout, ends where it ends alone."""
 
     def runs(folder):
         model = bases.build("llama")
@@ -282,9 +283,9 @@ def test_a_lane_that_diverges_leaves_the_batch_and_says_why(tmp_path):
             model.get_input_embeddings().weight[63] = float("nan")
         rows = [row for row in random_rows(40) if 63 not in row.ids][:8]
         bad = type(rows[0])("the bad row", (1, *[9] * 20, 63, 5, 2), (-100,) * 22 + (5, 2), 22, False)
-        lora, fields = {"name": "lora", "rank": 2}, {"steps": 20, "batch_size": 2}
-        good = training(model, lora, 1, folder / "good", rows, **fields)
-        return good, training(model, lora, 2, folder / "lost", [*rows, bad], **fields)
+        fields = {"steps": 20, "batch_size": 2}
+        good = training(model, LORA, 1, folder / "good", rows, **fields)
+        return good, training(model, LORA, 2, folder / "lost", [*rows, bad], **fields)
 
     good, lost = runs(tmp_path)
     result, error = fit_together([good, lost])
@@ -314,17 +315,37 @@ def test_an_error_in_one_lane_stops_all_with_checkpoints(tmp_path):
     assert (result.resumed_from, result.steps) == (n_steps, 5)
 
 
+def test_lanes_that_cannot_go_on_are_not_begun_anew_from_where_they_are(tmp_path, monkeypatch):
+    """Who catches CannotShare trains each alone, and these are no longer what they began as."""
+    model, seen = bases.build("llama"), []
+
+    def refused(*told):
+        seen.append(told)
+        if len(seen) > 3:
+            raise CannotShare("not side by side")
+        return joint_row_losses(*told)
+
+    monkeypatch.setattr("tunewise.training.together.joint_row_losses", refused)
+    with pytest.raises(UserError, match="not side by side") as caught:
+        fit_together([training(model, LORA, seed, tmp_path / str(seed)) for seed in (1, 2)])
+    assert not isinstance(caught.value, CannotShare)
+    assert caught.value.hint == "train them one after another: train.lanes=false"
+
+
 @pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("family", ["bert_classes", "distilbert_classes", "llama_classes", "t5_gated"])
 def test_classifiers_and_writers(family, packing, tmp_path):
-    """bert's position embeddings are the same for all rows of a padded batch, and so are t5's relative ones."""
+    """bert's position embeddings are the same for all rows of a padded batch, and so are t5's relative ones.
+
+    The last batch of an epoch is one text, which the first lane has to itself.
+    """
 
     def runs(folder, methods):
         base = base_of(family)
         if family == "t5_gated":
             base.head = TaskHead()
         found = [
-            training(base.model, each, number, folder / str(number), labelled_rows(9))
+            training(base.model, each, number, folder / str(number), labelled_rows(10), steps=3 if number else 5)
             for number, each in enumerate(methods)
         ]
         return [replace(run, objective=objective_for(base, packing=packing)) for run in found]

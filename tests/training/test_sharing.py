@@ -7,6 +7,7 @@ from tests import bases
 from tunewise.engine.trunk import read_trunk
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
+from tunewise.training import sharing
 from tunewise.training.sharing import FILLS_CPU, FORWARD, LARGEST, Demand, demand, share, threads_of
 
 
@@ -103,3 +104,10 @@ def test_a_forward_alone_is_filled_by_more(model):
     found = share(demands, model, is_trained=False)
     assert found.groups == ((0, 1),)
     assert "fill this machine" in found.reasons[2]
+
+
+def test_no_worker_has_more_threads_than_one_process_was_allowed(monkeypatch):
+    monkeypatch.setattr(sharing, "n_cores", lambda: 16)
+    for allowed, each_of_two, each_of_five in ((16, 8, 3), (4, 4, 3), (1, 1, 1)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda allowed=allowed: allowed)
+        assert [threads_of(n) for n in (1, 2, 5, 40)] == [allowed, each_of_two, each_of_five, 1]

@@ -7,6 +7,7 @@ import typer
 
 from tunewise.cli import (
     adapter,
+    chat,
     compare,
     data,
     demo,
@@ -41,6 +42,7 @@ VERBS = {
     "eval": eval.evaluate,
     "compare": compare.compare,
     "report": report.report,
+    "chat": chat.chat,
     "demo": demo.demo,
     "dimension": dimension.dimension,
     "remedies": remedies.remedies,

@@ -1,5 +1,6 @@
 """`tunewise adapter start|push|check|merge|show|combine|diff|dial`: adapter folders, ours or peft's."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from tunewise.cli.adapter_push import push
 from tunewise.cli.adapter_start import start
-from tunewise.cli.console import BAD_INPUT, AsJson, Data, Model, print_json, results, verb
+from tunewise.cli.console import AsJson, Data, Model, leave_unproved, print_json, results, verb
 from tunewise.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -31,10 +32,13 @@ def check(
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
-    """Reload adapters and prove them: same logits, an effect, off is the base, fold equals attached."""
+    """Reload adapters and prove them: same logits, an effect, off is the base, fold equals attached.
+
+    Exits with 4 where a proof failed.
+    """
     from tunewise.adapter_folders import find_adapter
     from tunewise.report.table import print_proofs
-    from tunewise.run import base_of_adapter, prove_adapter
+    from tunewise.run import base_of_adapter, failed_proofs, prove_adapter
 
     found = {}
     for folder in map(find_adapter, folders):
@@ -45,8 +49,8 @@ def check(
         for name, proofs in found.items():
             results().print(name, style="bold", soft_wrap=True)
             print_proofs(results(), proofs)
-    if not all(proof["passed"] for proofs in found.values() for proof in proofs.values()):
-        raise typer.Exit(BAD_INPUT)
+    failed = [f"{name} of {folder}" for folder, proofs in found.items() for name in failed_proofs(proofs)]
+    leave_unproved(failed, "is this the base, and the version of it, that the adapter was made for? --model FOLDER")
 
 
 @app.command()
@@ -67,7 +71,10 @@ def merge(
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fold an adapter into its base and write a full transformers model folder."""
+    """Fold an adapter into its base and write a full transformers model folder.
+
+    Exits with 4 where the model that is written does not say what the base with the adapter on it does.
+    """
     if route not in ("", "dequantised", "original", "attached"):
         raise unknown("route", route, ("dequantised", "original", "attached"))
     if route == "attached" and out is not None:
@@ -80,7 +87,7 @@ def merge(
         find(data)
     from tunewise import files
     from tunewise.adapter_folders import find_adapter
-    from tunewise.run import base_of_adapter, merge_adapter, save_merged
+    from tunewise.run import base_of_adapter, failed_proofs, merge_adapter, prove_merged, save_merged
 
     adapter = find_adapter(folder)
     base = base_of_adapter(adapter, model)
@@ -90,17 +97,19 @@ def merge(
         return
     out = named(out)
     merged = merge_adapter(base, adapter)
+    proofs = prove_merged(adapter, base, merged)
     with files.folder(out) as new:
         named_on_the_hub = {"adapter": str(folder), "base": base.name, "quantise": base.quantise}
         save_merged(merged, base, adapter, new, None if folder.is_dir() else named_on_the_hub)
     n_bytes = sum(file.stat().st_size for file in out.iterdir())
     if as_json:
-        print_json({"folder": str(out), "bytes": n_bytes, "base": base.name, "adapter": str(adapter)})
+        told = {"folder": str(out), "bytes": n_bytes, "base": base.name, "adapter": str(adapter), "proofs": proofs}
+        print_json(told)
     else:
-        results().print(
-            f"merged {adapter if folder.is_dir() else folder} into {base.name}: wrote {out}, {n_bytes / 1e6:.1f} MB",
-            soft_wrap=True,
-        )
+        told = f"merged {adapter if folder.is_dir() else folder} into {base.name}"
+        results().print(f"{told}: wrote {out}, {n_bytes / 1e6:.1f} MB", soft_wrap=True)
+    check = shlex.join(["tunewise", "adapter", "check", str(folder)])
+    leave_unproved(failed_proofs(proofs), f"{out} is there, and does not say what the adapter does: {check}")
 
 
 def _merge_by_route(
@@ -119,9 +128,9 @@ def _merge_by_route(
     else:
         print_routes(results(), found)
     if not route:
+        command = f"tunewise adapter merge {shlex.quote(str(folder))} --route dequantised|original --out FOLDER"
         raise UserError(
-            f"{base.name} is quantised ({base.quantise}): nothing was merged",
-            f"take one of the routes: tunewise adapter merge {folder} --route dequantised|original --out FOLDER",
+            f"{base.name} is quantised ({base.quantise}): nothing was merged", f"take one of the routes: {command}"
         )
 
 
@@ -135,15 +144,19 @@ def named(out: Path | None) -> Path:
 @app.command()
 @verb
 def show(folder: Folder, as_json: AsJson = False) -> None:
-    """Print what an adapter folder says about itself."""
+    """Print what an adapter folder says about itself; --json has also the fields that are null, false, 0 or empty."""
     from tunewise.adapter_folders import card_of, find_adapter
     from tunewise.config import dump_yaml
 
     card = card_of(find_adapter(folder))
     if as_json:
         print_json(card)
-    else:
-        results().print(dump_yaml(card), end="", markup=False)
+        return
+    said = {name: value for name, value in card.items() if value}
+    results().print(dump_yaml(said), end="", markup=False, soft_wrap=True)
+    if n_others := len(card) - len(said):
+        fields = "1 more field, which is" if n_others == 1 else f"{n_others} more fields, which are"
+        results().print(f"{fields} null, false, 0 or empty: --json has them", style="dim")
 
 
 @app.command()

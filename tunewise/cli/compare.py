@@ -7,13 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunewise.cli import icl_vs_ft
-from tunewise.cli.console import DIVERGED, AsJson, Data, Model, Out, print_json, progress_lines, results, this_command
-from tunewise.cli.train import IgnoreFindings
+from tunewise.cli.console import (
+    DIVERGED,
+    AsJson,
+    Data,
+    Model,
+    Out,
+    leave_unproved,
+    print_json,
+    progress_lines,
+    results,
+    this_command,
+)
+from tunewise.cli.train import IgnoreFindings, look_at
 from tunewise.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from tunewise.comparison import Ray
     from tunewise.comparison.protocol import Comparison
+    from tunewise.report.arms import Arm
 
 METHODS = "frozen,lora,bitfit:add=true,full"
 ITS_OWN = "that of the recipe, or"
@@ -41,9 +53,9 @@ Words = Annotated[
 Methods = Annotated[
     str | None,
     typer.Option(
-        help="Methods with commas; fields after colons, as in frozen:shots=8,lora:rank=4:alpha=8. Dotted ones are of "
-        "the recipe, as are dtype, head and quantise: frozen:data.pattern=question,lora:quantise=nf4.",
-        show_default=f"{ITS_OWN} {METHODS}",
+        help="Methods with commas; fields after colons, as in frozen,lora:rank=4:alpha=8. Dotted ones are of the "
+        "recipe, as in frozen:data.pattern=question, and so are dtype, head and quantise, as in lora:quantise=nf4.",
+        show_default=f"{ITS_OWN} {METHODS.replace(',', ', ')}",
     ),
 ]
 Seeds = Annotated[str | None, typer.Option(help="Seeds, with commas.", show_default=f"{ITS_OWN} 0,1,2")]
@@ -123,7 +135,7 @@ def compare(
     """Run every method with every seed on the same data, say which to take, and write a report page.
 
     A recipe may hold `arms` and the other options by their names. Exits with 3 where some runs diverged: the table says
-    which, and the others are compared.
+    which, and the others are compared. Exits with 4 where a proof of a run failed.
     """
     from tunewise.cli.recipes import gather
 
@@ -171,7 +183,8 @@ def _refuse_of_one_run(words: Sequence[str]) -> None:
 
 
 def carry_out(comparison: "Comparison", root: Path, workers: "int | Ray | None", as_json: bool) -> None:
-    """Carry a comparison out, write its page and print what it found; exits with 3 where some runs diverged."""
+    """Carry a comparison out, write its page and print what it found; exits with 3 where some runs diverged,
+    and with 4 where a proof failed."""
     from tunewise.cli.progress import RunsProgress
     from tunewise.comparison import carry_out_comparison
     from tunewise.report.arms import diverged_of, read_arms
@@ -198,8 +211,18 @@ def carry_out(comparison: "Comparison", root: Path, workers: "int | Ray | None",
         results().print(f"\nreport: {page}", soft_wrap=True)
         if card is not None:
             results().print(f"adapter to ship, with its model card: {card.parent}", soft_wrap=True)
+    refuse_unproved(table)
     if any(arm["failed"] for arm in found["arms"]):
         raise typer.Exit(DIVERGED)
+
+
+def refuse_unproved(arms: "Sequence[Arm]") -> None:
+    """Leave with UNPROVED where a proof of any of their runs failed."""
+    from tunewise.run import failed_proofs
+
+    failed = [(arm.label, run, name) for arm in arms for run in arm.runs for name in failed_proofs(run.proofs())]
+    names = dict.fromkeys(f"{name} of {label}" for label, _, name in failed)
+    leave_unproved(list(names), look_at(list(dict.fromkeys(run.folder for _, run, _ in failed))))
 
 
 def arms_of(text: str) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from tunewise.errors import UserError
 from tunewise.training.interrupt import Interrupted
 
-BAD_INPUT, DIVERGED, INTERRUPTED = 2, 3, 130
+BAD_INPUT, DIVERGED, UNPROVED, INTERRUPTED = 2, 3, 4, 130
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
@@ -69,6 +69,8 @@ def verb(function: Callable[..., Any]) -> Callable[..., None]:
             sys.stderr.write(f"\ninterrupted; what is finished is kept. To go on:\n  {this_command()}\n")
             raise typer.Exit(INTERRUPTED) from None
 
+    # a help keeps the ends of lines of all paragraphs but the first
+    wrapped.__doc__ = "\n\n".join(" ".join(part.split()) for part in (function.__doc__ or "").split("\n\n"))
     return wrapped
 
 
@@ -101,6 +103,14 @@ def complain(error: UserError) -> None:
     sys.stderr.write(f"{label}error:{reset} {error.message}\n")
     if error.hint:
         sys.stderr.write(f"hint: {error.hint}\n")
+
+
+def leave_unproved(failed: Sequence[str], look: str) -> None:
+    """Leave with UNPROVED where proofs failed, which is the last thing said; what was written is kept."""
+    if failed:
+        n_failed = f"{len(failed)} proof{'s' if len(failed) > 1 else ''} failed"
+        complain(UserError(f"{n_failed}: {', '.join(failed)}", look))
+        raise typer.Exit(UNPROVED)
 
 
 def this_command() -> str:

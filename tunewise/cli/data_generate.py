@@ -32,7 +32,9 @@ Rows = Annotated[int | None, typer.Option("--n", "-n", min=1, help="Rows to make
 TeacherName = Annotated[
     str, typer.Option(help="What the endpoint calls the model.", show_default="the only one it serves")
 ]
-Key = Annotated[str, typer.Option(help="The environment variable with the endpoint's key.", show_default=KEY)]
+Key = Annotated[
+    str, typer.Option(help=f"The environment variable with the endpoint's key; else {KEY}.", show_default=False)
+]
 Api = Annotated[str, typer.Option(help="chat, or completions for a model that only writes on.")]
 OneStep = Annotated[
     bool, typer.Option("--one-step", help="Ask for whole tasks in one request, as Alpaca's authors did.")

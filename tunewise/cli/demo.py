@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunewise.cli.compare import Workers, seeds_of
+from tunewise.cli.compare import Workers, refuse_unproved, seeds_of
 from tunewise.cli.console import AsJson, Out, print_json, progress_lines, results, this_command
 
 if TYPE_CHECKING:
@@ -79,10 +79,11 @@ def demo(
     page = write_page(root, root / "report.html", title=title, commands=[this_command()])
     if as_json:
         print_json({**found, "page": str(page)})
-        return
-    print_comparison(console, table, diverged_of(root), how_compared(root))
-    print_samples(console, samples)
-    console.print(f"\nreport: {page}", soft_wrap=True)
+    else:
+        print_comparison(console, table, diverged_of(root), how_compared(root))
+        print_samples(console, samples)
+        console.print(f"\nreport: {page}", soft_wrap=True)
+    refuse_unproved(table)
 
 
 def arms() -> dict[str, dict[str, Any]]:

@@ -1,11 +1,13 @@
 """`tunewise train`: a base, a method and data in; a run folder with a proved adapter out."""
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tunewise.cli.console import AsJson, Data, Model, OneMethod, Out, print_json, results
+from tunewise.cli.console import AsJson, Data, Model, OneMethod, Out, leave_unproved, print_json, results
 from tunewise.errors import UserError
 
 Words = Annotated[
@@ -33,7 +35,10 @@ def train(
     ignore_findings: IgnoreFindings = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train one method on one data set, evaluate it on test, and prove the adapter."""
+    """Train one method on one data set, evaluate it on test, and prove the adapter.
+
+    Exits with 4 where a proof failed: the run is kept, and says which.
+    """
     from tunewise.cli.recipes import gather
 
     recipe = gather(words or [], {"model": model, "data": data, "method": method, "seed": seed})
@@ -43,7 +48,7 @@ def train(
 
     from tunewise.config import parse
     from tunewise.report.table import print_run
-    from tunewise.run import Recipe, is_done, refuse_unfit, run, run_folder
+    from tunewise.run import Recipe, failed_proofs, is_done, refuse_unfit, run, run_folder
     from tunewise.training.progress import watcher_for
 
     parsed = parse(Recipe, recipe)
@@ -55,3 +60,10 @@ def train(
         print_json({"folder": str(folder), **metrics})
     else:
         print_run(results(), folder, metrics)
+    leave_unproved(failed_proofs(metrics["proofs"]), look_at([folder]))
+
+
+def look_at(folders: Sequence[Path]) -> str:
+    """What to do about runs with a proof that failed."""
+    words = shlex.join(["tunewise", "adapter", "check", *map(str, folders)])
+    return f"the figures: {words}; until they are understood, trust neither scores nor adapter"

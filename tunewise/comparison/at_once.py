@@ -4,7 +4,6 @@ Two threads wait for each other at every operation, and one of them for all that
 thread each do not. But they take seconds to start, and a base each.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,10 +11,10 @@ import torch
 from tunewise.comparison.following import work_of
 from tunewise.data.task import Task
 from tunewise.engine.backend import backend
+from tunewise.machine import free_memory, n_cores
 from tunewise.methods.attach import count
 from tunewise.models.load import Base
 from tunewise.models.weights import bytes_at_rest
-from tunewise.planning.devices import free_memory
 from tunewise.run import Bases, Recipe, base_of
 from tunewise.run.prepare import drawn, load_for
 from tunewise.run.together import lengths_of
@@ -35,17 +34,22 @@ so far, which is what full fine-tuning takes."""
 
 
 def n_at_once(arms: Mapping[str, Sequence[Recipe]], bases: Bases) -> int:
-    """One or two, for the runs of these arms on the base that they share, which is loaded here."""
-    first = next(iter(arms.values()))[0]
+    """One or two, for the runs of these arms on the base that they share, which is loaded here.
+
+    One where a person allows a process one thread (OMP_NUM_THREADS=1): two would take twice what was allowed.
+    """
+    if sum(map(len, arms.values())) < 2 or min(n_cores(), torch.get_num_threads()) < 2:
+        return 1
+    first = next(recipe for of_arm in arms.values() for recipe in of_arm)
     base = base_of(first, bases)
-    if base.model.device.type != "cpu" or (os.cpu_count() or 1) < 2 or base.tokenizer is None or not _has_room(base):
+    if base.model.device.type != "cpu" or base.tokenizer is None or not _has_room(base):
         return 1
     task = drawn(load_for(first.data, first.model, first.dtype, first.head, first.quantise, base)[1], first)
     if not task.train:
         return 1
     of_rows, a_token = lengths_of(first, base), n_body(base.model)
     mean = sum(of_rows) / max(1, len(of_rows))
-    rows = sum(len(seeds) * _rows_read(seeds[0], task, base) for seeds in arms.values())
+    rows = sum(len(seeds) * _rows_read(seeds[0], task, base) for seeds in arms.values() if seeds)
     seconds = 2 * a_token * mean * rows / (1e9 * backend().gflops_in(base.model.dtype))
     a_batch = a_token * mean * first.train.batch_size
     return 2 if seconds > WORTH_SECONDS and a_batch < LARGEST_BATCH else 1
@@ -57,7 +61,8 @@ def slower_by(workers: int) -> float:
 
 
 def _has_room(base: Base) -> bool:
-    return 2 * (PROCESS_BYTES + TIMES_WEIGHTS * bytes_at_rest(base.model)) < SHARE_OF_MEMORY * free_memory()
+    wanted = 2 * (PROCESS_BYTES + TIMES_WEIGHTS * bytes_at_rest(base.model))
+    return wanted < SHARE_OF_MEMORY * (free_memory() or 0)
 
 
 def _rows_read(recipe: Recipe, task: Task, base: Base) -> float:

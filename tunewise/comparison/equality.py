@@ -9,11 +9,13 @@ from tunewise.run import Recipe
 
 ITS_OWN = (
     "method", "quantise", "seed", "data.pattern", "data.words",
-    "train.learning_rate", "train.schedule", "train.warmup", "train.weight_decay", "train.clip",
+    "train.learning_rate", "train.schedule", "train.warmup", "train.warmup_steps", "train.decay", "train.floor",
+    "train.weight_decay", "train.clip", "train.label_smoothing", "train.class_weights",
 )  # fmt: skip
 """How an arm stores the base, adapts it and asks it: what a comparison compares."""
 CHANGES_NOTHING = (
-    "train.checkpoint_every", "train.checkpointing", "train.packing", "train.lanes", "train.trunk", "dial",
+    "train.checkpoint_every", "train.checkpointing", "train.packing", "train.lanes", "train.trunk", "train.report_to",
+    "dial",
 )  # fmt: skip
 """How a run is carried out, and what is measured of it afterwards: its figures are the same but for rounding."""
 

@@ -25,7 +25,7 @@ from tunewise.comparison.tables import rows_of, verdict_of
 from tunewise.comparison.workers import OneByOne, SideBySide, Workers
 from tunewise.data.in_memory import Data, data_fields
 from tunewise.errors import UserError
-from tunewise.run import Bases, Loading, Recipe, add_reload_proof, base_of, refuse_unfit, run_folder
+from tunewise.run import Bases, Loading, Recipe, add_reload_proof, base_of, is_done, refuse_unfit, run_folder
 from tunewise.training.lane import Diverged
 
 COMPARISON = "comparison.json"
@@ -77,10 +77,12 @@ def carry_out_comparison(
     searches: dict[str, Search] = {}
     watcher = Unfollowed() if progress is None else progress
     with ExitStack() as stack:
-        # asked for once something is left to do, and kept to the end
-        hands = cache(
-            lambda: stack.enter_context(workers_for(workers or n_at_once(comparison.recipes, bases), bases, root))
-        )
+
+        def started() -> Workers:
+            n_workers = workers or n_at_once(still_left(comparison, root), bases)
+            return stack.enter_context(workers_for(n_workers, bases, root))
+
+        hands = cache(started)  # asked for once something is left to do, and kept to the end
         if protocol.trials > 1:
             searches = searched(comparison, root, bases, hands, watcher)
             recipes = {
@@ -102,6 +104,16 @@ def carry_out_comparison(
         lost = arms[0]["failed"][0]
         raise UserError(f"every run diverged; {arms[0]['label']} seed {lost['seed']}: {lost['reason']}", lost["hint"])
     return content
+
+
+def still_left(comparison: Comparison, root: Path) -> Mapping[str, Sequence[Recipe]]:
+    """The runs that are not done; where a search is to choose their fields first, all of them."""
+    if comparison.protocol.trials > 1:
+        return comparison.recipes
+    return {
+        label: [recipe for recipe in of_arm if not is_done(run_folder(recipe, root))]
+        for label, of_arm in comparison.recipes.items()
+    }
 
 
 def _content(comparison: Comparison, arms: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:

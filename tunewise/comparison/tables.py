@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunewise.comparison.items import beside, right_answers
+from tunewise.comparison.items import beside, items_of
 from tunewise.files import read_json
 from tunewise.run.record import ENVIRONMENT, METRICS, PREDICTIONS
 from tunewise.stats import Interval, mean_interval
+from tunewise.training.proofs import failed_proofs
 from tunewise.verdict import Pair, Rule, contender, judge, pareto
 
 STORED = ("quantise", "base_bytes")
@@ -44,7 +45,7 @@ def verdict_of(arms: Mapping[str, Sequence[Path]], rule_of: Callable[[str], Rule
     rule = rule_of(metric)
     contenders = [contender(label, metric, of_arm) for label, of_arm in runs.items()]
     found = judge(contenders, rule)
-    right = {label: right_answers([folder / PREDICTIONS for folder in folders]) for label, folders in arms.items()}
+    items = {label: items_of([folder / PREDICTIONS for folder in folders]) for label, folders in arms.items()}
     return {
         "metric": metric,
         "margin": rule.margin,
@@ -57,7 +58,7 @@ def verdict_of(arms: Mapping[str, Sequence[Path]], rule_of: Callable[[str], Rule
         "worse": list(found.worse),
         "detectable": _known(found.detectable),
         "seeds_needed": found.seeds_needed,
-        "pairs": [_pair(pair) | {"items": beside(right[pair.first], right[pair.second])} for pair in found.pairs],
+        "pairs": [_pair(pair) | {"items": beside(items[pair.first], items[pair.second])} for pair in found.pairs],
         "pareto": {cost: list(pareto(contenders, cost, lower_is_better=rule.lower_is_better)) for cost in rule.weights},
     }
 
@@ -97,7 +98,7 @@ def _row(label: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     changes = [run["retention"]["change"] for run in runs if (run.get("retention") or {}).get("change") is not None]
     costs = {name: sum(run[name] for run in runs) / len(runs) for name in COSTS}
     costs["peak_bytes"] = max(run["peak_bytes"] for run in runs)
-    failed = sorted({name for run in runs for name, proof in run["proofs"].items() if not proof["passed"]})
+    failed = sorted({name for run in runs for name in failed_proofs(run["proofs"])})
     return {
         "arm": label,
         "method": runs[0]["method"],

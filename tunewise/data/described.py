@@ -1,5 +1,7 @@
 """The task.yaml of a task folder, and what it says that the columns are."""
 
+from pydantic import field_validator
+
 from tunewise.config import Strict
 from tunewise.data.choices import Choices, counting_of
 from tunewise.data.readers import Row, columns
@@ -22,12 +24,20 @@ class TaskFile(Strict):
     """Multiple choice: the column with the list of choices, or those with one each; `label` names the right one.
     Minimal pairs: the column of the good sentence, and that of the bad one."""
     metrics: tuple[str, ...] = ()
+    """Of those that are there; code is named by a recipe and not by a folder of data."""
     positive: str = ""
     """The label that the metric f1 counts."""
     separator: str = "\n\n"
     max_new_tokens: int = 16
     license: str = ""
     description: str = ""
+
+    @field_validator("metrics")
+    @classmethod
+    def _no_code(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := next((name for name in metrics if ".py:" in name), None):
+            raise ValueError(f"{wrong} is code, which no folder of data names; write data.metrics in the recipe")
+        return metrics
 
 
 def shape_of(file: TaskFile, parts: dict[str, list[Row]], where: str) -> Shape:

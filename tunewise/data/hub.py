@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,18 +185,26 @@ def _each_row(source: str | Path, data: Dataset, classes: Mapping[str, Sequence[
 
 
 def _row(source: str | Path, line: int, row: dict[str, Any], classes: Mapping[str, Sequence[str]]) -> Row:
-    return row_of(source, line, {name: _named(value, classes.get(name, ())) for name, value in row.items()})
+    return row_of(source, line, {name: named(value, classes.get(name, ())) for name, value in row.items()})
 
 
-def _named(value: Any, names: Sequence[str]) -> Any:
+def named(value: Any, names: Sequence[str]) -> Any:
     """Class ids as names; nothing for -1, which is how the hub writes that a class is not told."""
     if not names:
         return value
     if isinstance(value, list):
-        return [_named(item, names) for item in value]
+        return [named(item, names) for item in value]
     if isinstance(value, int):
         return names[value] if 0 <= value < len(names) else None
     return value
+
+
+def class_names(data: object) -> dict[str, Sequence[str]]:
+    """Column -> names of its classes, of a data set that `datasets` holds; {} of anything else. Nothing is imported."""
+    datasets = sys.modules.get("datasets")  # who has such a data set has imported it
+    if datasets is None or not isinstance(data, datasets.Dataset | datasets.IterableDataset) or data.features is None:
+        return {}
+    return _classes(data.features.to_dict())
 
 
 def _classes(features: Mapping[str, Any]) -> dict[str, Sequence[str]]:

@@ -13,6 +13,12 @@ def is_image_folder(folder: Path) -> bool:
     return any(_classes(folder)) or any(_classes(folder / "train"))
 
 
+def image_files(folder: Path) -> list[Path]:
+    """Those that `read_images` could read."""
+    below = (file for depth in ("*/*", "*/*/*") for file in folder.glob(depth))
+    return sorted(file for file in below if file.suffix.lower() in SUFFIXES)
+
+
 def read_images(folder: Path) -> dict[str, list[Example]]:
     """train, dev and test (or "" for images that are not split yet) -> examples, by the names of files.
 

@@ -26,6 +26,10 @@ HEADER_WORDS = frozenset(
 )
 
 
+class Empty(UserError):
+    """A file without a row."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One row: the line it starts on, counted from 1, and its fields. Only json has lists; numbers come as text."""
@@ -56,7 +60,7 @@ def read_rows(path: str | Path, unit: Unit | None = None) -> list[Row]:
         )
     text = text_of(file)
     if not text.strip():
-        raise UserError(f"{path} is empty", "name a file with at least a few rows")
+        raise Empty(f"{path} is empty", "name a file with at least a few rows")
     if suffix in (".csv", ".tsv"):
         rows = _separated(file, text, tabs=suffix == ".tsv")
     elif suffix == ".txt":
@@ -64,7 +68,7 @@ def read_rows(path: str | Path, unit: Unit | None = None) -> list[Row]:
     else:
         rows = [row_of(file, line, value) for line, value in opened(file, _values(file, text))]
     if not rows:
-        raise UserError(f"{path} has no rows", "name a file with at least a few rows")
+        raise Empty(f"{path} has no rows", "name a file with at least a few rows")
     return rows
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tunewise.data.config import DataConfig
 from tunewise.data.hub import hub_splits, is_saved, parquet_rows, saved_splits
+from tunewise.data.images import image_files, is_image_folder
 from tunewise.data.plain_text import Unit, unit_of
-from tunewise.data.readers import SUFFIXES, Row, read_rows, suffix_of, text_of
+from tunewise.data.readers import SUFFIXES, Empty, Row, read_rows, suffix_of, text_of
 from tunewise.errors import UserError, missing, unknown
 
 SPLITS = {"train": ("train",), "dev": ("dev", "valid", "validation", "val"), "test": ("test",)}
@@ -64,7 +65,13 @@ def open_source(config: DataConfig) -> Source:
     told = ""
     for part, files in split_files(path, {**config.splits}).items():
         for file in files:
-            rows, told = _of_file(file, config)
+            try:
+                rows, told = _of_file(file, config)
+            except Empty as error:
+                if part == "train":
+                    raise
+                taken = f"remove it, and a part of train becomes {part} (data.split)"
+                raise Empty(error.message, f"put the {part} rows into it; or {taken}") from None
             tables.append(Table(part, file.name, rows))
     return Source(tuple(tables), config, told)
 
@@ -124,13 +131,23 @@ def aligned_files(path: str) -> tuple[Path, ...]:
 
 
 def files_at(path: str) -> list[Path]:
-    """The files that a path's rows come from, by which a change is noticed; none of a data set on the hub."""
+    """The files that a path's rows come from, by which a change is noticed; none of a data set on the hub.
+
+    Of a folder those that could be read as its rows, and not whatever lies below it, such as runs.
+    """
     if path.startswith(HUB):
         return []
     if aligned := aligned_files(path):
         return list(aligned)
     place = Path(path)
-    return sorted(file for depth in ("*", "*/*") for file in place.glob(depth)) if place.is_dir() else [place]
+    if not place.is_dir():
+        return [place]
+    if is_saved(place):
+        return sorted(file for file in place.rglob("*") if file.is_file())
+    if (place / "task.yaml").is_file() or not is_image_folder(place):
+        inside = sorted((*place.glob("*"), *place.glob("data/*")))
+        return [file for file in inside if file.name == "task.yaml" or suffix_of(file) in FILES]
+    return image_files(place)
 
 
 def name_of(path: str) -> str:

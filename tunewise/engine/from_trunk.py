@@ -27,7 +27,7 @@ from tunewise.data.encode import Encoded
 from tunewise.data.token_store import by_length
 from tunewise.engine.backend import chosen
 from tunewise.engine.batches import IGNORED, Batch
-from tunewise.engine.loss import label_losses, wide
+from tunewise.engine.loss import wide
 from tunewise.engine.objectives import Images, Labels, NextToken, Objective, PackedLabels, PackedNextToken, Writing
 from tunewise.engine.packed_classifier import PackedTexts
 from tunewise.engine.packed_writing import PackedPairs
@@ -36,7 +36,7 @@ from tunewise.engine.trunk import Trunk, evaluating, read_trunk
 from tunewise.engine.trunk_store import Block, Store, store_of
 from tunewise.methods.attach import Tuned
 from tunewise.models.load import bytes_beside
-from tunewise.models.quantise import format_of, of_layers
+from tunewise.models.quantise import format_of, why_rows_mix
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class FromTrunk:
         self, inner: Inner, trunk: Trunk, rows: Sequence[Encoded], group_size: int, store: Store | None = None
     ) -> None:
         """`group_size` rows are run through the trunk at a time; the base's own store is taken where none is given."""
-        self.inner, self.trunk = inner, trunk
+        self.inner, self.trunk, self.criterion = inner, trunk, inner.criterion
         self._store = store_of(trunk.model) if store is None else store
         self.n_computed = 0  # rows that were run through the trunk, each time counted
         self._predicts = isinstance(inner, NextToken | PackedNextToken)
@@ -149,7 +149,7 @@ class FromTrunk:
 
     def row_losses(self, model: PreTrainedModel, batch: TrunkBatch) -> Tensor:
         if self._sees_labels_alone and self._predicts:
-            losses = label_losses(self._label_logits(model, batch)[0], batch.own.labels)
+            losses = self.criterion.label_losses(self._label_logits(model, batch)[0], batch.own.labels)
             return losses.new_zeros(len(batch.rows)).index_add(0, batch.own.rows, losses)
         if self.trunk.live == "head":
             return self.losses(self.logits(model, batch), batch)
@@ -351,8 +351,8 @@ def why_live(trunk: Trunk, how: How, storage: str, n_rows: int, passes: float) -
         return ""
     if trunk.draws:
         return "dropout acts in the frozen layers; train.trunk=cached runs them without"
-    if of_layers(storage) == "int8":
-        return "a row's int8 products depend on the rows beside it"
+    if reason := why_rows_mix(storage):
+        return reason
     if passes < 1:
         return "no row is seen twice"
     return f"{n_rows} rows are more than are kept ({MOST_ROWS})" if n_rows > MOST_ROWS else ""

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tunewise.engine.batches import IGNORED, Batch, LabelledBatch
+from tunewise.engine.criterion import minimising, of_lanes
 from tunewise.engine.last_layer import read_places
 from tunewise.engine.objectives import Objective
 from tunewise.engine.packed_classifier import PackedTexts
@@ -207,10 +208,14 @@ def _stacked(tensors: Sequence[Tensor], padding: int) -> Tensor:
 
 
 def joint_row_losses(
-    objective: Objective[Any], lanes: Lanes, numbers: Sequence[int], batches: Sequence[Any]
+    objectives: Sequence[Objective[Any]], lanes: Lanes, numbers: Sequence[int], batches: Sequence[Any]
 ) -> list[Tensor]:
-    """The loss of each row, (B,), of the batches of the lanes with these numbers, out of one forward."""
+    """The loss of each row, (B,), of the batches of the lanes with these numbers, out of one forward.
+
+    The objectives, one a lane, are alike in all but their criterion.
+    """
     model = lanes.model
+    objective = minimising(objectives[0], of_lanes([each.criterion for each in objectives], batches))
     with_dropout = [model.training and lanes.has_dropout[number] for number in numbers]
     pad_id = model.config.get_text_config().pad_token_id or 0
     batch, parts = join(batches, numbers, with_dropout, pad_id)

@@ -9,7 +9,7 @@ Legend: T tokens of a packed row, R that are read.
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunewise.models.anatomy import MIXTURE, Site, read_anatomy
+from tunewise.models.replaced import replaced
 
 SAME = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.02}
 """How far the output for a token may lie from that among others, over the largest number."""
@@ -62,17 +63,10 @@ def read_at(model: PreTrainedModel, places: Tensor) -> Iterator[None]:
     if model.training and any(vars(module).get("gradient_checkpointing") for module in model.modules()):
         yield
         return
-    before = {part: vars(part).get("forward") for part in _parts_of(model)}
-    for part in before:
-        part.forward = _where_read(part.forward, places)
-    try:
+    with ExitStack() as stack:
+        for part in _parts_of(model):
+            stack.enter_context(replaced(part, "forward", _where_read(part.forward, places)))
         yield
-    finally:
-        for part, forward in before.items():
-            if forward is None:
-                del part.forward
-            else:
-                part.forward = forward
 
 
 def _where_read(forward: Callable[..., Tensor], places: Tensor) -> Callable[..., Tensor]:

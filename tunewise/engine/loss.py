@@ -44,42 +44,60 @@ def row_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
     return cross_entropies(*label_logits(model, batch)).sum(dim=1)
 
 
-def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    """The cross-entropy in nats at each label: (B, K), at least float32, from logits (B, K, C); 0 where IGNORED."""
+def cross_entropies(logits: Tensor, labels: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
+    """The cross-entropy in nats at each label: (...), at least float32, from logits (..., C); 0 where IGNORED.
+
+    `smoothing` is the share of each label that is spread over all C; `weights` (C,) are those of `cross_entropy`.
+    """
     flat = functional.cross_entropy(
-        wide(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+        wide(logits).flatten(0, -2),
+        labels.flatten(),
+        weights,
+        ignore_index=IGNORED,
+        reduction="none",
+        label_smoothing=smoothing,
     )
     return flat.view(labels.shape)
 
 
-def label_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """The cross-entropy in nats of each label, (K,), at least float32, from logits (K, C) and labels (K,) in [0, C)."""
+def label_losses(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The cross-entropy in nats of each label, (K,), at least float32, from logits (K, C) and labels (K,) in [0, C).
+
+    `smoothing` is the share of each label that is spread over all C.
+    """
     if logits.device.type == "cpu" and logits.dtype in rows.DTYPES and library() is not None:
-        return rows.cross_entropies(logits, labels)
+        return rows.cross_entropies(logits, labels, smoothing)
     if logits.dtype in (torch.bfloat16, torch.float16):
-        return _InPieces.apply(logits, labels)
-    return functional.cross_entropy(logits, labels, reduction="none")
+        return _InPieces.apply(logits, labels, smoothing)
+    return functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
 
 
 class _InPieces(torch.autograd.Function):
     """Cross-entropies of logits in half precision, float32 inside; they are never in float32 all at once."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        sums = [piece.float().logsumexp(-1) for piece in logits.split(_rows_at_a_time(logits))]
-        sums = torch.cat(sums) if sums else logits.new_zeros(0, dtype=torch.float32)
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        pieces = logits.split(_rows_at_a_time(logits))
+        sums = torch.cat([piece.float().logsumexp(-1) for piece in pieces])
         ctx.save_for_backward(logits, labels, sums)
-        return sums - logits.gather(1, labels[:, None])[:, 0]
+        ctx.smoothing = smoothing
+        own = logits.gather(1, labels[:, None])[:, 0]
+        if not smoothing:
+            return sums - own
+        means = torch.cat([piece.float().mean(-1) for piece in pieces])
+        return sums - own.float().lerp(means, smoothing)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         logits, labels, sums = ctx.saved_tensors
-        found, n = torch.empty_like(logits), _rows_at_a_time(logits)
+        found, n, smoothing = torch.empty_like(logits), _rows_at_a_time(logits), ctx.smoothing
         told = (tensor.split(n) for tensor in (logits, labels[:, None], sums[:, None], gradients[0][:, None], found))
         for piece, label, total, outer, target in zip(*told, strict=True):
             probabilities = (piece.float() - total).exp_()
-            target.copy_(probabilities.scatter_add_(1, label, -torch.ones_like(total)).mul_(outer))
-        return found, None
+            if smoothing:
+                probabilities -= smoothing / logits.shape[1]
+            target.copy_(probabilities.scatter_add_(1, label, torch.full_like(total, smoothing - 1)).mul_(outer))
+        return found, None, None
 
 
 def _rows_at_a_time(logits: Tensor) -> int:

@@ -14,7 +14,6 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_utils import load_image
 
@@ -27,6 +26,7 @@ from tunewise.data.token_store import encoded
 from tunewise.data.written import WRITTEN, written_each
 from tunewise.engine import loss
 from tunewise.engine.batches import IGNORED, Batch, LabelledBatch, collate, padded, rectangle
+from tunewise.engine.criterion import PLAIN, Criterion
 from tunewise.engine.decoder_inputs import decoder_inputs
 from tunewise.engine.fused import fused
 from tunewise.engine.packed_classifier import (
@@ -65,6 +65,10 @@ class Objective(Protocol[AnyBatch]):
     def why_padded(self) -> str:
         """Why rows are padded that were to be packed; "" where they are packed, or were not to be."""
 
+    @property
+    def criterion(self) -> Criterion:
+        """The loss of a label."""
+
     def collate(self, rows: Sequence[Encoded]) -> AnyBatch:
         """One batch of these rows."""
 
@@ -90,6 +94,7 @@ class Padded:
 
     layout = "padded"
     why_padded: str = field(default="", kw_only=True)
+    criterion: Criterion = field(default=PLAIN, kw_only=True)
 
     def n_labels(self, row: Encoded) -> int:
         return len(row.labels) - row.labels.count(IGNORED)
@@ -187,10 +192,10 @@ class NextToken(Padded):
         return len(told) - told.count(IGNORED)
 
     def row_losses(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        return loss.row_losses(model, batch)
+        return self.criterion.losses(*loss.label_logits(model, batch)).sum(dim=1)
 
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        return loss.token_loss(model, batch)[0]
+        return loss.token_loss(model, batch)[0] if self.criterion == PLAIN else super().loss(model, batch)
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,7 @@ class PackedNextToken:
     layout, why_padded = "packed", ""
     pad_id: int
     prefix_ids: tuple[int, ...] = ()
+    criterion: Criterion = PLAIN
 
     def collate(self, rows: Sequence[Encoded]) -> PackedBatch:
         return pack(rows, self.pad_id, self.prefix_ids)
@@ -214,11 +220,11 @@ class PackedNextToken:
         return NextToken(self.pad_id).n_labels(row)
 
     def row_losses(self, model: PreTrainedModel, batch: PackedBatch) -> Tensor:
-        losses = packed_losses(model, batch)
+        losses = packed_losses(model, batch, self.criterion)
         return losses.new_zeros(len(batch.ids)).index_add(0, batch.rows, losses)
 
     def loss(self, model: PreTrainedModel, batch: PackedBatch) -> Tensor:
-        return packed_losses(model, batch).sum()
+        return packed_losses(model, batch, self.criterion).sum()
 
 
 @dataclass(frozen=True)
@@ -243,7 +249,7 @@ class Writing(Padded):
         entered = decoder_inputs(model, batch.labels)
         with self._head_where(is_told):
             logits = model(**batch.inputs, decoder_input_ids=entered, use_cache=False).logits
-        losses = loss.label_losses(logits, batch.labels[is_told])
+        losses = self.criterion.label_losses(logits, batch.labels[is_told])
         return losses.new_zeros(len(is_told)).index_add(0, is_told.nonzero()[:, 0], losses)
 
     @contextmanager
@@ -277,7 +283,7 @@ class PackedWriting(Writing):
         assert isinstance(batch, PackedPairs)
         is_told = batch.labels != IGNORED
         with self._head_where(is_told):
-            losses = loss.label_losses(logits(model, batch, self.places), batch.labels[is_told])
+            losses = self.criterion.label_losses(logits(model, batch, self.places), batch.labels[is_told])
         return losses.new_zeros(len(batch.ids)).index_add(0, batch.rows, losses)
 
 
@@ -325,9 +331,8 @@ class Labels(Padded):
         """(B,) the loss of each row from its `logits`."""
         if self.base.head.kind == "value":
             return (logits.squeeze(-1) - batch.labels).square()
-        if self.base.head.kind == "classes":
-            return functional.cross_entropy(logits, batch.labels, reduction="none")
-        return loss.cross_entropies(logits, batch.labels).sum(dim=1)
+        losses = self.criterion.losses(logits, batch.labels)
+        return losses if self.base.head.kind == "classes" else losses.sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -369,7 +374,7 @@ class PackedLabels(Labels):
         if self.reads != "labelled":
             return super().losses(logits, batch)
         assert isinstance(batch, PackedTexts)
-        losses = loss.label_losses(logits, batch.labels)
+        losses = self.criterion.label_losses(logits, batch.labels)
         return losses.new_zeros(len(batch.ids)).index_add(0, batch.texts, losses)
 
 

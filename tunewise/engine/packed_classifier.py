@@ -21,7 +21,7 @@ from tunewise.data.encode import Encoded
 from tunewise.engine.attention import why_no_attention
 from tunewise.engine.batches import IGNORED, LabelledBatch
 from tunewise.engine.last_layer import read_at, read_places
-from tunewise.engine.packing import ROUND, SAME, packed_attention
+from tunewise.engine.packing import APART, ROUND, packed_attention, why_not_the_same
 from tunewise.models.anatomy import Anatomy
 from tunewise.models.families import DECODER
 from tunewise.models.heads import TaskHead
@@ -148,38 +148,53 @@ def label_logits(model: PreTrainedModel, anatomy: Anatomy, inputs: Mapping[str, 
     return made[0]
 
 
+@torch.no_grad()
 def first_position(
     model: PreTrainedModel, anatomy: Anatomy, prefix_ids: Sequence[int], reads: Reads
 ) -> tuple[int, str]:
     """Where this classifier's positions begin (RoBERTa's behind the padding id), and why it cannot be packed, or "".
 
-    Tried and not guessed: two texts are run in one row, and both have to come out as they do alone.
+    Tried and not guessed: two texts are run in one row, and the second has to come out as it does alone, and exactly as
+    it does behind another first.
     """
     if reason := why_no_attention(model):
         return 0, reason
     generator = torch.Generator().manual_seed(0)
     pad_id = model.config.pad_token_id or 0
-    n = min(64, model.get_input_embeddings().weight.shape[0])
-    tokens = [tuple((torch.randint(pad_id + 1, n, (length,), generator=generator)).tolist()) for length in (5, 9)]
-    n_labels = [len(ids) if reads == "labelled" else 1 for ids in tokens]
-    rows = [Encoded("", ids, (0,) * n, len(ids), truncated=False) for ids, n in zip(tokens, n_labels)]
+    n = min(64, model.get_input_embeddings().weight.shape[0]) - 1
+    drawn = [torch.randint(n, (length,), generator=generator) for length in (5, 9)]
+    tokens = [tuple((ids + (ids >= pad_id)).tolist()) for ids in drawn]  # any but the padding id
+    tokens.append(tokens[0][::-1])
+    rows = [Encoded("", ids, (0,) * (len(ids) if reads == "labelled" else 1), len(ids), False) for ids in tokens]
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            whole = [torch.tensor([[*prefix_ids, *ids]], device=model.device) for ids in tokens]
-            alone = [model(input_ids=ids).logits for ids in whole]
-            alone = torch.cat([made[0, len(prefix_ids) :] for made in alone] if reads == "labelled" else alone)
-            for first in dict.fromkeys((0, pad_id + 1)):
-                batch = pack_texts(rows, pad_id, prefix_ids, first, reads).to(model.device)
-                with packed_attention(model), gathered(model, anatomy, batch, reads):
-                    packed = label_logits(model, anatomy, batch.inputs, reads)
-                distance = float((packed - alone).abs().max() / alone.abs().max().clamp(min=1e-6))
-                if distance < SAME[model.dtype]:
-                    return first, ""
-                reason = f"{type(model).__name__} does not keep packed texts apart ({distance:.2g})"
+        alone, first = _alone(model, torch.tensor([[*prefix_ids, *tokens[1]]], device=model.device), pad_id)
+        alone = alone[0, len(prefix_ids) :] if reads == "labelled" else alone
+        told = []
+        for other in (0, 2):
+            batch = pack_texts([rows[other], rows[1]], pad_id, prefix_ids, first, reads).to(model.device)
+            with packed_attention(model), gathered(model, anatomy, batch, reads):
+                packed = label_logits(model, anatomy, batch.inputs, reads)
+            if len(packed) != len(batch.texts):
+                raise ValueError("its head makes one answer of all texts")
+            told.append(packed[batch.texts == 1])
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        reason = f"{type(model).__name__} does not run packed: {error}"
+        return 0, f"{type(model).__name__} does not run packed: {error}"
     finally:
         model.train(was_training)
-    return 0, reason
+    return first, why_not_the_same(model, "texts", *told, alone)
+
+
+def _alone(model: PreTrainedModel, ids: Tensor, pad_id: int) -> tuple[Tensor, int]:
+    """What is said of one text, and the position of its first token: with which the same is said, to the last bit.
+
+    In half precision an answer at other positions may be as near as one that was only rounded otherwise.
+    """
+    wanted = model(input_ids=ids).logits
+    counted = torch.arange(ids.shape[1], device=ids.device)[None]
+    for first in dict.fromkeys((0, pad_id + 1)):
+        found = model(input_ids=ids, position_ids=counted + first).logits
+        if float((found - wanted).abs().max()) <= APART * float(wanted.abs().max()):
+            return wanted, first
+    raise ValueError("its positions begin neither at 0 nor behind the padding id")

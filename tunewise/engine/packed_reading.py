@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from tunewise.engine.native.attention import Pattern, attend, why_no_kernel
 from tunewise.engine.native.build import library
 from tunewise.engine.native.prefix_attention import Prefix, attend_behind
-from tunewise.engine.packing import ROUND, packed_attention
+from tunewise.engine.packing import APART, ROUND, packed_attention
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +28,6 @@ LOGITS = 1 << 25
 """Numbers of a row's logits: 128 MiB as float32."""
 SHORTEST_SHARED = 16
 """Tokens that a common beginning must have to be worth a forward of its own."""
-APART = 1e-6
-"""How far a prompt's logits may move, over the largest, when its neighbour is another one."""
 ALIKE = {torch.float32: 1e-4, torch.bfloat16: 0.25}
 """How far they may lie from those of the prompt alone; in bfloat16 a trained model's on tokens at random are coarse."""
 FEW, ROUND_FEW = 64, 8

@@ -19,8 +19,9 @@ from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED, LabelledBatch
 from tunewise.engine.decoder_inputs import decoder_inputs
 from tunewise.engine.native.attention import Pattern, attend, why_no_kernel
-from tunewise.engine.packing import ROUND, SAME, packed_attention
+from tunewise.engine.packing import ROUND, packed_attention, why_not_the_same
 from tunewise.models.anatomy import Anatomy
+from tunewise.models.replaced import replaced
 
 Place = Literal["encoder", "decoder", "cross"]
 BIAS = "compute_bias"
@@ -115,8 +116,8 @@ def packed_pairs(model: PreTrainedModel, where: Mapping[nn.Module, Place]) -> It
             if place == "cross":
                 stack.callback(module.register_forward_pre_hook(_without_bias, with_kwargs=True).remove)
             elif _has_bias(module) and BIAS not in vars(module):  # the block may be entered inside itself
-                module.compute_bias = _at_each_distance(vars(type(module))[BIAS].__get__(module))
-                stack.callback(delattr, module, BIAS)
+                own = vars(type(module))[BIAS].__get__(module)
+                stack.enter_context(replaced(module, BIAS, _at_each_distance(own)))
         yield
 
 
@@ -171,28 +172,29 @@ class _Segments:
 def why_not_pairs(model: PreTrainedModel, anatomy: Anatomy, prefix_ids: Sequence[int] = ()) -> str:
     """Why this encoder-decoder, with what is attached to it, cannot be run packed; "" where it can.
 
-    Tried and not guessed: two pairs are run in one row, and both have to come out as they do alone.
+    Tried and not guessed: two pairs are run in one row, and the second has to come out as it does alone, and exactly as
+    it does behind another first.
     """
     if reason := why_no_kernel(model.device, model.dtype):
         return reason
     generator = torch.Generator().manual_seed(0)
     n = min(64, model.get_input_embeddings().weight.shape[0])
-    drawn = [torch.randint(n, (length,), generator=generator).tolist() for length in (5, 3, 9, 4)]
-    rows = [Encoded("", tuple(drawn[i]), tuple(drawn[i + 1]), len(drawn[i]), truncated=False) for i in (0, 2)]
-    name, where, was_training = type(model).__name__, places(model, anatomy), model.training
+    drawn = [tuple(torch.randint(n, (length,), generator=generator).tolist()) for length in (5, 3, 9, 4)]
+    texts = [drawn[:2], drawn[2:], [drawn[0][::-1], drawn[1][::-1]]]
+    rows = [Encoded("", read, written, len(read), truncated=False) for read, written in texts]
+    where, was_training = places(model, anatomy), model.training
     model.eval()
     try:
-        batch = pack_pairs(rows, model, 0, prefix_ids)
+        batches = [pack_pairs([rows[first], rows[1]], model, 0, prefix_ids) for first in (0, 2)]
         with packed_pairs(model, where):
-            packed = logits(model, batch, where)[batch.labels != IGNORED]
-        inputs = [pack_pairs([row], model, 0, prefix_ids) for row in rows]
-        alone = torch.cat([_alone(model, one) for one in inputs])
+            told = [logits(model, batch, where)[batch.labels != IGNORED] for batch in batches]
+        packed, beside = (each[batch.rows == 1] for each, batch in zip(told, batches, strict=True))
+        alone = _alone(model, pack_pairs(rows[1:2], model, 0, prefix_ids))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        return f"{name} does not run packed: {error}"
+        return f"{type(model).__name__} does not run packed: {error}"
     finally:
         model.train(was_training)
-    distance = float((packed - alone).abs().max() / alone.abs().max().clamp(min=1e-6))
-    return "" if distance < SAME[model.dtype] else f"{name} does not keep packed pairs apart ({distance:.2g})"
+    return why_not_the_same(model, "pairs", packed, beside, alone)
 
 
 def _alone(model: PreTrainedModel, one: PackedPairs) -> Tensor:

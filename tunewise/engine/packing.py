@@ -19,6 +19,7 @@ from tunewise.data.encode import Encoded
 from tunewise.engine import loss
 from tunewise.engine.attention import attend, why_no_attention
 from tunewise.engine.batches import IGNORED, collate
+from tunewise.engine.criterion import PLAIN, Criterion
 from tunewise.engine.disentangled import disentangled, is_disentangled
 from tunewise.engine.fused import fused
 from tunewise.engine.last_layer import read_at, read_places
@@ -28,7 +29,7 @@ NAME = "tunewise_packed"
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05}
 """How far a loss may lie from the one of the row alone: rounding, where sums are taken in another order."""
 APART = 1e-6
-"""How far it may move when the row beside it is another one."""
+"""How far it may move when the row beside it is another one, in any precision: the same numbers are multiplied."""
 ROUND = 32
 """oneDNN prepares a product anew for every new number of tokens; so there are fewer of them."""
 
@@ -92,8 +93,8 @@ def pack(rows: Sequence[Encoded], pad_id: int, prefix_ids: Sequence[int] = ()) -
     )
 
 
-def packed_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
-    """The cross-entropy in nats of each label, (K,), at least float32; inside `packed_attention` only."""
+def packed_losses(model: PreTrainedModel, batch: PackedBatch, criterion: Criterion = PLAIN) -> Tensor:
+    """The loss in nats of each label, (K,), at least float32; inside `packed_attention` only."""
     with read_at(model, batch.read):
         logits = model(
             input_ids=batch.input_ids,
@@ -102,7 +103,7 @@ def packed_losses(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
             logits_to_keep=batch.predicting,
             segment_starts=batch.starts,
         ).logits
-    return loss.label_losses(logits.squeeze(0), batch.labels)
+    return criterion.label_losses(logits.squeeze(0), batch.labels)
 
 
 @contextmanager
@@ -150,7 +151,7 @@ def _attend(
     pattern = Pattern(
         scale=told.get("scaling") or query.shape[-1] ** -0.5,
         is_causal=module.is_causal if is_causal is None else is_causal,
-        window=told.get("sliding_window") or 0,
+        window=told.get("sliding_window", vars(module).get("sliding_window")) or 0,  # qwen2_moe tells its mask alone
         softcap=told.get("softcap") or 0.0,
         dropout=dropout,
         seed=int(torch.randint(2**31, ())) if dropout else 0,
@@ -196,8 +197,14 @@ def why_not_packed(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> st
     finally:
         model.train(was_training)
     alone = loss.row_losses(model, collate(rows[1:2], 0, prefix_ids).to(model.device))[0]
-    largest = alone.abs().clamp(min=1e-6)
-    if float((packed - beside).abs() / largest) > APART:
-        return f"{type(model).__name__} does not keep packed rows apart"
-    distance = float((packed - alone).abs() / largest)
-    return "" if distance < SAME[model.dtype] else f"{type(model).__name__} packs to another loss ({distance:.2g})"
+    return why_not_the_same(model, "rows", packed, beside, alone)
+
+
+def why_not_the_same(model: PreTrainedModel, what: str, packed: Tensor, beside: Tensor, alone: Tensor) -> str:
+    """What is wrong with what `model` says of a row behind another one (`packed`), behind a third one (`beside`) and by
+    itself (`alone`); "" where nothing is. `what` are its rows called."""
+    name, largest = type(model).__name__, alone.abs().max().clamp(min=1e-6)
+    if not float((packed - beside).abs().max() / largest) <= APART:
+        return f"{name} does not keep packed {what} apart"
+    distance = float((packed - alone).abs().max() / largest)
+    return "" if distance < SAME[model.dtype] else f"{name} packs {what} to another answer ({distance:.2g})"

@@ -12,7 +12,7 @@ transformers model takes what entered its first live module from outside:
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from tunewise.methods.attach import Tuned
 from tunewise.methods.base import Method
 from tunewise.models.families import ENCODER_DECODER
 from tunewise.models.fingerprint import checksums
+from tunewise.models.replaced import replaced
 
 Forward = Callable[[], object]
 """One forward of the whole model over a few rows."""
@@ -80,25 +81,18 @@ class Trunk:
     @contextmanager
     def entered(self, entering: Entering) -> Iterator[None]:
         """Inside the block the trunk is not run while `entering()` says what would leave it."""
-        replaced = [self.left_out] if self.returned is not None else list(self.passed)
-        modules = [self.model.get_submodule(path) for path in replaced]
-        for path, module in zip(replaced, modules, strict=True):
-            if self.returned is not None:
-                module.forward = self._returning(module.forward, entering)
-            else:
-                module.forward = _passing(module.forward, entering, self.passed[path])
-        handles = []
-        if self.live != "decoder":
-            first = self.model.get_submodule(self.at)
-            enter = partial(_enter, entering)
-            handles.append(first.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
-        try:
+        with ExitStack() as stack:
+            for path in self.passed if self.returned is None else [self.left_out]:
+                module = self.model.get_submodule(path)
+                if self.returned is None:
+                    forward = _passing(module.forward, entering, self.passed[path])
+                else:
+                    forward = self._returning(module.forward, entering)
+                stack.enter_context(replaced(module, "forward", forward))
+            if self.live != "decoder":
+                first, enter = self.model.get_submodule(self.at), partial(_enter, entering)
+                stack.callback(first.register_forward_pre_hook(enter, prepend=True, with_kwargs=True).remove)
             yield
-        finally:
-            for module in modules:
-                del module.forward  # the class's own is there again
-            for handle in handles:
-                handle.remove()
 
     def _returning(self, own: Callable[..., Any], entering: Entering) -> Callable[..., Any]:
         """A forward that returns what was returned once, with the states in it where they are the encoder's."""

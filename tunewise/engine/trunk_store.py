@@ -3,7 +3,6 @@
 TUNEWISE_TRUNK_MEMORY_GB and TUNEWISE_TRUNK_DISK_GB set the caps; by default a quarter of what is free of each.
 """
 
-import os
 import shutil
 import weakref
 from dataclasses import dataclass, field
@@ -14,8 +13,11 @@ from transformers import PreTrainedModel
 
 from tunewise.cache import allowed_bytes, cache_folder
 from tunewise.errors import UserError
+from tunewise.machine import free_memory
 from tunewise.models.aside import mapped
 
+UNTOLD = 4 << 30
+"""Bytes of free memory, where the system does not tell them."""
 _STORES: "weakref.WeakKeyDictionary[PreTrainedModel, Store]" = weakref.WeakKeyDictionary()
 
 
@@ -99,12 +101,6 @@ def store_of(model: PreTrainedModel) -> Store:
 
 def caps() -> tuple[int, int]:
     """What may be kept on this machine now: bytes in memory, and in mapped files."""
-    memory = allowed_bytes("TUNEWISE_TRUNK_MEMORY_GB", _free_memory())
+    free = free_memory()
+    memory = allowed_bytes("TUNEWISE_TRUNK_MEMORY_GB", UNTOLD if free is None else free)
     return memory, allowed_bytes("TUNEWISE_TRUNK_DISK_GB", shutil.disk_usage(cache_folder()).free)
-
-
-def _free_memory() -> int:
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not told on macOS, no such call on Windows
-        return 4 << 30

@@ -53,16 +53,21 @@ def answers_by_head(
 
 @torch.no_grad()
 def answers_by_head_of_lanes(
-    base: Base, lanes: Lanes, asked: Mapping[int, LabelledRows], objectives: Mapping[int, Labels]
+    base: Base, lanes: Lanes, asked: Mapping[int, LabelledRows], objectives: Mapping[int, Labels], batch_size: int
 ) -> dict[int, tuple[list[dict[str, Any]], float]]:
-    """The same for each of these lanes, whose rows its objective lays out; all objectives are of one layout."""
+    """The same for each of these lanes, whose rows its objective lays out; all objectives are of one layout.
+
+    Of texts so many are read at a time as have the tokens of one packed row, of images `batch_size`.
+    """
     found: dict[int, list[dict[str, Any]]] = {number: [{} for _ in of_lane.rows] for number, of_lane in asked.items()}
     losses: dict[int, list[float]] = {number: [] for number in asked}
     n_labels = dict.fromkeys(asked, 0)
     every = [(number, i) for number, of_lane in asked.items() for i in range(len(of_lane.rows))]
     rows = [asked[number].rows[i] for number, i in every]
     n_tokens = [len(objectives[number].prefix_ids) + len(row.ids) for (number, _), row in zip(every, rows, strict=True)]
-    for indices in rows_of(n_tokens, [len(row.labels) for row in rows], max(1, len(base.head.labels))):
+    n_labels_of, n_classes = [len(row.labels) for row in rows], max(1, len(base.head.labels))
+    passes = rows_of(n_tokens, n_labels_of, n_classes) if base.tokenizer else by_length(n_tokens, batch_size)
+    for indices in passes:
         held: dict[int, list[int]] = {}
         for index in sorted(indices):  # lane by lane
             held.setdefault(every[index][0], []).append(index)

@@ -72,7 +72,7 @@ class ByLane:
         self._base, self._lanes, self._how, self._grouping = base, lanes, how, grouping
         self.why_alone = NONE_GAINS
         self._cannot = False
-        self._packs: dict[str, bool] = {}
+        self._packs: dict[object, bool] = {}
         self._objectives: dict[int, Labels] = {}
         self._tried: set[object] = set()
 
@@ -183,7 +183,7 @@ class ByLane:
         tuned, how = self._lanes.tuned[number], self._how[number]
         if not how.packing or self._base.anatomy.kind == ENCODER_DECODER:
             return False
-        key = json.dumps(tuned.method.configuration())
+        key = json.dumps(tuned.method.configuration()), how.prefix_ids, tuned.scale == 0.0
         if key not in self._packs:
             with self._lanes.only(tuned):
                 self._packs[key] = not why_not_read(self._base.model, how.prefix_ids)
@@ -221,7 +221,10 @@ class ByLane:
             return
         chosen_ones = [numbers[0] for numbers in alike.values()] if len(alike) > 1 else list(asked)[:2]
         few = {number: _few(asked[number]) for number in chosen_ones}
-        beside = self._answers_to(few)
+        try:
+            beside = self._answers_to(few)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise CannotShare(f"{type(self._base.model).__name__} does not answer them in one pass: {error}") from error
         for number, ask in few.items():
             distance = _distance(_figures(self._alone(number, ask)), _figures(beside[number]))
             if distance > APART[self._base.dtype]:
@@ -242,13 +245,14 @@ class ByLane:
         if isinstance(first, ByHead):
             objectives = {number: self._objective(number) for number in asked}
             labelled = {number: ask.rows for number, ask in asked.items() if isinstance(ask, ByHead)}
-            return answers_by_head_of_lanes(self._base, self._lanes, labelled, objectives)
+            batch_size = self._how[next(iter(asked))].batch_size
+            return answers_by_head_of_lanes(self._base, self._lanes, labelled, objectives, batch_size)
         return self._row_losses({number: ask for number, ask in asked.items() if isinstance(ask, RowLosses)})
 
     def _likelihoods(self, asked: Mapping[int, Ask]) -> dict[int, list[list[float]]]:
         base, owners, prompts = self._base, *self._prompts(asked)
         options = [options for ask in asked.values() if isinstance(ask, Likelihoods) for options in ask.options]
-        n_rows = sum(self._how[number].batch_size for number in asked)
+        n_rows = self._n_rows(asked)
         if base.anatomy.kind == ENCODER_DECODER:
             found = written_log_probabilities(base, prompts, options, batch_size=n_rows, owners=owners)
         else:
@@ -260,11 +264,8 @@ class ByLane:
 
     def _texts(self, first: Texts, asked: Mapping[int, Ask]) -> dict[int, list[str]]:
         base, owners, prompts = self._base, *self._prompts(asked)
-        # as many answers at a time as one lane has, or as the cache of a row of packed tokens holds
         n_begin = min(self._n_shared(ask, self._how[number]) for number, ask in asked.items() if isinstance(ask, Texts))
-        n_begin = n_begin if self._is_packed(next(iter(asked))) else 0
-        n_slots = TOKENS // max(1, max(map(len, prompts)) - n_begin + first.how.max_new_tokens)
-        n_rows = max(self._how[next(iter(asked))].batch_size, n_slots)
+        n_rows = self._n_rows(asked, n_begin if self._is_packed(next(iter(asked))) else 0)
         if base.anatomy.kind == ENCODER_DECODER:
             found = write(base, prompts, first.how, batch_size=n_rows, owners=owners)
         else:
@@ -273,6 +274,12 @@ class ByLane:
                 packing=self._is_packed(next(iter(asked))), owners=owners,
             )  # fmt: skip
         return _apart(asked, [len(ask.prompts) for ask in asked.values() if isinstance(ask, Texts)], found)
+
+    def _n_rows(self, asked: Mapping[int, Ask], n_begin: int = 0) -> int:
+        """Prompts at a time: as many as one lane has, or as the cache of a row of packed tokens holds of the longest,
+        of which so many tokens are held once."""
+        longest = max(size for number, ask in asked.items() for size in self._sizes(ask, self._how[number]))
+        return max(self._how[next(iter(asked))].batch_size, TOKENS // max(1, longest - n_begin))
 
     def _prompts(self, asked: Mapping[int, Ask]) -> tuple[Owners, list[tuple[int, ...]]]:
         """The prompts of all, each behind the virtual tokens of its lane."""
@@ -313,8 +320,8 @@ class ByLane:
             if not held:
                 continue
             numbers = [number for number, _ in held]
-            objective = asked[numbers[0]].objective
-            by_row = joint_row_losses(objective, self._lanes, numbers, [batch for _, batch in held])
+            objectives = [asked[number].objective for number in numbers]
+            by_row = joint_row_losses(objectives, self._lanes, numbers, [batch for _, batch in held])
             for (number, batch), losses in zip(held, by_row, strict=True):
                 totals[number] += float(losses.sum())
                 n_labels[number] += batch.n_labels

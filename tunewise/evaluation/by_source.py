@@ -11,6 +11,7 @@ from tunewise.data.examples import Example
 from tunewise.data.mixture import MACRO_AVERAGE
 from tunewise.data.task import Task
 from tunewise.directions import LOWER_IS_BETTER
+from tunewise.evaluation.own_metrics import called
 from tunewise.evaluation.questions import LabelledRows, Questions
 
 
@@ -39,7 +40,7 @@ def scores_of(task: Task, found: Mapping[str, Mapping[str, float]]) -> dict[str,
     What decides is the mean over sources of the first metric of each. A source whose first metric is one of which less
     is better (texts: their loss) is not part of a macro average.
     """
-    decides = task.metrics[0]
+    decides = called(task.metrics[0])
     firsts = [next(iter(metrics.items())) for metrics in found.values()]
     counted = [value for metric, value in firsts if decides != MACRO_AVERAGE or metric not in LOWER_IS_BETTER]
     whole = fmean(counted) if counted else 0.0

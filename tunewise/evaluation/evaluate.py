@@ -30,7 +30,7 @@ from tunewise.evaluation.asks import Asks, ByHead, Documents, How, Likelihoods, 
 from tunewise.evaluation.by_options import chosen_rows, right_losses
 from tunewise.evaluation.by_source import BySource, Prepared, examples_by_source, rows_of, scores_of
 from tunewise.evaluation.label_prior import calibrated, prior, questions_without_content
-from tunewise.evaluation.metrics import Answers, score
+from tunewise.evaluation.metrics import Answers, by_row, score
 from tunewise.evaluation.questions import LabelledRows, Questions, ask, stop_text
 from tunewise.methods.selective.frozen import Calibration
 from tunewise.models.families import ENCODER_DECODER
@@ -251,13 +251,16 @@ def classified(questions: Questions, scores: Sequence[Sequence[float]], of_label
     return _asked(questions, rows, right_losses(questions, scores))
 
 
+def written(base: Base, questions: Questions, asking: Asking) -> Texts:
+    """What is written behind each question: up to an end token, the task's separator, or its max_new_tokens."""
+    stop, ends = stop_text(questions.task), end_ids(questions.examples, base.tokenizer)
+    how = Decoding(questions.task.max_new_tokens, (stop,) if stop else (), asking.sampling, ends)
+    return Texts(questions.prompts, how)
+
+
 def _generate(base: Base, questions: Questions, asking: Asking) -> Asks[Evaluation]:
     task = questions.task
-    stop = stop_text(task)
-    ends = end_ids(questions.examples, base.tokenizer)
-    texts = yield Texts(
-        questions.prompts, Decoding(task.max_new_tokens, (stop,) if stop else (), asking.sampling, ends)
-    )
+    texts = yield written(base, questions, asking)
     rows = []
     for example, ids, text in zip(questions.examples, questions.answers, texts, strict=True):
         # what a chat template writes may hold special tokens, which are left out of what is generated
@@ -298,4 +301,8 @@ def _asked(questions: Questions, rows: list[dict[str, Any]], losses: list[float]
 def _evaluation(
     task: Task, rows: list[dict[str, Any]], loss: float, n_dropped: int = 0, n_truncated: int = 0
 ) -> Evaluation:
-    return Evaluation(score(task.metrics, Answers.of(rows, loss, task.positive)), rows, n_dropped, n_truncated)
+    answers = Answers.of(rows, loss, task.positive)
+    metrics, worths = score(task.metrics, answers), by_row(task.metrics[0], answers)
+    if worths is not None:
+        rows = [row | {"worth": worth} for row, worth in zip(rows, worths, strict=True)]
+    return Evaluation(metrics, rows, n_dropped, n_truncated)

@@ -6,9 +6,11 @@ from statistics import fmean
 from typing import Any
 
 from tunewise.data.task import Task
+from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
 from tunewise.evaluation.evaluate import Evaluation
-from tunewise.evaluation.metrics import METRICS, Answers
+from tunewise.evaluation.metrics import Answers, metric_of
+from tunewise.evaluation.own_metrics import asked_as
 from tunewise.evaluation.retention import retention_loss
 from tunewise.models.load import Base
 from tunewise.stats import paired_bootstrap
@@ -19,7 +21,8 @@ N_FOR_FLOOR = 16
 OTHER_BATCH = 5
 """Rows of a padded batch on the other way to the same losses."""
 OF_CORPORA = ("macro_f1", "mcc")
-"""Metrics that one answer has not, as those that read more than answers; one counts as right or wrong instead."""
+"""Metrics that one answer has not, as those that read more than answers and those of one's own; it counts as right or
+wrong instead."""
 LOWER_IN_HARNESS = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter")
 """Of the harness's metrics, those of which less is better."""
 OF_VALUES = ("pearson", "spearman", "rmse")
@@ -40,10 +43,11 @@ class Look:
 def look_of(task: Task, found: Evaluation) -> Look:
     """The main metric, and what it is of each item alone.
 
-    Of metrics that one answer has not: 100 or 0 for right or wrong; of values: the absolute error, below zero.
+    Of metrics that one answer has not: 100 or 0 for right or wrong; of values: the absolute error, below zero, as is
+    what one of one's own says of which less is better.
     """
     metric, value = next(iter(found.metrics.items()))
-    values = [_item(metric, row) for row in found.predictions]
+    values = [_item(asked_as(metric, task.metrics), row) for row in found.predictions]
     return Look(metric, value, _by_id([str(row["id"]) for row in found.predictions], values))
 
 
@@ -52,9 +56,12 @@ def _item(metric: str, row: Mapping[str, Any]) -> float:
         return float(row["loss"])
     if metric in OF_VALUES:
         return -abs(float(row["predicted"]) - float(row["expected"]))
-    if metric in OF_CORPORA or METRICS[metric].reads not in ("predicted", "by_length"):
+    if "worth" in row:
+        return -row["worth"] if metric in LOWER_IS_BETTER else row["worth"]
+    told = metric_of(metric)
+    if metric in OF_CORPORA or told.by_row is not None or told.reads not in ("predicted", "by_length"):
         return 100.0 * bool(row["correct"])
-    return METRICS[metric].of(Answers.of([row]))
+    return told.of(Answers.of([row]))
 
 
 def look_at_harness(name: str, found: Mapping[str, Any]) -> Look:

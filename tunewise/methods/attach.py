@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tunewise.errors import UserError
 from tunewise.methods.acting import Acting, acting, occupy, refuse_a_second, vacate
 from tunewise.methods.base import SERVE, CannotFold, Delta, Method, Start
-from tunewise.methods.reach import added_by, anatomy_for, delta_dtype, selected_by, sites_by_name
+from tunewise.methods.reach import added_by, anatomy_for, delta_dtype, n_trained, selected_by, sites_by_name
 from tunewise.models.anatomy import MIXTURE, Anatomy, Site
 from tunewise.models.aside import bytes_of, is_large, put_aside
 from tunewise.models.quantise import ROUTES, cannot_write, is_quantised, keep_layout
@@ -63,8 +63,7 @@ def count_by_dtype(model: PreTrainedModel, method: Method) -> dict[torch.dtype, 
     anatomy = anatomy_for(method, model)
     with torch.device("meta"):
         added = added_by(method.deltas(anatomy))
-    n_added = sum(tensor.numel() for tensor in added.values() if isinstance(tensor, nn.Parameter))
-    counts = {delta_dtype(model.dtype): n_added}
+    counts = {delta_dtype(model.dtype): n_trained(added)}
     for parameter in selected_by(model, method, anatomy).values():
         counts[parameter.dtype] = counts.get(parameter.dtype, 0) + parameter.numel()
     return counts

@@ -21,7 +21,7 @@ from tunewise.hub import apart
 from tunewise.methods import METHODS
 from tunewise.methods.base import BARE_PREFIX, PREFIX, Method, PeftNames
 from tunewise.models.anatomy import ROLE_GROUPS, Anatomy, Site, read_anatomy
-from tunewise.models.families import DECODER, ENCODER_DECODER
+from tunewise.models.families import DECODER, ENCODER_DECODER, SCALES_IDS
 
 if TYPE_CHECKING:
     from tunewise.methods.attach import Tuned
@@ -49,7 +49,7 @@ def to_peft(tuned: Tuned, base_name: str) -> PeftForm | None:
     """The PEFT form of an adapter, or None where peft has no such adapter (a slice of a fused layer, say)."""
     names = tuned.method.peft
     sites = [tuned.site(name) for name in tuned.deltas]
-    if names is None:
+    if names is None or _is_given_embeddings(names, tuned.anatomy):
         return None
     base, revision = apart(base_name)
     transposed = any(isinstance(tuned.model.get_submodule(site.module), Conv1D) for site in sites)
@@ -100,6 +100,11 @@ def to_peft(tuned: Tuned, base_name: str) -> PeftForm | None:
     return PeftForm(config, keys, tensors)
 
 
+def _is_given_embeddings(names: PeftNames, anatomy: Anatomy) -> bool:
+    """Whether peft, which hands on embeddings in the place of ids, makes another base of this one by that."""
+    return names.bare and not names.converted and anatomy.model_type in SCALES_IDS
+
+
 def _task_type(model: PreTrainedModel, anatomy: Anatomy) -> str | None:
     """What peft calls the model's task; None where it has no name for it."""
     if anatomy.head is not None:
@@ -126,6 +131,11 @@ def from_peft(
     """Our method and our state for an adapter that peft wrote; raises UserError for what has no equal here."""
     anatomy = read_anatomy(model)
     chosen, names = _method_for(config)
+    if _is_given_embeddings(names, anatomy):
+        raise UserError(
+            f"{anatomy.model_type} reads embeddings, which peft gives it, otherwise than token ids",
+            hint="train the prompt here: method=prompt_tuning",
+        )
     _refuse_patterns(config)
     _refuse_other_fields(config, names)
     _refuse_other_modules(config, names, model, anatomy)

@@ -102,6 +102,7 @@ class Lanes:
         paths = [] if anatomy.head is None else [anatomy.head.module]
         paths += [name.rpartition(".")[0] for name in anatomy.task_head]
         self._heads = {self.model.get_submodule(path) for path in paths}
+        self._heads_first = {self.model.get_submodule(path) for path in anatomy.norms_heads_first}
 
     def __enter__(self) -> "Lanes":
         for each in self.tuned:
@@ -319,7 +320,10 @@ class Lanes:
         """The dimension along which the parts lie in what passes this module, and where in the model that is."""
         assert self._parts is not None
         dim, n_written = self._parts.dim, self._parts.n_written
-        if dim == 1 and len(tensor) > 1:  # of packed rows, what was gathered from each for a classifier or the head
+        if dim == 1 and module in self._heads_first:  # (1, heads, tokens, d_head)
+            return 2, "everywhere"
+        is_gathered = len(tensor) > 1 or (tensor.dim() == 2 and tensor.is_floating_point())
+        if dim == 1 and is_gathered:  # of packed rows, what was gathered from each for a classifier or the head
             if n_written and module not in self._heads:
                 raise CannotShare(f"a {type(module).__name__} is given what is no token of a row")
             return 0, "head"

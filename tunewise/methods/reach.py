@@ -15,13 +15,18 @@ from tunewise.models.quantise import refuse_to_train
 def anatomy_for(method: Method, model: PreTrainedModel) -> Anatomy:
     """The anatomy of `model`; UserError where the method does not act on its kind, with the reason."""
     anatomy = read_anatomy(model)
+    refuse_to_act(method, anatomy)
+    return anatomy
+
+
+def refuse_to_act(method: Method, anatomy: Anatomy) -> None:
+    """UserError where the method does not act on a base of this kind, with the reason."""
     reasons = [method.not_on[what] for what in (anatomy.kind, anatomy.model_type) if what in method.not_on]
     if reasons:
         raise UserError(
             f"{method.name} does not act on {anatomy.model_type}, of the kind {anatomy.kind}: {reasons[0]}",
             hint="tunewise methods --matrix shows what acts on what",
         )
-    return anatomy
 
 
 def sites_by_name(anatomy: Anatomy) -> dict[str, Site]:
@@ -37,6 +42,11 @@ def added_by(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
         for name, tensor in delta.state_dict(keep_vars=True).items():
             found[name if name.startswith("shared.") else f"delta.{site}.{name}"] = tensor
     return found
+
+
+def n_trained(added: Mapping[str, Tensor]) -> int:
+    """How many values of these are trained: buffers are not."""
+    return sum(tensor.numel() for tensor in added.values() if isinstance(tensor, nn.Parameter))
 
 
 def selected_by(model: PreTrainedModel, method: Method, anatomy: Anatomy) -> dict[str, nn.Parameter]:

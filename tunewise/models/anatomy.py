@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -113,6 +114,7 @@ class Anatomy:
     sites: tuple[Site, ...]
     keys: tuple[Site, ...]  # where each layer's keys are final but for their rotation: k, or the norm behind it
     norms: tuple[str, ...]
+    norms_heads_first: tuple[str, ...]  # of these, the ones of queries and keys that are given heads first
     parameters: tuple[str, ...]  # names of the base's own parameters, a tied one once
 
     @property
@@ -221,10 +223,14 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
     stacks = (family, family.decoder) if family.decoder else (family,)
     layers = tuple((stack, f"{stack.layers}.{i}") for stack in stacks for i in range(_depth(model, stack)))
     by_layer = [_layer_sites(model, stack, index, path) for index, (stack, path) in enumerate(layers)]
-    embedding = None if family.embedding is None else _whole(model, "embedding", None, family.embedding)
     modules = dict(model.named_modules())
+    embedding = None if family.embedding is None else _whole(modules, "embedding", None, family.embedding)
+    norms = tuple(path for path, module in modules.items() if type(module).__name__.endswith("Norm"))
+    around = tuple(
+        f"{path}.{stack.sites['k'].rpartition('.')[0]}." for stack, path in layers if stack.norms_heads_first
+    )
     heads = model.config.get_text_config().num_attention_heads
-    head = _whole(model, "head", None, family.head) if family.head in modules else None
+    head = _whole(modules, "head", None, family.head) if family.head in modules else None
     return Anatomy(
         kind=family.kind,
         model_type=model.config.model_type,
@@ -244,7 +250,8 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
             for sites, (stack, path) in zip(by_layer, layers, strict=True)
             for site in [site for site in sites if site.role == "k"][:1]
         ),
-        norms=tuple(path for path, module in modules.items() if type(module).__name__.endswith("Norm")),
+        norms=norms,
+        norms_heads_first=tuple(path for path in norms if path.startswith(around)),
         parameters=tuple(name for name, _ in model.named_parameters()),
     )
 
@@ -275,19 +282,20 @@ def modules_on_top(model: PreTrainedModel) -> tuple[str, ...]:
 
 def _layer_sites(model: PreTrainedModel, family: Family, index: int, path: str) -> list[Site]:
     """The sites of one layer: whole modules, then the slices of fused ones."""
-    modules = dict(model.get_submodule(path).named_modules())
+    modules = {f"{path}.{name}": module for name, module in model.get_submodule(path).named_modules()}
     chosen = [*family.sites.items(), *(family.elsewhere or {}).items()]
     if family.elsewhere is not None:
-        chosen = [(role, relative) for role, relative in chosen if modules.get(relative) is not None]
-    sites = [_whole(model, role, index, f"{path}.{relative}") for role, relative in chosen]
-    dense = next((part for part in family.feed_forward if f"{part}.down_proj" in modules), None)
+        chosen = [(role, relative) for role, relative in chosen if modules.get(f"{path}.{relative}") is not None]
+    sites = [_whole(modules, role, index, f"{path}.{relative}") for role, relative in chosen]
+    dense = next((part for part in family.feed_forward if f"{path}.{part}.down_proj" in modules), None)
     if dense:
-        sites += [_whole(model, role, index, f"{path}.{dense}.{role}_proj") for role in ("gate", "up", "down")]
+        sites += [_whole(modules, role, index, f"{path}.{dense}.{role}_proj") for role in ("gate", "up", "down")]
     attention = next(site for site in sites if site.role == "o")
-    if family.experts in modules:
-        sites += _experts(modules[family.experts], index, f"{path}.{family.experts}", attention.d_out)
+    experts = f"{path}.{family.experts}"
+    if experts in modules:
+        sites += _experts(modules[experts], index, experts, attention.d_out)
     for role, relative in (family.fused or {}).items():
-        fused = _whole(model, role, index, f"{path}.{relative}")
+        fused = _whole(modules, role, index, f"{path}.{relative}")
         sites.append(fused)
         if role == "gate_up":
             widths = {"gate": fused.d_out // 2, "up": fused.d_out // 2}
@@ -319,7 +327,7 @@ def _keys(modules: Mapping[str, nn.Module], site: Site, family: Family, path: st
     if family.key_norm is None or f"{path}.{family.key_norm}" not in modules:
         return site
     module = f"{path}.{family.key_norm}"
-    name, heads_first = f"layers.{site.layer}.key_norm", family.key_norm_heads_first
+    name, heads_first = f"layers.{site.layer}.key_norm", family.norms_heads_first
     return Site(name, "key_norm", site.layer, module, site.d_out, site.d_out, heads_first=heads_first)
 
 
@@ -334,8 +342,8 @@ def _slices(fused: Site, widths: dict[str, int], groups: int) -> list[Site]:
     return parts
 
 
-def _whole(model: PreTrainedModel, role: str, layer: int | None, path: str) -> Site:
-    module = model.get_submodule(path)
+def _whole(modules: Mapping[str, nn.Module], role: str, layer: int | None, path: str) -> Site:
+    module: Any = modules[path]
     if isinstance(module, nn.Linear):  # its weight may be packed, in another shape
         d_in, d_out = module.in_features, module.out_features
     else:  # Conv1D, an embedding

@@ -21,10 +21,9 @@ WRITERS = (DECODER, ENCODER_DECODER)
 """The kinds that write text."""
 PROJECTS_POSITIONS = "deberta-v2"  # its projections to queries and keys run a second time, over relative positions
 RECURRENT = ("qwen3_5", "qwen3_5_text", "lfm2")  # most of their layers mix tokens without keys and values
-READS_IDS = (
-    "gemma4",
-    "gemma4_text",
-)  # each layer looks token ids up in a table of its own, and some have the keys of another
+READS_IDS = ("gemma4", "gemma4_text")
+"""Each layer looks token ids up in a table of its own, and some have the keys of another."""
+SCALES_IDS = ("esm",)  # what it looks up for token ids is made smaller, and what it is given as embeddings is not
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,9 @@ class Family:
     fused: dict[str, str] | None = None  # whole role -> path
     feed_forward: tuple[str, ...] = ()  # where a layer may have gate, up and down: the first that is there
     experts: str | None = None  # the fused weights of many experts, in the layers that have some
-    key_norm: str | None = None  # what the keys pass between projection and rotation, in the models that have it
-    key_norm_heads_first: bool = False
+    key_norm: str | None = None  # what the keys pass behind their projection, in the models that have it
+    norms_heads_first: bool = False
+    """Whether norms of queries and keys are given (batch, heads, length, d_head)."""
     qkv_groups: "Callable[[PreTrainedConfig], int]" = lambda config: 1
     """How many times q, k and v stand behind one another in a fused qkv: once, or once for each head."""
     qkv_order: tuple[str, ...] = ("q", "k", "v")
@@ -63,7 +63,7 @@ _LLAMA = Family(
 )
 
 _QWEN3 = replace(_LLAMA, key_norm="self_attn.k_norm")
-_GEMMA3 = replace(_QWEN3, key_norm_heads_first=True)
+_GEMMA3 = replace(_QWEN3, norms_heads_first=True)
 _GEMMA4 = replace(_QWEN3, elsewhere={})
 _UNGATED = replace(_LLAMA, sites={role: path for role, path in _LLAMA.sites.items() if role != "gate"})
 _GLM = replace(
@@ -207,7 +207,8 @@ FAMILIES: dict[str, Family | tuple[Family, ...]] = {  # of several rows, the fir
     **dict.fromkeys(("llama", "mistral", "qwen2"), _LLAMA),  # SmolLM is a llama too
     "qwen3": _QWEN3,
     **dict.fromkeys(("gemma", "gemma2", "vaultgemma", "olmo", "granite", "granite_swa", "smollm3", "helium"), _LLAMA),
-    **dict.fromkeys(("ministral", "ministral3", "seed_oss", "ernie4_5", "hunyuan_v1_dense", "internlm3"), _LLAMA),
+    **dict.fromkeys(("ministral", "ministral3", "seed_oss", "ernie4_5", "internlm3"), _LLAMA),
+    "hunyuan_v1_dense": replace(_LLAMA, key_norm="self_attn.key_layernorm", norms_heads_first=True),
     **dict.fromkeys(("olmo2", "olmo3", "cohere", "cohere2"), _QWEN3),
     "exaone4": _GEMMA3,
     "gemma3_text": _GEMMA3,
@@ -220,13 +221,13 @@ FAMILIES: dict[str, Family | tuple[Family, ...]] = {  # of several rows, the fir
     ),
     **dict.fromkeys(("glm", "glm4"), _GLM),
     **dict.fromkeys(("nemotron", "arcee"), _UNGATED),
-    "apertus": replace(_UNGATED, key_norm="self_attn.k_norm", key_norm_heads_first=True),
-    "stablelm": replace(_LLAMA, key_norm="self_attn.k_layernorm", key_norm_heads_first=True),
+    "apertus": replace(_UNGATED, key_norm="self_attn.k_norm", norms_heads_first=True),
+    "stablelm": replace(_LLAMA, key_norm="self_attn.k_layernorm", norms_heads_first=True),
     "phi": replace(  # 1, 1.5 and 2
         _UNGATED,
         sites={**_UNGATED.sites, "o": "self_attn.dense", "up": "mlp.fc1", "down": "mlp.fc2"},
         key_norm="self_attn.k_layernorm",
-        key_norm_heads_first=True,
+        norms_heads_first=True,
     ),
     "starcoder2": replace(_UNGATED, sites={**_UNGATED.sites, "up": "mlp.c_fc", "down": "mlp.c_proj"}),
     "falcon": replace(_BLOOM, qkv_groups=_of_falcon),

@@ -168,6 +168,8 @@ def _read(
     else:
         model, absent = _read_model(folder, auto_class, {**options, **storage})
     finish_loading(model, quantise)
+    if options["dtype"] is torch.float64 and model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")  # one expert after another: torch's grouped product knows no float64
     return (model if storage else model.to(where)).eval(), absent
 
 

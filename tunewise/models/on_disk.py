@@ -40,7 +40,8 @@ def check_whole(path: Path) -> None:
         with safe_open(path, framework="pt"):  # reads the header alone
             pass
     except (SafetensorError, OSError) as error:
-        is_pointer = path.stat().st_size < 1_000 and path.read_bytes().startswith(b"version https://git-lfs")
+        is_small = path.is_file() and path.stat().st_size < 1_000  # a link may lead nowhere
+        is_pointer = is_small and path.read_bytes().startswith(b"version https://git-lfs")
         raise UserError(
             f"{path} is damaged: {'it is a pointer of Git LFS, not the file' if is_pointer else error}",
             hint="git lfs pull" if is_pointer else "copy or download this file again",

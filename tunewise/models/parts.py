@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from itertools import groupby
 
+from torch import Tensor
+
 _LAYER = re.compile(r".*?\.\d+\.")
 
 
@@ -16,3 +18,8 @@ def layer_by_layer(names: Iterable[str]) -> list[list[str]]:
 def _layer_of(name: str) -> str:
     found = _LAYER.match(name)
     return name if found is None else found[0]
+
+
+def is_matrix_of_a_layer(name: str, tensor: Tensor) -> bool:
+    """Whether this is a matrix, and one inside a layer: no embedding and no head."""
+    return tensor.ndim == 2 and _LAYER.match(name) is not None

@@ -28,10 +28,14 @@ STATE = "weight.quant_state.bitsandbytes__nf4"
 
 
 class NF4Linear(nn.Linear):
-    """A frozen weight (d_out, d_in) in NF4, multiplied by as its dequantised values; the bias is as it was."""
+    """A frozen weight (d_out, d_in) in NF4, multiplied by as its dequantised values; the bias is as it was.
 
-    def __init__(self, codes: FourBits, bias: nn.Parameter | None) -> None:
+    `source_cls` is what transformers calls the class that it stands in the place of.
+    """
+
+    def __init__(self, codes: FourBits, bias: nn.Parameter | None, source_cls: type[nn.Module] = nn.Linear) -> None:
         nn.Module.__init__(self)
+        self.source_cls = source_cls
         assert isinstance(codes.constants, Constants), "only constants that are quantised again"
         (self.out_features, self.in_features), self.dtype = codes.shape, codes.dtype
         self.weight, self.bias = nn.Parameter(codes.packed, requires_grad=False), bias
@@ -113,7 +117,7 @@ def pack_layers(model: PreTrainedModel, kept: Sequence[str] = ()) -> None:
     for path in packed_paths(model, kept):
         module = model.get_submodule(path)
         weight = module.weight.detach().T if type(module) is Conv1D else module.weight.detach()
-        model.set_submodule(path, NF4Linear(packed(weight, weight.dtype), module.bias))
+        model.set_submodule(path, NF4Linear(packed(weight, weight.dtype), module.bias, type(module)))
     model.config.quantization_config = {
         "quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4",
         "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": str(model.dtype).removeprefix("torch."),
@@ -124,7 +128,7 @@ def put_in(model: PreTrainedModel, codes: Mapping[str, FourBits]) -> None:
     """Put layers with these codes in place of the modules of `model` by those names; KeyError for none of that name."""
     modules = dict(model.named_modules())
     for path, each in codes.items():
-        model.set_submodule(path, NF4Linear(each, modules[path].bias))
+        model.set_submodule(path, NF4Linear(each, modules[path].bias, type(modules[path])))
 
 
 def keep_layout(layer: NF4Linear) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tunewise.errors import UserError, unknown
 from tunewise.models import ends, plain, subclassed
@@ -94,6 +95,11 @@ def is_plain(config: PreTrainedConfig, wanted: str) -> bool:
 def of_layers(form: str) -> str:
     """The format of the linear layers alone."""
     return form.removesuffix(ENDS)
+
+
+def why_rows_mix(form: str) -> str:
+    """Why what a base in this format makes of a row depends on those beside it; "" where it does not."""
+    return "a row's int8 products depend on the rows beside it" if of_layers(form) == INT8 else ""
 
 
 def finish_loading(model: PreTrainedModel, wanted: str) -> None:
@@ -190,13 +196,14 @@ def dequantise(model: PreTrainedModel) -> PreTrainedModel:
     """Put plain layers with the dequantised weights in place of the packed ones; `model` itself is changed."""
     if ends.MARK in vars(model.config):
         ends.unpack_ends(model)
-    weights = {name: dequantised_weight(module).to(model.dtype) for name, module in packed_weights(model).items()}
+    # transformers' own weights come from the kernel that `packed.weight_of` works round, and none is a Conv1D again
+    plain_layers = {name: _plain_layer(module, model.dtype) for name, module in packed_weights(model).items()}
     if _by_bitsandbytes(model):
         model.dequantize()
     else:
-        _put_linear_layers(model)
-    for name, weight in weights.items():  # transformers' own come from the kernel that `packed.weight_of` works round
-        model.get_parameter(name).data = weight
+        del model.config.quantization_config
+    for name, layer in plain_layers.items():
+        model.set_submodule(name.removesuffix(".weight"), layer)
     return model
 
 
@@ -240,13 +247,13 @@ def _by_bitsandbytes(model: PreTrainedModel) -> bool:
     return found is not None and _layers_of(found) not in (plain, subclassed)
 
 
-def _put_linear_layers(model: PreTrainedModel) -> None:
-    """Put plain layers, whose weights are still to be set, in place of packed ones that transformers does not know."""
-    for name, module in packed_weights(model).items():
-        layer = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
-        layer.weight, layer.bias = nn.Parameter(dequantised_weight(module), requires_grad=False), module.bias
-        model.set_submodule(name.removesuffix(".weight"), layer)
-    del model.config.quantization_config
+def _plain_layer(module: Any, dtype: torch.dtype) -> nn.Module:
+    """What a packed layer was packed from, as far as its codes tell."""
+    weight, is_transposed = dequantised_weight(module).to(dtype), vars(module).get("source_cls") is Conv1D
+    with torch.device("meta"):
+        layer = Conv1D(*weight.shape) if is_transposed else nn.Linear(*reversed(weight.shape), bias=False)
+    layer.weight, layer.bias = nn.Parameter(weight.T.contiguous() if is_transposed else weight), module.bias
+    return layer
 
 
 def _packed_layers() -> ModuleType:

@@ -41,6 +41,8 @@ LEVERS = (
     Lever("train.optimiser=adamw_8bit", {"optimiser": "adamw_8bit"}, "precision of the moments", "optimiser"),
     Lever("quantise=nf4", {"quantise": "nf4"}, "precision of the base", "weights"),
 )
+NARROWED = ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit")
+"""Optimisers whose moments the second one narrows."""
 OF_ENDS = Lever("quantise=nf4-ends8", {"quantise": "nf4-ends8"}, "precision of the base", "weights")
 """In the place of the last one, for a base that is in nf4 already."""
 WORTH_PULLING = 0.02
@@ -139,6 +141,8 @@ class _Asked:
     def _usable(self, method: Method) -> list[Lever]:
         """The levers that are not pulled yet, and that have something to make smaller."""
         free = [lever for lever in LEVERS if any(getattr(self.work, k) != v for k, v in lever.change.items())]
+        if self.work.optimiser not in NARROWED:  # another rule would be more than another precision
+            free = [lever for lever in free if lever.term != "optimiser"]
         if of_layers(self.work.quantise) == "nf4":
             free = [lever for lever in free if lever.term != "weights"]
             free += [OF_ENDS] if self.work.quantise == "nf4" else []

@@ -8,13 +8,13 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
 from tunewise.engine import gpu
 from tunewise.engine.backend import backend
 from tunewise.errors import UserError, unknown
+from tunewise.machine import free_memory
 
 MEMORY_SHARE = 0.96
 """Of a card's memory: the rest is the driver's, the context's and the libraries'."""
@@ -48,8 +48,6 @@ _CARDS: dict[str, tuple[float, float, float, float]] = {
 NAMES = ("auto", "cpu", *_CARDS)
 _MEMORY_ALONE = re.compile(r"(\d+(?:\.\d+)?) ?(GB|GiB|G|TB)", re.IGNORECASE)
 _UNITS = {"gb": 10**9, "g": 10**9, "gib": 2**30, "tb": 10**12}
-_MEMORY_OF_LINUX = Path("/proc/meminfo")
-_MEMORY_OF_CONTAINER = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def _cpu_here() -> Device:
     return Device(
         "cpu",
         "cpu",
-        free_memory(),
+        _memory_here(),
         {dtype: 1e9 * measured.gflops_in(dtype) for dtype in (torch.float32, torch.bfloat16)},
         1e9 * measured.gigabytes_per_second,
         CPU_OPERATION_SECONDS,
@@ -154,34 +152,8 @@ def _gpu_here(name: str) -> Device:
     )
 
 
-def free_memory() -> int:
-    """Bytes that a process may take here now without anything being swapped out, a container's limit among them."""
-    told = [_of_linux(), _of_container()]
-    known = [n for n in told if n is not None]
-    if known:
-        return min(known)
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        raise UserError("this system does not tell how much memory it has", "say it: --device 16GB") from None
-
-
-def _of_linux() -> int | None:
-    try:
-        lines = _MEMORY_OF_LINUX.read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def _of_container() -> int | None:
-    """What is left below the limit of control groups, version 2; caches, which give way, are not counted as taken."""
-    try:
-        limit = (_MEMORY_OF_CONTAINER / "memory.max").read_text().strip()
-        if limit == "max":
-            return None
-        current = int((_MEMORY_OF_CONTAINER / "memory.current").read_text())
-        told = dict(line.split() for line in (_MEMORY_OF_CONTAINER / "memory.stat").read_text().splitlines())
-        return int(limit) - current + int(told.get("file", 0))
-    except (OSError, ValueError):
-        return None
+def _memory_here() -> int:
+    found = free_memory()
+    if found is None:
+        raise UserError("this system does not tell how much memory it has", "say it: --device 16GB")
+    return found

@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from tunewise.errors import UserError
@@ -11,6 +12,10 @@ from tunewise.methods.base import Method
 from tunewise.planning.shell import Shell
 
 HEAD_WIDTH, MOST_TOKENS = 8, 128
+_INNER_WIDTHS = (
+    "intermediate_size", "ffn_dim", "d_ff", "hidden_dim", "n_inner", "ffn_hidden_size", "encoder_ffn_dim",
+    "decoder_ffn_dim", "moe_intermediate_size", "shared_expert_intermediate_size",
+)  # fmt: skip
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "word_embed_proj_dim", "pooler_hidden_size")
 
 
@@ -20,6 +25,9 @@ def sibling_of(shell: Shell) -> PreTrainedModel | None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             made = shell.head.auto_class(shell.kind, shell.name).from_config(narrow(shell.config))
+            for parameter in made.parameters():
+                if parameter.dim() > 1:  # what enters a module is to be seen in the logits
+                    nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, AssertionError):
         return None
     return made.eval()
@@ -37,17 +45,18 @@ def narrow(config: PreTrainedConfig) -> PreTrainedConfig:
     width = n_heads * HEAD_WIDTH
     wide = {
         **dict.fromkeys(_WIDTHS, width),
-        **dict.fromkeys(
-            ("intermediate_size", "ffn_dim", "d_ff", "hidden_dim", "n_inner", "ffn_hidden_size"), 2 * width
-        ),
-        **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 2 * width),
+        **dict.fromkeys(_INNER_WIDTHS, 2 * width),
+        **dict.fromkeys(("num_experts", "num_local_experts"), told.get("num_experts_per_tok") or 1),
         **dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "n_heads", "attention_heads"), n_heads),
         **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), n_heads),
         **dict.fromkeys(("head_dim", "d_kv", "kv_channels", "query_pre_attn_scalar", "embedding_size"), HEAD_WIDTH),
+        **dict.fromkeys(("global_head_dim", "hidden_size_per_layer_input"), HEAD_WIDTH),
+        **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), HEAD_WIDTH),
         "num_key_value_heads": n_groups,
         "num_kv_heads": n_groups if groups < heads else n_heads,
         "rotary_dim": HEAD_WIDTH,
         "vocab_size": min(MOST_TOKENS, told.get("vocab_size") or MOST_TOKENS),
+        "vocab_size_per_layer_input": MOST_TOKENS,
     }
     for name, value in wide.items():
         if told.get(name) is not None:
@@ -58,7 +67,7 @@ def narrow(config: PreTrainedConfig) -> PreTrainedConfig:
             setattr(text, name, 0)
     rotation = told.get("rope_parameters")
     if isinstance(rotation, dict) and rotation.get("rope_type") not in (None, "default"):
-        text.rope_parameters = {"rope_type": "default", "rope_theta": rotation.get("rope_theta", 10_000.0)}
+        text.rope_parameters = {**rotation, "rope_type": "default", "rope_theta": rotation.get("rope_theta", 10_000.0)}
     return found
 
 

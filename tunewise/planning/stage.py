@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunewise.data.encode import Encoded
+from tunewise.engine.criterion import CrossEntropy, minimising
 from tunewise.engine.from_trunk import FromTrunk
 from tunewise.engine.fused import fuse_as
 from tunewise.engine.last_layer import read_as
@@ -22,9 +23,9 @@ from tunewise.engine.packed_writing import places
 from tunewise.engine.trunk import Trunk
 from tunewise.engine.trunk_store import Store
 from tunewise.errors import UserError
-from tunewise.methods.attach import Tuned, count, reach
+from tunewise.methods.attach import Tuned
 from tunewise.methods.base import Method
-from tunewise.methods.reach import delta_dtype
+from tunewise.methods.reach import added_by, delta_dtype, n_trained, refuse_to_act, selected_by
 from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
 from tunewise.models.aside import is_large
 from tunewise.models.codes import EightBits
@@ -95,11 +96,12 @@ class Stage:
         known = _known(shell)
         self._anatomy, self._sibling = known.anatomy, known.sibling
         self._packed = packed_paths(shell.model, _kept(shell)) if work.quantise else []
+        refuse_to_act(method, self._anatomy)
         with torch.device("meta"):
             deltas = dict(method.deltas(self._anatomy))
-        chosen = reach(shell.model, method)[1]
+        chosen = selected_by(shell.model, method, self._anatomy)
         selected, n_selected = list(chosen), sum(parameter.numel() for parameter in chosen.values())
-        n_added = count(shell.model, method) - n_selected
+        n_added = n_trained(added_by(deltas))
         self._refuse_packed(selected)
         self.runs = runs(shell.model, self._anatomy, deltas, selected)
         """The layers, those that are alike together."""
@@ -113,7 +115,8 @@ class Stage:
         if name not in known.tried:
             known.tried[name] = self._tried()
         tried = known.tried[name]
-        self._objective, self.trunk_plan, self._trunk = tried.objective, TrunkPlan(), None
+        self._objective = minimising(tried.objective, CrossEntropy(work.label_smoothing))
+        self.trunk_plan, self._trunk = TrunkPlan(), None
         if work.seen is not None:
             self.trunk_plan = plan_of(tried.trunk, tried.why_no_trunk, work.seen, work.quantise)
             self._trunk = tried.trunk if self.trunk_plan.is_cached else None

@@ -41,6 +41,8 @@ class Work:
     """Activations are computed again in the backward (`train.checkpointing`)."""
     optimiser: str = "adamw"
     """`train.optimiser`."""
+    label_smoothing: float = 0.0
+    """`train.label_smoothing`; it takes next to nothing more."""
     keeps_best: bool = False
     """The best state so far is kept, as by a run that looks at dev: beside the present one, unless it is large."""
     seen: Seen | None = None

@@ -136,9 +136,12 @@ def gather_arms(
     """The arms of `runs` in the order in which they first appear, or in that of `labels` (label -> arm folder).
 
     Several labels may share a folder: arms for which the search chose the same point. Runs that no label speaks of are
-    of one arm where their recipes are the same but for the seed; of a run that is there twice one counts.
+    of one arm where their recipes are the same but for the seed; of a run that is there twice one counts. UserError for
+    runs without a metric in common.
     """
     metric, labelled = main_metric(runs), set((labels or {}).values())
+    if not metric:
+        raise UserError("these runs have no metric of test in common", "give folders of runs that were scored alike")
     known = {run.asked: run.arm_folder for run in runs if run.arm_folder in labelled}
     found: dict[str, dict[Any, Run]] = {}
     for run in runs:
@@ -178,7 +181,7 @@ def runs_of(root: Path) -> list[Run]:
 
 
 def refuse_unlike(runs: Sequence[Run], where: str) -> None:
-    """UserError for runs of several tasks or bases, whose scores say nothing of each other."""
+    """UserError for runs of several tasks or bases, or of states of one, whose scores say nothing of each other."""
     for what, found in (
         ("tasks", [str(run.metrics.get("task")) for run in runs]),
         ("bases", [str(run.recipe.get("model")) for run in runs]),
@@ -189,6 +192,15 @@ def refuse_unlike(runs: Sequence[Run], where: str) -> None:
                 f"the runs {where} are of {len(several)} {what}: {', '.join(several[:8])}",
                 f"give a folder of one, such as {runs[0].folder.parent.parent}",
             )
+    first: dict[tuple[str, str], tuple[str, Run]] = {}
+    for run in runs:
+        for of, digest in run.made_of.items():
+            known, earlier = first.setdefault(of, (digest, run))
+            if known != digest:
+                raise UserError(
+                    f"{of[0]} changed between the runs {where}: {earlier.folder} and {run.folder} are of unlike ones",
+                    "carry the older ones out again, into other folders, or give folders of one state alone",
+                )
 
 
 def labels_of(root: Path) -> dict[str, str]:

@@ -76,7 +76,7 @@ def card_text(arms: Sequence[Arm], decision: Decision) -> str:
         writes=base["head"]["kind"] == "lm",
         templates=templates_of(adapter["notes"]),
         scores=_scores(pick),
-        metric=words.metric_name(pick.metric) + words.unit(pick.metric),
+        metric=words.in_unit(pick.metric),
         qualities={arm.label: words.quality(arm.metric, arm.quality) for arm in arms},
         proofs=proof_table([pick]),
         recipe=files.read_text(run.folder / "recipe.yaml").strip(),
@@ -121,7 +121,7 @@ def _scores(arm: Arm) -> list[tuple[str, str, str]]:
     shipped = shipped_run(arm).metrics["test"]
     return [
         (
-            words.metric_name(name) + words.unit(name),
+            words.in_unit(name),
             words.quality(name, arm.interval_of(name)),
             f"{shipped[name]:.{3 if name in LOWER_IS_BETTER else 1}f}",
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report.arms import Arm
 from tunewise.report.figure import N_SERIES, SERIES, subplots, svg
-from tunewise.report.words import metric_name, unit
+from tunewise.report.words import on_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,7 +100,7 @@ def _draw_scores(axis: "Axes", arms: Sequence[Arm], curves: Sequence[tuple[int, 
         axis.plot(curve.steps, curve.means, color=colour, linewidth=1.7, solid_capstyle="round", marker=marker)
         axis.fill_between(curve.steps, curve.lows, curve.highs, color=colour, alpha=0.13, linewidth=0)
         axis.plot(*zip(*curve.kept), color=colour, marker="o", markersize=4.5, linestyle="", zorder=3)
-    axis.set_ylabel(f"{metric_name(metric)} on dev" + unit(metric).replace(" ", ", "))
+    axis.set_ylabel(on_axis(metric, " on dev"))
 
 
 def _draw_losses(axis: "Axes", curves: Sequence[tuple[int, list[float], list[float]]]) -> None:

@@ -40,7 +40,8 @@ def decide(arms: Sequence[Arm], rule: Rule | None = None) -> Decision:
     verdict = judge([contender(arm.label, metric, [run.metrics for run in arm.runs]) for arm in arms], rule)
     by_label = {arm.label: arm for arm in arms}
     pick, best = by_label[verdict.pick], by_label[verdict.best]
-    reason = " ".join([*_nothing_learnt(best), *_reasons(by_label, verdict, rule), *paid_back(arms, pick)])
+    warned = [*_unproved(pick), *_nothing_learnt(best)]
+    reason = " ".join([*warned, *_reasons(by_label, verdict, rule), *paid_back(arms, pick)])
     return Decision(_headline(pick, verdict), reason, pick, best, verdict)
 
 
@@ -61,6 +62,15 @@ def _headline(pick: Arm, verdict: Verdict) -> str:
         seeds = "one seed" if verdict.n_seeds == 1 else f"{verdict.n_seeds} seeds"
         return f"Not settled by {seeds}; so far take {pick.label}: {score} with {trained}."
     return f"Take {pick.label}: {score} with {trained}."
+
+
+def _unproved(pick: Arm) -> list[str]:
+    """A warning where what is to be taken has not proved itself."""
+    failed = {name: None for run in pick.runs for name, proof in run.proofs().items() if not proof.get("passed")}
+    if not failed:
+        return []
+    told = words.listing([words.spaced(name) for name in failed])
+    return [f"But proofs of {pick.label} failed ({told}): do not rely on it before you know why."]
 
 
 def _nothing_learnt(best: Arm) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from tunewise.files import read_json
 from tunewise.report.arms import Arm
 from tunewise.report.figure import MARKERS, N_SERIES, SERIES, subplots, svg
-from tunewise.report.words import metric_name, unit
+from tunewise.report.words import on_axis
 
 DIAL = "dial.json"
 
@@ -58,7 +58,7 @@ def dial_figure(arms: Sequence[Arm], narrow: bool = False) -> str:
         axis.annotate(f"λ = {dial.knee:g}", place, (7, -13), textcoords="offset points", color=colour)
     axis.margins(x=0.08, y=0.12)
     axis.set_xlabel("forgetting, nats per token")
-    axis.set_ylabel(metric_name(arms[0].metric) + unit(arms[0].metric).replace(" ", ", "))
+    axis.set_ylabel(on_axis(arms[0].metric))
     return svg(figure)
 
 

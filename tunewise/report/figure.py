@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report.arms import Arm
-from tunewise.report.words import metric_name, unit
+from tunewise.report.words import metric_name, on_axis
 from tunewise.verdict import Contender, pareto
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def quality_against_cost(arms: Sequence[Arm], *, narrow: bool = False) -> str:
         axis.margins(x=0.12, y=0.1)
         axis.set_xlabel(panel.title)
         if narrow or axis is axes[0]:
-            axis.set_ylabel(metric_name(arms[0].metric) + unit(arms[0].metric).replace(" ", ", "))
+            axis.set_ylabel(on_axis(arms[0].metric))
     return svg(figure)
 
 

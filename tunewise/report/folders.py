@@ -38,6 +38,24 @@ class Run:
         method = self.recipe.get("method", {})
         return {"name": method} if isinstance(method, str) else dict(method)
 
+    @property
+    def data_path(self) -> str:
+        """What its recipe names as data."""
+        data = self.recipe.get("data")
+        return str(data.get("path") if isinstance(data, dict) else data)
+
+    @property
+    def made_of(self) -> dict[tuple[str, str], str]:
+        """What it was made of, as (what it is called, what was asked of it) -> the digest that was taken of it then;
+        of a quantised base none, which machines may round unlike."""
+        base, asked = self.environment.get("base") or {}, self.recipe
+        reads = {name: asked.get(name) for name in ("data", "out_of_domain", "retention", "adapter")}
+        digests = {(self.data_path, json.dumps(reads, sort_keys=True)): self.environment.get("data_sha256")}
+        if not base.get("quantise"):
+            model = str(asked.get("model"))
+            digests[model, f"{model} {asked.get('head')}"] = base.get("fingerprint")
+        return {of: digest for of, digest in digests.items() if digest}
+
     def proofs(self) -> dict[str, dict[str, Any]]:
         return self.metrics.get("proofs") or {}
 

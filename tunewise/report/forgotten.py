@@ -45,7 +45,7 @@ def _row(arm: Arm, looks: Sequence[dict[str, Any]]) -> Forgotten:
     metric, means = looks[0]["metric"], {name: fmean(look[name] for look in looks) for name in MEANS}
     digits = 3 if metric in LOWER_IS_BETTER else 1
     before, after = (f"{means[name]:.{digits}f}" for name in ("base", "tuned"))
-    name = "nats per token" if metric == "loss" else words.metric_name(metric) + words.unit(metric)
+    name = "nats per token" if metric == "loss" else words.in_unit(metric)
     return Forgotten(
         arm, looks[0]["task"], name, before, after, looks[0]["n_items"], means["n_lost"], means["n_gained"]
     )

@@ -65,7 +65,7 @@ def render(
         task=task,
         arms=arms,
         rows=_rows(arms),
-        metric=words.metric_name(arms[0].metric) + words.unit(arms[0].metric).rstrip(),
+        metric=words.in_unit(arms[0].metric),
         decision=decision,
         diverged=diverged,
         how=how,

@@ -90,7 +90,7 @@ def figures(found: Found) -> list[tuple[str, str, str, str]]:
         decided = found["changes"]["score"]
         if decided and decided["metric"] == name and decided["interval"]:
             change += f" [{', '.join(signed(end, digits) for end in decided['interval'])}]"
-        title = words.metric_name(name) + words.unit(name)
+        title = words.in_unit(name)
         told.append((title, score(value, digits), score(new, digits), change))
     changes = found["changes"] or {}
     for name, title, tell in (

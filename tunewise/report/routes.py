@@ -1,5 +1,6 @@
 """What each way on for an adapter of a quantised base changes and costs, side by side in a terminal."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,7 +54,7 @@ def _figures(found: Found) -> dict[str, Callable[[Found], str]]:
     }
     for metric in found["without_adapter"]["metrics"] or ():
         digits = 1 if words.unit(metric) else 4
-        name = words.metric_name(metric) + words.unit(metric)
+        name = words.in_unit(metric)
         rows[name] = lambda told, metric=metric, digits=digits: score(told["metrics"][metric], digits)
     rows["on disk"] = lambda told: words.size(told.get("disk_bytes", 0))
     rows["weights in memory"] = lambda told: words.size(told.get("memory_bytes", 0))
@@ -64,7 +65,7 @@ def command(route: str, adapter: str) -> str:
     """What has to be typed to take a route."""
     if route == "attached":
         return f"tunewise.load_adapter(model, {adapter!r}), in Python"
-    return f"tunewise adapter merge {adapter} --route {route} --out FOLDER"
+    return f"tunewise adapter merge {shlex.quote(adapter)} --route {route} --out FOLDER"
 
 
 def number(value: float | None) -> str:

@@ -37,4 +37,4 @@ def set_rows(arms: Sequence[Arm]) -> list[ScoreRow]:
 
 def _row(name: str, metric: str, scores: Sequence[Interval | None]) -> ScoreRow:
     told = ("–" if score is None else words.quality(metric, score) for score in scores)
-    return ScoreRow(name, words.metric_name(metric) + words.unit(metric), tuple(told))
+    return ScoreRow(name, words.in_unit(metric), tuple(told))

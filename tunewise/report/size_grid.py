@@ -114,7 +114,7 @@ def write_size_page(found: Found, page: Path, *, commands: Sequence[str] = ()) -
     drawn = (heat_map(found), heat_map(found, narrow=True)) if figure.available() else None
     text = template("size_grid.html.jinja").render(
         found=found,
-        metric=words.metric_name(found["metric"]) + words.unit(found["metric"]).rstrip(),
+        metric=words.in_unit(found["metric"]),
         figures=drawn,
         legend=legend(found),
         summaries=[summary(domain, cells) for domain, cells in found["grids"].items()],

@@ -24,10 +24,9 @@ LABELS = 14
 def comparison_table(arms: Sequence[Arm], found: Decision, diverged: Sequence[DivergedArm] = ()) -> Table:
     """One row an arm; the row to take is bold, and those without a result stand last."""
     metric = arms[0].metric
-    unit = words.unit(metric).strip()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("way")
-    headings = [f"{words.metric_name(metric)}{' ' + unit if unit else ''}", "forgetting", "trained", "adapter"]
+    headings = [words.in_unit(metric), "forgetting", "trained", "adapter"]
     stored = ["base"] if are_stored_unlike(arms) else []
     for heading in (*headings, *stored, "time", "memory"):
         table.add_column(heading, justify="right", no_wrap=heading not in stored)
@@ -209,7 +208,7 @@ def _remembered(look: dict[str, Any]) -> str:
 
 def print_dial(console: Console, found: dict[str, Any]) -> None:
     """Every λ with its scores and what is forgotten there, the one to take marked, and why it is."""
-    name = words.metric_name(found["metric"]) + words.unit(found["metric"])
+    name = words.in_unit(found["metric"])
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for title in ("λ", f"{name} on dev", "on test", "forgotten, nats per token"):
         table.add_column(title, justify="right")
@@ -228,7 +227,7 @@ def print_remedies(console: Console, found: dict[str, Any]) -> None:
     """Each remedy against forgetting with its score and what it forgot; below, what was left out and why."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("remedy")
-    for title in (words.metric_name(found["metric"]) + words.unit(found["metric"]), "forgetting, nats per token", "λ"):
+    for title in (words.in_unit(found["metric"]), "forgetting, nats per token", "λ"):
         table.add_column(title, justify="right")
     for row in found["rows"]:
         scores, changes = (_plus_minus(row[name], digits) for name, digits in (("test", 1), ("forgetting", 3)))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tunewise.directions import LOWER_IS_BETTER
+from tunewise.directions import LOWER, LOWER_IS_BETTER
 from tunewise.stats import Interval
 
 PERCENT = (  # scores are 0 to 100 throughout
@@ -35,7 +35,7 @@ def metric_name(metric: str) -> str:
     source, dot, own = metric.rpartition(".")  # of a mixture
     if dot:
         return f"{metric_name(own)} of {source}"
-    return NAMES.get(metric, metric.replace("_", " "))
+    return NAMES.get(metric, metric.removesuffix(LOWER).replace("_", " "))
 
 
 def quality(metric: str, interval: Interval) -> str:
@@ -47,6 +47,16 @@ def quality(metric: str, interval: Interval) -> str:
 
 def unit(metric: str) -> str:
     return " %" if of_any_source(metric) in PERCENT else ""
+
+
+def in_unit(metric: str) -> str:
+    """accuracy %, calibration error: what a heading says of a metric."""
+    return metric_name(metric) + unit(metric)
+
+
+def on_axis(metric: str, of: str = "") -> str:
+    """accuracy, % or accuracy on dev, %: what an axis says of it."""
+    return metric_name(metric) + of + unit(metric).replace(" ", ", ")
 
 
 def of_any_source(metric: str) -> str:

@@ -15,7 +15,7 @@ from tunewise.run.record import is_done
 from tunewise.run.routes import merge_by, weigh_routes
 from tunewise.run.together import plan, run_together
 from tunewise.run.training_rows import in_columns
-from tunewise.training.proofs import prove_adapter
+from tunewise.training.proofs import failed_proofs, prove_adapter, prove_merged
 from tunewise.training.reload import prove_in_fresh_process
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "evaluate",
     "evaluate_with_harness",
     "examine_data",
+    "failed_proofs",
     "in_columns",
     "is_done",
     "merge_adapter",
@@ -40,6 +41,7 @@ __all__ = [
     "plan",
     "prove_adapter",
     "prove_in_fresh_process",
+    "prove_merged",
     "quantize",
     "refuse_unfit",
     "run",

@@ -23,8 +23,9 @@ from tunewise.data.in_memory import Data
 from tunewise.data.out_of_domain import load_out_of_domain
 from tunewise.data.streamed import witnesses_of
 from tunewise.data.task import Task
+from tunewise.engine.criterion import CrossEntropy, minimising
 from tunewise.engine.from_trunk import Route, route_for
-from tunewise.engine.objectives import objective_for
+from tunewise.engine.objectives import Objective, objective_for
 from tunewise.engine.sources import Sources
 from tunewise.errors import UserError
 from tunewise.evaluation.asks import Asks
@@ -37,6 +38,7 @@ from tunewise.models.load import Base
 from tunewise.run import record
 from tunewise.run.answers import Answers, AtTheEnd
 from tunewise.run.begun import begun
+from tunewise.run.class_weights import check_loss, weighed
 from tunewise.run.dial import DIAL, measure_dial
 from tunewise.run.examined import refuse_unfit
 from tunewise.run.forgetting import RETENTION, check_suite, forgotten
@@ -45,15 +47,17 @@ from tunewise.run.planned import planned
 from tunewise.run.prepare import drawn, fields_of, load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.saving import Saving
-from tunewise.run.training_rows import tell, training_rows
+from tunewise.run.training_rows import tell, tell_limit, training_rows
 from tunewise.training import checkpoint
 from tunewise.training.lane import FitResult, Training
 from tunewise.training.loop import CHECKPOINTS, fit_alone
 from tunewise.training.memory import Peak
-from tunewise.training.optimiser import check_optimiser
 from tunewise.training.progress import Watcher
-from tunewise.training.proofs import Proof, at_most, check_labels, check_rows, check_tuned, probe_logits
+from tunewise.training.proofs import Proof, at_most, check_labels, check_rows, check_tuned, failed_proofs, probe_logits
 from tunewise.training.reload import prove_in_fresh_process
+from tunewise.training.rules import check_optimiser
+from tunewise.training.tensorboard import TensorBoard, check_report_to, tell_the_end
+from tunewise.training.weighing import ALIKE
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +86,8 @@ def run(
     finished = record.finished(recipe, out, digest)
     if finished is not None:
         return finished
-    check_optimiser(recipe.train.optimiser)
+    check_optimiser(recipe.train)
+    check_report_to(recipe.train)
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
     peak = Peak(base.model.device)
     with record.alone(out):
@@ -97,13 +102,17 @@ def run(
             files.write_json(out / record.METRICS, metrics)
             metrics = add_reload_proof([out], base)[0]
             metrics["seconds"] = round(time.perf_counter() - start, 3)
-        done(out, metrics)
+        done(out, recipe, metrics)
     return metrics
 
 
-def done(out: Path, metrics: Mapping[str, Any]) -> None:
+def done(out: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
     """Write metrics.json and, last of all, DONE; the checkpoints are needed no more."""
+    if failed := failed_proofs(metrics["proofs"]):
+        logger.warning("%s: proofs failed: %s", out, ", ".join(failed))
     files.write_json(out / record.METRICS, metrics)
+    if recipe.train.report_to:
+        tell_the_end(out, recipe.model_dump(mode="json"), metrics)
     files.write_text(out / record.DONE, "")
     checkpoint.remove(out / CHECKPOINTS)
 
@@ -164,6 +173,7 @@ class Run:
             raise UserError(
                 f"{task.name} has no test rows", "add a test file to its folder, or name one file to be split"
             )
+        check_loss(recipe, task)
         self.recipe, self.out, self.base, self.task = recipe, out, base, task
         self.model, self.tokenizer = base.model, base.tokenizer
         sets = recipe.out_of_domain.items()
@@ -175,15 +185,18 @@ class Run:
         with self.spent.on("proofs"):
             self.base_logits, self.base_sums = probe_logits(self.model, self.probes), checksums(self.model)
         self.tuned = begun(recipe, base, self._losses)
-        self.objective = objective_for(base, self.tuned.prefix_ids, packing=recipe.train.packing)
+        self.objective = objective_for(base, self.tuned.prefix_ids, packing=recipe.train.packing)  # of evaluations
         self.route = Route(self.objective, None, "nothing is trained")
         self._begin_the_head()
         self.answers = Answers(recipe, base, task, self.tuned, self.elsewhere, self.spent)
         self.rows: Sequence[Encoded] = []
         self.sources = Sources({})
         self.mixture: list[dict[str, Any]] = []
+        self.class_weights: dict[str, float] = {}
+        self.weighing = ALIKE
         self.proofs: dict[str, Proof] = {}
         self.saving = Saving(recipe, base, task, self.tuned, self.probes, out)
+        self.tensorboard = TensorBoard(out) if recipe.train.report_to else None
 
     def _begin_the_head(self) -> None:
         """Draw a classifier that no training has seen from this run's seed; every method but frozen trains it."""
@@ -196,7 +209,7 @@ class Run:
 
     def _losses(self) -> Iterator[Tensor]:
         """The base's mean loss on one training example after another, for methods that look before they start."""
-        objective = objective_for(self.base)
+        objective = minimising(objective_for(self.base), CrossEntropy(self.recipe.train.label_smoothing))
         found = training_rows(self.base, replace(self.task, replayed=()), self._max_length(0))
         for batch in (objective.collate([row]) for row in found.in_turn(self.recipe.seed)):
             if batch.n_labels:
@@ -209,22 +222,29 @@ class Run:
 
     def begin(self, digest: str, *, beside_others: bool = False) -> None:
         """The first files, and the proofs before training, which is alone or `beside_others` in one batch."""
+        record.refuse_changed(self.recipe, self.out, digest)
         self.tuned.model.eval()
         check_suite(self.recipe, self.base)
         self.answers.begin()
         self.proofs |= self._no_leak()
         ledger = Ledger()
         if self.tuned.n_trainable:
-            found = training_rows(self.base, self.task, self._max_length())
+            longest = self._max_length()
+            found = training_rows(self.base, self.task, longest)
             self.rows, self.sources, ledger = found.rows, found.sources, found.ledger
             self.mixture = found.table(self.recipe.train, self.recipe.seed)
             tell(ledger, self.mixture)
+            tell_limit(self.base, self.recipe.train, longest, len(self.tuned.prefix_ids), ledger)
+            asked, head = self.recipe.train.class_weights, self.base.head.kind
+            self.class_weights, self.weighing = weighed(asked, self.task, head, found)
             self.proofs |= self._check(found.answered)
         files.write_text(self.out / record.RECIPE, dump_yaml(self.recipe))
         files.write_json(self.out / record.ENVIRONMENT, record.environment(self.base, digest))
         files.write_json(self.out / record.LEDGER, self._accounts(ledger))
         if self.rows:
-            self.route = Route(self.objective, None, "it shares its batches") if beside_others else self._route()
+            criterion = CrossEntropy(self.recipe.train.label_smoothing, self.weighing.classes)
+            objective = minimising(self.objective, criterion)
+            self.route = Route(objective, None, "it shares its batches") if beside_others else self._route(objective)
             self.answers.trunk = self.route.trunk
             with self.spent.on("proofs"):
                 config, objective = self.recipe.train, self.route.objective
@@ -305,6 +325,8 @@ class Run:
         found: dict[str, Any] = {"data": asdict(self.task.ledger), "train": asdict(trained)}
         if self.recipe.data.few_shot is not None:
             found["few_shot"] = [example.id for example in self.task.train]
+        if self.class_weights:
+            found["class_weights"] = self.class_weights
         if self.mixture:
             found["mixture"] = self.mixture
         if self.elsewhere:
@@ -331,13 +353,14 @@ class Run:
         dev_score = self.dev_score if self.task.dev else None
         config, seed, objective = self.recipe.train, self.recipe.seed, self.route.objective
         how = (seed, self.out, objective, dev_score, progress)
-        return Training(self.tuned, self.rows, config, *how, sources=self.sources)
+        told = None if self.tensorboard is None else self.tensorboard.line
+        return Training(self.tuned, self.rows, config, *how, sources=self.sources, weighing=self.weighing, told=told)
 
-    def _route(self) -> Route:
+    def _route(self, objective: Objective[Any]) -> Route:
         config = self.recipe.train
         n_drawn = config.n_drawn(self.sources.n)
         size, passes = config.batch_size, n_drawn / len(self.rows)
-        return route_for(self.tuned, self.objective, self.rows, config.trunk, group_size=size, passes=passes)
+        return route_for(self.tuned, objective, self.rows, config.trunk, group_size=size, passes=passes)
 
     def dev_score(self) -> float:
         """How good the present state is on dev, higher being better."""

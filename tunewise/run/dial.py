@@ -15,13 +15,16 @@ from tunewise.evaluation.asks import Asks, How, alone
 from tunewise.evaluation.by_lane import ByLane
 from tunewise.evaluation.by_source import Prepared
 from tunewise.evaluation.evaluate import Asking, asks_of, prepare
+from tunewise.evaluation.own_metrics import called
 from tunewise.evaluation.retention import losses_of_texts
 from tunewise.methods.alone import why_not_a_lane
 from tunewise.methods.attach import Tuned
 from tunewise.methods.dialled import Dialled
 from tunewise.methods.lanes import Draws, Lanes
 from tunewise.methods.store import load_adapter, read_card, save_adapter, saved_probes
+from tunewise.models.aside import bytes_of, is_large
 from tunewise.models.load import Base
+from tunewise.models.quantise import why_rows_mix
 from tunewise.run.forgetting import TEXTS, suite_task
 from tunewise.run.measure import asked_of
 from tunewise.run.prepare import load_for
@@ -66,9 +69,9 @@ def measure_dial(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> dict[s
     config, scale = recipe.dial, tuned.scale
     scales = [number / (config.points - 1) for number in range(config.points)]
     tuned.on()
-    asked = _asked(base, tuned, recipe, task)
-    reason, points = why_not_a_lane(tuned), []
+    reason, points = why_not_at_once(base, tuned, len(scales)), []
     try:
+        asked = _asked(base, tuned, recipe, task)
         if not reason:
             points, reason = _as_lanes(base, tuned, scales, asked)
         if not points:
@@ -76,7 +79,7 @@ def measure_dial(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> dict[s
             points = [_alone(base, tuned, each, asked) for each in scales]
     finally:
         tuned.scale = scale
-    metric = task.metrics[0]
+    metric = called(task.metrics[0])
     lower = metric in LOWER_IS_BETTER
     return {
         "task": task.name,
@@ -118,6 +121,13 @@ def _asked(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> Asked:
     asking = Asking(recipe.train.packing, recipe.generation.sampling(recipe.seed))
     documents = [example.text for example in texts]
     return Asked(parts, (documents[::2], documents[1::2] or documents), longest, asking)
+
+
+def why_not_at_once(base: Base, tuned: Tuned, n_points: int) -> str:
+    """Why so many λ are no lanes of one batch, where that is known beforehand; "" where it is not."""
+    if is_large(n_points * bytes_of(tuned.selected)):
+        return "each λ would have its own copy of the base's tensors that were trained"
+    return why_rows_mix(base.quantise) or why_not_a_lane(tuned)
 
 
 def _as_lanes(base: Base, tuned: Tuned, scales: Sequence[float], asked: Asked) -> tuple[list[Point], str]:

@@ -26,6 +26,7 @@ from tunewise.planning.parameters import defaults_on
 from tunewise.planning.rehearsals import Rehearsals
 from tunewise.planning.shell import Shell, shell_of
 from tunewise.planning.work import Seen, Work
+from tunewise.run.class_weights import check_loss
 from tunewise.run.measured_step import correction
 from tunewise.run.prepare import drawn, head_for, task_of
 from tunewise.run.recipe import Recipe, build_recipe
@@ -58,7 +59,7 @@ def plan(
     `progress` is told each method before it is planned. UserError for what is none of these, and for a method that
     does not act on the base.
     """
-    fields = {"model": model, "data": data or NO_DATA, "method": USUAL[-1], "quantise": quantise}
+    fields = {"model": model, "data": NO_DATA if data is None else data, "method": USUAL[-1], "quantise": quantise}
     return _plan(build_recipe(fields, overrides), methods, device_named(device), price, progress)
 
 
@@ -77,7 +78,7 @@ def measured_plan(
 
     The rest is as `plan` says. UserError too for a base without weights, and where nothing fits.
     """
-    fields = {"model": model, "data": data or NO_DATA, "method": USUAL[-1], "quantise": quantise}
+    fields = {"model": model, "data": NO_DATA if data is None else data, "method": USUAL[-1], "quantise": quantise}
     return _plan(build_recipe(fields, overrides), methods, device_named(), price, progress, measure=True)
 
 
@@ -135,6 +136,7 @@ def _shell_and_rows(recipe: Recipe) -> tuple[Shell, RowLengths]:
     kind = kind_of(load_config(recipe.model))
     tokenizer = None if kind == VISION else _tokenizer(recipe.model)
     task = drawn(task_of(recipe.data, tokenizer), recipe)
+    check_loss(recipe, task)
     head = head_for(task, kind, recipe.model, recipe.head)
     shell = shell_of(recipe.model, head)
     longest = min(recipe.train.max_length, context_length(shell.config) or recipe.train.max_length)
@@ -173,6 +175,7 @@ def _steps(recipe: Recipe, shell: Shell, device: Device, lengths: RowLengths | N
         quantise=recipe.quantise,
         checkpointing=train.checkpointing,
         optimiser=train.optimiser,
+        label_smoothing=train.label_smoothing,
         keeps_best=train.evaluate_every is not None,
         seen=_seen(recipe, *of_rows),
     )

@@ -19,6 +19,7 @@ from tunewise.models.anatomy import context_length
 from tunewise.models.families import ENCODER_DECODER, VISION, kind_of
 from tunewise.models.heads import HeadChoice, TaskHead
 from tunewise.models.load import UNLIMITED, load_config, load_tokenizer
+from tunewise.run.class_weights import check_loss
 from tunewise.run.prepare import as_read, head_for, refuse_untrained, task_of
 from tunewise.run.recipe import Recipe
 from tunewise.training.config import TrainConfig
@@ -68,6 +69,8 @@ def refuse_unfit(recipes: Sequence[Recipe]) -> None:
         for name, data in recipe.data.each.items():
             distinct.setdefault(data.model_dump_json(), (name, data, recipe))
     tokenizers = {model: _tokenizer(model, load_config(model)) for model in {recipe.model for recipe in recipes}}
+    for recipe in (each for each in recipes if each.train.label_smoothing or each.train.class_weights):
+        check_loss(recipe, task_of(recipe.data, tokenizers[recipe.model]))
     for name, data, recipe in distinct.values():
         task = task_of(recipe.data, tokenizers[recipe.model]).each[name]  # as the run will have it: read once
         found = examine(Rows(at_most(task, LOOKED_AT)))

@@ -17,14 +17,13 @@ from tunewise.evaluation.suite import Look, look_at_harness, look_at_texts, look
 from tunewise.methods.attach import Tuned
 from tunewise.models.families import DECODER
 from tunewise.models.load import Base
-from tunewise.run.prepare import head_for
+from tunewise.run.prepare import head_for, key_of
 from tunewise.run.recipe import Recipe
-from tunewise.run.record import data_digest
 
 RETENTION = "retention.jsonl"
 N_QUESTIONS = 50
 TEXTS = "language_modelling"
-_TASKS: dict[tuple[str, str], Task] = {}  # read once a process
+_TASKS: dict[tuple[str | None, ...], Task] = {}  # read once a process
 _OF_BASES: dict[tuple[object, ...], tuple[Look, float]] = {}  # what its bases make of them, and how far that is exact
 
 
@@ -88,7 +87,7 @@ def forgotten(
 def suite_task(asked: RetentionTask, recipe: Recipe, base: Base) -> Task:
     """The task as it was read first; UserError where this base, with this head, has no answer to it."""
     path = asked.data.path
-    key = asked.data.model_dump_json(), data_digest(asked.data)
+    key = key_of(asked.data, base.tokenizer)
     if key not in _TASKS:
         _TASKS[key] = load_task(asked.data, base.tokenizer)
     task = _TASKS[key]

@@ -24,7 +24,7 @@ def longest_batch_fits(
     lengths = sorted((len(row.ids), len(row.labels)) for row in map(rows.__getitem__, longest(rows, config.batch_size)))
     method = str(tuned.method.configuration())
     key = base.fingerprint, base.dtype, str(tuned.model.device), method, config.checkpointing
-    key = (*key, type(objective), objective.layout, *lengths)
+    key = (*key, type(objective), objective.layout, objective.criterion, *lengths)
     if key not in _FITTED:
         _FITTED[key] = check_longest_batch(tuned, rows, config, objective)
     return _FITTED[key]

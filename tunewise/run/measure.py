@@ -17,6 +17,7 @@ from tunewise.errors import UserError, no_adapter_yet, unknown
 from tunewise.evaluation.by_source import examples_by_source
 from tunewise.evaluation.evaluate import Asking, evaluate_task
 from tunewise.evaluation.harness import harness_scores, harness_version
+from tunewise.evaluation.own_metrics import without
 from tunewise.evaluation.serving import cost_of_a_query
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter, read_card
@@ -164,10 +165,11 @@ def asked_of(target: Path | None, model: str | None, data: Data | None, override
     given = {name: value for name, value in (("model", model), ("data", data)) if value is not None}
     if target is not None and (target / RECIPE).is_file():
         recipe = parse(Recipe, read_yaml(target / RECIPE), where=str(target / RECIPE))
+        fields = recipe.model_dump(mode="json")
         adapter = target / ADAPTER if (target / ADAPTER).is_dir() else None
         if adapter is None and not isinstance(recipe.method, Frozen):
             raise no_adapter_yet(target)
-        return Asked(build_recipe({**recipe.model_dump(mode="json"), **given}, overrides), adapter)
+        return Asked(build_recipe({**fields, "data": without(fields["data"]), **given}, overrides), adapter)
     if target is None:
         if model is None or data is None:
             raise UserError(

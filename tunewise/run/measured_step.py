@@ -8,6 +8,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from tunewise.data.encode import Encoded
+from tunewise.engine.criterion import CrossEntropy, minimising
 from tunewise.engine.objectives import objective_for
 from tunewise.errors import UserError
 from tunewise.files import read_jsonl
@@ -95,7 +96,8 @@ def _trained(base: Base, tuned: Tuned, config: TrainConfig, work: Work, n_steps:
             "learning_rate": 1e-9,  # of made-up rows there is nothing to learn
         }
     )
-    objective = objective_for(base, tuned.prefix_ids, packing=config.packing)
+    criterion = CrossEntropy(config.label_smoothing)
+    objective = minimising(objective_for(base, tuned.prefix_ids, packing=config.packing), criterion)
     with TemporaryDirectory() as folder:
         found = fit_alone(Training(tuned, rows, few, 0, Path(folder), objective))
         steps = [step for step in read_jsonl(Path(folder) / LOG) if isinstance(step, dict)]

@@ -20,6 +20,7 @@ from tunewise.data.streamed import Streamed
 from tunewise.data.task import Task
 from tunewise.errors import UserError
 from tunewise.evaluation.metrics import check
+from tunewise.evaluation.own_metrics import check_own
 from tunewise.models.families import ENCODER_DECODER, VISION, WRITERS, kind_of
 from tunewise.models.fingerprint import of_chat_template, of_cutting
 from tunewise.models.heads import HeadChoice, HeadKind, TaskHead
@@ -81,6 +82,7 @@ def load_for(
     task = task_of(data, tokenizer)
     for each in task.each.values():
         assert each.kind != MIXTURE
+        check_own(each.metrics)
         check(each.metrics, each.kind)
     wanted = head_for(task, kind, model, head)
     refuse_untrained(data, kind, wanted)
@@ -90,16 +92,20 @@ def load_for(
     return base, task
 
 
+def key_of(data: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> tuple[str | None, ...]:
+    """All that decides what a task is: its configuration, its files, and who cuts and writes its texts."""
+    reads = () if tokenizer is None else (of_cutting(tokenizer), of_chat_template(tokenizer))
+    return data.model_dump_json(), data_digest(data), *reads
+
+
 def task_of(data: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task:
     """The task as it was read last, where its files have not changed since: trials at their rungs share it."""
-    reads = () if tokenizer is None else (of_cutting(tokenizer), of_chat_template(tokenizer))
-    key = data.model_dump_json(), data_digest(data), *reads
+    key = key_of(data, tokenizer)
     if key in _TASKS:
         _TASKS.move_to_end(key)
         return _TASKS[key]
     task = load_task(data, tokenizer)
-    if not task.reads_images:  # whose files the digest does not know
-        _TASKS[key] = task
+    _TASKS[key] = task
     while len(_TASKS) > N_TASKS:
         _TASKS.popitem(last=False)
     return task

@@ -16,6 +16,7 @@ from tunewise.data.task import Task
 from tunewise.errors import UserError
 from tunewise.evaluation import apart
 from tunewise.evaluation.apart import Sheet, logits_at_labels
+from tunewise.evaluation.own_metrics import called
 from tunewise.models.families import DECODER, ENCODER_DECODER, VISION, kind_of
 from tunewise.models.heads import TaskHead, head_named, is_told_by
 from tunewise.models.load import QUANTISATION, Base, load_base, load_config, load_tokenizer, quiet
@@ -98,7 +99,7 @@ def _measured(dense: Base, quantised: Base, task: Task | None, limit: int) -> di
     }
     before, after = map(apart.metrics_of, answers)
     metrics = {"before": before, "after": after}
-    return {"measured_on": sheet.told, "metric": task.metrics[0], "metrics": metrics, "changes": changes}
+    return {"measured_on": sheet.told, "metric": called(task.metrics[0]), "metrics": metrics, "changes": changes}
 
 
 def _sheet(base: Base, task: Task, limit: int) -> Sheet:

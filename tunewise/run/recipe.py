@@ -18,6 +18,7 @@ from tunewise.data.out_of_domain import OutOfDomainConfig
 from tunewise.data.sources import name_of
 from tunewise.errors import UserError
 from tunewise.evaluation.config import DialConfig, GenerationConfig, RetentionTask
+from tunewise.evaluation.own_metrics import spelled
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.base import Method
 from tunewise.methods.selective.frozen import Frozen
@@ -137,7 +138,9 @@ def build_recipe(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None 
         opened["data"] = data_fields(opened["data"])
     if isinstance(method := opened.get("method"), str | Mapping):
         opened["method"] = in_one_word(method) if isinstance(method, str) else dict(method)
-    assignments = [f"{path}={json.dumps(value)}" for path, value in (overrides or {}).items()]
+    if isinstance(data := opened.get("data"), dict) and "metrics" in data:
+        data["metrics"] = json.loads(json.dumps(data["metrics"], default=spelled))
+    assignments = [f"{path}={json.dumps(value, default=spelled)}" for path, value in (overrides or {}).items()]
     return parse(Recipe, override(opened, assignments))
 
 

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from tunewise.data.benchmarks import benchmark_files, is_benchmark
 from tunewise.data.config import DataConfig
 from tunewise.data.sources import files_at
 from tunewise.errors import UserError
+from tunewise.evaluation import own_metrics
 from tunewise.models import fingerprint
 from tunewise.models.load import Base
 from tunewise.models.weights import bytes_at_rest
 from tunewise.run.recipe import Recipe
-from tunewise.training.loop import FitResult
+from tunewise.training.loop import CHECKPOINTS, FitResult
 from tunewise.versions import versions
 
 RECIPE, ENVIRONMENT, LEDGER = "recipe.yaml", "env.json", "ledger.json"
@@ -67,11 +69,24 @@ def finished(recipe: Recipe, out: Path, digest: str) -> dict[str, Any] | None:
     if there != recipe:
         raise UserError(f"{out} holds a finished run of another recipe", "give another --out, or remove that folder")
     if mapping(out / ENVIRONMENT).get("data_sha256") != digest:
-        raise UserError(
-            f"{' or '.join(filter(None, (recipe.data.path, recipe.adapter)))} has changed since {out} was made",
-            "give another --out, or remove that folder",
-        )
+        raise changed_since(recipe, out)
     return mapping(out / METRICS)
+
+
+def refuse_changed(recipe: Recipe, out: Path, digest: str) -> None:
+    """UserError where an unfinished run would go on from a checkpoint on other data than it began with."""
+    begun = out / ENVIRONMENT
+    if any((out / CHECKPOINTS).glob("step-*")) and begun.is_file() and mapping(begun).get("data_sha256") != digest:
+        raise changed_since(recipe, out)
+
+
+def changed_since(recipe: Recipe, out: Path) -> UserError:
+    """The error for a folder that was made of other files than are there now; to be raised by the caller."""
+    read = [each.path for each in _data_of(recipe)] + [recipe.adapter] * bool(recipe.adapter)
+    return UserError(
+        f"{' or '.join(dict.fromkeys(read))} has changed since {out} was made",
+        "give another --out, or remove that folder",
+    )
 
 
 @contextmanager
@@ -97,9 +112,9 @@ def mapping(path: Path) -> dict[str, Any]:
 
 
 def digest_of(recipe: Recipe) -> str:
-    """One digest of the files that a run of this recipe reads, its base aside: data, and an adapter to go on from."""
-    asked = (recipe.data, *recipe.out_of_domain.values())
-    return _digest([*(file for each in asked for file in _files_of(each)), *_adapter_files(recipe)])
+    """One digest of the files that a run of this recipe reads, its base aside: data of every kind, and an adapter to go
+    on from."""
+    return _digest([*(file for each in _data_of(recipe) for file in _files_of(each)), *_adapter_files(recipe)])
 
 
 def data_digest(data: DataConfig) -> str:
@@ -107,26 +122,45 @@ def data_digest(data: DataConfig) -> str:
     return _digest(_files_of(data))
 
 
-def _digest(found: Iterable[Path]) -> str:
-    sums = [files.sha256_once(each) for each in found if each.is_file()]
+def _data_of(recipe: Recipe) -> list[DataConfig]:
+    return [recipe.data, *recipe.out_of_domain.values(), *(each.data for each in recipe.retention_suite)]
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file that is read, and what it is called in its folder: a part or a class, which its content does not say."""
+
+    path: Path
+    name: str = ""
+
+
+def _digest(found: Iterable[_File]) -> str:
+    sums = [f"{each.name} {files.sha256_once(each.path)}".lstrip() for each in found if each.path.is_file()]
     return hashlib.sha256(" ".join(sums).encode()).hexdigest() if sums else ""
 
 
-def _adapter_files(recipe: Recipe) -> list[Path]:
+def _adapter_files(recipe: Recipe) -> list[_File]:
+    """Those that are loaded: a model card may be written beside them later."""
     if not recipe.adapter:
         return []
     of_run = Path(recipe.adapter) / ADAPTER
     folder = of_run if of_run.is_dir() else Path(recipe.adapter)
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [_File(file) for file in inside if file.suffix in (".json", ".safetensors")]
 
 
-def _files_of(data: DataConfig) -> list[Path]:
+def _files_of(data: DataConfig) -> list[_File]:
     if data.mixture is not None:
         found = [file for source in data.each.values() for file in _files_of(source)]
+    elif is_benchmark(data.path):
+        found = [_File(file, file.name) for file in benchmark_files(data.path, data.folder)]
     else:
-        found = benchmark_files(data.path, data.folder) if is_benchmark(data.path) else files_at(data.path)
+        place = Path(data.path)
+        in_folder = place.is_dir()
+        found = [_File(file, str(file.relative_to(place)) if in_folder else "") for file in files_at(data.path)]
     if data.template:
-        found = [*found, Path(data.template)]  # one that is named in words is no file
+        found = [*found, _File(Path(data.template))]  # one that is named in words is no file
+    found = [*found, *map(_File, own_metrics.files_of(data.metrics or ()))]
     replayed = (DataConfig(path=each.path) for each in data.replay)
     return [*found, *(file for each in replayed for file in _files_of(each))]
 

@@ -25,6 +25,7 @@ from tunewise.errors import UserError, unknown
 from tunewise.evaluation import apart
 from tunewise.evaluation.apart import LogitsOf, Sheet, logits_at_labels
 from tunewise.evaluation.evaluate import Asking, Evaluation
+from tunewise.evaluation.own_metrics import called
 from tunewise.methods.attach import Tuned
 from tunewise.methods.store import load_adapter
 from tunewise.models.families import DECODER
@@ -129,7 +130,7 @@ class _Attached:
             "base": self.base.name,
             "quantise": self.base.quantise,
             "measured_on": self.sheet.told,
-            "metric": None if questions is None else questions.task.metrics[0],
+            "metric": None if questions is None else called(questions.task.metrics[0]),
             "without_adapter": without,
             "routes": routes,
         }

@@ -15,7 +15,7 @@ from tunewise.data.token_store import lengths
 from tunewise.methods.alone import CannotShare
 from tunewise.methods.attach import count
 from tunewise.models.load import Base
-from tunewise.models.quantise import INT8, of_layers
+from tunewise.models.quantise import why_rows_mix
 from tunewise.run import record
 from tunewise.run.answers import AtTheEnd
 from tunewise.run.asked_together import AskedTogether, asked_together
@@ -71,8 +71,8 @@ def _why_alone(recipe: Recipe, base: Base) -> str:
         return "one by one: it reads images"
     if recipe.train.checkpointing:
         return "one by one: train.checkpointing=true"
-    if of_layers(base.quantise) == INT8:
-        return "one by one: a row's int8 products depend on the rows beside it"
+    if reason := why_rows_mix(base.quantise):
+        return f"one by one: {reason}"
     return "" if count(base.model, recipe.method) else "one by one: it trains nothing"
 
 
@@ -140,7 +140,7 @@ def _together(
         if result is not None:
             own += taken * result.tokens / max(1, n_tokens) + taken_by_answers
         metrics["seconds"] = round(metrics["seconds"] + own + time.perf_counter() - start, 3)
-        done(run.out, metrics)
+        done(run.out, run.recipe, metrics)
         found.append(metrics)
     return found
 

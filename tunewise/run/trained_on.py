@@ -63,6 +63,7 @@ def trained_on(base: Base, recipe: Recipe, rows: Sequence[Encoded], sources: Sou
         quantise=base.quantise,
         checkpointing=config.checkpointing,
         optimiser=config.optimiser,
+        label_smoothing=config.label_smoothing,
     )
     mean_tokens = round(float(n_tokens[np.concatenate(batches)].mean()), 2)
     return TrainedOn(work, mean_tokens, config.n_drawn(sources.n), base.head.kind, len(base.head.labels))

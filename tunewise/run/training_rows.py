@@ -110,6 +110,16 @@ def tell(ledger: Ledger, table: Sequence[Mapping[str, Any]]) -> None:
         logger.warning("training rows: %s", ledger.sentence())
 
 
+def tell_limit(base: Base, config: TrainConfig, longest: int, n_prefix: int, ledger: Ledger) -> None:
+    """Through `logging`: that `train.max_length` is more than the base reads, where it was typed, or rows were cut."""
+    if longest >= config.max_length:
+        return
+    if ledger.truncated or ledger.rejected or config.max_length != TrainConfig().max_length:
+        behind = f" behind a prefix of {n_prefix}" if n_prefix else ""
+        told = "training rows have at most %d tokens, as many as %s reads%s: train.max_length=%d is lowered to that"
+        logger.warning(told, longest, base.name, behind, config.max_length)
+
+
 def in_columns(table: Sequence[Mapping[str, Any]]) -> str:
     """What `TrainingRows.table` found, as text."""
     width = max(len("source"), *(len(row["source"]) for row in table))

@@ -76,9 +76,7 @@ def known(recipe: Recipe, folder: Path, share: float) -> TrialOutcome | None:
     if not content:
         return None
     if content["data_sha256"] != record.digest_of(recipe):
-        raise UserError(
-            f"{recipe.data.path} has changed since {folder} was made", "give another --out, or remove that folder"
-        )
+        raise record.changed_since(recipe, folder)
     if content["diverged"]:
         return Diverged(content["diverged"]["reason"], content["diverged"]["hint"])
     # what trains nothing has one score, whatever the share

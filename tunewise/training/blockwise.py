@@ -1,5 +1,7 @@
-"""AdamW with its moments in 8 bits, or in memory that a GPU's driver pages out to the host, through bitsandbytes.
+"""AdamW and Lion through bitsandbytes: moments in 8 bits, or in memory that a GPU's driver pages out to the host.
 
+Lion: Chen et al. 2023, arXiv:2302.06675, algorithm 2:
+  p = p - lr (sign(b1 m + (1 - b1) g) + decay p);  m = b2 m + (1 - b2) g
 8 bits: Dettmers et al. 2022, arXiv:2110.02861: a moment is cut into blocks of 256, each divided by its largest
 magnitude and rounded to the nearest of 256 values. Tensors of fewer than 4096 values keep theirs in float32. Paged:
 Dettmers et al. 2023, arXiv:2305.14314, section 3; moments of at least 10⁵ values, given back when the process ends.
@@ -10,24 +12,29 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bitsandbytes.optim import AdamW
+from bitsandbytes.optim import AdamW, Lion
 from torch import Tensor
+
+from tunewise.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
 
-def adamw(groups: Sequence[dict[str, Any]], name: str, betas: tuple[float, float], eps: float) -> AdamW:
-    """The optimiser that `train.optimiser` names; on a CPU, where nothing can be paged, the one that is not paged."""
+def rule_of(groups: Sequence[dict[str, Any]], config: TrainConfig) -> AdamW | Lion:
+    """The rule that `train.optimiser` names; on a CPU, where nothing can be paged, the one that is not paged."""
+    name = config.optimiser
     is_paged, on_cpu = name.startswith("paged_"), groups[0]["params"][0].device.type == "cpu"
     if is_paged and on_cpu:
         logger.warning("train.optimiser=%s: on a CPU nothing is paged; the numbers are the same", name)
-    bits = 8 if name.endswith("_8bit") else 32
+    bits, is_paged = 8 if name.endswith("_8bit") else 32, is_paged and not on_cpu
+    if config.rule == "lion":
+        return Lion(groups, lr=0.0, betas=config.betas, optim_bits=bits, is_paged=is_paged)
     return AdamW(
-        groups, lr=0.0, betas=betas, eps=eps, weight_decay=0.0, optim_bits=bits, is_paged=is_paged and not on_cpu
+        groups, lr=0.0, betas=config.betas, eps=config.epsilon, weight_decay=0.0, optim_bits=bits, is_paged=is_paged
     )
 
 
-def restore(rule: AdamW, tensor: Tensor, state: Mapping[str, Tensor]) -> None:
+def restore(rule: AdamW | Lion, tensor: Tensor, state: Mapping[str, Tensor]) -> None:
     """Give `tensor` the moments of a checkpoint, in bitsandbytes' buffers: paged ones are no plain tensors."""
     group, at = next(
         (group, (number, place))

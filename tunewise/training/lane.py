@@ -5,10 +5,11 @@ import json
 import math
 import time
 from array import array
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from tunewise.training import checkpoint
 from tunewise.training.config import TrainConfig
 from tunewise.training.interrupt import Interrupted, Interrupts
 from tunewise.training.memory import Peak
-from tunewise.training.optimiser import Optimiser, learning_rate_at
+from tunewise.training.optimiser import Optimiser
 from tunewise.training.progress import Silent, Watcher
+from tunewise.training.schedule import learning_rate_at
 from tunewise.training.state import LOG, State
+from tunewise.training.weighing import ALIKE, Weighing
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ class Training:
     """Stop at this share of the steps, with a checkpoint from which it goes on; None goes to the end."""
     sources: Sources | None = None
     """Whose the rows are, and in which order they are drawn; None for rows of one source."""
+    weighing: Weighing = ALIKE
+    """What each label counts."""
+    told: Callable[[Mapping[str, Any]], None] | None = None
+    """Called with each line of log.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class FitResult:
     n_steps: int
     """Of the whole schedule."""
     losses: list[float]
-    """Mean nats per label token, one a step."""
+    """What was minimised, one a step: the mean over the label tokens by their weights, in nats."""
     scores: list[tuple[int, float]]
     """(step, dev score) of every evaluation."""
     best_step: int
@@ -86,12 +93,19 @@ class FitResult:
 
 @dataclass(frozen=True)
 class Asked:
-    """A batch whose gradients a lane wants in the `.grad` of what it trains, of the loss over `n_labels`."""
+    """A batch whose gradients a lane wants in the `.grad` of what it trains, of the loss over `weight`."""
 
     batch: Any
-    n_labels: int
+    weight: float
+    """Of all labels of the step: their number, where all count alike."""
     by_row: bool = False
     """Whether it wants the loss of each row too."""
+    of_rows: Tensor | None = None
+    """(B,) what each row counts; None where all count alike."""
+
+    def weighed(self, losses: Tensor) -> Tensor:
+        """The loss of each row, times what the row counts: (B,)."""
+        return losses if self.of_rows is None else losses * self.of_rows.to(losses)
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class Answer:
     loss: Tensor
     seconds: float
     by_row: Tensor | None = None
-    """(B,) the loss of each row, summed over its labels."""
+    """(B,) the loss of each row, summed over its labels by their weights."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +160,7 @@ class Lane:
         self._peak_rate = config.learning_rate or tuned.method.learning_rate
         self._peak = Peak(self._device)  # before there are moments, which are the training's own
         self._own_bytes: int | None = None
-        self._optimiser = Optimiser(
-            tuned.trainable, config.weight_decay, tuned.method.learning_rate_factor, config.optimiser
-        )
+        self._optimiser = Optimiser(tuned.trainable, config, tuned.method.learning_rate_factor)
         self._state = State(tuned, self._optimiser, training.folder)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self._ahead: tuple[int, list[_Drawn]] = (-1, [])
@@ -188,22 +200,23 @@ class Lane:
     def _step(self, watcher: Watcher, interrupts: Interrupts) -> Generator[Asked, Any, bool]:
         """One optimiser step; False, with nothing changed, when an interrupt came before its last batch."""
         start, shared, waited = time.perf_counter(), 0.0, 0.0
-        position = self._state.position
+        position, weighing = self._state.position, self.training.weighing
         drawn, has_several = self._batches(position.step), len(self._sources.names) > 1
         batches = [each.batch for each in drawn]
         n_labels = sum(batch.n_labels for batch in batches)
+        weight = sum(map(self._weight, chain.from_iterable(each.rows for each in drawn))) if weighing else n_labels
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         by_row: list[Tensor] = []
-        for batch in batches:
+        for batch, numbers in ((each.batch, each.rows) for each in drawn):
             if interrupts.requested:
                 self._optimiser.zero_grad()
                 return False
-            asked = time.perf_counter()
-            answer = yield Asked(batch, n_labels, has_several)
+            asked, of_rows = time.perf_counter(), weighing.by_row(numbers)
+            answer = yield Asked(batch, weight, has_several or of_rows is not None, of_rows)
             waited += time.perf_counter() - asked
             shared += answer.seconds
             total += answer.loss
-            by_row += [] if answer.by_row is None else [answer.by_row.to(total)]
+            by_row += [answer.by_row.to(total)] if has_several and answer.by_row is not None else []
         penalty = self._tuned.method.penalty(self._tuned.deltas)
         if penalty is not None:
             penalty.backward()
@@ -236,24 +249,33 @@ class Lane:
         }
         if has_several:
             record["by_source"] = self._by_source([row for each in drawn for row in each.rows], losses)
-        files.append_json(self.training.folder / LOG, record)
+        self._log(record)
         watcher.stepped(position.step, mean_loss, n_tokens)
         if has_several:
             watcher.told_by_source({name: found["loss"] for name, found in record["by_source"].items()})
         return True
 
+    def _log(self, line: dict[str, Any]) -> None:
+        files.append_json(self.training.folder / LOG, line)
+        if self.training.told is not None:
+            self.training.told(line)
+
     def _by_source(self, rows: list[int], losses: list[float]) -> dict[str, dict[str, float]]:
-        """Mean nats per label token of each source that is among these rows, and how many labels those are."""
-        names = self._sources.names
-        found: list[list[tuple[float, int]]] = [[] for _ in names]
-        for row, loss in zip(rows, losses, strict=True):
-            found[self._sources.of(row)].append((loss, self._objective.n_labels(self.training.rows[row])))
-        n_labels = [sum(n for _, n in of_rows) for of_rows in found]
-        return {
-            name: {"loss": math.fsum(loss for loss, _ in of_rows) / n, "label_tokens": n}
-            for name, of_rows, n in zip(names, found, n_labels, strict=True)
-            if n
-        }
+        """The mean loss of the labels of each source that is among these rows, and how many labels those are."""
+        found: list[list[int]] = [[] for _ in self._sources.names]
+        for place, row in enumerate(rows):
+            found[self._sources.of(row)].append(place)
+        told = {}
+        for name, places in zip(self._sources.names, found, strict=True):
+            n_labels = sum(self._objective.n_labels(self.training.rows[rows[place]]) for place in places)
+            if n_labels:
+                weight = sum(self._weight(rows[place]) for place in places)
+                told[name] = {"loss": math.fsum(losses[place] for place in places) / weight, "label_tokens": n_labels}
+        return told
+
+    def _weight(self, row: int) -> float:
+        """What the labels of the row with this number count."""
+        return self.training.weighing.of_row(row, self.training.rows[row], self._objective)
 
     def _batches(self, step: int) -> list[_Drawn]:
         """The batches of one step; a step never crosses from one epoch into the next."""
@@ -295,7 +317,7 @@ class Lane:
             self._state.keep_best()
         else:
             position.n_without_gain += 1
-        files.append_json(self.training.folder / LOG, {"step": position.step, "dev": score, "best": is_best})
+        self._log({"step": position.step, "dev": score, "best": is_best})
         watcher.evaluated(position.step, score, is_best)
 
     def _score(self, dev_score: Callable[[], float]) -> float:
@@ -310,11 +332,10 @@ class Lane:
     def _not_finite(self, loss: float, batches: list[Any]) -> Diverged:
         """The error for a loss or gradient that is NaN or infinite, naming the rows that make it so."""
         self._optimiser.zero_grad()
-        self._tuned.model.eval()
-        culprits: list[str] = []
-        with torch.no_grad(), self._alone(), self._objective.ready(self._tuned.model):
+        model, culprits = self._tuned.model, list[str]()
+        with torch.no_grad(), evaluating(model), self._alone(), self._objective.ready(model):
             for batch in batches:
-                losses = self._objective.row_losses(self._tuned.model, batch.to(self._device))
+                losses = self._objective.row_losses(model, batch.to(self._device))
                 finite = losses.isfinite().tolist()
                 culprits += [row_id for row_id, is_finite in zip(batch.ids, finite, strict=True) if not is_finite]
         what = "the gradient" if math.isfinite(loss) else "the loss"
@@ -365,7 +386,7 @@ class Lane:
     @cached_property
     def _identity(self) -> str:
         """A digest of what has to be the same for a checkpoint to be resumed."""
-        config = self._config.model_dump(mode="json", exclude={"checkpoint_every", "lanes"})
+        config = self._config.model_dump(mode="json", exclude={"checkpoint_every", "lanes", "report_to"})
         content = [config, self._tuned.method.configuration(), self.training.seed, self._prefix_ids]
         digest = hashlib.sha256(json.dumps(content).encode())
         if self._sources.rates:

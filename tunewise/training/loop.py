@@ -67,11 +67,11 @@ def _answered(steps: Steps, objective: Objective[Any], model: PreTrainedModel) -
                 batch, by_row = asked.batch.to(model.device), None
                 with objective.ready(model):
                     if asked.by_row:
-                        losses = objective.row_losses(model, batch)
+                        losses = asked.weighed(objective.row_losses(model, batch))
                         total, by_row = losses.sum(), losses.detach()
                     else:
                         total = objective.loss(model, batch)
-                    loss = total / asked.n_labels
+                    loss = total / asked.weight
                     loss.backward()
                 asked = steps.send(Answer(loss.detach(), time.perf_counter() - start, by_row))
         except StopIteration as end:

@@ -5,7 +5,7 @@ Logits are compared by their largest absolute difference over the largest absolu
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from tunewise.training.loop import training_mode
 
 Proof = dict[str, Any]
 
+FOLDS = "fold_equals_attached"
 RELOADED = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 """Largest difference in logits after a reload: the same numbers go through the same code, so 0 is usual."""
 FOLDED = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 1e-2}
@@ -138,21 +139,26 @@ def check_tuned(
     left_out: dict[str, str] = {}
     n_bytes = sum(p.numel() * p.element_size() for p in tuned.model.parameters())
     if n_bytes > LARGEST_COPY_BYTES:
-        left_out["fold_equals_attached"] = f"it would copy the base, {n_bytes / 1e9:.1f} GB"
+        left_out[FOLDS] = f"it would copy the base, {n_bytes / 1e9:.1f} GB"
         return proofs, left_out
     try:
         folded = tuned.fold().eval()
     except CannotFold as reason:
-        left_out["fold_equals_attached"] = reason.message
+        left_out[FOLDS] = reason.message
         return proofs, left_out
     distance = _distance(attached, probe_logits(folded, probes, tuned.prefix_ids))
-    proofs["fold_equals_attached"] = at_most(distance, FOLDED[dtype])
+    proofs[FOLDS] = at_most(distance, FOLDED[dtype])
     return proofs, left_out
 
 
 def reloaded(differences: dict[str, float], dtype: torch.dtype) -> Proof:
     """The proof of a reload from what `check_probe` found."""
     return at_most(max(differences["tuned"], differences["base"]), RELOADED[dtype])
+
+
+def failed_proofs(proofs: Mapping[str, Proof]) -> list[str]:
+    """The names of the proofs that did not pass."""
+    return [name for name, proof in proofs.items() if not proof["passed"]]
 
 
 def prove_adapter(folder: str | Path, base: Base) -> dict[str, Proof]:
@@ -171,6 +177,19 @@ def prove_adapter(folder: str | Path, base: Base) -> dict[str, Proof]:
         return proofs | check_tuned(tuned, probes, base_logits, base_sums)[0]
     finally:
         tuned.detach()
+
+
+def prove_merged(folder: str | Path, base: Base, merged: PreTrainedModel) -> dict[str, Proof]:
+    """That `merged` says what `base` does with the adapter in `folder`; the base is as it was afterwards."""
+    probes = saved_probes(folder) or [plain_probe(base)]
+    tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer)
+    tuned.model.eval()
+    try:
+        attached = probe_logits(tuned.model, probes, tuned.prefix_ids)
+        distance = _distance(attached, probe_logits(merged.eval(), probes, tuned.prefix_ids))
+    finally:
+        tuned.detach()
+    return {FOLDS: at_most(distance, FOLDED[base.dtype])}
 
 
 def plain_probe(base: Base) -> Probe:

@@ -4,13 +4,13 @@ A step costs what its products cost, and something for each operation however sm
 they pay where one run does not fill the machine; and the backward of a batch goes as deep as that of its deepest lane.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 
+from tunewise.machine import n_cores
 from tunewise.methods.alone import inside_a_mixture
 from tunewise.methods.attach import reach
 from tunewise.methods.base import Method
@@ -117,8 +117,9 @@ def share(demands: Sequence[Demand], model: PreTrainedModel, workers: int = 1, *
 
 
 def threads_of(workers: int) -> int:
-    """Threads for each of several processes side by side, or for this one."""
-    return torch.get_num_threads() if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
+    """Threads for this process, or for each of several side by side: its share of the cores, and never more than one
+    process has, whom OMP_NUM_THREADS may have told."""
+    return torch.get_num_threads() if workers == 1 else min(torch.get_num_threads(), max(1, n_cores() // workers))
 
 
 def _fills(model: PreTrainedModel, workers: int) -> float:

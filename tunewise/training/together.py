@@ -43,7 +43,10 @@ def fit_together(trainings: Sequence[Training], dev_scores: DevScores | None = N
     try:
         with chosen(model.device), Interrupts() as interrupts, lanes:
             turns = [_Turn(number, training, lanes, interrupts) for number, training in enumerate(trainings)]
-            _take_turns(turns, lanes, interrupts, dev_scores)
+            try:
+                _take_turns(turns, lanes, interrupts, dev_scores)
+            except CannotShare as reason:  # none of them is what it was: who trained them alone would go on from there
+                raise UserError(reason.message, "train them one after another: train.lanes=false") from reason
             return [turn.diverged or turn.lane.result(turn.stopped_by) for turn in turns]
     finally:
         model.eval()
@@ -134,9 +137,10 @@ def _gradients(turns: Sequence[_Turn], lanes: Lanes) -> list[Answer | float | Us
     """One forward and backward for all: the loss of each, its gradients in place, and its share of the time."""
     start, model = time.perf_counter(), lanes.model
     asked = [turn.asked for turn in turns if isinstance(turn.asked, Asked)]
-    objective, numbers = turns[0].lane.training.objective, [turn.number for turn in turns]
-    by_row = joint_row_losses(objective, lanes, numbers, [each.batch for each in asked])
-    losses = [of_lane.sum() / each.n_labels for of_lane, each in zip(by_row, asked, strict=True)]
+    objectives, numbers = [turn.lane.training.objective for turn in turns], [turn.number for turn in turns]
+    by_row = joint_row_losses(objectives, lanes, numbers, [each.batch for each in asked])
+    by_row = [each.weighed(of_lane) for of_lane, each in zip(by_row, asked, strict=True)]
+    losses = [of_lane.sum() / each.weight for of_lane, each in zip(by_row, asked, strict=True)]
     torch.stack(losses).sum().backward()
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewise.engine.batches import LabelledBatch
+from tunewise.engine.criterion import Criterion
 from tunewise.engine.joining import joint_row_losses
 from tunewise.methods.alone import CannotShare, has_dropout
 from tunewise.methods.lanes import Draws, Lanes
@@ -38,9 +39,10 @@ def why_not_together(trainings: Sequence[Training]) -> str:
     batch = trainings[0].objective.collate(trainings[0].rows[:1])
     if type(batch) is LabelledBatch and any(has_dropout(training.tuned) for training in trainings):
         return "dropout is drawn for padding too, of which a joint batch has more"
-    alike: dict[str, list[Training]] = {}
+    alike: dict[tuple[str, Criterion], list[Training]] = {}
     for training in trainings:
-        alike.setdefault(json.dumps(training.tuned.method.configuration()), []).append(training)
+        method = json.dumps(training.tuned.method.configuration())
+        alike.setdefault((method, training.objective.criterion), []).append(training)
     one_of_each = [first for first, *_ in alike.values()]
     try:
         return _tried(one_of_each if len(one_of_each) > 1 else trainings[:2])
@@ -59,7 +61,8 @@ def _tried(trainings: Sequence[Training]) -> str:
             alone = [_gradients_alone(training, each, lanes) for training, each in zip(trainings, asked, strict=True)]
             try:
                 batches = [batch for batch, _ in asked]
-                by_row = joint_row_losses(trainings[0].objective, lanes, range(len(tuned)), batches)
+                objectives = [training.objective for training in trainings]
+                by_row = joint_row_losses(objectives, lanes, range(len(tuned)), batches)
                 torch.stack([of.sum() / n for of, (_, n) in zip(by_row, asked, strict=True)]).sum().backward()
             except (RuntimeError, TypeError, ValueError, IndexError) as error:
                 return f"{type(model).__name__} does not run them in one batch: {error}"

@@ -66,12 +66,13 @@ def test_rotated(d):
     )
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("c", [3, 16, 4096, 5001])
-def test_cross_entropies(c):
+def test_cross_entropies(c, smoothing):
     labels = torch.arange(50) % c
     both(
-        lambda x: cross_entropies(x * 1.0, labels),
-        lambda x: functional.cross_entropy(x, labels, reduction="none"),
+        lambda x: cross_entropies(x * 1.0, labels, smoothing),
+        lambda x: functional.cross_entropy(x, labels, reduction="none", label_smoothing=smoothing),
         drawn(50, c, scale=4),
         tolerance=1e-5,
     )

@@ -129,9 +129,11 @@ static void rotate(const Number* x, const long* strides, const Number* cos, cons
         }
 }
 
-// losses (N,) = log Σ exp(x) − x[label]; lse (N,), the logarithm, is kept. x (N, C) dense.
+// losses (N,) = log Σ exp(x) − (1 − ε) x[label] − ε mean(x), ε the smoothing; lse (N,), the logarithm, is kept.
+// x (N, C) dense.
 template <class Number>
-static void cross_entropy(const Number* x, const int64_t* labels, float* losses, float* lse, long n, int c) {
+static void cross_entropy(const Number* x, const int64_t* labels, float* losses, float* lse, long n, int c,
+                          float smoothing) {
 #pragma omp parallel for schedule(static) if (n * c > FEW)
     for (long i = 0; i < n; i++) {
         const Number* row = x + i * c;
@@ -150,20 +152,26 @@ static void cross_entropy(const Number* x, const int64_t* labels, float* losses,
         for (; j < c; j++) rest += std::exp(wide(row[j]) - largest);
         lse[i] = largest + std::log(rest);
         losses[i] = lse[i] - wide(row[labels[i]]);
+        if (smoothing == 0) continue;
+        Vector every{};
+        along(c, [&](int j, auto extent) { every += load(row + j, extent); });
+        losses[i] += smoothing * (wide(row[labels[i]]) - sum(every) / c);
     }
 }
 
-// dx = slopes[i] · (softmax(x) − one-hot).
+// dx = slopes[i] · (softmax(x) − (1 − ε) one-hot − ε / C).
 template <class Number>
 static void cross_entropy_backward(const Number* x, const int64_t* labels, const float* slopes, const float* lse,
-                                   Number* dx, long n, int c) {
+                                   Number* dx, long n, int c, float smoothing) {
+    const float share = smoothing / c;
 #pragma omp parallel for schedule(static) if (n * c > FEW)
     for (long i = 0; i < n; i++) {
         const Number* row = x + i * c;
         along(c, [&](int j, auto extent) {
-            store(slopes[i] * exponential(load(row + j, extent) - lse[i]), dx + i * c + j, extent);
+            store(slopes[i] * (exponential(load(row + j, extent) - lse[i]) - share), dx + i * c + j, extent);
         });
-        narrow(slopes[i] * (std::exp(wide(row[labels[i]]) - lse[i]) - 1), dx + i * c + labels[i]);
+        const float rest = std::exp(wide(row[labels[i]]) - lse[i]) - (1 - smoothing) - share;
+        narrow(slopes[i] * rest, dx + i * c + labels[i]);
     }
 }
 
@@ -219,13 +227,14 @@ void tunewise_rotate(int is_bfloat16, int back, const void* x, const long* strid
 }
 
 void tunewise_cross_entropy(int is_bfloat16, const void* x, const int64_t* labels, float* losses, float* lse, long n,
-                            int c) {
-    BY_PRECISION(cross_entropy((F)x, labels, losses, lse, n, c), cross_entropy((B)x, labels, losses, lse, n, c));
+                            int c, float smoothing) {
+    BY_PRECISION(cross_entropy((F)x, labels, losses, lse, n, c, smoothing),
+                 cross_entropy((B)x, labels, losses, lse, n, c, smoothing));
 }
 
 void tunewise_cross_entropy_backward(int is_bfloat16, const void* x, const int64_t* labels, const float* slopes,
-                                     const float* lse, void* dx, long n, int c) {
-    BY_PRECISION(cross_entropy_backward((F)x, labels, slopes, lse, (float*)dx, n, c),
-                 cross_entropy_backward((B)x, labels, slopes, lse, (Bfloat16*)dx, n, c));
+                                     const float* lse, void* dx, long n, int c, float smoothing) {
+    BY_PRECISION(cross_entropy_backward((F)x, labels, slopes, lse, (float*)dx, n, c, smoothing),
+                 cross_entropy_backward((B)x, labels, slopes, lse, (Bfloat16*)dx, n, c, smoothing));
 }
 }

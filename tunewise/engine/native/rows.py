@@ -29,9 +29,12 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return _Rotated.apply(x, cos, sin)
 
 
-def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    """The cross-entropy in nats of each label, (N,) float32, from logits (N, C) and labels (N,) in [0, C)."""
-    return _CrossEntropies.apply(logits, labels)
+def cross_entropies(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The cross-entropy in nats of each label, (N,) float32, from logits (N, C) and labels (N,) in [0, C).
+
+    `smoothing` is the share of each label that is spread over all C.
+    """
+    return _CrossEntropies.apply(logits, labels, smoothing)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -111,10 +114,10 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool) -> Tensor:
 
 class _CrossEntropies(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        logits = logits.contiguous()
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        logits, ctx.smoothing = logits.contiguous(), ctypes.c_float(smoothing)
         losses, lse = torch.empty(2, len(logits))
-        call("tunewise_cross_entropy", logits.dtype, logits, labels, losses, lse, *_sizes(logits))
+        call("tunewise_cross_entropy", logits.dtype, logits, labels, losses, lse, *_sizes(logits), ctx.smoothing)
         ctx.save_for_backward(logits, labels, lse)
         return losses
 
@@ -122,8 +125,9 @@ class _CrossEntropies(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         logits, labels, lse = ctx.saved_tensors
         slopes, dlogits = gradients[0].contiguous(), torch.empty(logits.shape, dtype=logits.dtype)
-        call("tunewise_cross_entropy_backward", logits.dtype, logits, labels, slopes, lse, dlogits, *_sizes(logits))
-        return dlogits, None
+        sizes = *_sizes(logits), ctx.smoothing
+        call("tunewise_cross_entropy_backward", logits.dtype, logits, labels, slopes, lse, dlogits, *sizes)
+        return dlogits, None, None
 
 
 def _rows(tensor: Tensor) -> Tensor:

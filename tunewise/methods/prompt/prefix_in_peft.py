@@ -20,6 +20,9 @@ from tunewise.methods.prompt.virtual_tokens import prompt_sizes
 from tunewise.models.anatomy import Anatomy
 from tunewise.models.families import DECODER, ENCODER_DECODER
 
+TURNED_BACK = 0.05
+"""How far a cache may lie from the one that peft would have, over the largest number: what bfloat16 rounds."""
+
 
 class PrefixInPeft(Method):
     """What `PrefixTuning` says to peft, and what it takes from it."""
@@ -96,20 +99,35 @@ class PrefixInPeft(Method):
         return {f"delta.{site.name}.values": share.contiguous() for site, share in zip(sites, shares, strict=True)}
 
     def _before_rotation(self, rows: Tensor, model: PreTrainedModel, anatomy: Anatomy) -> dict[str, Tensor]:
-        """Turns peft's keys back, by the rotation that the base's own cache shows for each unit vector."""
+        """Turns peft's keys back, by the rotation that the base's own cache shows for each unit vector.
+
+        UserError where the cache would then hold others, as in a base that has done more to its keys than rotate them.
+        """
         n_heads = anatomy.n_key_value_heads
         peft = rows.view(len(rows), anatomy.n_layers, 2, n_heads, -1).to(model.device, torch.float64)
         tuned, rotated = attach(model, self, warm_start=False), []
-        for unit in torch.eye(peft.shape[-1]):
-            for site in anatomy.keys:
-                tuned.trainable[f"delta.{site.name}.values"].copy_(unit.repeat(len(rows), n_heads))
-            rotated.append(torch.stack([keys[0, 0] for keys, _ in self._cached(model, anatomy)]))
-        tuned.detach()
-        rotation = torch.stack(rotated, dim=2).to(torch.float64)  # (layers, tokens, d_head before, d_head behind)
-        keys = torch.linalg.solve(rotation, peft[:, :, 0].transpose(0, 1), left=False)
-        found = dict(zip(anatomy.keys, keys, strict=True))
-        found |= dict(zip(anatomy.find(["v"]), peft[:, :, 1].transpose(0, 1), strict=True))
-        return {f"delta.{site.name}.values": values.flatten(1).to(rows) for site, values in found.items()}
+        try:
+            for unit in torch.eye(peft.shape[-1]):
+                for site in anatomy.keys:
+                    tuned.trainable[f"delta.{site.name}.values"].copy_(unit.repeat(len(rows), n_heads))
+                rotated.append(torch.stack([keys[0, 0] for keys, _ in self._cached(model, anatomy)]))
+            rotation = torch.stack(rotated, dim=2).to(torch.float64)  # (layers, tokens, d_head before, d_head behind)
+            keys = torch.linalg.solve(rotation, peft[:, :, 0].transpose(0, 1), left=False)
+            of_sites = dict(zip(anatomy.keys, keys, strict=True))
+            of_sites |= dict(zip(anatomy.find(["v"]), peft[:, :, 1].transpose(0, 1), strict=True))
+            found = {f"delta.{site.name}.values": values.flatten(1).to(rows) for site, values in of_sites.items()}
+            for name, values in found.items():
+                tuned.trainable[name].copy_(values)
+            held = torch.stack([torch.cat(layer) for layer in self._cached(model, anatomy)])
+        finally:
+            tuned.detach()
+        off = float((held.permute(3, 0, 1, 2, 4) - peft).abs().max() / peft.abs().max().clamp(min=1e-30))
+        if not off < TURNED_BACK:
+            raise UserError(
+                f"keys of this {anatomy.model_type} base are not rotated alone, and peft's cannot be turned back",
+                hint="train the prefix here: method=prefix_tuning",
+            )
+        return found
 
     def _cached(self, model: PreTrainedModel, anatomy: Anatomy) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of the virtual tokens, (1, key-value heads, tokens, d_head), layer by layer."""

@@ -77,8 +77,13 @@ class IA3(Method):
         }
 
     def peft_fields(self, anatomy: Anatomy, targets: Sequence[str]) -> dict[str, object]:
-        inner = tuple(site.module for site in anatomy.sites if site.role == "down")
-        return {"feedforward_modules": [t for t in targets if any(m.endswith(t) for m in inner)]}
+        feedforward: list[str] = []
+        for target in targets:
+            meant = {site.module: site.role for site in anatomy.sites if f".{site.module}".endswith(f".{target}")}
+            if "down" in meant.values():  # some families call what leaves attention by the same name
+                of_down = [module for module, role in meant.items() if role == "down"]
+                feedforward += [target] if len(of_down) == len(meant) else of_down
+        return {"target_modules": list(dict.fromkeys([*targets, *feedforward])), "feedforward_modules": feedforward}
 
     @classmethod
     def from_peft_fields(

@@ -1,0 +1,182 @@
+"""`tunewise chat`: the base and what was made of it, asked the same and shown side by side."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tunewise.cli.console import AsJson, Data, Model, print_json, progress_lines, results
+from tunewise.errors import UserError
+
+if TYPE_CHECKING:
+    from tunewise.run.showcase import Said, Showcase
+
+NEW, LEAVE = "/new", ("/quit", "/exit")
+NARROWEST = 24
+"""Columns of characters that an answer needs to stand beside others."""
+
+Question = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ask", help='Ask this and leave: a text, or {"premise": "...", "hypothesis": "..."}. May be given again.',
+        show_default=False,
+    ),
+]  # fmt: skip
+
+
+def chat(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN_OR_ADAPTER]... [FIELD=VALUE]...",
+            help="Runs, adapters, or a folder of runs (the middle seed of each arm), all of one base; and overrides "
+            "such as generation.do_sample=true.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Model = None,
+    data: Data = None,
+    ask: Question = None,
+    free: Annotated[
+        bool, typer.Option("--free", help="Say what is typed as it is, not by the task's template.")
+    ] = False,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of a written answer.", show_default="the task's; 100 with --free")
+    ] = None,
+    system: Annotated[str, typer.Option(help="A system prompt, where it is a conversation.", show_default="none")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Talk to a base and to what was made of it, side by side; from a terminal, a pipe (a question a line) or --ask."""
+    from tunewise.cli.recipes import assigned
+
+    given = words or []
+    targets = [Path(word) for word in given if "=" not in word]
+    overrides = assigned([word for word in given if "=" in word])
+    if not targets and model is None:
+        raise UserError("nobody to talk to", "give runs or adapters, or --model tiny --free")
+    named = _named(targets)
+
+    from tunewise.run.showcase import showcase
+
+    told: list[dict[str, Any]] = []
+    free = free or (not targets and data is None)
+    with (
+        progress_lines().status("loading") as status,
+        showcase(
+            named, model=model, data=data, free=free, system=system, max_new_tokens=max_new_tokens, overrides=overrides
+        ) as shown,
+    ):
+        status.stop()
+        for question in _questions(shown, ask or ()):
+            with progress_lines().status("thinking"):
+                said = shown.ask(question)
+            told.append({"question": question, "answers": [_as_data(one) for one in said]})
+            if not as_json:
+                _show(question, said, is_typed=_is_typed(ask))
+    if as_json:
+        print_json(told)
+
+
+def _named(targets: Sequence[Path]) -> dict[str, Path]:
+    """Name -> run or adapter; of a folder that holds runs the middle seed of each arm."""
+    from tunewise.report.arms import read_arms
+
+    found: dict[str, Path] = {}
+    for target in targets:
+        holds_runs = target.is_dir() and not any((target / name).is_file() for name in _OWN_FILES)
+        each = {arm.label: arm.middle.folder for arm in read_arms(target)} if holds_runs else {target.name: target}
+        for name, folder in each.items():
+            found[name if name not in found else str(folder)] = folder
+    return found
+
+
+_OWN_FILES = ("recipe.yaml", "tunewise.json", "adapter_config.json")
+
+
+def _questions(shown: "Showcase", asked: Sequence[str]) -> Iterator[str | Mapping[str, object]]:
+    """Those of the command line, of a pipe, or of a person, until there are no more."""
+    if asked or not sys.stdin.isatty():
+        for line in asked or sys.stdin:
+            if line.strip():
+                yield _read(line.strip())
+        return
+    who = ", ".join(shown.names)
+    kept = f"; {NEW} begins a new conversation" if shown.is_conversation else ""
+    progress_lines().print(f"asked are {who}{kept}; Ctrl-D leaves", soft_wrap=True)
+    with suppress(EOFError, KeyboardInterrupt):
+        yield from _typed(shown)
+    sys.stderr.write("\n")
+
+
+def _typed(shown: "Showcase") -> Iterator[Mapping[str, object]]:
+    with suppress(ImportError):
+        import readline  # noqa: F401  # input() then knows the arrow keys
+    while True:
+        told: dict[str, object] = {}
+        for name in shown.columns:
+            told[name] = input(f"{name}> " if len(shown.columns) > 1 else "> ").strip()
+            if told[name] in (NEW, *LEAVE):
+                break
+        if set(LEAVE) & set(told.values()):
+            return
+        if NEW in told.values():
+            shown.begin_again()
+        elif any(told.values()):
+            yield told
+
+
+def _read(line: str) -> str | dict[str, object]:
+    """A question of one text, or of several in an object."""
+    import json
+
+    if not line.startswith("{"):
+        return line
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError:
+        return line
+    return found if isinstance(found, dict) else line
+
+
+def _is_typed(asked: Sequence[str] | None) -> bool:
+    return not asked and sys.stdin.isatty()
+
+
+def _as_data(said: "Said") -> dict[str, Any]:
+    probabilities = {name: round(share, 6) for name, share in said.probabilities.items()}
+    return {"who": said.speaker, "text": said.text, **({"probabilities": probabilities} if probabilities else {})}
+
+
+def _show(question: str | Mapping[str, object], said: Sequence["Said"], *, is_typed: bool) -> None:
+    """The answers in columns, or below one another where these would be too narrow."""
+    from rich.table import Table
+
+    console = results()
+    if not is_typed:
+        asked = [question] if isinstance(question, str) else [f"{name}: {text}" for name, text in question.items()]
+        console.print("\n".join(f"> {text}" for text in asked), soft_wrap=True)
+    texts = [_told(one) for one in said]
+    is_long = any(len(text) > NARROWEST or "\n" in text for text in texts)
+    side_by_side = is_long and console.width >= NARROWEST * len(said)
+    table = Table(show_header=side_by_side, show_edge=False, pad_edge=False, show_lines=is_long and not side_by_side)
+    if side_by_side:
+        table.expand = True
+        for one in said:
+            table.add_column(one.speaker, ratio=1, overflow="fold")
+        table.add_row(*texts)
+    else:
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for one, text in zip(said, texts, strict=True):
+            table.add_row(one.speaker, text)
+    console.print(table)
+    console.print()
+
+
+def _told(said: "Said") -> str:
+    """The answer, and how sure it is of that."""
+    share = said.probabilities.get(said.text)
+    return (said.text or "(nothing)") + ("" if share is None else f"  {100 * share:.0f} %")

@@ -1,0 +1,68 @@
+"""A run for TensorBoard: the lines of its log.jsonl as they come, and at its end the recipe beside the scores."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunewise.models.quantise import require
+from tunewise.training.config import TENSORBOARD, TrainConfig
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+OF_A_STEP = ("loss", "learning_rate", "gradient_norm")
+
+
+def check_report_to(config: TrainConfig) -> None:
+    """UserError where what `train.report_to` names is not installed."""
+    if TENSORBOARD in config.report_to:
+        _require()
+
+
+class TensorBoard:
+    """Event files in a folder of the run: train/loss, train/learning_rate, train/gradient_norm and dev/score."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises UserError where tensorboard is not installed."""
+        _require()
+        self._folder = folder
+        self._writer: SummaryWriter | None = None
+
+    def line(self, line: Mapping[str, Any]) -> None:
+        """A line of log.jsonl: a step of training, or a look at dev."""
+        if self._writer is None:  # what was written behind the checkpoint that training goes on from is hidden
+            self._writer = _writer(self._folder, purge_step=line["step"])
+        found = {f"train/{name}": line[name] for name in OF_A_STEP if name in line}
+        found |= {f"train/loss/{name}": told["loss"] for name, told in line.get("by_source", {}).items()}
+        found |= {"dev/score": line["dev"]} if "dev" in line else {}
+        for name, value in found.items():
+            self._writer.add_scalar(name, value, line["step"])
+        self._writer.flush()  # whatever ends the process, what was told is there
+
+
+def tell_the_end(folder: Path, recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """The fields of the recipe, as hyperparameters, beside the scores on dev and test of metrics.json."""
+    scores = {f"{part}/{name}": value for part in ("dev", "test") for name, value in (metrics[part] or {}).items()}
+    writer = _writer(folder)
+    writer.add_hparams(dict(_flat(recipe)), scores, run_name=".", global_step=metrics["steps"])
+    writer.close()
+
+
+def _require() -> None:
+    require("train.report_to=tensorboard needs", "tensorboard", hint="pip install 'tunewise[track]'")
+
+
+def _writer(folder: Path, purge_step: int | None = None) -> "SummaryWriter":
+    from torch.utils.tensorboard import SummaryWriter  # an extra, and seconds
+
+    return SummaryWriter(str(folder / TENSORBOARD), purge_step=purge_step)
+
+
+def _flat(fields: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names; what is neither text nor a number is told as JSON."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{under}{name}.")
+        else:
+            yield f"{under}{name}", value if isinstance(value, str | int | float) else json.dumps(value)
