@@ -69,6 +69,8 @@ class Hub:
     def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.stored: dict[str, bytes] = {}
+        self.broken: set[str] = set()
+        """Names at which the hub itself fails."""
         self.log: list[Asked] = []
 
     def __enter__(self) -> Self:
@@ -166,6 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
         return found
 
     def _commit(self, kind: str, name: str, revision: str) -> tuple[Repository, str]:
+        if name in self.hub.broken:
+            raise Refusal(503, message="Service Unavailable")
         found = self._repository(kind, name)
         revision = revision or "main"
         sha = found.refs.get(revision, revision)

@@ -44,6 +44,7 @@ ours = base.model(ids).logits.detach()
 tuned.detach()
 theirs = peft.PeftModel.from_pretrained(base.model, "org/pushed")(ids).logits
 torch.testing.assert_close(theirs, ours)
+assert tunewise.push({folder!r}, "org/by-python", revision="r1")["proof"]["passed"]
 """
 BY_TRANSFORMERS = """
 import torch
@@ -106,6 +107,7 @@ def fill(hub: Hub, place: Path) -> None:
     hub.put("org/sharded", place / "shards", branch="v2")
     hub.put("org/sharded", {"chat_template.jinja": TEMPLATE.encode()}, branch="v2")
     hub.put("org/gated", base, gated=True)
+    hub.broken.add("org/broken")
     hub.put("org/stale", {"tunewise.safetensors": b"of another method", "notes.txt": b"kept"})
     hub.put("org/private", base, private=True)
     config = json.loads((base / "config.json").read_text())
@@ -173,6 +175,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 "pickled": train("org/pickled", out),
                 "own code": train("org/own-code", out),
                 "adapter": train("org/peft", out),
+                "broken": train("org/broken", out),
                 "no adapter": train("org/base", out, "adapter=org/paft"),
                 "no data": train("org/base", out, data="hf:org/revews"),
                 "gated data": train("org/base", out, data="hf:org/gated-reviews"),
@@ -289,6 +292,7 @@ def test_what_the_hub_refuses_is_told_in_words(world: World) -> None:
     world.refused("private", "a private one", "hf auth login")
     world.refused("revision", "no revision 'v3'", "main, v2")
     world.refused("no model", "org/sharded is no model: it has no config.json")
+    world.refused("broken", "the hub does not give it", "503")
     world.refused("adapter", "org/peft is an adapter", "adapter=org/peft")
     world.refused("no adapter", "cannot find the adapter org/paft", "did you mean org/peft?")
     world.refused("no data", "cannot fetch org/revews", "did you mean org/reviews?")

@@ -4,6 +4,7 @@ A name is OWNER/NAME, or OWNER/NAME@REVISION for a branch, a tag or a commit. Wh
 huggingface_hub (HF_HOME), and is taken from there where the hub does not answer.
 """
 
+import errno
 import logging
 import re
 import sys
@@ -40,7 +41,8 @@ SECONDS_FOR_A_LISTING = 30.0
 WORTH_TELLING = 10_000_000
 """Bytes; a download of more is announced."""
 LOGIN = "hf auth login"
-_FAILURES = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx2.HTTPError)
+FAILURES = (OSError, RuntimeError, HFValidationError, httpx2.HTTPError)
+"""What clients of the hub raise: errors of HTTP are OSErrors, those of its storage RuntimeErrors."""
 
 
 class Refused(UserError):
@@ -81,7 +83,7 @@ class Repository:
         try:
             with bars(shown=n_bytes > WORTH_TELLING):
                 return Path(snapshot_download(self.name, revision=self.revision or None, allow_patterns=exactly))
-        except _FAILURES as error:
+        except FAILURES as error:
             raise refusal(self.name, self.revision, error) from error
 
     def _folder_of(self, file: str) -> Path | None:
@@ -108,7 +110,7 @@ def look_up(name: str) -> Repository:
         info = HfApi().model_info(
             repository, revision=revision or None, files_metadata=True, timeout=SECONDS_FOR_A_LISTING
         )
-    except _FAILURES as error:
+    except FAILURES as error:
         refused = refusal(repository, revision, error)
         if cached is None or isinstance(error, RevisionNotFoundError):
             raise refused from error
@@ -146,7 +148,7 @@ def why_refused(name: str, revision: str, kind: Kind) -> Refused | None:
     try:
         api.repo_info(name, revision=revision or None, repo_type=kind, timeout=SECONDS_FOR_A_LISTING)
         api.auth_check(name, repo_type=kind)
-    except _FAILURES as error:
+    except FAILURES as error:
         return refusal(name, revision, error, kind)
     return None
 
@@ -211,6 +213,9 @@ def refusal(name: str, revision: str, error: Exception, kind: Kind = "model") ->
         return Refused(f"the hub does not take the token ({status})", LOGIN)
     if isinstance(error, HFValidationError):
         return Refused("it is no name that the hub could have", "a name on the hub is OWNER/NAME")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        hint = f"it is kept in {constants.HF_HUB_CACHE}, and HF_HOME names another place"
+        return Refused(f"it cannot be kept on this machine: {error.strerror}", hint)
     reason = " ".join(str(error).split()) or type(error).__name__
     return Refused(f"the hub does not give it ({reason[:200]})", "try again later, or give a folder")
 
@@ -233,13 +238,13 @@ def _nearest(name: str, kind: Kind) -> str:
     try:
         names = [each.id for each in listing(author=name.partition("/")[0], limit=200) if each.id != name]
         return nearest(name, names)
-    except (*_FAILURES, StopIteration):
+    except FAILURES:
         return ""
 
 
 def _revisions_of(name: str, kind: Kind) -> str:
     try:
         refs = HfApi().list_repo_refs(name, repo_type=kind)
-    except _FAILURES:
+    except FAILURES:
         return "others"
     return ", ".join(ref.name for ref in (*refs.branches, *refs.tags)[:8])

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx2
 import torch
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import (
@@ -132,7 +131,7 @@ def send(parcel: Parcel, model: str | None = None) -> dict[str, Any]:
         message, branch = f"Upload {parcel.kind} with tunewise", parcel.revision or None
         with hub.bars(shown=True):
             done = api.create_commit(parcel.repository, operations, revision=branch, commit_message=message)
-    except (HfHubHTTPError, httpx2.HTTPError, ValueError) as error:
+    except (*hub.FAILURES, ValueError) as error:
         raise _not_sent(parcel, error) from error
     return {
         "address": hub.address(parcel.repository) + (f"/tree/{parcel.revision}" if parcel.revision else ""),
@@ -204,7 +203,7 @@ def _user() -> str:
         raise UserError("nothing can be sent: there is no token of the hub on this machine", login)
     try:
         return str(HfApi().whoami()["name"])
-    except (HfHubHTTPError, httpx2.HTTPError) as error:
+    except hub.FAILURES as error:
         raise UserError("nothing can be sent: the hub does not take the token", login) from error
 
 
@@ -218,7 +217,7 @@ def _there(repository: str, revision: str) -> tuple[Literal["", "public", "priva
             info = api.model_info(repository)
     except RepositoryNotFoundError:
         return "", []
-    except (HfHubHTTPError, httpx2.HTTPError) as error:
+    except hub.FAILURES as error:
         refused = hub.refusal(repository, revision, error)
         raise UserError(f"nothing can be sent to {repository}: {refused.message}", refused.hint) from error
     files_there = [file.rfilename for file in info.siblings or ()]

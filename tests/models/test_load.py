@@ -1,5 +1,6 @@
 """Loading a base, and the error for every folder or name that is none."""
 
+import json
 import shutil
 import socket
 from threading import Thread
@@ -95,6 +96,19 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(folder):
     with pytest.raises(UserError, match="a pickle") as caught:
         load_base(str(folder))
     assert "save_pretrained" in caught.value.hint
+
+
+def test_no_code_of_a_checkpoint_is_run_whatever_is_answered(folder, monkeypatch):
+    """transformers asks whether it may, and would run it."""
+    config = json.loads((folder / "config.json").read_text())
+    own = {**config, "model_type": "ours", "auto_map": {"AutoConfig": "configuration_ours.OursConfig"}}
+    (folder / "config.json").write_text(json.dumps(own))
+    evil = f"from transformers import LlamaConfig as OursConfig\nopen({str(folder / 'ran')!r}, 'w')\n"
+    (folder / "configuration_ours.py").write_text(evil)
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    with pytest.raises(UserError, match="is a model of its own code"):
+        load_base(str(folder))
+    assert not (folder / "ran").exists()
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,7 @@ def original(model: PreTrainedModel) -> PreTrainedModel:
     source = model.config._name_or_path
     try:
         source = _dense_source(model)
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         head_of(model).configure(config)
         config.pad_token_id = model.config.pad_token_id
         with quiet():
@@ -280,7 +280,7 @@ def _dense_source(model: PreTrainedModel) -> str:
     """Where a quantised model's full-precision weights lie: where it was loaded from, or what a checkpoint of
     `tunewise quantize` says that it was made from."""
     source = model.config._name_or_path
-    if source and not format_of_checkpoint(AutoConfig.from_pretrained(source)):
+    if source and not format_of_checkpoint(AutoConfig.from_pretrained(source, trust_remote_code=False)):
         return source
     report = Path(source) / QUANTISATION
     told = files.read_json(report) if source and report.is_file() else None
