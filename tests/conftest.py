@@ -1,9 +1,12 @@
 """The environment every test runs in, set before torch is imported: one thread, no spinning, no network."""
 
+import gc
 import os
+import shutil
 import signal
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,30 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The pages first: each takes as long as hundreds of others, and none should be alone at the end."""
     items.sort(key=lambda item: item.path.name != "test_docs.py")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: the search for garbage need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def embedded_in_short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded tasks with the first rows of dev and test alone, for tests of something else than their scores."""
+    from tunewise.data.found import EMBEDDED
+
+    folder = shutil.copytree(EMBEDDED, tmp_path_factory.mktemp("short") / "embedded")
+    for name, n_rows in (("dev", 16), ("test", 32)):
+        for path in folder.glob(f"*/{name}.jsonl"):
+            path.write_text("".join(path.read_text("utf-8").splitlines(keepends=True)[:n_rows]), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def few_embedded_rows(embedded_in_short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tiny:sentiment` and its like are answered in a moment, in this process."""
+    monkeypatch.setattr(import_module("tunewise.data.found"), "EMBEDDED", embedded_in_short)
 
 
 @pytest.fixture

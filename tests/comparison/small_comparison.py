@@ -67,7 +67,7 @@ def resumed(root: Path) -> list[int]:
     return sorted(json.loads(path.read_text())["resumed_from"] for path in root.rglob("metrics.json"))
 
 
-def wait_for_checkpoint(root: Path, seconds: float = 90.0) -> None:
+def wait_for_checkpoint(root: Path, seconds: float = 240.0) -> None:
     """Until a run below `root` has left one."""
     deadline = time.monotonic() + seconds
     while not list(root.rglob("checkpoints/step-*/manifest.json")):
