@@ -50,9 +50,14 @@ def few_embedded_rows(embedded_in_short: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def without_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the reload of adapters in a fresh process, which takes seconds a run; for tests of something else."""
+    leave_out_fresh_processes(monkeypatch)
+
+
+def leave_out_fresh_processes(patch: pytest.MonkeyPatch) -> None:
+    """The same, for fixtures of a whole module."""
 
     def passed(folders: Sequence[object], *_: object) -> list[dict[str, object]]:
         return [{"passed": True, "value": 0.0, "tolerance": 0.0} for _ in folders]
 
     # by module, not by dotted path: the package's root has functions under the names of these rooms
-    monkeypatch.setattr(import_module("tunewise.run.carry_out"), "prove_in_fresh_process", passed)
+    patch.setattr(import_module("tunewise.run.carry_out"), "prove_in_fresh_process", passed)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.alike import alike
+from tests.conftest import leave_out_fresh_processes
 from tests.small_base import write_place
 from tunewise.comparison import compare
 
@@ -21,7 +22,9 @@ OF_RUN = ("test", "dev", "steps", "best_step", "stopped_by", "tokens", "n_traina
 
 def place_for(folder: Path) -> Path:
     """A base, reviews, and below `whole` the comparison that nobody disturbed."""
-    carry_out(write_place(folder), folder / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_fresh_processes(patch)
+        carry_out(write_place(folder), folder / "whole")
     return folder
 
 
