@@ -1,12 +1,15 @@
 """The environment every test runs in, set before torch is imported: one thread, no spinning, no network."""
 
 import gc
+import json
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,6 +54,23 @@ def few_embedded_rows(embedded_in_short: Path, monkeypatch: pytest.MonkeyPatch) 
 def without_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the reload of adapters in a fresh process, which takes seconds a run; for tests of something else."""
     leave_out_fresh_processes(monkeypatch)
+
+
+@pytest.fixture
+def reloads_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapters are reloaded and checked as ever, on a base that is loaded anew, but without another import of torch.
+
+    That a fresh process does the same is held by the first run of test_run.py, test_quantised_run.py and
+    test_run_on_other_kinds.py.
+    """
+    reload = import_module("tunewise.training.reload")
+
+    def here(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
+        _, _, _, base, dtype, device, quantise, *folders = command  # python -c FRESH ...
+        found = reload._check(base, dtype, device, quantise, folders)
+        return subprocess.CompletedProcess(command, 0, json.dumps(found), "")
+
+    monkeypatch.setattr(reload, "subprocess", SimpleNamespace(run=here))
 
 
 def leave_out_fresh_processes(patch: pytest.MonkeyPatch) -> None:
