@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import math
 import time
 from array import array
@@ -31,11 +30,9 @@ from tunewise.training.interrupt import Interrupted, Interrupts
 from tunewise.training.memory import Peak
 from tunewise.training.optimiser import Optimiser
 from tunewise.training.progress import Silent, Watcher
-from tunewise.training.schedule import learning_rate_at
+from tunewise.training.schedule import learning_rate_at, tell_endless_warmup
 from tunewise.training.state import LOG, State
 from tunewise.training.weighing import ALIKE, Weighing
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -160,9 +157,7 @@ class Lane:
         self.steps_per_epoch = config.steps_per_epoch(self._sources.n)
         self.n_steps = config.n_steps(self._sources.n)
         self._last_step = max(1, round((training.until or 1.0) * self.n_steps))
-        if config.n_warmup(self.n_steps) >= self.n_steps:
-            told = "%d steps, and all of them warm-up: the learning rate does not reach its peak"
-            logger.warning(told, self.n_steps)
+        tell_endless_warmup(self.n_steps, config)
         self._peak_rate = config.learning_rate or tuned.method.learning_rate
         self._peak = Peak(self._device)  # before there are moments, which are the training's own
         self._own_bytes: int | None = None
