@@ -9,12 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.bases import build
 from tests.training import killed_run
 from tunewise.errors import UserError
 from tunewise.files import sha256
+from tunewise.methods import parse_method
+from tunewise.methods.attach import attach
 from tunewise.models import aside
 from tunewise.training import checkpoint
 from tunewise.training.checkpoint import Checkpoint
+from tunewise.training.optimiser import Optimiser
+from tunewise.training.state import State
 
 
 def steps_in(log):
@@ -92,6 +97,30 @@ def test_a_best_state_that_a_checkpoint_speaks_of_is_told_when_it_is_gone(tmp_pa
     assert checkpoint.load_best(tmp_path, 5)["w"].tolist() == [1.0] * 3
     with pytest.raises(UserError, match=r"(?s)best-00000009.* start over"):
         checkpoint.load_best(tmp_path, 9)
+
+
+def test_a_best_state_on_the_disk_is_there_for_as_long_as_a_checkpoint_speaks_of_it(tmp_path, monkeypatch):
+    """Though a better one was found since, and the run was killed before it could say so."""
+    monkeypatch.setattr(aside, "LARGEST_IN_MEMORY_BYTES", 0)
+    tuned = attach(build("llama", torch.float32), parse_method({"name": "norms"}))
+    begun = State(tuned, Optimiser(tuned.trainable), tmp_path)
+
+    def now(step, value, score):
+        tuned.load_state({name: torch.full_like(each, value) for name, each in tuned.state().items()})
+        begun.position.step, begun.position.best_step, begun.position.best_score = step, step, score
+        begun.keep_best()
+
+    now(5, 5.0, 0.5)
+    begun.save("a run", 10, 1)
+    now(9, 9.0, 0.9)
+    resumed = State(tuned, Optimiser(tuned.trainable), tmp_path)
+    resumed.resume("a run")
+    assert (resumed.position.step, resumed.position.best_step) == (5, 5)
+    resumed.position.step = 7
+    resumed.take_best()
+    assert all(each.eq(5.0).all() for each in tuned.state().values())
+    begun.save("a run", 10, 1)
+    assert [path.name for path in begun.checkpoints.glob("best-*")] == ["best-00000009"]
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path):
