@@ -20,7 +20,7 @@ from tunewise.engine.packed_reading import SHORTEST_SHARED, shared_length
 
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
 """What configurations call the columns that a token sees, in some layers at least."""
-SAME = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
+SAME = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 """How far logits may lie from those without sharing, over the largest: rounding."""
 _TRIED: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
@@ -129,7 +129,7 @@ def _passes_padding_over(model: PreTrainedModel) -> bool:
         try:
             whole, behind = (next(_read(model, prompts, shared, pad_id=0)).logits for shared in (0, SHORTEST_SHARED))
             distance = float((behind - whole).abs().max() / whole.abs().max())
-            _TRIED[model] = distance < SAME.get(model.dtype, SAME[torch.bfloat16])
+            _TRIED[model] = distance < SAME[model.dtype]
         except (AttributeError, RuntimeError, TypeError, ValueError):  # of a cache whose rows are not repeated
             _TRIED[model] = False
     return _TRIED[model]
