@@ -106,6 +106,7 @@ def fill(hub: Hub, place: Path) -> None:
     hub.put("org/sharded", {"README.md": b"nothing on the main branch"})
     hub.put("org/sharded", place / "shards", branch="v2")
     hub.put("org/sharded", {"chat_template.jinja": TEMPLATE.encode()}, branch="v2")
+    hub.put("org/planned", base)
     hub.put("org/gated", base, gated=True)
     hub.broken.add("org/broken")
     hub.put("org/stale", {"tunewise.safetensors": b"of another method", "notes.txt": b"kept"})
@@ -154,6 +155,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         found.carry_out(
             {
                 "plan": ("plan", "org/base", "--method", "lora", "--json"),
+                "plan only": ("plan", "org/planned", "--method", "lora"),
                 "train": train("org/base", place / "train", lora),
                 "sharded": train("org/sharded@v2", place / "sharded", lora),
                 "again": train("org/base", place / "again", lora, "seed=1"),
@@ -213,6 +215,8 @@ def cut_off(world: World) -> World:
             "cut never": train("org/other", out),
             "cut revision": train("org/sharded@v1", out),
             "cut weights": train("org/gated", out),
+            "cut plan": ("plan", "org/planned", "--method", "lora"),
+            "cut after a plan": train("org/planned", out),
             "cut data": train("org/base", out, data="hf:org/other"),
             "cut revision of data": train("org/base", out, data="hf:org/reviews@v1"),
             "cut push": ("adapter", "push", place / "train", "org/never", "--yes"),
@@ -309,7 +313,7 @@ def test_no_pickle_and_no_code_is_fetched_or_run(world: World) -> None:
 
 
 def test_a_second_start_needs_no_network_and_costs_no_time(cut_off: World) -> None:
-    for name in ("cut", "cut adapter", "offline"):
+    for name in ("cut", "cut plan", "cut adapter", "offline"):
         assert cut_off.done[name].code == 0, cut_off.done[name].output
         assert cut_off.asked(name) == []
     for name in ("cut never", "cut revision", "cut data", "cut push"):
@@ -317,6 +321,7 @@ def test_a_second_start_needs_no_network_and_costs_no_time(cut_off: World) -> No
     for name in ("offline never", "offline data", "offline push"):
         cut_off.refused(name, "HF_HUB_OFFLINE is set")
     cut_off.refused("cut revision of data", "its rows at v1 were not downloaded before")
+    cut_off.refused("cut after a plan", "does not answer; no more than its configuration was downloaded before")
     cut_off.refused("cut weights", "cannot load 'org/gated'", "was not downloaded before")
 
 

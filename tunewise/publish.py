@@ -234,6 +234,6 @@ def _not_sent(parcel: Parcel, error: Exception) -> UserError:
             f"a token with the right to write, and an OWNER that is you or an organisation of yours, not {owner}",
         )
     reason = " ".join(str(error).split())[:300]
-    return UserError(
-        f"{parcel.repository} was not sent whole: {reason}", "send it again: what is there is not sent twice"
-    )
+    again = "send it again: what is there is not sent twice"
+    hint = f"mend what stands between the --- of {parcel.folder / README}" if "metadata" in reason else again
+    return UserError(f"{parcel.repository} was not sent whole: {reason}", hint)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunewise.cli.console import BAD_INPUT, AsJson, Model, print_json, progress_lines, results
+from tunewise.cli.console import BAD_INPUT, UNPROVED, AsJson, Model, print_json, progress_lines, results
 from tunewise.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def push(
             soft_wrap=True,
         )
     if not proof["passed"]:
-        raise typer.Exit(BAD_INPUT)
+        raise typer.Exit(UNPROVED)
 
 
 def _show(parcel: "Parcel") -> None:

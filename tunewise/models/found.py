@@ -7,7 +7,7 @@ from typing import Literal
 
 from tunewise import files, hub
 from tunewise.errors import UserError, nearest
-from tunewise.models.on_disk import UNSAFE_WEIGHTS, check_weights, pickled
+from tunewise.models.on_disk import TOKENIZERS, UNSAFE_WEIGHTS, check_weights, pickled
 from tunewise.models.shapes import is_shape
 from tunewise.models.tiny import FOLDER as TINY
 
@@ -18,6 +18,7 @@ ADAPTERS = ("adapter_config.json", "tunewise.json")
 READ_BESIDE = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 """Ends of the small files of a repository that configurations, tokenizers and processors are read from."""
 TEMPLATES = "additional_chat_templates/"
+PROCESSOR = "preprocessor_config.json"
 START = "start.safetensors"
 """What a base was quantised around lies beside its weights."""
 
@@ -50,6 +51,9 @@ def _of_the_hub(name: str, part: Part) -> Path:
         raise _no_model(name, found.files)
     if part == "config":
         return found.fetch([CONFIG])
+    if found.cached is not None and not found.files.keys() & {*TOKENIZERS, PROCESSOR}:
+        told = "no more than its configuration was downloaded before"
+        raise hub.Refused(f"{hub.why_not_asked()}; {told}", "try again with a network")
     folder = found.fetch([file for file in found.files if _is_read_beside(file)])
     if part == "weights":
         folder = found.fetch(_weights_of(found, folder))
