@@ -1,9 +1,14 @@
 """What is told of two arms that are held against one another, and that a failure to tell apart is no equality."""
 
+from pathlib import Path
+
 import pytest
 
-from tunewise.report.differences import differences_of
+from tunewise.report.arms import Arm
+from tunewise.report.differences import differences_elsewhere, differences_of
+from tunewise.report.folders import Run
 from tunewise.report.protocol import HowCompared
+from tunewise.stats import mean_interval
 from tunewise.verdict import Contender, Rule, judge
 
 ONE, OTHER = "QLoRA", "LoRA"
@@ -53,6 +58,22 @@ def test_of_a_loss_the_margin_is_told_in_its_units():
     found = told([2.011, 2.012, 2.013], [2.01, 2.011, 2.012], metric="loss", margin=1.0)
     assert found.told == "+0.001 [−0.001, +0.003] over 3 seeds"
     assert found.known.startswith("equivalent within ±0.0201")
+
+
+def test_a_set_from_elsewhere_is_judged_by_itself():
+    def arm(label, *scores):
+        metrics = [{"out_of_domain": {"twin": {"accuracy": each}}, "n_out_of_domain": {"twin": 400}} for each in scores]
+        runs = tuple(Run(Path(label), {}, each, {}, ()) for each in metrics)
+        return Arm(label, runs, "accuracy", scores, mean_interval(scores), None)
+
+    items = {("base", "lora"): {"gap": -22.0, "low": -26.0, "high": -18.0, "n": 400}}
+    how = HowCompared(against={"lora": "base"}, elsewhere={"twin": items, "asked of nobody": {}})
+    (found,) = differences_elsewhere([arm("base", 50.0, 50.0, 50.0), arm("lora", 70.0, 72.0, 74.0)], how)
+    assert found.name == "lora − base on twin"
+    # by hand: s of the second is 2, of the first that of rounding to 0.25; t(2.02) is about 4.3
+    assert found.told.startswith("+22.0 [+17.0, +27.0] over 3 seeds, right answers +22.0 [+18.0, +26.0] over 400 test")
+    assert found.known == "told apart (p = 0.003)"
+    assert differences_elsewhere([arm("base", 50.0)], HowCompared(against={"lora": "base"})) == []
 
 
 @pytest.mark.parametrize("left_out", ["diverged", "alone"])
