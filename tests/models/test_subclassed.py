@@ -58,6 +58,7 @@ class Rows(torch.Tensor):
         return cls(args[0].codes, args[0].scale)
 
     def dequantize(self):
+        assert self.codes.dtype == torch.int8
         return self.codes.float() * self.scale
 
 

@@ -21,8 +21,7 @@ WRITERS = (DECODER, ENCODER_DECODER)
 """The kinds that write text."""
 PROJECTS_POSITIONS = "deberta-v2"  # its projections to queries and keys run a second time, over relative positions
 RECURRENT = ("qwen3_5", "qwen3_5_text", "lfm2")  # most of their layers mix tokens without keys and values
-READS_IDS = ("gemma4", "gemma4_text")
-"""Each layer looks token ids up in a table of its own, and some have the keys of another."""
+READS_IDS = ("gemma4", "gemma4_text")  # each layer looks ids up in a table of its own, and some have others' keys
 SCALES_IDS = ("esm",)  # what it looks up for token ids is made smaller, and what it is given as embeddings is not
 
 

@@ -6,22 +6,18 @@ the encoder and acts in the decoder's attention to itself alone.
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tunewise.errors import UserError
-from tunewise.methods.attach import attach
 from tunewise.methods.base import Method, PeftNames
 from tunewise.methods.prompt.inside_stack import stack_of
+from tunewise.methods.prompt.prefix_in_cache import before_rotation, cached
 from tunewise.methods.prompt.virtual_tokens import prompt_sizes
 from tunewise.models.anatomy import Anatomy
 from tunewise.models.families import DECODER, ENCODER_DECODER
-
-TURNED_BACK = 0.05
-"""How far a cache may lie from the one that peft would have, over the largest number: what bfloat16 rounds."""
 
 
 class PrefixInPeft(Method):
@@ -65,7 +61,7 @@ class PrefixInPeft(Method):
         self, state: Mapping[str, Tensor], model: PreTrainedModel, anatomy: Anatomy
     ) -> dict[str, Tensor]:
         if anatomy.kind == DECODER:
-            pairs = [tensor.transpose(1, 2) for layer in self._cached(model, anatomy) for tensor in layer]
+            pairs = [tensor.transpose(1, 2) for layer in cached(self, model, anatomy) for tensor in layer]
             if pairs[0].shape[2] != anatomy.n_key_value_heads:
                 return {}  # the cache holds a key for each query (falcon 40B), of which peft could learn each apart
             rows = torch.cat([pair[0].flatten(1) for pair in pairs], dim=1)
@@ -91,47 +87,9 @@ class PrefixInPeft(Method):
                 hint="the adapter belongs to a base of another size",
             )
         if anatomy.kind == DECODER:
-            return self._before_rotation(rows, model, anatomy)
+            return before_rotation(self, rows, model, anatomy)
         if anatomy.kind == ENCODER_DECODER:
             return {"shared.values": rows}
         sites = anatomy.find(["k", "v"])
         shares = rows.chunk(len(sites), dim=1)
         return {f"delta.{site.name}.values": share.contiguous() for site, share in zip(sites, shares, strict=True)}
-
-    def _before_rotation(self, rows: Tensor, model: PreTrainedModel, anatomy: Anatomy) -> dict[str, Tensor]:
-        """Turns peft's keys back, by the rotation that the base's own cache shows for each unit vector.
-
-        UserError where the cache would then hold others, as in a base that has done more to its keys than rotate them.
-        """
-        n_heads = anatomy.n_key_value_heads
-        peft = rows.view(len(rows), anatomy.n_layers, 2, n_heads, -1).to(model.device, torch.float64)
-        tuned, rotated = attach(model, self, warm_start=False), []
-        try:
-            for unit in torch.eye(peft.shape[-1]):
-                for site in anatomy.keys:
-                    tuned.trainable[f"delta.{site.name}.values"].copy_(unit.repeat(len(rows), n_heads))
-                rotated.append(torch.stack([keys[0, 0] for keys, _ in self._cached(model, anatomy)]))
-            rotation = torch.stack(rotated, dim=2).to(torch.float64)  # (layers, tokens, d_head before, d_head behind)
-            keys = torch.linalg.solve(rotation, peft[:, :, 0].transpose(0, 1), left=False)
-            of_sites = dict(zip(anatomy.keys, keys, strict=True))
-            of_sites |= dict(zip(anatomy.find(["v"]), peft[:, :, 1].transpose(0, 1), strict=True))
-            found = {f"delta.{site.name}.values": values.flatten(1).to(rows) for site, values in of_sites.items()}
-            for name, values in found.items():
-                tuned.trainable[name].copy_(values)
-            held = torch.stack([torch.cat(layer) for layer in self._cached(model, anatomy)])
-        finally:
-            tuned.detach()
-        off = float((held.permute(3, 0, 1, 2, 4) - peft).abs().max() / peft.abs().max().clamp(min=1e-30))
-        if not off < TURNED_BACK:
-            raise UserError(
-                f"keys of this {anatomy.model_type} base are not rotated alone, and peft's cannot be turned back",
-                hint="train the prefix here: method=prefix_tuning",
-            )
-        return found
-
-    def _cached(self, model: PreTrainedModel, anatomy: Anatomy) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of the virtual tokens, (1, key-value heads, tokens, d_head), layer by layer."""
-        ids = torch.tensor([self.prefix_ids(anatomy)], device=model.device)
-        whole = DynamicCache()  # of no config: a window narrower than the prefix would drop what is behind it
-        cache: Any = model(ids, use_cache=True, past_key_values=whole).past_key_values
-        return [(layer.keys, layer.values) for layer in cache.layers]
