@@ -1,9 +1,15 @@
 """The environment every test runs in, set before torch is imported: one thread, no spinning, no network."""
 
+import gc
+import json
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,12 +26,58 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != "test_docs.py")
 
 
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: the search for garbage need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def embedded_in_short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded tasks with the first rows of dev and test alone, for tests of something else than their scores."""
+    from tunewise.data.found import EMBEDDED
+
+    folder = shutil.copytree(EMBEDDED, tmp_path_factory.mktemp("short") / "embedded")
+    for name, n_rows in (("dev", 16), ("test", 32)):
+        for path in folder.glob(f"*/{name}.jsonl"):
+            path.write_text("".join(path.read_text("utf-8").splitlines(keepends=True)[:n_rows]), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def few_embedded_rows(embedded_in_short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tiny:sentiment` and its like are answered in a moment, in this process."""
+    monkeypatch.setattr(import_module("tunewise.data.found"), "EMBEDDED", embedded_in_short)
+
+
 @pytest.fixture
 def without_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the reload of adapters in a fresh process, which takes seconds a run; for tests of something else."""
+    leave_out_fresh_processes(monkeypatch)
+
+
+@pytest.fixture
+def reloads_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapters are reloaded and checked as ever, on a base that is loaded anew, but without another import of torch.
+
+    That a fresh process does the same is held by the first run of test_run.py, test_quantised_run.py and
+    test_run_on_other_kinds.py.
+    """
+    reload = import_module("tunewise.training.reload")
+
+    def here(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
+        _, _, _, base, dtype, device, quantise, *folders = command  # python -c FRESH ...
+        found = reload._check(base, dtype, device, quantise, folders)
+        return subprocess.CompletedProcess(command, 0, json.dumps(found), "")
+
+    monkeypatch.setattr(reload, "subprocess", SimpleNamespace(run=here))
+
+
+def leave_out_fresh_processes(patch: pytest.MonkeyPatch) -> None:
+    """The same, for fixtures of a whole module."""
 
     def passed(folders: Sequence[object], *_: object) -> list[dict[str, object]]:
         return [{"passed": True, "value": 0.0, "tolerance": 0.0} for _ in folders]
 
     # by module, not by dotted path: the package's root has functions under the names of these rooms
-    monkeypatch.setattr(import_module("tunewise.run.carry_out"), "prove_in_fresh_process", passed)
+    patch.setattr(import_module("tunewise.run.carry_out"), "prove_in_fresh_process", passed)

@@ -7,13 +7,16 @@ A block marked ```bash fails``` must be refused with exit code 2.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,12 +82,31 @@ def commands_of(body: str) -> Iterator[str]:
             yield command
 
 
+def script_of(block: Block) -> list[str]:
+    """The commands that bash is to be given."""
+    return [shlex.join(["python", "-c", block.body])] if block.kind == "python" else list(commands_of(block.body))
+
+
+def carry_out_python(body: str) -> tuple[int, str]:
+    """Exit code and output of a block of Python, as a module of its own in this process, which has torch already."""
+    output = io.StringIO()
+    with redirect_stdout(output):
+        try:
+            exec(compile(body, "block", "exec", dont_inherit=True), {"__name__": "__main__"})
+        except Exception:
+            return 1, output.getvalue() + traceback.format_exc()
+    return 0, output.getvalue()
+
+
 def carry_out(command: str) -> tuple[int, str]:
-    """Exit code and output. A plain `tunewise ...` runs in this process, which has torch already; all else in bash."""
-    words = shlex.split(command, comments=True) if "<<" not in command else []
-    if words[:1] == ["tunewise"] and not re.search(r"[|>;&]", command):
+    """The same of a command. A plain `tunewise ...` or `tunewise ... > FILE` runs in this process, all else in bash."""
+    plain, to, file = command.partition(" > ")
+    words = shlex.split(plain, comments=True) if "<<" not in command else []
+    if words[:1] == ["tunewise"] and not re.search(r"[|>;&]", plain + file):
         result = CliRunner().invoke(app, words[1:], prog_name="tunewise")
         trace = "" if result.exception is None or isinstance(result.exception, SystemExit) else repr(result.exception)
+        if to:
+            Path(file).write_text(result.stdout, "utf-8")
         return result.exit_code, result.output + trace
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     shell = ["bash", "-euo", "pipefail", "-c", command]
@@ -100,15 +122,17 @@ def test_every_command_on_the_page_works(
     assert blocks, f"{page.name} shows no command at all"
     if page.name != "runs.md":  # the page on proofs has them all
         request.getfixturevalue("without_a_fresh_process")
+    request.getfixturevalue("few_embedded_rows")
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     monkeypatch.chdir(tmp_path)
     missing = [block for block in blocks if block.needs and find_spec(block.needs) is None]
     for block in blocks:
         if block.why_not_run or block in missing:
             continue
-        script = [shlex.join(["python", "-c", block.body])] if block.kind == "python" else commands_of(block.body)
-        for command in script:
-            code, output = carry_out(command)
+        # the README's block has a fresh process, as its reader has; the seconds to import torch are paid once
+        is_here = block.kind == "python" and page.name != "README.md"
+        for command in script_of(block):
+            code, output = carry_out_python(block.body) if is_here else carry_out(command)
             assert code == (2 if block.fails else 0), f"{page.name}: {command}\nexit code {code}\n{output}"
             if block.fails:
                 assert "error: " in output

@@ -50,6 +50,7 @@ def test_a_run_passes_its_proofs_and_says_why_it_does_not_fold(finished):
     assert json.loads((out / "env.json").read_text())["base"]["quantise"] == "nf4"
 
 
+@pytest.mark.usefixtures("reloads_in_this_process")
 @pytest.mark.parametrize("form", ["fp4", "int8"])
 def test_the_other_formats_do_as_well(place, form):
     metrics = run(recipe(place, form), place / form)
@@ -75,12 +76,14 @@ def test_a_bare_base_is_evaluated_in_four_bits(place):
     assert texts[0] == texts[1] != texts[2]
 
 
+@pytest.mark.usefixtures("reloads_in_this_process")
 def test_a_fisher_mask_and_loftq_start_from_what_the_base_tells(place, tmp_path):
     for number, method in enumerate([{"name": "sparse", "examples": 4}, {"name": "lora", "init": "loftq"}]):
         metrics = run(recipe(place, method=method), tmp_path / str(number))
         assert all(proof["passed"] for proof in metrics["proofs"].values())
 
 
+@pytest.mark.usefixtures("reloads_in_this_process")
 def test_a_run_begins_with_what_its_base_was_quantised_around(place, tmp_path):
     made = tunewise(
         "adapter", "start", place / "base", "--out", tmp_path / "made", "--method", "lora:rank=4:roles=[all]"
@@ -136,6 +139,7 @@ def test_an_adapter_of_a_quantised_base_is_proved_at_any_time(finished, place):
     assert all(proof["passed"] for proof in prove_adapter(finished[0] / "adapter", base).values())
 
 
+@pytest.mark.usefixtures("reloads_in_this_process")
 def test_arms_are_compared_on_one_quantised_base(place, tmp_path):
     found = compare(
         {"path": str(place / "reviews.csv"), "train": 16}, model=str(place / "base"), methods=["frozen", "lora"],

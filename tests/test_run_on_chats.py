@@ -53,6 +53,7 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.mark.usefixtures("reloads_in_this_process")
 def test_an_encoder_decoder_is_trained_on_every_answer_and_the_accounts_say_so(place, tmp_path, caplog):
     write_encoder_decoder(tmp_path / "t5")
     data = {"path": str(place / "chats.jsonl")}

@@ -38,6 +38,7 @@ def asked(place):
     )
 
 
+@pytest.mark.usefixtures("reloads_in_this_process")
 def test_two_arms_are_trained_and_compared_and_every_proof_passes(place, tmp_path):
     arms = ("--methods", "lora,lora:roles=experts", "--seeds", "1")
     found = tunewise("compare", *asked(place), *arms, "--out", tmp_path / "runs")

@@ -27,6 +27,7 @@ def write_base(folder, name, auto_class, begin=""):
     return str(folder)
 
 
+@pytest.mark.usefixtures("reloads_in_this_process")
 def test_a_run_of_a_translator_is_proved_and_tells_why_its_rows_are_padded(tmp_path):
     base = write_base(tmp_path / "base", "m2m_100", AutoModelForSeq2SeqLM)
     write_jsonl(tmp_path / "rows.jsonl", ({"prompt": f"{i}:", "completion": f" {i} boats"} for i in range(40)))

@@ -228,6 +228,7 @@ def test_what_does_not_go_together_is_refused_with_the_reason(model, data, field
         run(recipe(place, model, data, **fields), tmp_path / "run", prove=False)
 
 
+@pytest.mark.usefixtures("reloads_in_this_process")
 def test_both_ways_to_classify_with_a_decoder_stand_in_one_comparison(place, tmp_path):
     from tunewise.comparison import compare
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import tunewise
+from tunewise.cli.compare import arms_of, laid_over
 
 pytestmark = pytest.mark.usefixtures("without_a_fresh_process")
 QUICK = ("train.steps=4", "train.batch_size=4")
@@ -81,12 +82,20 @@ def test_a_recipe_of_a_comparison_and_what_wins_over_it(base: Path, reviews: Pat
         (("--alpha", "2"), "alpha = 2.0"),
         (("--trials", "0"), "trials = 0"),
         (("arms.lora.train.steps=9", "arms.ia3=ia3", "trails=3"), "did you mean trials?"),
+        (("--methods", "lora", "arms.lroa.train.steps=9"), "no arm of --methods named 'lroa'"),
     ],
 )
 def test_bad_options_are_refused(words: tuple[str, ...], told: str, base: Path, reviews: Path) -> None:
     found = tunewise("compare", "--model", base, "--data", reviews, *words)
     assert found.code == 2
     assert told in found.err
+
+
+def test_words_of_an_arm_are_laid_over_those_of_methods() -> None:
+    found = laid_over(arms_of("frozen,lora:rank=8"), ["arms.frozen.method.shots=2", "train.steps=3"])
+    assert list(found) == ["frozen", "lora rank=8"]
+    assert found["frozen"]["method"] == {"name": "frozen", "shots": 2}
+    assert found["lora rank=8"]["method"]["rank"] == 8
 
 
 def test_unlike_arms_are_refused_unless_it_is_meant(base: Path, reviews: Path, tmp_path: Path) -> None:

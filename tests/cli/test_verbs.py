@@ -185,8 +185,10 @@ def test_compare_tells_which_runs_diverged(base: Path, reviews: Path, tmp_path: 
     assert "diverged: " in found.err
 
 
+@pytest.mark.usefixtures("few_embedded_rows")
 def test_the_demo_from_end_to_end(base: Path, tmp_path: Path) -> None:
-    found = tunewise("demo", "--model", base, "--seeds", "0", "--steps", "1", "--out", tmp_path)
+    # in this process: what workers find is what one process finds, which tests/comparison/test_grid.py holds
+    found = tunewise("demo", "--model", base, "--seeds", "0", "--steps", "1", "--workers", "1", "--out", tmp_path)
     assert found.code == 0, found.err
     assert len(list(tmp_path.rglob("DONE"))) == 8
     page = (tmp_path / "report.html").read_text("utf-8")

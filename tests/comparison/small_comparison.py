@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.alike import alike
+from tests.conftest import leave_out_fresh_processes
 from tests.small_base import write_place
 from tunewise.comparison import compare
 
@@ -21,7 +22,9 @@ OF_RUN = ("test", "dev", "steps", "best_step", "stopped_by", "tokens", "n_traina
 
 def place_for(folder: Path) -> Path:
     """A base, reviews, and below `whole` the comparison that nobody disturbed."""
-    carry_out(write_place(folder), folder / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_fresh_processes(patch)
+        carry_out(write_place(folder), folder / "whole")
     return folder
 
 
@@ -67,7 +70,7 @@ def resumed(root: Path) -> list[int]:
     return sorted(json.loads(path.read_text())["resumed_from"] for path in root.rglob("metrics.json"))
 
 
-def wait_for_checkpoint(root: Path, seconds: float = 90.0) -> None:
+def wait_for_checkpoint(root: Path, seconds: float = 240.0) -> None:
     """Until a run below `root` has left one."""
     deadline = time.monotonic() + seconds
     while not list(root.rglob("checkpoints/step-*/manifest.json")):

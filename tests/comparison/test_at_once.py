@@ -66,7 +66,8 @@ def test_a_plan_counts_that_each_of_two_has_half_the_threads(monkeypatch):
     told = plan_comparison(comparison, 2)
     assert told["workers"] == 2
     assert told["seconds"] == pytest.approx(told["arms"][0]["seconds"] * 1.602 / 2, abs=0.06)
-    assert plan_comparison(comparison)["workers"] == 1
+    in_turn = build_comparison(asked | {"arms": ["frozen"]}, {"train.steps": 4})  # of which nothing is rehearsed
+    assert plan_comparison(in_turn)["workers"] == 1
 
 
 def test_runs_that_are_done_take_no_time(tmp_path):

@@ -90,6 +90,7 @@ def test_the_verdict_tests_each_pair_by_seeds_and_by_items(compared):
     assert "2-shot" in told["pareto"]["bytes"]  # nothing is smaller than nothing
 
 
+@pytest.mark.usefixtures("without_a_fresh_process")
 def test_runs_that_share_a_batch_end_as_one_by_one(compared, tmp_path):
     root, found, _, _ = compared
     recipe = read_yaml(next(root.rglob("lora-*/seed0/recipe.yaml")))
@@ -125,6 +126,7 @@ def test_runs_that_share_a_batch_end_as_one_by_one(compared, tmp_path):
             assert lane["seconds"] > lane["train_seconds"] > 0
 
 
+@pytest.mark.usefixtures("without_a_fresh_process")
 def test_runs_that_were_stopped_side_by_side_go_on(compared, tmp_path):
     """Ctrl-C in a shared batch leaves a checkpoint of each; the same command ends as if nothing had been."""
     root, found, _, _ = compared
@@ -209,38 +211,25 @@ def test_one_seed_has_a_mean_and_no_interval(tmp_path):
 
 
 def test_workers_side_by_side_find_what_one_process_finds(compared, tmp_path):
+    """Two groups of three that share their batches, in each of which one diverges, and runs that train nothing."""
     root, found, _, _ = compared
     watcher = Followed()
-    arms = {"2-shot": {"method": {"name": "frozen", "shots": 2}}, "lora": {"method": "lora"}}
-    recipe = read_yaml(next(root.rglob("lora-*/seed0/recipe.yaml")))
-    overrides = {f"train.{name}": value for name, value in recipe["train"].items()} | {"dtype": "float32"}
-    again = compare(
-        recipe["data"], model=recipe["model"], methods=arms, seeds=(0, 1), out=tmp_path,
-        overrides=overrides | {"retention": recipe["retention"]}, workers=2, progress=watcher,
-    )  # fmt: skip
-    assert alike([row["test"] for row in again["rows"]], [row["test"] for row in found["rows"][:2]])
-    assert sorted(watcher.told[::2]) == ["2-shot seed 0", "2-shot seed 1", "lora seed 0", "lora seed 1"]
-    assert [row["failed_proofs"] for row in again["rows"]] == [[], []]
-    lanes = {path: json.loads(path.read_text())["lanes"] for path in tmp_path.rglob("metrics.json")}
-    assert set(lanes.values()) == {1}, "each of the two workers has a run of the two"
-
-
-@pytest.mark.usefixtures("without_a_fresh_process")
-def test_a_worker_takes_runs_that_share_a_batch(compared, tmp_path):
-    """Two groups of three, of each of which one diverges."""
-    root, found, _, _ = compared
-    recipe = read_yaml(next(root.rglob("lora-*/seed0/recipe.yaml")))
     slow, hot = ({"method": "lora", "train": {"learning_rate": rate}} for rate in (1e-4, 1e38))
+    arms = {"2-shot": {"method": {"name": "frozen", "shots": 2}}, "hot": hot, "lora": {"method": "lora"}}
+    recipe = read_yaml(next(root.rglob("lora-*/seed0/recipe.yaml")))
     again = compare(
-        recipe["data"], model=recipe["model"], methods={"hot": hot, "lora": {"method": "lora"}, "lora, slow": slow},
-        seeds=(0, 1), out=tmp_path, workers=2,
-        overrides={"train.batch_size": 8, "dtype": "float32"},
+        recipe["data"], model=recipe["model"], methods=arms | {"lora, slow": slow}, seeds=(0, 1), out=tmp_path,
+        workers=2, progress=watcher, overrides={"train.batch_size": 8, "dtype": "float32"},
     )  # fmt: skip
-    lanes = [json.loads(path.read_text())["lanes"] for path in tmp_path.rglob("metrics.json")]
-    assert lanes == [3, 3, 3, 3]
-    assert [[each["seed"] for each in arm["failed"]] for arm in again["arms"]] == [[0, 1], [], []]
-    assert alike([row["test"] for row in again["rows"]], [{}, *(row["test"] for row in found["rows"][1:])])
-    assert [row["failed_proofs"] for row in again["rows"]] == [[], [], []]
+    shown, *trained = (row["test"] for row in found["rows"])
+    assert alike([row["test"] for row in again["rows"]], [shown, {}, *trained])
+    labels = [f"{label} seed {seed}" for label in ("2-shot", "hot", "lora", "lora, slow") for seed in (0, 1)]
+    assert sorted(watcher.told[::2]) == labels
+    assert [[each["seed"] for each in arm["failed"]] for arm in again["arms"]] == [[], [0, 1], [], []]
+    assert [row["failed_proofs"] for row in again["rows"]] == [[], [], [], []]
+    runs = [json.loads(path.read_text()) for path in tmp_path.rglob("metrics.json")]
+    assert sorted(run["lanes"] for run in runs) == [1, 1, 3, 3, 3, 3]
+    assert sum("reloads_to_the_same_logits" in run["proofs"] for run in runs) == 4
 
 
 @pytest.mark.usefixtures("without_a_fresh_process")

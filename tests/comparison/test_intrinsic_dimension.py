@@ -35,6 +35,7 @@ def test_a_task_that_no_dimension_learns_has_none() -> None:
     assert sorted(points) == [32, 64, 100]
 
 
+@pytest.mark.usefixtures("without_a_fresh_process")
 def test_a_search_is_carried_out_kept_and_goes_on_from_its_runs(tmp_path: Path) -> None:
     data, base = write_reviews(tmp_path / "reviews.csv"), write_base(tmp_path / "base")
     fields = {

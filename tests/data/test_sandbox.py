@@ -47,10 +47,10 @@ ENDLESS = {
 def test_what_does_not_end_is_ended(name, monkeypatch):
     monkeypatch.setattr(sandbox, "SECONDS", 0.2)
     source, why = ENDLESS[name]
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(Refused, match=why) as error:
         Sandboxed(source, "the template").render(HI)
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
     assert error.value.message.startswith("the template refuses the turns user: ")
     assert "data.template" in error.value.hint
 

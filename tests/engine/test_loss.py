@@ -9,6 +9,7 @@ from tunewise.data.encode import MASKED
 from tunewise.engine import loss
 from tunewise.engine.batches import collate
 from tunewise.engine.loss import row_losses, token_loss
+from tunewise.engine.prefill import prefill
 
 
 def reference(model, row, prefix_ids=()):
@@ -89,3 +90,15 @@ def test_losses_of_bfloat16_are_those_of_the_exact_logits(n, smoothing, by_kerne
     (expected * weights).sum().backward()
     assert logits.grad.dtype == torch.bfloat16
     torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=2**-8, atol=1e-6)
+
+
+def test_a_head_reads_what_lies_behind_one_another():
+    """What is a view of all columns torch multiplies row after row, by a copy of the head for each."""
+    model, given = build("llama", torch.float32), []
+    model.lm_head.register_forward_pre_hook(lambda module, args: given.append(args[0]))
+    batch = collate(random_rows(5), 0)
+    row_losses(model, batch)
+    list(prefill(model, [list(row.ids) for row in random_rows(5)], pad_id=0, batch_size=5))
+    assert [x.shape[:2] for x in given] == [(5, batch.n_label_columns), (5, 1)]
+    assert batch.n_label_columns < batch.input_ids.shape[1] - 1
+    assert all(x.is_contiguous() for x in given)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from tests import more_bases
 from tests.bases import DECODERS, build
 from tests.rows import random_rows
 from tunewise.engine.scoring import option_log_probabilities, sequence_losses
@@ -20,17 +21,22 @@ def log_probability(model, prompt, answer, prefix_ids=()):
 
 SHOWN = [5, 9, 17, 33, 12, 8, 40, 41, 6, 7, 21, 22, 23, 9, 50, 51, 3, 4]  # what every prompt begins with
 
+NOT_SHARED = ("qwen3_5_text", "lfm2", "mpt", "gpt_neo")
+"""Where padding behind it would be carried on by a recurrence, move keys away, or stand in a window of columns."""
 
-@pytest.mark.parametrize("family", [family for family in DECODERS if family != "gemma2"])
+
+@pytest.mark.parametrize(
+    "family", [*(family for family in DECODERS if family != "gemma2"), *NOT_SHARED, "falcon_alibi"]
+)
 @pytest.mark.parametrize("prefix_ids", [(), (11, 12)], ids=["plain", "prefix"])
 def test_a_shared_beginning_and_shared_prompts_change_nothing(family, prefix_ids):
-    model = build(family)
-    prompts = [[1, *SHOWN, *prompt[1:]] for prompt in PROMPTS]
+    model = build(family) if family in DECODERS else more_bases.build(family, torch.float32)
+    prompts = [[1, *SHOWN, *rest] for rest in (*(prompt[1:] for prompt in PROMPTS[1:]), (7,))]
     options = [[[i + 3, 5, 7], [i + 4], [9, 8]] for i in range(7)]
     scores = option_log_probabilities(model, prompts, options, pad_id=0, prefix_ids=prefix_ids, batch_size=3)
     for prompt, row, found in zip(prompts, options, scores, strict=True):
         expected = [log_probability(model, prompt, option, prefix_ids) for option in row]
-        assert found == pytest.approx(expected, abs=1e-10)
+        assert found == pytest.approx(expected, abs=1e-10 if family in DECODERS else 1e-4)
 
 
 def test_a_shared_beginning_is_read_once():
@@ -41,10 +47,12 @@ def test_a_shared_beginning_is_read_once():
         def note(module, args, kwargs, shapes=shapes):
             shapes.append(tuple(kwargs["input_ids"].shape))
 
-        hook = model.register_forward_pre_hook(note, with_kwargs=True)
         prompts = [[1, *SHOWN, *prompt[1:]] for prompt in PROMPTS]
-        option_log_probabilities(model, prompts, [[[5], [6]]] * 7, pad_id=0, batch_size=7)
-        hook.remove()
+        for _ in range(2):  # what is tried first is so once
+            hook = model.register_forward_pre_hook(note, with_kwargs=True)
+            shapes.clear()
+            option_log_probabilities(model, prompts, [[[5], [6]]] * 7, pad_id=0, batch_size=7)
+            hook.remove()
         calls.append(shapes)
     longest = max(map(len, PROMPTS))
     assert calls[0] == [(1, 1 + len(SHOWN)), (7, longest - 1)]
@@ -75,8 +83,8 @@ def test_one_token_options_cost_one_forward_a_prompt():
 
 def test_documents_are_scored_in_the_order_given():
     model = build("gpt2")
-    documents = [list(row.ids) for row in random_rows(5, seed=1)] + [[9]]
+    documents = [[9], *(list(row.ids) for row in random_rows(5, seed=1)), []]
     found = sequence_losses(model, documents, pad_id=0, batch_size=2)
     for ids, (loss, n_tokens) in zip(documents, found, strict=True):
-        assert n_tokens == len(ids) - 1
+        assert n_tokens == max(0, len(ids) - 1)
         assert loss == pytest.approx(-log_probability(model, ids[:1], ids[1:]), abs=1e-10)

@@ -122,6 +122,18 @@ def test_an_encoder_is_run_once_for_each_row(family, method):
     compare(tuned, Writing(base_of(tuned)), rows, "decoder")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_runs_from_its_trunk(dtype):
+    tuned, rows = tuned_model("llama", "top_layers", dtype), random_rows(9)
+    tuned.model.eval()
+    route = route_for(tuned, NextToken(0), rows)
+    assert (route.reason, route.trunk.n_layers) == ("", 1)
+    plain = NextToken(0).row_losses(tuned.model, NextToken(0).collate(rows))
+    with route.objective.ready(tuned.model):
+        found = route.objective.row_losses(tuned.model, route.objective.collate(rows))
+    torch.testing.assert_close(found, plain, rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize("method", ["head", "lora", "top_layers"])
 def test_images_are_read_once(tmp_path, method):
     write_image_model(tmp_path / "base")

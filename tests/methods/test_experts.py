@@ -115,6 +115,19 @@ def test_folded_equals_attached_and_is_unfolded_bit_for_bit(case):
     assert all(torch.equal(value, before[name]) for name, value in tuned.model.state_dict().items())
 
 
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+def test_gradients_at_a_lambda_are_those_of_the_folded_model(family):
+    """What is computed again in the backward is what stood there in the forward."""
+    tuned = moved((family, EXPERTS))
+    tuned.scale = 0.5
+    found = []
+    for model in (tuned.model, tuned.fold()):
+        embedded = model.get_input_embeddings()(torch.tensor([[5, 9, 33, 8]])).detach().requires_grad_()
+        model(inputs_embeds=embedded).logits.square().sum().backward()
+        found.append(embedded.grad)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
+
+
 @over_cases
 def test_detached_is_the_base_bit_for_bit(case):
     assert_detached_is_the_base(bases.build(case[0]), parse_method(case[1]))
@@ -142,6 +155,31 @@ def test_lora_on_experts_is_a_low_rank_change_of_each(family):
     torch.testing.assert_close(logits(tuned.model), logits(reference), rtol=0, atol=1e-10)
     experts = tuned.anatomy.find(["experts"], experts=True)
     assert tuned.n_trainable == sum(4 * 3 * (site.d_in + site.d_out) for site in experts)
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "gpt_oss"])
+def test_a_parallel_adapter_reads_what_enters_the_whole_mixture(family):
+    tuned = moved((family, {"name": "parallel", "bottleneck": 4, "scale": 3.0}))
+    found, state = logits(tuned.model), tuned.state()
+    model = tuned.detach()
+    for name in ("layers.0.mixture", "layers.1.mixture"):
+        own = {key.removeprefix(f"delta.{name}."): value for key, value in state.items() if name in key}
+        if own:
+            model.get_submodule(tuned.site(name).module).register_forward_hook(_beside(own))
+    if family == "qwen2_moe":  # whose first layer is dense
+        own = {key.removeprefix("delta.layers.0.down."): value for key, value in state.items() if "0.down." in key}
+        model.get_submodule("model.layers.0.mlp").register_forward_hook(_beside(own))
+    torch.testing.assert_close(logits(model), found, rtol=0, atol=1e-11)
+
+
+def _beside(own):
+    def added(module, args, y):
+        first = y[0] if isinstance(y, tuple) else y
+        inner = nn.functional.relu(nn.functional.linear(args[0], own["down"], own["down_bias"]))
+        made = first + 3 * nn.functional.linear(inner, own["up"], own["up_bias"])
+        return (made, *y[1:]) if isinstance(y, tuple) else made
+
+    return added
 
 
 def test_a_module_of_experts_that_fails_has_its_own_weights_back():

@@ -119,6 +119,16 @@ def test_every_linear_weight_of_a_layer_is_in_exactly_one_whole_site(name):
     assert bool(anatomy.head) == (KINDS[name] in families.WRITERS)
 
 
+@pytest.mark.parametrize("name", ["nemotron", "qwen3_5_text", "stablelm_parallel", "gemma4_text"])
+def test_norms_are_all_that_are_called_so(name):
+    """LayerNorm1P, RMSNormGated, and those that have one for each head."""
+    model = more_bases.build(name, torch.float32)
+    anatomy = read_anatomy(model)
+    wanted = {key for key, p in model.named_parameters() if "norm" in key.rpartition(".")[0] and p.dim() == 1}
+    assert set(parse_method("norms").select(anatomy)) == wanted
+    assert len(wanted) > 2 * anatomy.n_layers
+
+
 @pytest.mark.parametrize("name", FUSED)
 def test_the_slices_of_a_fused_projection_are_queries_keys_and_values(name):
     """Values alone leave attention; scores are products of queries and keys, and of nothing else."""
@@ -304,12 +314,13 @@ def a_prefix_of_pefts(model, folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["hunyuan_v1_dense", "phi_normed", "stablelm_parallel", "exaone4", "falcon_alibi", "gptj"]
+    "name", ["hunyuan_v1_dense", "phi_normed", "stablelm_parallel", "exaone4", "falcon_alibi", "gptj", "olmoe"]
 )
 def test_a_prefix_of_pefts_is_read_whatever_the_keys_pass(name, tmp_path):
     """Norms before a rotation of all numbers or of some, and behind one; no rotation at all."""
-    expected = a_prefix_of_pefts(more_bases.build(name, torch.float32), tmp_path)
-    tuned = load_adapter(more_bases.build(name, torch.float32), tmp_path)
+    build = bases.build if name in bases.MIXTURES else more_bases.build
+    expected = a_prefix_of_pefts(build(name, torch.float32), tmp_path)
+    tuned = load_adapter(build(name, torch.float32), tmp_path)
     torch.testing.assert_close(says(tuned.model, prefix=tuned.prefix_ids), expected, rtol=0, atol=1e-4)
 
 

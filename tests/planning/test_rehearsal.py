@@ -147,13 +147,13 @@ def test_a_few_layers_tell_what_all_of_them_tell(shells, config, method, checkpo
     assert (few.flops, few.bytes_moved, few.n_operations) == (whole.flops, whole.bytes_moved, whole.n_operations)
 
 
-def _rows(kind: str) -> list[Encoded]:
+def _rows(kind: str, n_labels: int = WORK.labels) -> list[Encoded]:
     ids = [tuple(torch.randint(3, 512, (WORK.tokens,), generator=torch.Generator().manual_seed(i)).tolist())
            for i in range(N_ROWS)]  # fmt: skip
-    n = WORK.tokens - WORK.labels
+    n = WORK.tokens - n_labels
     labels = {
         "llama": lambda each: (*[IGNORED] * n, *each[n:]),
-        "t5": lambda each: each[: WORK.labels],
+        "t5": lambda each: each[:n_labels],
         **dict.fromkeys(CLASSIFIERS, lambda each: (each[0] % 2,)),
     }
     return [Encoded(str(i), each, labels[kind](each), n, False) for i, each in enumerate(ids)]
@@ -242,11 +242,11 @@ def _both(shells, tmp_path, config, method, work, packing=True):
         objective: Any = objective_for(base, tuned.prefix_ids, packing=packing)
         objective = minimising(objective, CrossEntropy(work.label_smoothing))
         if work.seen is not None:
-            route = route_for(tuned, objective, _rows(kind), group_size=work.rows)
+            route = route_for(tuned, objective, _rows(kind, work.labels), group_size=work.rows)
             assert not route.reason
             objective = route.objective
         told = {"seed": 0, "folder": tmp_path / "fit", "objective": objective}
-        fit(tuned, _rows(kind), train, dev_score=(lambda: 0.5) if work.keeps_best else None, **told)
+        fit(tuned, _rows(kind, work.labels), train, dev_score=(lambda: 0.5) if work.keeps_best else None, **told)
     peak = peak_of(profile)
     assert peak > 0
     return predicted, held + peak

@@ -114,3 +114,12 @@ def test_runs_that_were_scored_by_nothing_in_common_are_refused(root, tmp_path):
     (tmp_path / "runs" / "b" / "metrics.json").write_text(json.dumps(told | {"test": {"mcc": 80.0}}))
     with pytest.raises(UserError, match="no metric of test in common"):
         read_arms(tmp_path / "runs")
+
+
+def test_one_label_for_unlike_arms_names_neither(root, tmp_path):
+    arms = [{"label": "mine", "folder": "tiny-sentiment/lora-1c", "seeds": [0, 1]}]
+    (root / "comparison.json").write_text(json.dumps({"arms": arms}))
+    other = write_runs(tmp_path / "other")
+    arms = [{"label": "mine", "folder": "tiny-sentiment/bitfit-2d", "seeds": [0, 1]}]
+    (other / "comparison.json").write_text(json.dumps({"arms": arms}))
+    assert [(arm.label, arm.seeds) for arm in shown_in([root, other]).arms] == [("lora", (0, 1)), ("bitfit", (0, 1))]

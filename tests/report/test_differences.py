@@ -1,9 +1,14 @@
 """What is told of two arms that are held against one another, and that a failure to tell apart is no equality."""
 
+from pathlib import Path
+
 import pytest
 
-from tunewise.report.differences import differences_of
+from tunewise.report.arms import Arm
+from tunewise.report.differences import differences_elsewhere, differences_of
+from tunewise.report.folders import Run
 from tunewise.report.protocol import HowCompared
+from tunewise.stats import mean_interval
 from tunewise.verdict import Contender, Rule, judge
 
 ONE, OTHER = "QLoRA", "LoRA"
@@ -55,7 +60,35 @@ def test_of_a_loss_the_margin_is_told_in_its_units():
     assert found.known.startswith("equivalent within ±0.0201")
 
 
+def test_a_set_from_elsewhere_is_judged_by_itself():
+    def arm(label, *scores):
+        metrics = [{"out_of_domain": {"twin": {"accuracy": each}}, "n_out_of_domain": {"twin": 400}} for each in scores]
+        runs = tuple(Run(Path(label), {}, each, {}, ()) for each in metrics)
+        return Arm(label, runs, "accuracy", scores, mean_interval(scores), None)
+
+    items = {("base", "lora"): {"gap": -22.0, "low": -26.0, "high": -18.0, "n": 400}}
+    how = HowCompared(against={"lora": "base"}, elsewhere={"twin": items, "asked of nobody": {}})
+    (found,) = differences_elsewhere([arm("base", 50.0, 50.0, 50.0), arm("lora", 70.0, 72.0, 74.0)], how)
+    assert found.name == "lora − base on twin"
+    # by hand: s of the second is 2, of the first that of rounding to 0.25; t(2.02) is about 4.3
+    assert found.told.startswith("+22.0 [+17.0, +27.0] over 3 seeds, right answers +22.0 [+18.0, +26.0] over 400 test")
+    assert found.known == "told apart (p = 0.003)"
+    assert differences_elsewhere([arm("base", 50.0)], HowCompared(against={"lora": "base"})) == []
+
+
 @pytest.mark.parametrize("left_out", ["diverged", "alone"])
 def test_an_arm_without_a_result_is_held_against_nothing(left_out):
     verdict = judge([Contender(OTHER, (1.0, 2.0)), Contender("third", (1.0, 2.0))])
     assert differences_of(verdict, HowCompared(against={left_out: OTHER}), metric="accuracy") == []
+
+
+def test_of_several_pairs_each_may_be_shown_equivalent_at_the_whole_level():
+    """p of an equivalence is of one pair alone: what Holm takes from the tests of a difference is not taken from it."""
+    scores, others = [90.0, 91.0, 90.4], [90.2, 90.9, 90.1]
+    arms = [Contender(OTHER, tuple(others)), Contender(ONE, tuple(scores))]
+    arms += [Contender(f"far {n}", (10.0 + n, 30.0 - n, 20.0)) for n in range(3)]
+    verdict = judge(arms, Rule.of("accuracy", margin=1.5))
+    pair = verdict.pair(ONE, OTHER)
+    assert verdict.level < pair.p_equivalent < verdict.alpha
+    (found,) = differences_of(verdict, HowCompared(against={ONE: OTHER}), metric="accuracy")
+    assert found.known.startswith("equivalent within ±1.5")

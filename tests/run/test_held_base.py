@@ -1,5 +1,7 @@
 """A base that is loaded already: it is used as it is, and is as it was behind a run and an evaluation."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ import tunewise
 from tests import bases
 from tunewise.errors import UserError
 from tunewise.models.fingerprint import checksums
+from tunewise.run.prepare import fields_of
 
 ROWS = [{"text": f"the boat was {how} {i}", "label": how} for i in range(12) for how in ("fine", "bad")]
 FEW = {"retention": None, "train.steps": 2}
@@ -29,3 +32,9 @@ def test_a_model_that_does_not_say_where_it_is_from_is_refused_with_the_way():
     with pytest.raises(UserError, match="says not which base it is") as caught:
         tunewise.train(ROWS, model=bases.build("llama", torch.float32))
     assert "save_pretrained" in caught.value.hint
+
+
+def test_how_a_loaded_base_is_stored_stands_in_the_recipe():
+    base = replace(tunewise.load_base("tiny", "float32"), quantise="nf4")
+    assert fields_of(base) == ({"model": "tiny", "dtype": "float32", "quantise": "nf4"}, base)
+    assert fields_of("tiny") == ({"model": "tiny"}, None)

@@ -35,7 +35,7 @@ SEEDS = [
     ("list", "List three things that belong to it.", "kitchen", "oven, sink, table", False),
     ("polite", "Ask for the same thing politely.", "salt!", "Could you pass the salt, please?", False),
 ]
-QUICK = {"timeout_seconds": 1.0, "backoff_seconds": 0.005, "retries": 8, "model": "writer"}
+QUICK = {"timeout_seconds": 2.0, "backoff_seconds": 0.005, "retries": 8, "model": "writer"}
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,7 @@ def test_a_run_goes_on_from_any_cap_with_other_threads(undisturbed: list[Any], s
                 assert "requests were sent, and no more than" in found["stopped"]
         assert len(set(sizes)) >= 4, sizes
         assert sizes == sorted(sizes)
+        carried_out(server, seeds, tmp_path)  # where a cap fell behind the last row, in the midst of what was asked
         assert set(server.answered.values()) == {1}
         before = server.n_arrived
         carried_out(server, seeds, tmp_path)
@@ -176,7 +177,7 @@ def test_a_killed_run_goes_on(undisturbed: list[Any], seeds: Path, tmp_path: Pat
         journal = tmp_path / "journal.jsonl"
         environment = {**os.environ, "TUNEWISE_TEACHER_KEY": key}
         process = subprocess.Popen(command(server, seeds, tmp_path), env=environment)
-        deadline, n_lines, quiet_since = time.monotonic() + 60, 0, time.monotonic()
+        deadline, n_lines, quiet_since = time.monotonic() + 240, 0, time.monotonic()
         while not (hung and n_lines == server.n_arrived - 1 and time.monotonic() - quiet_since > 1):
             assert process.poll() is None
             assert time.monotonic() < deadline

@@ -9,12 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.bases import build
 from tests.training import killed_run
+from tests.tuned import moved
 from tunewise.errors import UserError
 from tunewise.files import sha256
+from tunewise.methods import parse_method
+from tunewise.methods.attach import attach
 from tunewise.models import aside
 from tunewise.training import checkpoint
 from tunewise.training.checkpoint import Checkpoint
+from tunewise.training.optimiser import Optimiser
+from tunewise.training.state import State
 
 
 def steps_in(log):
@@ -92,6 +98,35 @@ def test_a_best_state_that_a_checkpoint_speaks_of_is_told_when_it_is_gone(tmp_pa
     assert checkpoint.load_best(tmp_path, 5)["w"].tolist() == [1.0] * 3
     with pytest.raises(UserError, match=r"(?s)best-00000009.* start over"):
         checkpoint.load_best(tmp_path, 9)
+
+
+def test_the_best_state_of_the_last_checkpoint_stays_until_there_is_a_newer_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(aside, "LARGEST_IN_MEMORY_BYTES", 0)
+    tuned = attach(build("llama"), parse_method("lora"))
+
+    def begun():
+        return State(tuned, Optimiser(tuned.trainable), tmp_path)
+
+    def find_best(state, step):
+        state.position.step = state.position.best_step = step
+        state.position.best_score = float(step)
+        state.keep_best()
+
+    state, kept = begun(), moved(tuned).state()
+    find_best(state, 5)
+    state.save("this", 9, 1)
+    moved(tuned)
+    find_best(state, 7)  # and the process is killed before its next checkpoint
+    again = begun()
+    again.resume("this")
+    assert again.position.best_step == 5
+    moved(tuned)
+    again.position.step = 6
+    again.take_best()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in tuned.state().items())
+    find_best(again, 8)
+    again.save("this", 9, 1)
+    assert sorted(path.name for path in again.checkpoints.iterdir()) == ["best-00000008", "step-00000008"]
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path):

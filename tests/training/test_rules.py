@@ -155,8 +155,11 @@ def test_what_has_no_effect_is_refused(fields, told):
         parse(TrainConfig, fields)
 
 
-def test_betas_are_those_of_the_rule():
+def test_betas_and_the_library_are_those_of_the_rule():
+    kinds = get_args(TrainConfig.model_fields["optimiser"].annotation)
+    elsewhere = [kind for kind in kinds if not TrainConfig(optimiser=kind).by_bitsandbytes]
+    assert elsewhere == ["adamw", "adafactor", "muon", "sgd"]
     assert TrainConfig().betas == (0.9, 0.999)
     assert TrainConfig(optimiser="paged_lion_8bit").betas == (0.9, 0.99)
-    rules = {TrainConfig(optimiser=kind).rule for kind in get_args(TrainConfig.model_fields["optimiser"].annotation)}
+    rules = {TrainConfig(optimiser=kind).rule for kind in kinds}
     assert rules == {"adamw", "lion", "adafactor", "muon", "sgd"}

@@ -1,9 +1,13 @@
 """Every schedule against transformers' own scheduler, step by step."""
 
+import logging
+
 import pytest
 import torch
 from transformers import get_scheduler
 
+from tests import bases
+from tests.training.test_lanes import alone, training
 from tunewise.config import parse
 from tunewise.errors import UserError
 from tunewise.training.config import TrainConfig
@@ -95,3 +99,13 @@ def test_the_names_of_the_hugging_face_trainer_are_known(fields, wanted):
 def test_what_has_no_effect_or_another_name_is_told(fields, told):
     with pytest.raises(UserError, match=told):
         parse(TrainConfig, fields)
+
+
+def test_a_run_that_is_all_warm_up_says_so(tmp_path, caplog):
+    model = bases.build("llama", torch.float32)
+    with caplog.at_level(logging.WARNING, logger="tunewise"):
+        for n_warmup in (4, 5):
+            alone(training(model, "norms", 0, tmp_path / str(n_warmup), warmup_steps=n_warmup))
+    assert [record.message for record in caplog.records] == [
+        "5 steps, and all of them warm-up: the learning rate does not reach its peak"
+    ]

@@ -11,6 +11,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 import tunewise
 from tests.training.test_blockwise import interrupt
 from tests.training.test_loop import At
+from tunewise.config import parse
 from tunewise.errors import UserError
 from tunewise.training.config import TrainConfig
 from tunewise.training.interrupt import Interrupted
@@ -70,5 +71,6 @@ def test_without_the_library_it_says_what_to_install(tmp_path, monkeypatch):
 def test_only_what_is_there_is_taken():
     assert TrainConfig(report_to="tensorboard").report_to == ("tensorboard",)
     assert TrainConfig(report_to=None).report_to == TrainConfig().report_to == ()
-    with pytest.raises(ValueError, match="tensorboard"):
-        TrainConfig(report_to="wandb")
+    for given in ("wandb", ["tensorboard", "mlflow"]):
+        with pytest.raises(UserError, match="is not told by itself, as tensorboard is"):
+            parse(TrainConfig, {"report_to": given})

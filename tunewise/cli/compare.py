@@ -152,7 +152,7 @@ def compare(
     as_they_are = {"trials": trials, "margin": margin, "alpha": alpha, "against": against}
     given: dict[str, Any] = {
         **as_they_are,
-        "arms": None if methods is None else arms_of(methods),
+        "arms": None if methods is None else laid_over(arms_of(methods), words or []),
         "seeds": None if seeds is None else seeds_of(seeds),
         "weights": None if weights is None else weights_of(weights),
         "allow_unlike": None if allow_unlike is None else allow_unlike.split(","),
@@ -169,6 +169,17 @@ def compare(
         print_json(told) if as_json else _print_plan(told)
         return
     carry_out(comparison, out or Path("runs"), Ray(workers) if cluster else workers, as_json)
+
+
+def laid_over(arms: dict[str, dict[str, Any]], words: Sequence[str]) -> dict[str, Any]:
+    """The arms of --methods, and over them words such as arms.lora.method.rank=4, which make no other arm."""
+    from tunewise.config import override
+
+    own = [word for word in words if word.startswith("arms.")]
+    for label in (word.partition("=")[0].split(".")[1] for word in own):
+        if label not in arms:
+            raise unknown("arm of --methods", label, arms)
+    return override({"arms": arms}, own)["arms"]
 
 
 def _refuse_of_one_run(words: Sequence[str]) -> None:

@@ -10,6 +10,8 @@ from tunewise.cli.console import AsJson, Out, print_json, results
 from tunewise.errors import UserError
 
 SOURCE_FIELDS = ("data", "slots", "name")
+HELD_OUT = {"": "", "task": ", itself held out", "cluster": ", held out"}
+"""What the table says behind the cluster of a set, by how far it is from what is trained on."""
 
 
 Words = Annotated[
@@ -38,7 +40,10 @@ Inverted = Annotated[
 Reasons = Annotated[float | None, typer.Option(help="Share of rows answered with their reasons.", show_default="0.5")]
 HeldOut = Annotated[int | None, typer.Option(help="Templates a cluster that ask dev and test alone.", show_default="0")]
 HoldOut = Annotated[
-    list[str] | None, typer.Option(help="A cluster that is tested alone; as often as wanted.", show_default=False)
+    list[str] | None,
+    typer.Option(
+        help="A cluster, or a task by its name, that is tested alone; as often as wanted.", show_default=False
+    ),
 ]
 Slots = Annotated[
     list[str] | None, typer.Option(help="A slot that is the same in every row, NAME=TEXT.", show_default=False)
@@ -132,6 +137,6 @@ def print_sets(found: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(name.replace("_", " "), justify="right")
     for built in found:
         numbers = [*built["rows"].values(), built["templates"], *(built["forms"].get(form, 0) for form in forms)]
-        cluster = f"{built['cluster']}, held out" if built["held_out"] else built["cluster"]
+        cluster = built["cluster"] + HELD_OUT[built["held_out"]]
         table.add_row(built["task"], cluster, *(f"{number:,}" for number in numbers))
     results().print(table)

@@ -129,9 +129,19 @@ def _content(comparison: Comparison, arms: Sequence[Mapping[str, Any]], root: Pa
         "against": comparison.against,
         "arms": arms,
         "verdict": verdict_of(_places(reliable, root), comparison.protocol.rule),
+        "elsewhere": {
+            name: verdict_of(_places(reliable, root), comparison.protocol.rule, elsewhere=name)
+            for name in (_asked_of_all(comparison) if comparison.against else ())
+        },
         "rows": rows_of(places),
         "break_even": break_even_of(places),
     }
+
+
+def _asked_of_all(comparison: Comparison) -> list[str]:
+    """The out-of-domain test sets that every arm is asked."""
+    each = [of_arm[0].out_of_domain for of_arm in comparison.recipes.values()]
+    return [name for name in each[0] if all(name in sets for sets in each)]
 
 
 def _places(arms: Sequence[Mapping[str, Any]], root: Path) -> dict[str, list[Path]]:

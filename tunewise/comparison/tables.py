@@ -7,7 +7,7 @@ from typing import Any
 
 from tunewise.comparison.items import beside, items_of
 from tunewise.files import read_json
-from tunewise.run.record import ENVIRONMENT, METRICS, PREDICTIONS
+from tunewise.run.record import ENVIRONMENT, METRICS, predictions_of
 from tunewise.stats import Interval, mean_interval
 from tunewise.training.proofs import failed_proofs
 from tunewise.verdict import Pair, Rule, contender, judge, pareto
@@ -30,22 +30,25 @@ def rows_of(arms: Mapping[str, Sequence[Path]]) -> list[dict[str, Any]]:
     ]
 
 
-def verdict_of(arms: Mapping[str, Sequence[Path]], rule_of: Callable[[str], Rule] = Rule.of) -> dict[str, Any] | None:
+def verdict_of(
+    arms: Mapping[str, Sequence[Path]], rule_of: Callable[[str], Rule] = Rule.of, *, elsewhere: str = ""
+) -> dict[str, Any] | None:
     """The verdict over these arms (label -> its run folders) by the task's first metric; None for no arm.
 
-    `rule_of` gives the rule for a metric.
+    `rule_of` gives the rule for a metric; `elsewhere` names the out-of-domain test set that counts in place of test.
 
     `pairs` has Welch's test of each two arms over seeds and, where answers are right or wrong, `items` (see
     `items.beside`); `pareto` the arms that no other beats in quality and in one cost. A bound that is infinite is None.
     """
     if not arms:
         return None
-    runs = {label: [_read(folder / METRICS) for folder in folders] for label, folders in arms.items()}
+    runs = {label: [_on(elsewhere, _read(folder / METRICS)) for folder in folders] for label, folders in arms.items()}
     metric = next(iter(next(iter(runs.values()))[0]["test"]))
     rule = rule_of(metric)
     contenders = [contender(label, metric, of_arm) for label, of_arm in runs.items()]
     found = judge(contenders, rule)
-    items = {label: items_of([folder / PREDICTIONS for folder in folders]) for label, folders in arms.items()}
+    answers = predictions_of(elsewhere)
+    items = {label: items_of([folder / answers for folder in folders]) for label, folders in arms.items()}
     return {
         "metric": metric,
         "margin": rule.margin,
@@ -61,6 +64,13 @@ def verdict_of(arms: Mapping[str, Sequence[Path]], rule_of: Callable[[str], Rule
         "pairs": [_pair(pair) | {"items": beside(items[pair.first], items[pair.second])} for pair in found.pairs],
         "pareto": {cost: list(pareto(contenders, cost, lower_is_better=rule.lower_is_better)) for cost in rule.weights},
     }
+
+
+def _on(elsewhere: str, run: dict[str, Any]) -> dict[str, Any]:
+    """What metrics.json says of a run, with its scores on that set in place of those on test."""
+    if not elsewhere:
+        return run
+    return {**run, "test": run["out_of_domain"][elsewhere], "n_test": run["n_out_of_domain"][elsewhere]}
 
 
 def _pair(pair: Pair) -> dict[str, Any]:

@@ -135,8 +135,13 @@ def _of_part(made: "Callable[[_FeedForward], Forward]", part: "_FeedForward", mo
 
 def _norm(module: nn.Module, dtype: torch.dtype) -> Callable[[nn.Module], Forward] | None:
     """x · gain / √(mean(x²) + eps), the gain being the weight, or one more than that (Gemma)."""
-    parameters = dict(module.named_parameters())
-    if list(parameters) != ["weight"] or parameters["weight"].dim() != 1 or isinstance(module, nn.LayerNorm):
+    parameters, told = dict(module.named_parameters()), inspect.signature(type(module).forward).parameters
+    if (
+        len(told) != 2
+        or list(parameters) != ["weight"]
+        or parameters["weight"].dim() != 1
+        or isinstance(module, nn.LayerNorm)
+    ):
         return None
     x = _drawn(1, 7, len(parameters["weight"]), dtype=dtype)
     for eps in (value for value in vars(module).values() if isinstance(value, float)):

@@ -26,7 +26,7 @@ from tunewise.engine.last_layer import read_at, read_places
 from tunewise.engine.native.attention import Pattern
 
 NAME = "tunewise_packed"
-SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05}
+SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
 """How far a loss may lie from the one of the row alone: rounding, where sums are taken in another order."""
 APART = 1e-6
 """How far it may move when the row beside it is another one, in any precision: the same numbers are multiplied."""

@@ -194,17 +194,16 @@ def sequence_losses(
     packing: bool = True,
 ) -> list[tuple[float, int]]:
     """For each document, the loss in nats summed over every token but its first, and the number of those tokens."""
+    told = [i for i, ids in enumerate(documents) if len(ids) > 1]
     if not packing or why_not_read(model, prefix_ids):
-        rows = [plain("", ids, max(0, len(ids) - 1)) for ids in documents]
-        losses = losses_of_rows(model, rows, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size)
+        rows = [plain("", documents[i], len(documents[i]) - 1) for i in told]
+        found = losses_of_rows(model, rows, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size)
     else:
-        losses = [0.0] * len(documents)
-        told = [i for i, ids in enumerate(documents) if len(ids) > 1]
         firsts, rests = [documents[i][:1] for i in told], [[documents[i][1:]] for i in told]
-        found = option_log_probabilities(model, firsts, rests, pad_id=pad_id, prefix_ids=prefix_ids)
-        for i, (value,) in zip(told, found, strict=True):
-            losses[i] = -value
-    return [(loss, max(0, len(ids) - 1)) for loss, ids in zip(losses, documents, strict=True)]
+        scores = option_log_probabilities(model, firsts, rests, pad_id=pad_id, prefix_ids=prefix_ids)
+        found = [-value for (value,) in scores]
+    losses = dict(zip(told, found, strict=True))
+    return [(losses.get(i, 0.0), max(0, len(ids) - 1)) for i, ids in enumerate(documents)]
 
 
 @torch.no_grad()

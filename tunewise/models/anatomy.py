@@ -225,7 +225,7 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
     by_layer = [_layer_sites(model, stack, index, path) for index, (stack, path) in enumerate(layers)]
     modules = dict(model.named_modules())
     embedding = None if family.embedding is None else _whole(modules, "embedding", None, family.embedding)
-    norms = tuple(path for path, module in modules.items() if type(module).__name__.endswith("Norm"))
+    norms = tuple(path for path, module in modules.items() if _is_norm(module))
     around = tuple(
         f"{path}.{stack.sites['k'].rpartition('.')[0]}." for stack, path in layers if stack.norms_heads_first
     )
@@ -254,6 +254,11 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         norms_heads_first=tuple(path for path in norms if path.startswith(around)),
         parameters=tuple(name for name, _ in model.named_parameters()),
     )
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whatever stands behind the word (Nemotron's LayerNorm1P); one of several norms, as for each head, is those."""
+    return "Norm" in type(module).__name__ and not any(True for _ in module.children())
 
 
 def _key_value_heads(by_layer: Sequence[Sequence[Site]], heads: int) -> int:

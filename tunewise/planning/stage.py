@@ -64,6 +64,8 @@ class _Known:
     sibling: PreTrainedModel | None
     tried: dict[str, "_Tried"] = field(default_factory=dict)
     """By method."""
+    objective: Any = None
+    """Of those that add nothing to the base, whatever they train of it."""
 
 
 @dataclass(frozen=True)
@@ -178,15 +180,24 @@ class Stage:
         if self._sibling is None:
             return _Tried(objective_for(self._base(self._shell.model, self._anatomy), prefix), None, no_trunk)
         tuned = with_method(self._sibling, self._method)
-        base = self._base(self._sibling, read_anatomy(self._sibling))
-        objective: Any = objective_for(base, () if tuned is None else tuned.prefix_ids, packing=True)
-        trunk = None
+        objective, trunk = self._objective_with(tuned), None
         if tuned is not None:
             try:
                 trunk, no_trunk = try_trunk(tuned, objective)
             finally:
                 tuned.detach()
         return _Tried(replace(objective, prefix_ids=prefix), trunk, no_trunk)
+
+    def _objective_with(self, tuned: Tuned | None) -> Any:
+        """That of the sibling as it is now; tried once for all methods that add nothing to it."""
+        assert self._sibling is not None
+        known, adds = _known(self._shell), tuned is not None and bool(tuned.deltas)
+        if known.objective is not None and not adds:
+            return known.objective
+        base = self._base(self._sibling, read_anatomy(self._sibling))
+        found: Any = objective_for(base, () if tuned is None else tuned.prefix_ids, packing=True)
+        known.objective = known.objective if adds else found
+        return found
 
     def _refuse_packed(self, selected: Sequence[str]) -> None:
         """As attaching does, where weights are packed; the shell's are not."""

@@ -11,6 +11,7 @@ from tunewise.files import read_json
 from tunewise.report import words
 from tunewise.report.folders import Run, read_run, read_runs
 from tunewise.stats import Interval, mean_interval
+from tunewise.verdict import Contender, step_of
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,13 @@ class Arm:
             for name, metric in metrics.items()
             if all(metric in each.get(name, {}) for each in found)
         }
+
+    def contender_on(self, name: str) -> Contender:
+        """Its scores on an out-of-domain test set, for a verdict over that set alone."""
+        metric, _ = self.out_of_domain[name]
+        n_items = min((run.metrics.get("n_out_of_domain") or {}).get(name, 0) for run in self.runs)
+        scores = tuple(float(run.metrics["out_of_domain"][name][metric]) for run in self.runs)
+        return Contender(self.label, scores, step=step_of(metric, n_items))
 
     @property
     def by_source(self) -> dict[str, Interval]:

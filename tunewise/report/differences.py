@@ -5,12 +5,14 @@ neither may be shown: a failure to tell apart shows nothing.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report import words
+from tunewise.report.arms import Arm
 from tunewise.report.protocol import HowCompared
-from tunewise.verdict import Pair, Verdict
+from tunewise.verdict import Pair, Rule, Verdict, judge
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,21 @@ def differences_of(verdict: Verdict, how: HowCompared, *, metric: str) -> list[D
             if {pair.first, pair.second} == {label, other}:
                 told = ", ".join([_over_seeds(pair, label, digits), *_over_items(pair, label, how)])
                 found.append(Difference(f"{label} − {other}", told, _known(pair, verdict)))
+    return found
+
+
+def differences_elsewhere(arms: Sequence[Arm], how: HowCompared) -> list[Difference]:
+    """The same on each out-of-domain test set, which is judged by itself: p is corrected over arms, not over sets."""
+    rule = how.rule or Rule()
+    found = []
+    for name, items in how.elsewhere.items():
+        asked = [arm for arm in arms if name in arm.out_of_domain]
+        if not asked:
+            continue
+        metric = asked[0].out_of_domain[name][0]
+        verdict = judge([arm.contender_on(name) for arm in asked], Rule.of(metric, rule.margin, rule.alpha))
+        told = differences_of(verdict, replace(how, items=items), metric=metric)
+        found += [replace(each, name=f"{each.name} on {name}") for each in told]
     return found
 
 

@@ -15,7 +15,7 @@ from tunewise.report.confusion import MOST_CLASSES, confusion_of, mistakes_besid
 from tunewise.report.curves import learning_curves
 from tunewise.report.decision import Decision, best_of, decide
 from tunewise.report.dial import dial_figure
-from tunewise.report.differences import differences_of
+from tunewise.report.differences import differences_elsewhere, differences_of
 from tunewise.report.folders import Run, majority_score
 from tunewise.report.forgotten import forgotten_tasks
 from tunewise.report.matrix import matrix_of
@@ -78,7 +78,7 @@ def render(
         has_figures=figure.available(),
         glyphs=GLYPHS,
         matrix=matrix_of(arms, decision.verdict),
-        held=differences_of(decision.verdict, how, metric=arms[0].metric),
+        held=differences_of(decision.verdict, how, metric=arms[0].metric) + differences_elsewhere(arms, how),
         forgotten=forgotten_tasks(arms),
         classes=_classes(arms, decision),
         samples=samples,

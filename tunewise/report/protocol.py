@@ -49,6 +49,8 @@ class HowCompared:
     """Arm -> the arm that it is held against."""
     items: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
     """Two arms -> how many more test rows the first has right, as comparison.json says it."""
+    elsewhere: Mapping[str, Mapping[tuple[str, str], Mapping[str, float]]] = field(default_factory=dict)
+    """An out-of-domain test set -> the same of its rows; {} where no arm is held against another."""
 
 
 def how_compared(root: Path) -> HowCompared:
@@ -72,6 +74,10 @@ def how_compared(root: Path) -> HowCompared:
         f"Unlike beside the method, {name}: {', '.join(f'{label} {value}' for label, value in values.items())}."
         for name, values in content.get("unlike", {}).items()
     )
+    elsewhere = {name: _items(found) for name, found in content.get("elsewhere", {}).items()}
+    return HowCompared(rule, searches, unlike, content.get("against", {}), _items(judged), elsewhere)
+
+
+def _items(judged: Mapping[str, Any] | None) -> dict[tuple[str, str], Mapping[str, float]]:
     pairs = judged["pairs"] if judged else ()
-    items = {(pair["first"], pair["second"]): pair["items"] for pair in pairs if pair["items"]}
-    return HowCompared(rule, searches, unlike, content.get("against", {}), items)
+    return {(pair["first"], pair["second"]): pair["items"] for pair in pairs if pair["items"]}

@@ -11,7 +11,7 @@ from rich.text import Text
 from tunewise.report import words
 from tunewise.report.arms import Arm, DivergedArm, are_stored_unlike
 from tunewise.report.decision import Decision, decide
-from tunewise.report.differences import differences_of
+from tunewise.report.differences import differences_elsewhere, differences_of
 from tunewise.report.folders import majority_score, read_run
 from tunewise.report.protocol import HowCompared
 from tunewise.report.samples import Sample
@@ -114,7 +114,7 @@ def print_comparison(
     console.print(Text(found.reason))
     for sentence in how.unlike:
         console.print(Text(sentence))
-    if held := differences_of(found.verdict, how, metric=arms[0].metric):
+    if held := differences_of(found.verdict, how, metric=arms[0].metric) + differences_elsewhere(arms, how):
         console.print()
     for each in held:
         console.print(Text(f"{each.name}: {each.told}. {each.known[0].upper()}{each.known[1:]}."))

@@ -338,7 +338,7 @@ class Run:
         found = {}
         for each in self.elsewhere:
             told = by_its_labels(answered[each.name], each)
-            files.write_jsonl(self.out / f"predictions-{each.name}.jsonl", told.predictions)
+            files.write_jsonl(self.out / record.predictions_of(each.name), told.predictions)
             found[each.name] = told.metrics
         return found
 

@@ -56,6 +56,11 @@ class Spent:
         return {what: round(seconds, 3) for what, seconds in self._seconds.items()}
 
 
+def predictions_of(elsewhere: str = "") -> str:
+    """The file with the answers to the rows of that out-of-domain test set, or to the test rows."""
+    return f"predictions-{elsewhere}.jsonl" if elsewhere else PREDICTIONS
+
+
 def is_done(out: Path) -> bool:
     """Whether the run in this folder came to its end."""
     return (out / DONE).is_file()

@@ -135,7 +135,11 @@ class TrainConfig(Strict):
     def _one_or_none(cls, value: Any) -> Any:
         if value in (None, "none", ["none"]):
             return ()
-        return (value,) if isinstance(value, str) else value
+        named = [value] if isinstance(value, str) else value
+        if isinstance(named, list | tuple) and (others := [name for name in named if name != TENSORBOARD]):
+            told = f"{others[0]!r} is not told by itself, as tensorboard is"
+            raise ValueError(f"{told}; log.jsonl has every step, and from Python progress=WATCHER is told of it")
+        return named
 
     @field_validator("warmup_steps", mode="before")
     @classmethod

@@ -30,7 +30,7 @@ from tunewise.training.interrupt import Interrupted, Interrupts
 from tunewise.training.memory import Peak
 from tunewise.training.optimiser import Optimiser
 from tunewise.training.progress import Silent, Watcher
-from tunewise.training.schedule import learning_rate_at
+from tunewise.training.schedule import learning_rate_at, tell_endless_warmup
 from tunewise.training.state import LOG, State
 from tunewise.training.weighing import ALIKE, Weighing
 
@@ -157,6 +157,7 @@ class Lane:
         self.steps_per_epoch = config.steps_per_epoch(self._sources.n)
         self.n_steps = config.n_steps(self._sources.n)
         self._last_step = max(1, round((training.until or 1.0) * self.n_steps))
+        tell_endless_warmup(self.n_steps, config)
         self._peak_rate = config.learning_rate or tuned.method.learning_rate
         self._peak = Peak(self._device)  # before there are moments, which are the training's own
         self._own_bytes: int | None = None

@@ -6,12 +6,20 @@ are the same steps. The names are transformers' too; `floor` is its `min_lr_rate
 of power 1.
 """
 
+import logging
 import math
 
 from tunewise.training.config import TrainConfig
 
 TIMESCALE_WITHOUT_WARMUP = 10_000
 """Of `inverse_sqrt`: what a step is divided by where there is no warm-up to take it from, as in big_vision."""
+logger = logging.getLogger(__name__)
+
+
+def tell_endless_warmup(n_steps: int, config: TrainConfig) -> None:
+    """Warn of a run that ends before its learning rate is at its peak."""
+    if config.n_warmup(n_steps) >= n_steps:
+        logger.warning("%d steps, and all of them warm-up: the learning rate does not reach its peak", n_steps)
 
 
 def learning_rate_at(step: int, n_steps: int, peak: float, config: TrainConfig) -> float:

@@ -54,7 +54,7 @@ def _require() -> None:
 
 
 def _writer(folder: Path, purge_step: int | None = None) -> "SummaryWriter":
-    from torch.utils.tensorboard import SummaryWriter  # an extra, and seconds
+    from torch.utils.tensorboard import SummaryWriter  # an extra
 
     return SummaryWriter(str(folder / TENSORBOARD), purge_step=purge_step)
 

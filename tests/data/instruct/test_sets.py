@@ -240,6 +240,28 @@ def test_several_tasks_and_a_cluster_that_is_held_out(tmp_path):
     assert [each["rows"]["train"] for each in summary] == [30, 30, 12, 0]
 
 
+def test_a_task_is_held_out_beside_others_of_its_cluster(tmp_path):
+    tasks = [
+        {**SENTIMENT, "weight": 3},
+        {"data": "tiny:entailment", "templates": "entailment", "weight": 0.5},
+        {"data": "tiny:entailment", "templates": "entailment", "name": "twin"},
+        {"data": "tiny:entailment_ood", "templates": "entailment"},  # which has test rows alone
+        {"data": "tiny:translation"},
+    ]
+    found = build_instructions({"tasks": tasks, "hold_out": ["twin", "translation"], "limit": 10}, tmp_path / "sets")
+    distances = ["", "", "task", "task", "cluster"]
+    assert [built.held_out for built in found] == distances
+    assert [[len(rows) for rows in built.parts.values()] for built in found[2:]] == [[0, 0, 10]] * 3
+    mixture = yaml.safe_load((tmp_path / "sets" / "mixture.yaml").read_text("utf-8"))
+    sources = {"sentiment": {"path": "sentiment", "weight": 3.0}, "entailment": {"path": "entailment", "weight": 0.5}}
+    assert mixture == {"sources": sources, "mixing": "weights"}
+    assert list(load_task(tmp_path / "sets" / "mixture.yaml").each) == ["sentiment", "entailment"]
+    summary = json.loads((tmp_path / "sets" / "sets.json").read_text("utf-8"))
+    assert [each["held_out"] for each in summary] == distances
+    with pytest.raises(UserError, match="translation has no weight, and others have"):
+        build_instructions({"tasks": tasks, "hold_out": ["twin"], "limit": 10}, tmp_path / "refused")
+
+
 def test_labels_are_taken_for_the_classes_they_are(tmp_path):
     rows = [{"text": f"It was {n}.", "label": "013"[n % 3]} for n in range(30)]
     path = write_rows(tmp_path / "stars.jsonl", rows)
@@ -302,7 +324,8 @@ def test_only_what_is_certain_is_recognised(tmp_path, cluster, expected):
         ({"tasks": [{**SENTIMENT, "data": {"path": "tiny:sentiment", "few_shot": 4}}]}, "few_shot changes nothing"),
         ({"tasks": [SENTIMENT, SENTIMENT]}, "two of the tasks are called sentiment"),
         ({"tasks": [SENTIMENT], "hold_out": ["topic"]}, "hold_out names 'topic'"),
-        ({"tasks": [SENTIMENT], "hold_out": ["sentiment"]}, "every task is of a cluster that is held out"),
+        ({"tasks": [{"data": "tiny:translation"}], "hold_out": ["topic"]}, "hold_out names 'topic'"),
+        ({"tasks": [SENTIMENT], "hold_out": ["sentiment"]}, "every task is held out"),
         ({"tasks": [SENTIMENT], "held_out_templates": 12}, "held_out_templates=12 is more than half"),
         ({"tasks": [SENTIMENT], "per_row": 0}, "per_row"),
         ({"tasks": [SENTIMENT], "option": "always"}, "no field named option"),

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +13,7 @@ from tunewise import files
 from tunewise.config import Strict, dump_yaml, parse
 from tunewise.data.config import DataConfig
 from tunewise.data.examples import Example, Note
+from tunewise.data.found import find
 from tunewise.data.instruct.clusters import read_cluster
 from tunewise.data.instruct.drawing import Drawing, Drawn, drawn
 from tunewise.data.instruct.reading import ACCEPTED, OPTIONS
@@ -25,6 +26,9 @@ from tunewise.data.task import Task
 from tunewise.errors import UserError
 
 PLAN, SUMMARY, MIXTURE = "sets.yaml", "sets.json", "mixture.yaml"
+
+HeldOut = Literal["", "task", "cluster"]
+"""How far a set is from what is trained on: it is trained on itself, others of its cluster are, or none of them is."""
 
 OF_A_RUN = ("few_shot", "replay", "trained_on", "pattern", "answered")
 """Fields of data that say what a run trains on, and how it asks where no templates do."""
@@ -43,6 +47,8 @@ class Source(Strict):
     """At most so many rows of each of its parts; None takes that of all tasks."""
     slots: dict[str, str] = Field(default_factory=dict)
     """Slots that hold the same in every row, such as {target_language: Norwegian}."""
+    weight: float | None = Field(None, gt=0)
+    """Its share of the mixture's draws is this over the sum of all; None leaves the mixture proportional."""
 
     @field_validator("data", mode="before")
     @classmethod
@@ -64,19 +70,12 @@ class InstructionSets(Drawing):
 
     tasks: tuple[Source, ...] = Field(min_length=1)
     hold_out: tuple[str, ...] = ()
-    """Clusters of which no row is trained on: their tasks give their test rows alone."""
+    """Clusters, or tasks by their names, of which no row is trained on: they give their test rows alone, a single file
+    all of its rows."""
     limit: int | None = Field(None, ge=1)
     """At most so many rows of each part of a task; None takes all."""
     messages: bool = False
     """Write chat messages in place of prompt and completion."""
-
-    @model_validator(mode="after")
-    def _something_held_out(self) -> Self:
-        known = [source.templates for source in self.tasks]
-        for name in self.hold_out:
-            if name not in known and AUTO not in known:
-                raise ValueError(f"hold_out names {name!r}, of which there is no task; there are {', '.join(known)}")
-        return self
 
 
 @dataclass(frozen=True)
@@ -86,10 +85,16 @@ class InstructionSet:
     name: str
     source: str
     cluster: str
-    is_held_out: bool
+    held_out: HeldOut
     parts: Mapping[str, Sequence[Drawn]]
     rejected: Sequence[Note]
     detected: str
+    weight: float | None = None
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether none of its rows is trained on."""
+        return self.held_out != ""
 
     def summary(self) -> dict[str, Any]:
         """What is in it, in numbers: rows by part, templates, and how many training rows have which form."""
@@ -99,7 +104,7 @@ class InstructionSet:
             "task": self.name,
             "source": self.source,
             "cluster": self.cluster,
-            "held_out": self.is_held_out,
+            "held_out": self.held_out,
             "rows": {part: len(rows) for part, rows in self.parts.items()},
             "templates": len({each.template for each in every}),
             "forms": dict(sorted(forms.items())),
@@ -124,11 +129,29 @@ def build_instructions(
         if built.name in {other.name for other in found}:
             raise UserError(f"two of the tasks are called {built.name}", "give one of them another name: name: NAME")
         found.append(built)
+    known = {each for built in found for each in (built.name, built.cluster)}
+    if lost := next((name for name in plan.hold_out if Path(name).stem not in known), ""):
+        raise UserError(
+            f"hold_out names {lost!r}, of which there is no task",
+            f"name a cluster or a task: {', '.join(sorted(known))}",
+        )
     if all(built.is_held_out for built in found):
-        raise UserError("every task is of a cluster that is held out", "leave one of them to be trained on")
+        raise UserError("every task is held out", "leave one of them to be trained on")
+    found = _by_distance(found)
     if out is not None:
         _write(found, plan, Path(out))
     return found
+
+
+def _by_distance(found: Sequence[InstructionSet]) -> list[InstructionSet]:
+    """Each with how far it is from those that have rows to be trained on, where there are some beside it."""
+    trained = [built.cluster for built in found if built.parts["train"]]
+    return [
+        built
+        if built.parts["train"] or not trained
+        else replace(built, held_out="task" if built.cluster in trained else "cluster")
+        for built in found
+    ]
 
 
 def _write(found: Sequence[InstructionSet], plan: InstructionSets, out: Path) -> None:
@@ -139,10 +162,22 @@ def _write(found: Sequence[InstructionSet], plan: InstructionSets, out: Path) ->
                 if rows:
                     files.write_jsonl(place / f"{part}.jsonl", [_row(each, built, plan.messages) for each in rows])
         if len(found) > 1:
-            sources = {built.name: built.name for built in found if built.parts["train"]}  # beside it, wherever it goes
-            files.write_text(new / MIXTURE, dump_yaml({"sources": sources}))
+            files.write_text(new / MIXTURE, dump_yaml(_mixture(found)))
         files.write_text(new / PLAN, dump_yaml(plan))
         files.write_json(new / SUMMARY, [built.summary() for built in found])
+
+
+def _mixture(found: Sequence[InstructionSet]) -> dict[str, Any]:
+    """Those that have rows to be trained on, each by the folder beside it: they may be moved together."""
+    trained = [built for built in found if built.parts["train"]]
+    if all(built.weight is None for built in trained):
+        return {"sources": {built.name: built.name for built in trained}}
+    lacking = next((built.name for built in trained if built.weight is None), None)
+    if lacking is not None:
+        raise UserError(
+            f"{lacking} has no weight, and others have", "give all tasks that are trained on a weight, or none"
+        )
+    return {"sources": {each.name: {"path": each.name, "weight": each.weight} for each in trained}, "mixing": "weights"}
 
 
 def instruction_set(source: Source, plan: InstructionSets) -> InstructionSet:
@@ -152,12 +187,15 @@ def instruction_set(source: Source, plan: InstructionSets) -> InstructionSet:
     name = recognised(task, source.slots) if source.templates == AUTO else source.templates
     cluster = read_cluster(name)
     reading = reading_of(task, cluster, source.slots, name)
-    is_held_out = name in plan.hold_out
+    own_name = source.name or re.sub(r"[^\w-]+", "-", task.name)
+    held_out: HeldOut = "cluster" if name in plan.hold_out else "task" if own_name in plan.hold_out else ""
+    if held_out and "split" not in source.data.model_fields_set and find(source.data.path).is_file():
+        task = load_task(source.data, all_asked=True)
     rejected = list(task.ledger.rejected)
     parts: dict[str, list[Drawn]] = {"train": [], "dev": [], "test": []}
     shown: list[Record] = []
     for part, examples in (("train", task.train), ("dev", task.dev), ("test", task.test)):
-        if is_held_out and part != "test":
+        if held_out and part != "test":
             continue
         taken = _limited(examples, source.limit or plan.limit, plan.seed)
         records = _told_apart([reading.record(example) for example in taken])
@@ -167,15 +205,16 @@ def instruction_set(source: Source, plan: InstructionSets) -> InstructionSet:
         if records and not parts[part]:
             raise UserError(f"no template of {name} fits a {part} row of {task.source}", _why_none(plan))
     if not any(parts.values()):
-        raise UserError(f"{task.source} has no test rows, and {name} is held out", "name a task that has some")
+        raise UserError(f"{task.source} has no test rows, and it is held out", "name a task that has some")
     return InstructionSet(
-        name=source.name or re.sub(r"[^\w-]+", "-", task.name),
+        name=own_name,
         source=task.source,
         cluster=Path(name).stem,
-        is_held_out=is_held_out,
+        held_out=held_out,
         parts=parts,
         rejected=rejected,
         detected=task.ledger.detected,
+        weight=source.weight,
     )
 
 

@@ -1,4 +1,4 @@
-"""Parallel adapters: y + s · W_up f(W_down x + b_down) + b_up, beside the feed-forward part instead of behind it.
+"""Parallel adapters: y + s (W_up f(W_down x + b_down) + b_up), beside the feed-forward part instead of behind it.
 
 He et al. 2022, "Towards a Unified View of Parameter-Efficient Transfer Learning", arXiv:2110.04366, section 4.2;
 the scaled parallel adapter with s = 4 is their best (section 4.6). x is what enters the feed-forward part.
