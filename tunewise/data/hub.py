@@ -8,9 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import constants
-
-from tunewise import hub
 from tunewise.data.messages import json_of
 from tunewise.data.readers import Row, row_of
 from tunewise.errors import UserError, missing
@@ -96,6 +93,8 @@ def _fetched(
         import datasets  # noqa: F401
     except ImportError:
         raise _not_installed(f"{config} of {repository}" if config else repository, "datasets", otherwise) from None
+    from tunewise import hub
+
     try:
         with _offline_unless_the_hub_answers():
             try:
@@ -125,6 +124,9 @@ def _loaded(repository: str, name: str | None, splits: Sequence[str], revision: 
 def _offline_unless_the_hub_answers() -> Iterator[None]:
     """Without an answer, `datasets` takes from its cache what is there: by itself it tries again for half a minute."""
     from datasets import config
+    from huggingface_hub import constants
+
+    from tunewise import hub
 
     were = config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
     if not hub.answers():
@@ -137,6 +139,8 @@ def _offline_unless_the_hub_answers() -> Iterator[None]:
 
 def _refuse_another_revision(repository: str, revision: str, found: Mapping[str, Dataset]) -> None:
     """Without the hub `datasets` takes what it prepared last, whichever revision that was of."""
+    from tunewise import hub
+
     if hub.answers() or not revision:
         return
     commits = {Path(file["filename"]).parent.name for each in found.values() for file in each.cache_files}
@@ -147,6 +151,8 @@ def _refuse_another_revision(repository: str, revision: str, found: Mapping[str,
 
 def _in_words(error: Exception, repository: str, revision: str) -> tuple[str, str]:
     """What the hub refused, and what to do about it; where it was not the hub, what `datasets` says, and no hint."""
+    from tunewise import hub
+
     if Path(repository).is_dir():  # which `datasets` loads too
         return _one_line(error)[:300], ""
     if not hub.answers():
