@@ -36,8 +36,7 @@ class Family:
     feed_forward: tuple[str, ...] = ()  # where a layer may have gate, up and down: the first that is there
     experts: str | None = None  # the fused weights of many experts, in the layers that have some
     key_norm: str | None = None  # what the keys pass behind their projection, in the models that have it
-    norms_heads_first: bool = False
-    """Whether norms of queries and keys are given (batch, heads, length, d_head)."""
+    norms_heads_first: bool = False  # whether those of queries and keys are given (batch, heads, length, d_head)
     qkv_groups: "Callable[[PreTrainedConfig], int]" = lambda config: 1
     """How many times q, k and v stand behind one another in a fused qkv: once, or once for each head."""
     qkv_order: tuple[str, ...] = ("q", "k", "v")
