@@ -1,8 +1,9 @@
 """`tunewise adapter start|push|check|merge|show|combine|diff|dial`: adapter folders, ours or peft's."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -152,11 +153,22 @@ def show(folder: Folder, as_json: AsJson = False) -> None:
     if as_json:
         print_json(card)
         return
-    said = {name: value for name, value in card.items() if value}
+    said, n_others = what_is_said(card)
     results().print(dump_yaml(said), end="", markup=False, soft_wrap=True)
-    if n_others := len(card) - len(said):
+    if n_others:
         fields = "1 more field, which is" if n_others == 1 else f"{n_others} more fields, which are"
         results().print(f"{fields} null, false, 0 or empty: --json has them", style="dim")
+
+
+def what_is_said(card: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """A card without its fields that are null, false, 0 or empty, those of its sections too; how many these are."""
+    said, n_others = {}, 0
+    for name, value in card.items():
+        inner, n_inside = what_is_said(value) if isinstance(value, dict) else (value, 0)
+        n_others += n_inside if inner else max(1, n_inside)
+        if inner:
+            said[name] = inner
+    return said, n_others
 
 
 @app.command()
