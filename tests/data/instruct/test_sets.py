@@ -262,6 +262,19 @@ def test_a_task_is_held_out_beside_others_of_its_cluster(tmp_path):
         build_instructions({"tasks": tasks, "hold_out": ["twin"], "limit": 10}, tmp_path / "refused")
 
 
+def test_a_file_that_is_held_out_gives_all_of_its_rows(tmp_path):
+    rows = [{"text": f"It was {n}.", "label": ("good", "bad")[n % 2]} for n in range(20)]
+    mood = {"data": str(write_rows(tmp_path / "mood.jsonl", rows)), "templates": "sentiment"}
+    tasks = [{"data": "tiny:translation", "limit": 5}, mood]
+    for hold_out in ("mood", "sentiment"):  # the task, its cluster
+        _, found = build_instructions({"tasks": tasks, "hold_out": [hold_out]})
+        assert [len(part) for part in found.parts.values()] == [0, 0, 20]
+        assert found.held_out == "cluster"
+    divided = {**mood, "data": {"path": mood["data"], "split": (0.5, 0.25, 0.25)}}
+    _, found = build_instructions({"tasks": [tasks[0], divided], "hold_out": ["mood"]})
+    assert len(found.parts["test"]) == 5
+
+
 def test_labels_are_taken_for_the_classes_they_are(tmp_path):
     rows = [{"text": f"It was {n}.", "label": "013"[n % 3]} for n in range(30)]
     path = write_rows(tmp_path / "stars.jsonl", rows)
