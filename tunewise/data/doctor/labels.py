@@ -88,7 +88,8 @@ def label_imbalance(found: Rows) -> Iterator[Finding]:
         f"entropy {entropy:.2f} of 1"
     )
     message += f"; always saying {most!r} is right in {100 * n_most / n:.0f} %" * (2 * n_most > n)
-    yield Finding("label-imbalance", severity, message, "judge by macro_f1 or mcc: data.metrics=macro_f1,mcc", n_rows=n)
+    remedy = "judge by macro_f1 or mcc (data.metrics=macro_f1,mcc), weigh the rare ones (train.class_weights=balanced)"
+    yield Finding("label-imbalance", severity, message, remedy, n_rows=n)
 
 
 def rare_labels(found: Rows) -> Iterator[Finding]:
