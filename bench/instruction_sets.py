@@ -138,13 +138,17 @@ def beside_the_best(compared: dict[str, Any], out: Path) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The markdown table of docs/instruction-sets.md."""
-    lines = ["| asked by | base | LoRA | difference over seeds | over test rows |", "|---|--:|--:|--:|--:|"]
+    lines = [
+        "| asked by | base | LoRA | difference over seeds | over test rows | LoRA without the judgements |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
     for each in rows:
-        lora, gap, items = each["lora"], each["gap"], each["items"]
+        lora, gap, items, alone = each["lora"], each["gap"], each["items"], each.get("without")
+        without = f"{alone['mean']:.1f} ± {alone['half_width']:.1f}" if alone else "–"
         lines.append(
             f"| {each['asked']} | {each['base']:.1f} | {lora['mean']:.1f} ± {lora['half_width']:.1f} "
             f"| {gap['mean']:+.1f} ± {gap['half_width']:.1f} (p = {each['p']:.2g}) "
-            f"| {items['low']:+.1f} to {items['high']:+.1f} |"
+            f"| {items['low']:+.1f} to {items['high']:+.1f} | {without} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -161,26 +165,34 @@ def main() -> None:
     write_own(given.out)
     build_instructions(plan(given.data.resolve(), given.out), sets)
     held_out = {"reviews": sets / "reviews" / "test.jsonl", "cue": sets / "reviews_cue" / "test.jsonl", "own": HELD_OUT}
+    lora = {"method": {"name": "lora", "roles": ["all"], "rank": RANK}}
+    overrides = {
+        "out_of_domain": {name: {"path": str(path)} for name, path in held_out.items()},
+        "retention": None,
+        "data.dev": 20,
+        "data.test": 40,
+        "train.steps": given.steps,
+        "train.batch_size": BATCH,
+        "train.learning_rate": LEARNING_RATE,
+        "train.evaluate_every": None,
+    }
     compared = compare(
-        str(sets / "mixture.yaml"),
-        methods={"base": {"method": "frozen"}, "lora": {"method": {"name": "lora", "roles": ["all"], "rank": RANK}}},
-        seeds=range(given.seeds),
-        overrides={
-            "against": "base",
-            "out_of_domain": {name: {"path": str(path)} for name, path in held_out.items()},
-            "retention": None,
-            "data.dev": 20,
-            "data.test": 40,
-            "train.steps": given.steps,
-            "train.batch_size": BATCH,
-            "train.learning_rate": LEARNING_RATE,
-            "train.evaluate_every": None,
-        },
-        out=given.out,
-    )
+        str(sets / "mixture.yaml"), methods={"base": {"method": "frozen"}, "lora": lora}, seeds=range(given.seeds),
+        overrides={**overrides, "against": "base"}, out=given.out,
+    )  # fmt: skip
+    mixture = read_yaml(sets / "mixture.yaml")
+    del mixture["sources"]["judgements"]
+    write_text(sets / "without.yaml", dump_yaml(mixture))
+    (without,) = compare(
+        str(sets / "without.yaml"), methods={"lora": lora}, seeds=range(min(3, given.seeds)), overrides=overrides,
+        out=given.out / "without",
+    )["rows"]  # fmt: skip
     print_comparison(Console(), read_arms(given.out), diverged_of(given.out), how_compared(given.out))
     print(write_page(given.out, given.out / "report.html"))
-    rows = [*(row(name, compared) for name in ASKED), beside_the_best(compared, given.out)]
+    rows = [
+        *({**row(name, compared), "without": without["out_of_domain"][name]["accuracy"]} for name in ASKED),
+        beside_the_best(compared, given.out),
+    ]
     keep("instruction_sets", rows)
     put(DOCS / "instruction-sets.md", "held out", table(rows))
 
