@@ -172,11 +172,12 @@ def auto_class(family: str, config: PreTrainedConfig) -> type:
 
 def build(family: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> PreTrainedModel:
     """The small random model of a family, in evaluation mode, with weights large enough to tell models apart."""
-    return copy.deepcopy(_built(family, dtype, seed))
+    return copy.deepcopy(_built(family, dtype, seed, torch.get_default_device()))
 
 
 @functools.cache
-def _built(family: str, dtype: torch.dtype, seed: int) -> PreTrainedModel:
+def _built(family: str, dtype: torch.dtype, seed: int, device: torch.device) -> PreTrainedModel:
+    """The same once for all who ask; `device` is the default one, on which it is built, and which may be meta."""
     # T5's scores are not divided by the root of the width: with weights as large its softmax would magnify rounding
     model = drawn(lambda: shell(family, dtype), 0.14 if family in ("t5", "t5_gated", "mt5") else 0.2, seed)
     if family in MIXTURES and dtype == torch.float64:

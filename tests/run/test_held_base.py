@@ -15,6 +15,7 @@ ROWS = [{"text": f"the boat was {how} {i}", "label": how} for i in range(12) for
 FEW = {"retention": None, "train.steps": 2}
 
 
+@pytest.mark.usefixtures("reloads_in_this_process")
 def test_a_loaded_base_is_trained_on_and_measured_and_left_as_it_was(tmp_path, monkeypatch):
     base = tunewise.load_base("tiny", "float32")
     before = checksums(base.model)
