@@ -16,7 +16,7 @@ from rich.console import Console
 from bench.kept import keep
 from bench.page import DOCS, put
 from tunewise.comparison.grid import compare
-from tunewise.comparison.items import beside, right_answers
+from tunewise.comparison.items import beside, items_of
 from tunewise.config import dump_yaml, read_yaml
 from tunewise.data.instruct.clusters import FOLDER as CLUSTERS
 from tunewise.data.instruct.sets import build_instructions
@@ -119,9 +119,9 @@ def beside_the_best(compared: dict[str, Any], out: Path) -> dict[str, Any]:
     (arm,) = (each for each in compared["arms"] if each["label"] == "lora")
     runs = [out / arm["folder"] / f"seed{seed}" for seed in arm["seeds"]]
     found = [read_json(run / METRICS)["out_of_domain"]["cue"]["accuracy"] for run in runs]
-    written = right_answers([run / predictions_of("cue") for run in runs])
+    written = items_of([run / predictions_of("cue") for run in runs])
     right = {name.partition("/")[0]: share for name, share in written.items()}
-    items = beside(right, right_answers([out / "calibrated" / predictions_of()]))
+    items = beside(right, items_of([out / "calibrated" / predictions_of()]))
     assert items is not None, "the same rows"
     flat, least = [base] * len(found), of_rounding(100 / items["n"])
     lora, gap = mean_interval(found), difference_interval(found, flat, least=least)
