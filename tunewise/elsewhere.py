@@ -35,6 +35,7 @@ ELSEWHERE = {
     "lora_rank": "method.rank=N",
     "lora_target": "method.roles=[q,v], or all",
     "lora_target_modules": "method.roles=[q,v], or all",
+    "lr": "train.learning_rate=RATE",
     "lr_scheduler_kwargs": "train.floor=SHARE of the peak, or train.decay=SHARE of the steps",
     "max_eval_samples": "data.dev=N",
     "max_predict_samples": "data.test=N",

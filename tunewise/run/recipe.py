@@ -95,6 +95,8 @@ class Recipe(Strict):
     def _one_or_none(cls, value: Any) -> Any:
         if value is None:
             return ()
+        if str(value).lower() in ("none", "off", "false"):
+            raise ValueError("nothing is asked where it is null")
         return (value,) if value != "auto" and isinstance(value, str | Mapping) else value
 
     @field_validator("out_of_domain", mode="before")

@@ -176,6 +176,8 @@ class TrainConfig(Strict):
     def _labels_as_text(cls, value: Any) -> Any:
         """YAML reads 0 and true as a number and a truth value; of a label there is one way to write those."""
         if not isinstance(value, Mapping):
+            if value not in (None, "balanced"):
+                raise ValueError("should be balanced, or {CLASS: WEIGHT} of some of them")
             return value
         return {str(name).lower() if isinstance(name, bool) else str(name): weight for name, weight in value.items()}
 
