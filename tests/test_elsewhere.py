@@ -37,6 +37,10 @@ def test_a_name_of_the_trainers_is_answered_with_ours():
         ({"method.lora_rank": 8}, "write method.rank=N"),
         ({"data.max_samples": 8}, "write data.train=N"),
         ({"output_dir": "x"}, "write --out FOLDER"),
+        ({"method.use_dora": True}, "write method=dora"),
+        ({"train.push_to_hub": True}, "write tunewise adapter push"),
+        ({"train.deepspeed": "zero3.json"}, "there is no such thing here: a run is on one device"),
+        ({"train.loss_type": "dpo"}, "there is no such thing here: no losses of preferences"),
         ({"train.logging_steps": 5}, hint_for(["logging_steps"])),
     ):
         with pytest.raises(UserError) as caught:
