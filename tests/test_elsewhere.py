@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+import tunewise
 from tunewise.config import field_named
 from tunewise.data.config import DataConfig
 from tunewise.elsewhere import ELSEWHERE, hint_for
@@ -47,3 +48,10 @@ def test_a_name_of_the_trainers_is_answered_with_ours():
             build_recipe(PLAIN, overrides)
         assert hint in caught.value.hint
     assert hint_for(["rnak"]) == ""
+
+
+def test_what_completes_the_package_s_name_are_its_public_names():
+    shown = dir(tunewise)
+    assert {"train", "compare", "load_base", "attach", "showcase", "LoRA"} <= set(shown)
+    assert not {"TYPE_CHECKING", "importlib"} & set(shown)
+    assert all(shown.count(name) == 1 for name in tunewise.__all__)
