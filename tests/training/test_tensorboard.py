@@ -70,5 +70,8 @@ def test_without_the_library_it_says_what_to_install(tmp_path, monkeypatch):
 def test_only_what_is_there_is_taken():
     assert TrainConfig(report_to="tensorboard").report_to == ("tensorboard",)
     assert TrainConfig(report_to=None).report_to == TrainConfig().report_to == ()
-    with pytest.raises(ValueError, match="tensorboard"):
-        TrainConfig(report_to="wandb")
+    for value in ("wandb", ["tensorboard", "wandb"]):
+        with pytest.raises(ValueError, match="wandb is told by an object of yours, from Python: progress=WATCHER"):
+            TrainConfig(report_to=value)
+    with pytest.raises(ValueError, match="should be 'tensorboard'"):
+        TrainConfig(report_to="tensorbord")

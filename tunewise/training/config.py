@@ -31,6 +31,8 @@ ELSEWHERE_A_SCHEDULE = {
     "wsd": "train.schedule=warmup_stable_decay",
 }
 """Schedules of others that are something more than another name."""
+WATCHED_FROM_PYTHON = ("wandb", "mlflow", "comet_ml", "clearml", "neptune", "swanlab", "trackio", "dvclive")
+"""Whom Trainer's `report_to` knows beside TensorBoard."""
 READ_BY = {
     "floor": ("linear", "cosine", "warmup_stable_decay"),
     "decay": ("warmup_stable_decay",),
@@ -135,7 +137,11 @@ class TrainConfig(Strict):
     def _one_or_none(cls, value: Any) -> Any:
         if value in (None, "none", ["none"]):
             return ()
-        return (value,) if isinstance(value, str) else value
+        named = (value,) if isinstance(value, str) else value
+        others = [name for name in WATCHED_FROM_PYTHON if isinstance(named, list | tuple) and name in named]
+        if others:
+            raise ValueError(f"{others[0]} is told by an object of yours, from Python: progress=WATCHER")
+        return named
 
     @field_validator("warmup_steps", mode="before")
     @classmethod
