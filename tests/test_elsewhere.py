@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+import tunewise
 from tunewise.config import field_named
 from tunewise.data.config import DataConfig
 from tunewise.elsewhere import ELSEWHERE, hint_for
@@ -37,9 +38,20 @@ def test_a_name_of_the_trainers_is_answered_with_ours():
         ({"method.lora_rank": 8}, "write method.rank=N"),
         ({"data.max_samples": 8}, "write data.train=N"),
         ({"output_dir": "x"}, "write --out FOLDER"),
+        ({"method.use_dora": True}, "write method=dora"),
+        ({"train.push_to_hub": True}, "write tunewise adapter push"),
+        ({"train.deepspeed": "zero3.json"}, "there is no such thing here: a run is on one device"),
+        ({"train.loss_type": "dpo"}, "there is no such thing here: no losses of preferences"),
         ({"train.logging_steps": 5}, hint_for(["logging_steps"])),
     ):
         with pytest.raises(UserError) as caught:
             build_recipe(PLAIN, overrides)
         assert hint in caught.value.hint
     assert hint_for(["rnak"]) == ""
+
+
+def test_what_completes_the_package_s_name_are_its_public_names():
+    shown = dir(tunewise)
+    assert {"train", "compare", "load_base", "attach", "showcase", "LoRA"} <= set(shown)
+    assert not {"TYPE_CHECKING", "importlib"} & set(shown)
+    assert all(shown.count(name) == 1 for name in tunewise.__all__)

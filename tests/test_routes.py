@@ -2,13 +2,13 @@
 
 import io
 import json
-from importlib import import_module
 
 import pytest
 import torch
 from rich.console import Console
 
 from tests.cli.command import tunewise
+from tests.conftest import leave_out_fresh_processes
 from tests.small_base import QUICK, write_place
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
@@ -28,7 +28,7 @@ def place(tmp_path_factory):
     place = write_place(tmp_path_factory.mktemp("place"))
     fields = {"model": str(place / "base"), "data": str(place / "reviews.csv"), "dtype": "float32", "quantise": "nf4"}
     with pytest.MonkeyPatch.context() as patch:  # the reload in a fresh process is tested elsewhere
-        patch.setattr(import_module("tunewise.run.carry_out"), "prove_in_fresh_process", lambda folders, *_: [{}])
+        leave_out_fresh_processes(patch)
         run(build_recipe({**fields, "method": {"name": "lora", "rank": 4}}, QUICK | {"train.steps": 12}), place / "run")
     return place
 

@@ -129,8 +129,10 @@ def test_a_finished_run_is_not_carried_out_again(finished):
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert run(asked, out) == metrics
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
-    with pytest.raises(UserError, match="finished run of another recipe"):
-        run(asked.model_copy(update={"seed": 5}), out)
+    changed = {"seed": 5, "train": asked.train.model_copy(update={"clip": None})}
+    told = r"finished run of another recipe: train\.clip was 1\.0 and is null, seed was 0 and is 5\n"
+    with pytest.raises(UserError, match=told):
+        run(asked.model_copy(update=changed), out)
 
 
 def test_data_that_changed_is_noticed(place, base, tmp_path):

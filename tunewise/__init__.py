@@ -5,6 +5,7 @@ every method's class is one, by its own name: `tunewise.LoRA(rank=8)`.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -93,6 +94,11 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'tunewise' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """What completes `tunewise.`: those names, and the methods' classes once these are imported."""
+    return sorted({*__all__, "__version__", *(_method_classes() if "tunewise.methods" in sys.modules else ())})
 
 
 def _method_classes() -> dict[str, object]:

@@ -271,7 +271,7 @@ def _aliases(field: FieldInfo) -> list[str]:
 
 def _short(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= 80 and "\n" not in text else f"{text.splitlines()[0][:77]}..."
 
 
 def _bad_yaml(where: str, error: yaml.YAMLError) -> UserError:

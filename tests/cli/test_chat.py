@@ -49,6 +49,13 @@ def test_a_pipe_holds_a_question_a_line_and_answers_stand_in_columns(runs: Path)
     )
 
 
+def test_a_pipe_begins_new_conversations_and_leaves(runs: Path) -> None:
+    words = ["chat", str(runs / "task/lora-2/seed0"), "--json"]
+    result = CliRunner().invoke(app, words, input="the soup was good\n/new\nthe boat was bad\n/quit\nthe soup\n")
+    assert result.exit_code == 0, result.stderr
+    assert [each["question"] for each in json.loads(result.stdout)] == ["the soup was good", "the boat was bad"]
+
+
 def test_short_answers_stand_below_one_another(runs: Path) -> None:
     found = tunewise("chat", runs, "--ask", "the soup was good")
     lines = [line.strip() for line in found.out.strip().splitlines()]

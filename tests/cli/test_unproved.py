@@ -40,6 +40,16 @@ def test_a_run_is_kept_and_says_it(none_folds: None, base: Path, reviews: Path, 
     assert json.loads(checked.out)
 
 
+def test_what_learnt_nothing_is_told_what_to_do(base: Path, reviews: Path, tmp_path: Path) -> None:
+    small = "train.learning_rate=1e-30"
+    found = tunewise("train", "--model", base, "--data", reviews, "--out", tmp_path / "run", *QUICK, small)
+    assert (found.code, last_lines(found.err)[0]) == (4, "error: 1 proof failed: has_an_effect")
+    assert "at a higher train.learning_rate" in last_lines(found.err)[1]
+    checked = tunewise("adapter", "check", tmp_path / "run")
+    assert checked.code == 4
+    assert "at a higher train.learning_rate" in last_lines(checked.err)[1]
+
+
 def test_a_comparison_says_of_which_ways(none_folds: None, base: Path, reviews: Path, tmp_path: Path) -> None:
     found = tunewise(
         "compare", "--model", base, "--data", reviews, "--out", tmp_path, "--methods", "frozen,lora", "--seeds", "0",

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tunewise.comparison import build_comparison
 from tunewise.config import read_yaml
@@ -195,3 +196,10 @@ def test_another_precision_or_model_is_another_matter():
     assert build_comparison({**TWO, "arms": arms, "allow_unlike": ["dtype"]}).unlike
     with pytest.raises(UserError, match="2 bases: other; tiny"):
         build_comparison({**TWO, "arms": {"a": "lora", "b": {"method": "lora", "model": "other"}}})
+
+
+def test_a_base_goes_by_its_name_or_folder_and_a_loaded_one_is_refused_in_one_line():
+    assert build_comparison({**TWO, "model": Path("bert")}).recipes["a"][0].model == "bert"
+    with pytest.raises(UserError, match="is to be the name of a base, or its folder") as refused:
+        build_comparison({**TWO, "model": torch.nn.Sequential(torch.nn.Linear(2, 2))})
+    assert "\n" not in refused.value.message

@@ -155,7 +155,8 @@ def test_of_a_prompt_only_what_answers_it_is_trained():
 def test_chosen_and_rejected_texts():
     task = loaded([{"prompt": "hi # ", "chosen": "hello", "rejected": "go away"}])
     assert first(task) == [("hi 0 ", False), ("hello", True)]
-    assert "prompt, chosen and rejected in columns prompt and chosen" in task.ledger.detected
+    told = "prompt, chosen and rejected in columns prompt and chosen (rejected is kept, and not trained on), asked"
+    assert told in task.ledger.detected
     both = {"chosen": "\n\nHuman: hi #\n\nAssistant: Good day", "rejected": "\n\nHuman: hi #\n\nAssistant: Go away"}
     task = loaded([both, both | {"chosen": "other # same", "rejected": "other # same"}])
     assert first(task) == [("\n\nHuman: hi 0\n\nAssistant: ", False), ("Good day", True)]

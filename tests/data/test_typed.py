@@ -78,6 +78,7 @@ def test_without_a_chat_template_a_text_is_gone_on_with():
     ("said", "columns", "message"),
     [
         ("one text", ("premise", "hypothesis"), "is one text"),
+        ("one text", ("question", "choices"), r'"choices": \["\.\.\.", "\.\.\."\]'),
         ({"premis": "a"}, ("premise", "hypothesis"), "premis"),
         ({"premise": " ", "hypothesis": ""}, ("premise", "hypothesis"), "nothing is asked"),
         ("  ", ("text",), "nothing is asked"),

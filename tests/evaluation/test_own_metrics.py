@@ -91,7 +91,7 @@ def test_a_changed_file_is_read_again(file):
         ("too_few", r"told numbers of shape \(1,\) of 3 rows"),
         ("in_words", "told 'good', which is no number"),
         ("endless", "told a number that is not finite"),
-        ("broken", "failed: KeyError: 'label'"),
+        ("broken", r"failed in line \d+: KeyError: 'label'"),
     ],
 )
 def test_what_it_does_wrong_is_told(file, function, told):
@@ -117,7 +117,7 @@ def test_a_wrong_name_is_told_before_anything_is_run(file, name, told):
 
 
 @pytest.mark.usefixtures("without_a_fresh_process")
-def test_a_run_is_decided_by_it_and_keeps_what_each_row_is_worth(file, tmp_path):
+def test_a_run_is_decided_by_it_and_keeps_what_each_row_is_worth(file, tmp_path, caplog):
     asked = {**QUICK, "data.metrics": f"{file}:same_length,accuracy"}
     found = tunewise.train("tiny:sentiment", out=tmp_path / "run", overrides=asked)
     rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
@@ -126,8 +126,11 @@ def test_a_run_is_decided_by_it_and_keeps_what_each_row_is_worth(file, tmp_path)
     assert found["test"] == {"same_length": pytest.approx(sum(expected) / 16), "accuracy": found["test"]["accuracy"]}
     again = tunewise.evaluate(tmp_path / "run")
     assert "same_length" not in again["metrics"], "code that a run folder names is not run"
+    assert "code is not run" in caplog.text
+    caplog.clear()
     again = tunewise.evaluate(tmp_path / "run", overrides={"data.metrics": [f"{file}:same_length"]})
     assert again["metrics"] == {"same_length": found["test"]["same_length"]}
+    assert "code is not run" not in caplog.text, "it was named anew, and was run"
     file.write_text(CODE + "\n# changed\n")
     with pytest.raises(UserError, match="has changed since"):
         tunewise.train("tiny:sentiment", out=tmp_path / "run", overrides=asked)

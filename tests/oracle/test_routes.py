@@ -1,7 +1,5 @@
 """What each route of merging into a quantised base changes, against peft's own merges and logits a row at a time."""
 
-from importlib import import_module
-
 import numpy as np
 import peft
 import pytest
@@ -9,6 +7,7 @@ import torch
 from scipy.special import log_softmax
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from tests.conftest import leave_out_fresh_processes
 from tests.small_base import QUICK, write_base, write_reviews
 from tunewise.data.config import DataConfig
 from tunewise.data.encode import encode
@@ -36,7 +35,7 @@ def place(tmp_path_factory):
         QUICK | {"train.learning_rate": 5e-2},
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:  # the reload in a fresh process is tested elsewhere
-        patch.setattr(import_module("tunewise.run.carry_out"), "prove_in_fresh_process", lambda folders, *_: [{}])
+        leave_out_fresh_processes(patch)
         run(asked, folder / "run")
     return folder
 

@@ -74,6 +74,15 @@ def test_runs_on_data_that_changed_between_them_are_no_seeds_of_one_arm(root, tm
         read_arms(tmp_path / "runs")
 
 
+def test_of_runs_of_several_tasks_a_folder_of_one_is_named(root, tmp_path):
+    alone(root, "lora-1c", 0, tmp_path / "runs" / "first")
+    alone(root, "lora-1c", 1, tmp_path / "runs" / "second")
+    metrics = tmp_path / "runs" / "second" / "metrics.json"
+    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"task": "another"}))
+    with pytest.raises(UserError, match=r"of 2 tasks: .*\ngive a folder of one, such as .*runs/first$"):
+        read_arms(tmp_path / "runs")
+
+
 def test_runs_on_a_base_that_changed_between_them_are_not_compared(root, tmp_path):
     alone(root, "lora-1c", 0, tmp_path / "a" / "run")
     alone(root, "bitfit-2d", 0, tmp_path / "b" / "run")

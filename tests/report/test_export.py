@@ -3,7 +3,10 @@
 import csv
 from pathlib import Path
 
+import pytest
+
 from tests.report.runs import ARMS, write_runs
+from tunewise.errors import UserError
 from tunewise.report.arms import DivergedArm, read_arms
 from tunewise.report.decision import decide
 from tunewise.report.export import table_of, write_csv
@@ -32,3 +35,9 @@ def test_of_one_seed_no_interval_is_known(tmp_path: Path) -> None:
     row = table_of(arms, decide(arms))[2]
     assert row["accuracy_half_width"] is None
     assert row["forgetting_half_width"] is None
+
+
+def test_a_spreadsheet_is_not_written_by_its_name_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--csv .*table\.csv"):
+        write_csv(tmp_path / "table.xlsx", [{"arm": "lora"}])
+    assert not [*tmp_path.iterdir()]

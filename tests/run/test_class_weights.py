@@ -67,7 +67,8 @@ def test_names_of_trainer_and_scikit_learn_are_taken_and_labels_are_texts():
         ({"label_smoothing": -0.1}, "greater than or equal to 0"),
         ({"class_weights": {"a": 0}}, "greater than 0"),
         ({"class_weights": {"a": float("inf")}}, "finite"),
-        ({"class_weights": "even"}, "balanced"),
+        ({"class_weights": "even"}, "balanced, or {CLASS: WEIGHT}"),
+        ({"class_weights": [1, 2]}, "balanced, or {CLASS: WEIGHT}"),
     ],
 )
 def test_what_is_no_weight_is_refused(fields, told):

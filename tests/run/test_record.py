@@ -84,6 +84,12 @@ def test_texts_that_tell_what_was_forgotten_are_read_as_well(tmp_path):
         finished(recipe, out, digest_of(recipe))
 
 
+@pytest.mark.parametrize("nothing", ["none", "off", False])
+def test_that_nothing_is_asked_after_is_said_by_null(nothing):
+    with pytest.raises(UserError, match="nothing is asked where it is null"):
+        build_recipe({"data": "tiny:sentiment", "method": "lora", "retention": nothing})
+
+
 def test_a_model_card_beside_an_adapter_is_no_change_of_it(tmp_path):
     (tmp_path / "rows.jsonl").write_text(ROWS)
     adapter = tmp_path / "first" / "adapter"

@@ -126,6 +126,11 @@ def test_a_base_with_a_new_classifier_is_not_asked_itself(place):
             assert said.probabilities[said.text] == pytest.approx(
                 max(probabilities([*row["scores"].values()])), abs=1e-5
             )
+    with (
+        pytest.raises(UserError, match=r"classifier answers by a new head \(classes\), which writes no text"),
+        _asked(place, "classifier", free=True),
+    ):
+        pass
 
 
 def test_what_does_not_go_together_is_refused(place, tmp_path):
@@ -135,7 +140,10 @@ def test_what_does_not_go_together_is_refused(place, tmp_path):
     with pytest.raises(UserError, match="unlike columns"), _asked(place, "lora", "pairs"):
         pass
     _run(place, "single", {"method": METHODS["lora"], "dtype": "float32"})
-    with pytest.raises(UserError, match="stands on"), _asked(place, "lora", "single"):
+    with (
+        pytest.raises(UserError, match="lora and single stand on unlike bases: dtype float64 and float32\n"),
+        _asked(place, "lora", "single"),
+    ):
         pass
     with pytest.raises(UserError, match="system prompt"), _asked(place, "lora", system="S"):
         pass

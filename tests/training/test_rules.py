@@ -1,5 +1,6 @@
 """Every optimiser is the one that transformers' Trainer takes for the same name, bit for bit; Muon is torch's."""
 
+import logging
 from typing import get_args
 
 import pytest
@@ -123,6 +124,12 @@ def test_a_state_that_was_written_to_safetensors_goes_on_bit_for_bit(kind, dtype
     steps(after, second, range(5, 9))
     for name, tensor in whole.items():
         assert torch.equal(tensor, second[name]), name
+
+
+def test_adafactor_leaves_the_kernels_of_bitsandbytes_unmentioned():
+    logging.getLogger("bitsandbytes").setLevel(logging.NOTSET)
+    Optimiser({"a": torch.nn.Parameter(torch.ones(2, 2))}, TrainConfig(optimiser="adafactor"))
+    assert not logging.getLogger("bitsandbytes").isEnabledFor(logging.WARNING)
 
 
 @pytest.mark.parametrize("kind", ["adafactor", "muon"])

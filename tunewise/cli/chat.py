@@ -99,9 +99,13 @@ _OWN_FILES = ("recipe.yaml", "tunewise.json", "adapter_config.json")
 def _questions(shown: "Showcase", asked: Sequence[str]) -> Iterator[str | Mapping[str, object]]:
     """Those of the command line, of a pipe, or of a person, until there are no more."""
     if asked or not sys.stdin.isatty():
-        for line in asked or sys.stdin:
-            if line.strip():
-                yield _read(line.strip())
+        for text in map(str.strip, asked or sys.stdin):
+            if text in LEAVE:
+                return
+            if text == NEW:
+                shown.begin_again()
+            elif text:
+                yield _read(text)
         return
     who = ", ".join(shown.names)
     kept = f"; {NEW} begins a new conversation" if shown.is_conversation else ""

@@ -105,9 +105,17 @@ def complain(error: UserError) -> None:
         sys.stderr.write(f"hint: {error.hint}\n")
 
 
+NO_EFFECT = "has_an_effect"
+LEARN = "base and tuned model say the same, so nothing was learnt: train longer, or at a higher train.learning_rate"
+
+
 def leave_unproved(failed: Sequence[str], look: str) -> None:
-    """Leave with UNPROVED where proofs failed, which is the last thing said; what was written is kept."""
+    """Leave with UNPROVED where proofs failed, which is the last thing said; what was written is kept.
+
+    `failed` are names of proofs, or `NAME of WHOM`; `look` is the hint, but where all of them lack an effect.
+    """
     if failed:
+        look = LEARN if {each.partition(" of ")[0] for each in failed} == {NO_EFFECT} else look
         n_failed = f"{len(failed)} proof{'s' if len(failed) > 1 else ''} failed"
         complain(UserError(f"{n_failed}: {', '.join(failed)}", look))
         raise typer.Exit(UNPROVED)

@@ -147,9 +147,10 @@ def sentence(shape: Shape, template: Template, config: DataConfig, known: Sequen
     labelled = shape.kind in ("classification", "regression")
     other = "data.label" if labelled else "data.completion"
     own = "data.text" if labelled else "data.prompt"
+    untrained = f" ({shape.rejected} is kept, and not trained on)" if shape.rejected else ""
     return (
-        f"{config.path}{headless}: {shape.name} in columns {asked or 'of the template'} and {shape.answered}, asked as "
-        f"{template.prompt!r}; choose others with {own}=COLUMN {other}=COLUMN"
+        f"{config.path}{headless}: {shape.name} in columns {asked or 'of the template'} and {shape.answered}"
+        f"{untrained}, asked as {template.prompt!r}; choose others with {own}=COLUMN {other}=COLUMN"
     )
 
 

@@ -18,6 +18,8 @@ from tunewise.errors import UserError, missing, unknown
 TYPED, CHOICES, IMAGE = "text", "choices", "image"
 SEPARATOR = "|"
 """Between the choices that are typed in one line."""
+ONE, SEVERAL = '"..."', '["...", "..."]'
+"""How an object of a question is told in an error."""
 MOST_NEW_TOKENS = 100
 """Of an answer to a text that belongs to no task."""
 _NAME = "typed"
@@ -47,7 +49,7 @@ def told_in(said: str | Mapping[str, object], columns: Sequence[str]) -> dict[st
     made_of = f"a question is made of {' and '.join(columns)}"
     if isinstance(said, str):
         if len(columns) > 1:
-            told = ", ".join(f'"{name}": "..."' for name in columns)
+            told = ", ".join(f'"{name}": {SEVERAL if name == CHOICES else ONE}' for name in columns)
             raise UserError(f"{made_of}, and this is one text: {said[:60]!r}", f"say each: {{{told}}}")
         said = {columns[0]: said}
     for name in said:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,9 @@ def _told(file: Path, name: str, digest: str, predictions: Texts, references: Te
     try:
         found = function(list(predictions), list(references))
     except Exception as error:  # whatever the user's function raises
-        raise UserError(f"{where} failed: {type(error).__name__}: {error}", "correct the function") from error
+        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(file)]
+        at = f" in line {lines[-1]}" if lines else ""
+        raise UserError(f"{where} failed{at}: {type(error).__name__}: {error}", "correct the function") from error
     try:
         numbers = np.asarray(found, dtype=np.float64)
     except (TypeError, ValueError):

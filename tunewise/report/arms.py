@@ -188,6 +188,13 @@ def runs_of(root: Path) -> list[Run]:
     return runs
 
 
+def _of_one(runs: Sequence[Run], found: Sequence[str]) -> Path:
+    """The folder of the first run's comparison, or of that run alone where others of another kind lie there too."""
+    first = runs[0].folder
+    beside = {of for run, of in zip(runs, found, strict=True) if run.folder.is_relative_to(first.parent.parent)}
+    return first.parent.parent if len(beside) == 1 else first
+
+
 def refuse_unlike(runs: Sequence[Run], where: str) -> None:
     """UserError for runs of several tasks or bases, or of states of one, whose scores say nothing of each other."""
     for what, found in (
@@ -198,7 +205,7 @@ def refuse_unlike(runs: Sequence[Run], where: str) -> None:
         if len(several) > 1:
             raise UserError(
                 f"the runs {where} are of {len(several)} {what}: {', '.join(several[:8])}",
-                f"give a folder of one, such as {runs[0].folder.parent.parent}",
+                f"give a folder of one, such as {_of_one(runs, found)}",
             )
     first: dict[tuple[str, str], tuple[str, Run]] = {}
     for run in runs:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tunewise import files
+from tunewise.errors import UserError
 from tunewise.report.arms import Arm, DivergedArm
 from tunewise.report.decision import Decision
+
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
 
 
 def table_of(arms: Sequence[Arm], decision: Decision, diverged: Sequence[DivergedArm] = ()) -> list[dict[str, Any]]:
@@ -23,7 +26,12 @@ def table_of(arms: Sequence[Arm], decision: Decision, diverged: Sequence[Diverge
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    """The rows as a csv file; a column for every field of any row, empty where a row has none."""
+    """The rows as a csv file; a column for every field of any row, empty where a row has none.
+
+    UserError for a name of a spreadsheet, which would open no text.
+    """
+    if path.suffix.lower() in SPREADSHEETS:
+        raise UserError(f"{path.name} would be a csv file by another name", f"--csv {path.with_suffix('.csv')}")
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -169,7 +169,9 @@ def asked_of(target: Path | None, model: str | None, data: Data | None, override
         adapter = target / ADAPTER if (target / ADAPTER).is_dir() else None
         if adapter is None and not isinstance(recipe.method, Frozen):
             raise no_adapter_yet(target)
-        return Asked(build_recipe({**fields, "data": without(fields["data"]), **given}, overrides), adapter)
+        # metrics that are named anew are not those that the folder names
+        named = fields["data"] | ({"metrics": None} if "data.metrics" in overrides else {})
+        return Asked(build_recipe({**fields, **({"data": without(named)} | given)}, overrides), adapter)
     if target is None:
         if model is None or data is None:
             raise UserError(

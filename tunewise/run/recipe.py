@@ -85,6 +85,16 @@ class Recipe(Strict):
                 raise UserError(f"no field named {names}", f"write {' '.join(place for _, place in lost)}")
         return data
 
+    @field_validator("model", mode="before")
+    @classmethod
+    def _by_its_name(cls, value: Any) -> Any:
+        """A folder may be a path. Only a run and an evaluation take a base that is loaded, beside the recipe."""
+        if isinstance(value, PathLike):
+            return str(value)
+        if not isinstance(value, str | int | float | list | dict | None):
+            raise ValueError("is to be the name of a base, or its folder; a loaded one is taken by train and evaluate")
+        return value
+
     @field_validator("data", mode="before")
     @classmethod
     def _path_alone(cls, value: Any) -> Any:
@@ -95,6 +105,8 @@ class Recipe(Strict):
     def _one_or_none(cls, value: Any) -> Any:
         if value is None:
             return ()
+        if str(value).lower() in ("none", "off", "false"):
+            raise ValueError("nothing is asked where it is null")
         return (value,) if value != "auto" and isinstance(value, str | Mapping) else value
 
     @field_validator("out_of_domain", mode="before")

@@ -1,11 +1,12 @@
 """The files of a run folder beside the adapter: what was asked, where it ran, what it cost."""
 
 import hashlib
+import json
 import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from tunewise.versions import versions
 RECIPE, ENVIRONMENT, LEDGER = "recipe.yaml", "env.json", "ledger.json"
 ADAPTER, PREDICTIONS, METRICS, DONE = "adapter", "predictions.jsonl", "metrics.json", "DONE"
 RUNNING = "RUNNING"
+MOST_TOLD = 4
+"""Fields in which two recipes differ that an error names."""
 
 
 class Spent:
@@ -72,10 +75,35 @@ def finished(recipe: Recipe, out: Path, digest: str) -> dict[str, Any] | None:
         return None
     there = parse(Recipe, read_yaml(out / RECIPE), where=str(out / RECIPE))
     if there != recipe:
-        raise UserError(f"{out} holds a finished run of another recipe", "give another --out, or remove that folder")
+        raise another(there, recipe, out)
     if mapping(out / ENVIRONMENT).get("data_sha256") != digest:
         raise changed_since(recipe, out)
     return mapping(out / METRICS)
+
+
+def another(there: Recipe, recipe: Recipe, out: Path) -> UserError:
+    """The error for a folder that holds the run of another recipe; to be raised by the caller."""
+    was, asked = dict(_fields(there.model_dump(mode="json"))), dict(_fields(recipe.model_dump(mode="json")))
+    unlike = [name for name in was | asked if was.get(name) != asked.get(name)]
+    told = [f"{name} was {_inline(was.get(name))} and is {_inline(asked.get(name))}" for name in unlike[:MOST_TOLD]]
+    more = [f"{len(unlike) - MOST_TOLD} more"] if len(unlike) > MOST_TOLD else []
+    return UserError(
+        f"{out} holds a finished run of another recipe: {', '.join(told + more)}",
+        "give another --out, or remove that folder",
+    )
+
+
+def _inline(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _fields(values: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted field -> value of a recipe."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _fields(value, f"{under}{name}.")
+        else:
+            yield f"{under}{name}", value
 
 
 def refuse_changed(recipe: Recipe, out: Path, digest: str) -> None:

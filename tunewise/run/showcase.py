@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tunewise.adapter_folders import CARD
 from tunewise.calibration import probabilities
 from tunewise.data.in_memory import Data
 from tunewise.data.messages import Message
@@ -19,7 +20,7 @@ from tunewise.evaluation.questions import Questions
 from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.lanes import Draws, Lanes
 from tunewise.methods.selective.frozen import Frozen
-from tunewise.methods.store import load_adapter
+from tunewise.methods.store import load_adapter, read_card
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base, load_base
 from tunewise.run.measure import Asked, asked_of
@@ -172,6 +173,8 @@ def showcase(
     """
     given = NO_DATA if free else data
     asked = {name: asked_of(Path(target), model, given, overrides or {}) for name, target in targets.items()}
+    if free:
+        _refuse_heads({name: each.adapter for name, each in asked.items() if each.adapter is not None})
     if not asked:
         asked = {BASE: asked_of(None, model, given, overrides or {})}
     base, tasks = _loaded({name: each.recipe for name, each in asked.items()}, free)
@@ -197,10 +200,13 @@ def _loaded(recipes: Mapping[str, Recipe], free: bool) -> tuple[Base, dict[str, 
     """The base of all, and the task of each."""
     first_name, first = next(iter(recipes.items()))
     for name, recipe in recipes.items():
-        if Loading.of(recipe) != Loading.of(first):
-            one, other = (" ".join(filter(None, Loading.of(each))) for each in (first, recipe))
+        each = zip(Loading._fields, Loading.of(first), Loading.of(recipe), strict=True)
+        unlike = {field: f"{one or 'none'} and {other or 'none'}" for field, one, other in each if one != other}
+        if unlike:
+            told = ", ".join(f"{field} {values}" for field, values in unlike.items())
+            named = " (or give --model, where these are two names of one base)" if [*unlike] == ["model"] else ""
             raise UserError(
-                f"{first_name} stands on {one}, and {name} on {other}", "talk to those of one base at a time"
+                f"{first_name} and {name} stand on unlike bases: {told}", f"talk to those of one base at a time{named}"
             )
     if free:
         base = load_base(first.model, first.dtype, "", TaskHead(), first.quantise)
@@ -216,6 +222,14 @@ def _loaded(recipes: Mapping[str, Recipe], free: bool) -> tuple[Base, dict[str, 
             raise UserError(f"{name} answers by another head than {first_name}", "talk to those alike at a time")
         tasks[name] = own
     return base, tasks
+
+
+def _refuse_heads(adapters: Mapping[str, Path]) -> None:
+    """UserError for an adapter with a new head on its base, which answers nothing but its own task."""
+    for name, folder in adapters.items():
+        head = read_card(folder)["base"].get("head", {}) if (folder / CARD).is_file() else {}
+        if head.get("kind", "lm") != "lm":
+            raise UserError(f"{name} answers by a new head ({head['kind']}), which writes no text", "leave --free out")
 
 
 def _speaker(base: Base, name: str, asked: Asked, task: Task) -> _Speaker:

@@ -31,6 +31,7 @@ ELSEWHERE_A_SCHEDULE = {
     "wsd": "train.schedule=warmup_stable_decay",
 }
 """Schedules of others that are something more than another name."""
+"""Whom Trainer's `report_to` knows beside TensorBoard."""
 READ_BY = {
     "floor": ("linear", "cosine", "warmup_stable_decay"),
     "decay": ("warmup_stable_decay",),
@@ -180,6 +181,8 @@ class TrainConfig(Strict):
     def _labels_as_text(cls, value: Any) -> Any:
         """YAML reads 0 and true as a number and a truth value; of a label there is one way to write those."""
         if not isinstance(value, Mapping):
+            if value not in (None, "balanced"):
+                raise ValueError("should be balanced, or {CLASS: WEIGHT} of some of them")
             return value
         return {str(name).lower() if isinstance(name, bool) else str(name): weight for name, weight in value.items()}
 

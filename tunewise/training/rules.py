@@ -11,6 +11,7 @@ muon: Jordan 2024, kellerjordan.github.io/posts/muon, m of a matrix made orthogo
 lion, and adamw in 8 bits or paged: `blockwise.py`.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
@@ -93,6 +94,7 @@ def _sgd(config: TrainConfig, groups: Groups) -> torch.optim.Optimizer:
 
 
 def _adafactor(config: TrainConfig, groups: Groups) -> torch.optim.Optimizer:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which this imports, and which tells of its kernels
     from transformers.optimization import Adafactor  # and its Trainer: a second, for those who need it
 
     return Adafactor(groups, lr=0.0, scale_parameter=False, relative_step=False)
