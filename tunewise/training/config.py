@@ -31,7 +31,6 @@ ELSEWHERE_A_SCHEDULE = {
     "wsd": "train.schedule=warmup_stable_decay",
 }
 """Schedules of others that are something more than another name."""
-"""Whom Trainer's `report_to` knows beside TensorBoard."""
 READ_BY = {
     "floor": ("linear", "cosine", "warmup_stable_decay"),
     "decay": ("warmup_stable_decay",),
