@@ -228,3 +228,10 @@ def test_what_a_protocol_needs_is_told(words, told):
     outcome = tunewise("compare", "--data", "tiny:sentiment", *words)
     assert outcome.code == 2
     assert told in outcome.err
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.json"])
+def test_rows_in_place_of_a_recipe_are_told_where_they_go(tmp_path: Path, base: Path, name: str) -> None:
+    file = write(tmp_path, name, '[{"text": "a", "label": "x"}]\n')
+    said = refused(tmp_path, "train", file, "--model", base)
+    assert f"its rows are given by --data {file}" in said

@@ -133,6 +133,17 @@ def test_a_base_with_a_new_classifier_is_not_asked_itself(place):
         pass
 
 
+def test_a_run_and_its_adapter_stand_on_one_base_though_one_of_them_alone_says_its_precision(place):
+    _run(place, "plain", {"method": METHODS["lora"], "dtype": "auto"})
+    for names in ({"run": "plain", "adapter": "plain/adapter"}, {"adapter": "plain/adapter", "run": "plain"}):
+        with showcase({name: place / folder for name, folder in names.items()}) as shown:
+            by_name = {said.speaker: said for said in shown.ask("the soup was good")}
+        assert by_name["run"].probabilities == by_name["adapter"].probabilities
+    told = r"plain and lora stand on unlike bases: dtype \w+ and float64\n"
+    with pytest.raises(UserError, match=told), _asked(place, "lora", "plain"):
+        pass
+
+
 def test_what_does_not_go_together_is_refused(place, tmp_path):
     pairs = [{"premise": f"a boat {i}", "hypothesis": f"soup {i}", "label": "yn"[i % 2]} for i in range(40)]
     write_jsonl(tmp_path / "pairs.jsonl", pairs)

@@ -11,6 +11,8 @@ from tunewise.errors import UserError
 
 DEFAULTS = {"model": "tiny", "method": {"name": "lora"}, "seed": 0}
 OF_THE_BASE = ("dtype", "head", "quantise")  # fields of the recipe that an arm may be given beside those of its method
+ROWS = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
+"""Ends of names of files that hold rows, and no recipe."""
 SHORT = ("method", "data")  # fields that may be given by one word
 
 
@@ -51,13 +53,26 @@ def _parted(word: str) -> tuple[str, list[str]]:
     return ":".join([name, *(each for each in assignments if each not in own)]), own
 
 
+def _of_file(file: Path) -> dict[str, Any]:
+    """The recipe in a file; UserError naming --data for one of rows."""
+    rows = UserError(f"{file} is no recipe, which is yaml", f"its rows are given by --data {file}")
+    if file.suffix.lower() in ROWS and file.is_file():
+        raise rows
+    try:
+        return read_yaml(file)
+    except UserError:
+        if file.suffix.lower() == ".json" and file.is_file():  # a mapping would be a recipe
+            raise rows from None
+        raise
+
+
 def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:
     """The recipe as plain data. `flags` are the options of the verb: model, data, method, seed; None where not given.
 
     Short forms (`data: tiny:sentiment`, `method: lora`) are opened into fields first, so that overrides reach inside.
     """
     file, overrides = split_words(words)
-    recipe = {**DEFAULTS, **(read_yaml(file) if file else {})}
+    recipe = {**DEFAULTS, **(_of_file(file) if file else {})}
     given = {name: value for name, value in flags.items() if value is not None}
     # method=bitfit and data=reviews.csv mean the same as the flags
     for assignment in [o for o in overrides if o.partition("=")[0] in SHORT]:

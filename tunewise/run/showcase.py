@@ -27,7 +27,7 @@ from tunewise.run.measure import Asked, asked_of
 from tunewise.run.prepare import Loading, drawn, head_for, load_for, task_of
 from tunewise.run.recipe import Recipe
 
-BASE = "base"
+BASE, AUTO = "base", "auto"
 NO_DATA = "none"
 """Stands for the data of those who are asked freely."""
 WRITES = ("generation", "language_modelling")
@@ -199,21 +199,17 @@ def showcase(
 def _loaded(recipes: Mapping[str, Recipe], free: bool) -> tuple[Base, dict[str, Task]]:
     """The base of all, and the task of each."""
     first_name, first = next(iter(recipes.items()))
+    dtype = AUTO if any(recipe.dtype == AUTO for recipe in recipes.values()) else first.dtype
     for name, recipe in recipes.items():
-        each = zip(Loading._fields, Loading.of(first), Loading.of(recipe), strict=True)
-        unlike = {field: f"{one or 'none'} and {other or 'none'}" for field, one, other in each if one != other}
-        if unlike:
-            told = ", ".join(f"{field} {values}" for field, values in unlike.items())
-            named = " (or give --model, where these are two names of one base)" if [*unlike] == ["model"] else ""
-            raise UserError(
-                f"{first_name} and {name} stand on unlike bases: {told}", f"talk to those of one base at a time{named}"
-            )
+        _refuse_unlike((first_name, first), (name, recipe))
     if free:
-        base = load_base(first.model, first.dtype, "", TaskHead(), first.quantise)
+        base = load_base(first.model, dtype, "", TaskHead(), first.quantise)
         base.model.eval()
         assert base.tokenizer is not None
+        _check_dtype(base, recipes)
         return base, dict.fromkeys(recipes, free_task(base.tokenizer))
-    base, task = load_for(first.data, first.model, first.dtype, first.head, first.quantise)
+    base, task = load_for(first.data, first.model, dtype, first.head, first.quantise)
+    _check_dtype(base, recipes)
     base.model.eval()
     tasks = {first_name: drawn(task, first)}
     for name, recipe in recipes.items():
@@ -222,6 +218,35 @@ def _loaded(recipes: Mapping[str, Recipe], free: bool) -> tuple[Base, dict[str, 
             raise UserError(f"{name} answers by another head than {first_name}", "talk to those alike at a time")
         tasks[name] = own
     return base, tasks
+
+
+def _refuse_unlike(one: tuple[str, Recipe], other: tuple[str, Recipe]) -> None:
+    """UserError for two by name that stand on unlike bases; what a dtype of `auto` is, the loaded base says."""
+    (first_name, first), (name, recipe) = one, other
+    each = zip(Loading._fields, Loading.of(first), Loading.of(recipe), strict=True)
+    unlike = {field: (ours, theirs) for field, ours, theirs in each if ours != theirs}
+    if AUTO in unlike.get("dtype", ()):
+        del unlike["dtype"]
+    if unlike:
+        told = ", ".join(f"{field} {ours or 'none'} and {theirs or 'none'}" for field, (ours, theirs) in unlike.items())
+        named = " (or give --model, where these are two names of one base)" if [*unlike] == ["model"] else ""
+        raise UserError(
+            f"{first_name} and {name} stand on unlike bases: {told}", f"talk to those of one base at a time{named}"
+        )
+
+
+def _check_dtype(base: Base, recipes: Mapping[str, Recipe]) -> None:
+    """UserError for one that stands on a base in another precision than that of those who left it to the machine."""
+    if all(recipe.dtype != AUTO for recipe in recipes.values()):
+        return
+    found = str(base.dtype).removeprefix("torch.")
+    for name, recipe in recipes.items():
+        if recipe.dtype not in (AUTO, found):
+            other = next(each for each in recipes if recipes[each].dtype == AUTO)
+            raise UserError(
+                f"{other} and {name} stand on unlike bases: dtype {found} and {recipe.dtype}",
+                "talk to those of one base at a time",
+            )
 
 
 def _refuse_heads(adapters: Mapping[str, Path]) -> None:
