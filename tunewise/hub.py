@@ -18,7 +18,6 @@ from typing import Literal
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-import httpx2
 from huggingface_hub import HfApi, constants, get_token, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -27,6 +26,9 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+)
+from huggingface_hub.errors import (
+    HTTPError as ClientError,
 )
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
@@ -41,8 +43,9 @@ SECONDS_FOR_A_LISTING = 30.0
 WORTH_TELLING = 10_000_000
 """Bytes; a download of more is announced."""
 LOGIN = "hf auth login"
-FAILURES = (OSError, RuntimeError, HFValidationError, httpx2.HTTPError)
-"""What clients of the hub raise: errors of HTTP are OSErrors, those of its storage RuntimeErrors."""
+FAILURES = (OSError, RuntimeError, HFValidationError, ClientError)
+"""What clients of the hub raise: errors of HTTP are OSErrors or those of httpx, of whichever huggingface_hub has, those
+of its storage RuntimeErrors."""
 
 
 class Refused(UserError):
