@@ -27,9 +27,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.errors import (
-    HTTPError as ClientError,
-)
+from huggingface_hub.errors import HTTPError as ClientError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from tunewise.errors import UserError, nearest
