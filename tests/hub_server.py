@@ -9,16 +9,17 @@ import contextlib
 import hashlib
 import json
 import re
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+
+from tests.loopback import Loopback
 
 TOKENS = {"hf_writer": ("writer", ("org",)), "hf_reader": ("reader", ())}
 """Token -> its user, and the organisations that the user may write to."""
@@ -63,7 +64,7 @@ class Refusal(Exception):
         self.status, self.code, self.message, self.headers = status, code, message, headers or {}
 
 
-class Hub:
+class Hub(Loopback):
     """Use it as a context manager; `url` is what HF_ENDPOINT is to say."""
 
     def __init__(self) -> None:
@@ -79,16 +80,12 @@ class Hub:
         class Handler(_Handler):
             hub = outer
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-        self.cdn = f"http://localhost:{self._http.server_port}/cdn"
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        port = self.start(Handler)
+        self.url, self.cdn = f"http://127.0.0.1:{port}", f"http://localhost:{port}/cdn"
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        self.stop()
 
     def put(self, name: str, files: Mapping[str, bytes] | Path, kind: str = "models", **told: Any) -> str:
         """Commit files, or those of a folder, to a repository, which is made where it is not there yet."""

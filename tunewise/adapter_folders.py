@@ -50,7 +50,7 @@ def base_named(card: dict) -> str:
     if name := card.get("base", {}).get("name"):
         return name
     name, revision = card.get("base_model_name_or_path") or card.get("model_name") or "", card.get("revision")
-    return f"{name}@{revision}" if name and revision and not Path(name).exists() else name
+    return hub.at_revision(name, revision or "") if name and not Path(name).exists() else name
 
 
 def no_adapter(name: str) -> UserError:

@@ -3,7 +3,7 @@
 import copy
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -108,6 +108,15 @@ def dump_yaml(obj: object) -> str:
     """YAML text of a mapping or a pydantic model, keys in their own order; read_yaml gives the same values back."""
     plain = obj.model_dump(mode="json") if isinstance(obj, BaseModel) else obj
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def dotted(values: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted field -> value, of fields in fields; what is empty is a value."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from dotted(value, f"{under}{name}.")
+        else:
+            yield f"{under}{name}", value
 
 
 def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Repository:
     @property
     def full_name(self) -> str:
         """As a user writes it."""
-        return f"{self.name}@{self.revision}" if self.revision else self.name
+        return at_revision(self.name, self.revision)
 
     def fetch(self, wanted: Sequence[str]) -> Path:
         """The folder in which these files lie; those that the cache lacks are downloaded. Refused as in `look_up`."""
@@ -188,6 +188,11 @@ def apart(name: str) -> tuple[str, str]:
     plain, _, revision = name.partition("@")
     is_revision = re.fullmatch(r"[\w.-]+(/[\w.-]+)?@[\w./-]+", name) is not None and not Path(name).exists()
     return (plain, revision) if is_revision else (name, "")
+
+
+def at_revision(name: str, revision: str) -> str:
+    """A name and a revision, where there is one, as a user writes both."""
+    return f"{name}@{revision}" if revision else name
 
 
 def address(name: str, kind: Kind = "model") -> str:

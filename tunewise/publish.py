@@ -68,7 +68,7 @@ class Parcel:
     @property
     def name(self) -> str:
         """As it is loaded again."""
-        return f"{self.repository}@{self.revision}" if self.revision else self.repository
+        return hub.at_revision(self.repository, self.revision)
 
 
 def push(
@@ -97,7 +97,7 @@ def pack(folder: str | Path, repository: str, *, private: bool = False, revision
     shown = [path.as_posix() for path in inside if not any(part.startswith(".") for part in path.parts)]
     if unsafe := [path for path in shown if path.endswith(UNSAFE_WEIGHTS)]:
         raise UserError(f"{place} holds {unsafe[0]}, a pickle, which nobody should have to load", "take it out first")
-    card = _card(place, repository, is_model).replace(HERE, f"{repository}@{revision}" if revision else repository)
+    card = _card(place, repository, is_model).replace(HERE, hub.at_revision(repository, revision))
     user = _user()
     paths = tuple(path for path in shown if path != README)
     there, old = _there(repository, revision)
@@ -144,7 +144,7 @@ def send(parcel: Parcel, model: str | None = None) -> dict[str, Any]:
 
 
 def _came_back(parcel: Parcel, commit: str, model: str | None) -> dict[str, Any]:
-    name = f"{parcel.repository}@{commit}"
+    name = hub.at_revision(parcel.repository, commit)
     fetched = hub.look_up(name).fetch(list(parcel.sizes))
     changed = [path for path in parcel.paths if files.sha256(fetched / path) != files.sha256(parcel.folder / path)]
     if files.read_text(fetched / README) != parcel.card:

@@ -8,8 +8,10 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
+
+from tests.loopback import Loopback
 
 Answer = Callable[[str], str]
 Fault = Callable[[str, int], str]
@@ -23,7 +25,7 @@ def no_fault(digest: str, arrival: int) -> str:
     return ""
 
 
-class Server:
+class Server(Loopback):
     """Use it as a context manager; `url` is what stands before /chat/completions."""
 
     def __init__(self, answer: Answer, fault: Fault = no_fault, **extras: Any) -> None:
@@ -43,17 +45,12 @@ class Server:
         class Handler(_Handler):
             server_of_test = outer
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self._thread.start()
+        self.url = f"http://127.0.0.1:{self.start(Handler)}/v1"
         return self
 
     def __exit__(self, *_: object) -> None:
         self.released.set()
-        self._http.shutdown()
-        self._http.server_close()
+        self.stop()
 
     @property
     def n_arrived(self) -> int:

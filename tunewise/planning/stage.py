@@ -196,7 +196,8 @@ class Stage:
             return known.objective
         base = self._base(self._sibling, read_anatomy(self._sibling))
         found: Any = objective_for(base, () if tuned is None else tuned.prefix_ids, packing=True)
-        known.objective = known.objective if adds else found
+        if not adds:
+            known.objective = found
         return found
 
     def _refuse_packed(self, selected: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from tunewise.engine.objectives import Objective
 from tunewise.engine.trunk import Trunk
 from tunewise.evaluation.asks import Asks, How, Known, RowLosses, alone, timed
 from tunewise.evaluation.by_source import Prepared
-from tunewise.evaluation.evaluate import Asking, Evaluation, asks_of, prepare
+from tunewise.evaluation.evaluate import Evaluation, asks_of, prepare
 from tunewise.evaluation.suite import Look
 from tunewise.methods.attach import Tuned
 from tunewise.models.load import Base
@@ -101,8 +101,7 @@ class Answers:
         return next((found for (step, _), found in seen if step == result.best_step), None)
 
     def _evaluation(self, questions: Prepared) -> Asks[Evaluation]:
-        asking = Asking(self.recipe.train.packing, self.recipe.generation.sampling(self.recipe.seed))
-        found, seconds = yield from timed(asks_of(self.base, questions, asking))
+        found, seconds = yield from timed(asks_of(self.base, questions, self.recipe.asking))
         self.spent.add("evaluation", seconds)
         return found
 

@@ -118,9 +118,8 @@ def _asked(base: Base, tuned: Tuned, recipe: Recipe, task: Task) -> Asked:
     tasks = [(suite_task(each, recipe, base), each.rows) for each in asked]
     texts = next((of_texts.test[:rows] for of_texts, rows in tasks if of_texts.kind == TEXTS), ())
     longest = None if context is None else context - n_prefix
-    asking = Asking(recipe.train.packing, recipe.generation.sampling(recipe.seed))
     documents = [example.text for example in texts]
-    return Asked(parts, (documents[::2], documents[1::2] or documents), longest, asking)
+    return Asked(parts, (documents[::2], documents[1::2] or documents), longest, recipe.asking)
 
 
 def why_not_at_once(base: Base, tuned: Tuned, n_points: int) -> str:

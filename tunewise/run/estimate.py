@@ -29,15 +29,13 @@ from tunewise.planning.work import Seen, Work
 from tunewise.run.class_weights import check_loss
 from tunewise.run.measured_step import correction
 from tunewise.run.prepare import drawn, head_for, task_of
-from tunewise.run.recipe import Recipe, build_recipe
+from tunewise.run.recipe import NO_DATA, Recipe, build_recipe
 from tunewise.run.row_lengths import RowLengths, row_lengths
 
 USUAL = ("full", "top_layers", "lora")
 """What is planned where no method is named: all of the base, a part of it, and something added to it."""
 ALL = "all"
 ASSUMED_ROWS, ASSUMED_TOKENS = 1000, 512
-NO_DATA = "none"
-"""Stands for the data in a recipe that is planned without any."""
 
 
 def plan(

@@ -15,7 +15,7 @@ from tunewise.data.in_memory import Data
 from tunewise.data.task import Task
 from tunewise.errors import UserError, no_adapter_yet, unknown
 from tunewise.evaluation.by_source import examples_by_source
-from tunewise.evaluation.evaluate import Asking, evaluate_task
+from tunewise.evaluation.evaluate import evaluate_task
 from tunewise.evaluation.harness import harness_scores, harness_version
 from tunewise.evaluation.own_metrics import without
 from tunewise.evaluation.serving import cost_of_a_query
@@ -55,11 +55,8 @@ def evaluate(
     recipe = asked.recipe
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, held)
     task = drawn(task, recipe)
-    shown = recipe.in_context
-    shots = shown.shots if shots is None else shots
+    shots = recipe.in_context.shots if shots is None else shots
     examples = _examples(task, split, shots, limit)
-    sampling = recipe.generation.sampling(recipe.seed)
-    asking = Asking(recipe.train.packing, sampling, shown.balanced, shown.calibration)
     prefix_ids, n_virtual = (), 0
     with ExitStack() as attached:
         if asked.adapter is not None:
@@ -67,14 +64,16 @@ def evaluate(
             attached.callback(tuned.detach)
             tuned.model.eval()
             prefix_ids, n_virtual = tuned.prefix_ids, tuned.method.virtual_positions(tuned.anatomy)
-        found = evaluate_task(base, task, examples, prefix_ids=prefix_ids, shots=shots, seed=recipe.seed, asking=asking)
+        found = evaluate_task(
+            base, task, examples, prefix_ids=prefix_ids, shots=shots, seed=recipe.seed, asking=recipe.asking
+        )
     summary = {
         "task": task.name,
         "model": recipe.model,
         "adapter": None if asked.adapter is None else str(asked.adapter),
         "split": split,
         "shots": shots,
-        "calibration": shown.calibration,
+        "calibration": recipe.in_context.calibration,
         "seed": recipe.seed,
         "generation": recipe.generation.model_dump(mode="json"),
         "n_examples": len(examples),

@@ -18,6 +18,7 @@ from tunewise.data.out_of_domain import OutOfDomainConfig
 from tunewise.data.sources import name_of
 from tunewise.errors import UserError
 from tunewise.evaluation.config import DialConfig, GenerationConfig, RetentionTask
+from tunewise.evaluation.evaluate import Asking
 from tunewise.evaluation.own_metrics import spelled
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.base import Method
@@ -25,6 +26,8 @@ from tunewise.methods.selective.frozen import Frozen
 from tunewise.models.heads import HeadChoice
 from tunewise.training.config import TrainConfig
 
+NO_DATA = "none"
+"""Stands for the data of a recipe that has none: of a plan, and of those who are asked freely."""
 OF_TINY = (
     RetentionTask.model_validate("tiny:retention"),
     RetentionTask.model_validate({"data": "tiny:sentiment", "shots": 8}),
@@ -132,6 +135,12 @@ class Recipe(Strict):
     def in_context(self) -> Frozen:
         """How questions are asked in context: as a frozen base's method says, and without demonstrations of others."""
         return self.method if isinstance(self.method, Frozen) else Frozen()
+
+    @property
+    def asking(self) -> Asking:
+        """How the questions of its task are asked."""
+        shown = self.in_context
+        return Asking(self.train.packing, self.generation.sampling(self.seed), shown.balanced, shown.calibration)
 
     @property
     def retention_suite(self) -> tuple[RetentionTask, ...]:

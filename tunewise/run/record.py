@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tunewise import files
-from tunewise.config import parse, read_yaml
+from tunewise.config import dotted, parse, read_yaml
 from tunewise.data.benchmarks import benchmark_files, is_benchmark
 from tunewise.data.config import DataConfig
 from tunewise.data.sources import files_at
@@ -83,7 +83,7 @@ def finished(recipe: Recipe, out: Path, digest: str) -> dict[str, Any] | None:
 
 def another(there: Recipe, recipe: Recipe, out: Path) -> UserError:
     """The error for a folder that holds the run of another recipe; to be raised by the caller."""
-    was, asked = dict(_fields(there.model_dump(mode="json"))), dict(_fields(recipe.model_dump(mode="json")))
+    was, asked = dict(dotted(there.model_dump(mode="json"))), dict(dotted(recipe.model_dump(mode="json")))
     unlike = [name for name in was | asked if was.get(name) != asked.get(name)]
     told = [f"{name} was {_inline(was.get(name))} and is {_inline(asked.get(name))}" for name in unlike[:MOST_TOLD]]
     more = [f"{len(unlike) - MOST_TOLD} more"] if len(unlike) > MOST_TOLD else []
@@ -95,15 +95,6 @@ def another(there: Recipe, recipe: Recipe, out: Path) -> UserError:
 
 def _inline(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _fields(values: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted field -> value of a recipe."""
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _fields(value, f"{under}{name}.")
-        else:
-            yield f"{under}{name}", value
 
 
 def refuse_changed(recipe: Recipe, out: Path, digest: str) -> None:

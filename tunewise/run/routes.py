@@ -24,7 +24,7 @@ from tunewise.engine.decoding import Decoding, Sampling, decode
 from tunewise.errors import UserError, unknown
 from tunewise.evaluation import apart
 from tunewise.evaluation.apart import LogitsOf, Sheet, logits_at_labels
-from tunewise.evaluation.evaluate import Asking, Evaluation
+from tunewise.evaluation.evaluate import Evaluation
 from tunewise.evaluation.own_metrics import called
 from tunewise.methods.attach import Tuned
 from tunewise.methods.store import load_adapter
@@ -180,11 +180,9 @@ def _sheet(base: Base, tuned: Tuned, folder: Path, data: str | None, limit: int)
         )
     part, examples = next(((name, rows) for name, rows in _parts(task) if rows), ("", ()))
     few = apart.a_few(task, iter(examples), limit)
-    shown = recipe.in_context
     return apart.sheet_of(
         base, task, few, f"{len(few)} of the {len(examples)} {part} rows of {task.name}",
-        n_prefix=len(tuned.prefix_ids), shots=shown.shots, seed=recipe.seed,
-        asking=Asking(recipe.train.packing, recipe.generation.sampling(recipe.seed), shown.balanced, shown.calibration),
+        n_prefix=len(tuned.prefix_ids), shots=recipe.in_context.shots, seed=recipe.seed, asking=recipe.asking,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from tunewise.data.typed import TYPED, columns_of, free_task, told_in, typed_exa
 from tunewise.errors import UserError
 from tunewise.evaluation.asks import Asks, How, alone
 from tunewise.evaluation.by_lane import ByLane
-from tunewise.evaluation.evaluate import Asking, asks_of, prepare, written
+from tunewise.evaluation.evaluate import asks_of, prepare, written
 from tunewise.evaluation.questions import Questions
 from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.lanes import Draws, Lanes
@@ -25,11 +25,9 @@ from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base, load_base
 from tunewise.run.measure import Asked, asked_of
 from tunewise.run.prepare import Loading, drawn, head_for, load_for, task_of
-from tunewise.run.recipe import Recipe
+from tunewise.run.recipe import NO_DATA, Recipe
 
 BASE, AUTO = "base", "auto"
-NO_DATA = "none"
-"""Stands for the data of those who are asked freely."""
 WRITES = ("generation", "language_modelling")
 
 
@@ -55,10 +53,8 @@ class _Speaker:
     """Of the conversation."""
 
     @property
-    def asking(self) -> Asking:
-        shown = self.recipe.in_context
-        sampling = self.recipe.generation.sampling(self.recipe.seed)
-        return Asking(self.recipe.train.packing, sampling, shown.balanced, shown.calibration)
+    def how(self) -> How:
+        return How(self.tuned.method.prefix_ids(self.tuned.anatomy), packing=self.recipe.train.packing)
 
 
 class Showcase:
@@ -110,16 +106,12 @@ class Showcase:
             except UserError:
                 lanes = None
             if lanes is not None:
-                how = {number: self._how(speaker) for number, speaker in enumerate(self._speakers)}
+                how = {number: speaker.how for number, speaker in enumerate(self._speakers)}
                 self._by_lane = ByLane(self._base, lanes, how)
             try:
                 yield
             finally:
                 self._by_lane = None
-
-    def _how(self, speaker: _Speaker) -> How:
-        prefix_ids = speaker.tuned.method.prefix_ids(speaker.tuned.anatomy)
-        return How(prefix_ids, packing=speaker.recipe.train.packing)
 
     def _answers(self, asks: Mapping[int, Asks[Said]]) -> dict[int, Said]:
         if self._by_lane is not None:
@@ -129,16 +121,16 @@ class Showcase:
             speaker = self._speakers[number]
             speaker.tuned.reattach()
             try:
-                found[number] = alone(self._base, each, self._how(speaker))
+                found[number] = alone(self._base, each, speaker.how)
             finally:
                 speaker.tuned.detach()
         return found
 
     def _asks(self, speaker: _Speaker, told: Mapping[str, str]) -> Asks[Said]:
         """The question as this one reads it."""
-        task, asking, shown = speaker.task, speaker.asking, speaker.recipe.in_context
+        task, asking, shown = speaker.task, speaker.recipe.asking, speaker.recipe.in_context
         questions = prepare(
-            self._base, task, [typed_example(task, told, speaker.so_far)], n_prefix=len(self._how(speaker).prefix_ids),
+            self._base, task, [typed_example(task, told, speaker.so_far)], n_prefix=len(speaker.how.prefix_ids),
             shots=shown.shots, seed=speaker.recipe.seed, balanced=shown.balanced, calibration=shown.calibration,
         )  # fmt: skip
         if isinstance(questions, Questions) and task.kind in WRITES:
@@ -204,14 +196,12 @@ def _loaded(recipes: Mapping[str, Recipe], free: bool) -> tuple[Base, dict[str, 
         _refuse_unlike((first_name, first), (name, recipe))
     if free:
         base = load_base(first.model, dtype, "", TaskHead(), first.quantise)
-        base.model.eval()
         assert base.tokenizer is not None
         _check_dtype(base, recipes)
         return base, dict.fromkeys(recipes, free_task(base.tokenizer))
-    base, task = load_for(first.data, first.model, dtype, first.head, first.quantise)
+    base, _ = load_for(first.data, first.model, dtype, first.head, first.quantise)
     _check_dtype(base, recipes)
-    base.model.eval()
-    tasks = {first_name: drawn(task, first)}
+    tasks = {}
     for name, recipe in recipes.items():
         own = drawn(task_of(recipe.data, base.tokenizer), recipe)
         if head_for(own, base.anatomy.kind, recipe.model, recipe.head) != base.head:

@@ -1,10 +1,11 @@
 """A run for TensorBoard: the lines of its log.jsonl as they come, and at its end the recipe beside the scores."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunewise.config import dotted
 from tunewise.models.quantise import require
 from tunewise.training.config import TENSORBOARD, TrainConfig
 
@@ -45,7 +46,8 @@ def tell_the_end(folder: Path, recipe: Mapping[str, Any], metrics: Mapping[str, 
     """The fields of the recipe, as hyperparameters, beside the scores on dev and test of metrics.json."""
     scores = {f"{part}/{name}": value for part in ("dev", "test") for name, value in (metrics[part] or {}).items()}
     writer = _writer(folder)
-    writer.add_hparams(dict(_flat(recipe)), scores, run_name=".", global_step=metrics["steps"])
+    fields = {n: each if isinstance(each, str | int | float) else json.dumps(each) for n, each in dotted(recipe)}
+    writer.add_hparams(fields, scores, run_name=".", global_step=metrics["steps"])
     writer.close()
 
 
@@ -57,12 +59,3 @@ def _writer(folder: Path, purge_step: int | None = None) -> "SummaryWriter":
     from torch.utils.tensorboard import SummaryWriter  # an extra
 
     return SummaryWriter(str(folder / TENSORBOARD), purge_step=purge_step)
-
-
-def _flat(fields: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names; what is neither text nor a number is told as JSON."""
-    for name, value in fields.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{under}{name}.")
-        else:
-            yield f"{under}{name}", value if isinstance(value, str | int | float) else json.dumps(value)
