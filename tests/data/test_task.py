@@ -113,6 +113,17 @@ def test_columns_and_templates_can_be_chosen(here):
     assert written.train[0].answer.endswith(".")
 
 
+def test_columns_can_be_named_together():
+    told = DataConfig.model_validate({"path": "a.csv", "columns": {"text": "review", "label": "stars"}})
+    assert told == DataConfig(path="a.csv", text="review", label="stars")
+    for columns, more, message in (
+        ({"txt": "review"}, {}, "columns.txt names no column; known: text, label"),
+        ({"text": "review"}, {"text": "review"}, "text and columns.text are the same field"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DataConfig.model_validate({"path": "a.csv", "columns": columns, **more})
+
+
 def test_messages_use_the_tokenizers_own_template(here):
     talk = [{"role": "user", "content": "hi {}"}, {"role": "assistant", "content": "hello"}]
     rows = [{"messages": json.loads(json.dumps(talk).replace("{}", str(n)))} for n in range(10)]

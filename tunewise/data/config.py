@@ -32,6 +32,13 @@ class Replay(Strict):
     """Of all training rows. Default: within the 1 to 25 % of Scialom et al. 2022, arXiv:2205.12393."""
 
 
+COLUMNS = (
+    "text", "label", "prompt", "completion", "messages", "rejected", "desirable", "system", "history", "tools", "tags",
+    "choices", "group",
+)  # fmt: skip
+"""The fields that name a column, which `columns` may hold as well."""
+
+
 class DataConfig(Strict):
     """Where the rows are and which columns mean what; what is left out is detected and told."""
 
@@ -143,6 +150,20 @@ class DataConfig(Strict):
         """How many examples of each part are taken of one source: as it says, and no more than is said of all."""
         both = {"train": (self.train, source.train), "dev": (self.dev, source.dev), "test": (self.test, source.test)}
         return {part: min((n for n in limits if n is not None), default=None) for part, limits in both.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _columns_together(cls, data: Any) -> Any:
+        """`columns: {text: review}` is `text: review`."""
+        if not isinstance(data, Mapping) or not isinstance(columns := data.get("columns"), Mapping):
+            return data
+        others = {name: value for name, value in data.items() if name != "columns"}
+        for name in columns:
+            if name not in COLUMNS:
+                raise ValueError(f"columns.{name} names no column; known: {', '.join(COLUMNS)}")
+            if name in others:
+                raise ValueError(f"{name} and columns.{name} are the same field; keep one of them")
+        return {**others, **columns}
 
     @model_validator(mode="before")
     @classmethod
