@@ -1,9 +1,11 @@
 """A showcase: a base and what was made of it, asked the same and heard side by side."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tunewise.adapter_folders import CARD
@@ -12,6 +14,7 @@ from tunewise.data.in_memory import Data
 from tunewise.data.messages import Message
 from tunewise.data.task import Task
 from tunewise.data.typed import TYPED, columns_of, free_task, told_in, typed_example
+from tunewise.engine.decoding import Sampling
 from tunewise.errors import UserError
 from tunewise.evaluation.asks import Asks, How, alone
 from tunewise.evaluation.by_lane import ByLane
@@ -41,6 +44,15 @@ class Said:
     """Of every answer that it could choose, where it chooses one of several."""
 
 
+@dataclass(frozen=True)
+class Writing:
+    """How answers are written, in place of what the runs say."""
+
+    max_new_tokens: int
+    sampling: Sampling | None = None
+    """How tokens are drawn; None takes the most probable one."""
+
+
 @dataclass
 class _Speaker:
     """One who is asked, in the way that it was asked in its run."""
@@ -51,6 +63,7 @@ class _Speaker:
     tuned: Tuned
     so_far: list[Message] = field(default_factory=list)
     """Of the conversation."""
+    lane: int = 0
 
     @property
     def how(self) -> How:
@@ -76,13 +89,45 @@ class Showcase:
         """Whether what was said before belongs to the next question."""
         return any(speaker.task.chat is not None for speaker in self._speakers)
 
-    def ask(self, question: str | Mapping[str, object]) -> list[Said]:
+    @property
+    def model(self) -> str:
+        """The name of the base."""
+        return self._base.name
+
+    @property
+    def task(self) -> Task:
+        """That of the first who is asked: a question to all of them is made of the same columns."""
+        return self._speakers[0].task
+
+    @property
+    def writing(self) -> Writing | None:
+        """How the first who is asked writes its answers; None where they are all chosen."""
+        if self._base.head.kind != "lm" or all(speaker.task.kind not in WRITES for speaker in self._speakers):
+            return None
+        first = self._speakers[0]
+        return Writing(first.task.max_new_tokens, first.recipe.asking.sampling)
+
+    def freely(self) -> "Showcase":
+        """The same, inside `showcase` too, asked what is typed in place of their tasks, as by its `free`.
+
+        UserError where they answer by a new head.
+        """
+        if self._base.head.kind != "lm" or self._base.tokenizer is None:
+            raise UserError(f"{self._base.name} answers by a new head, which writes no text", "ask it by its task")
+        task = free_task(self._base.tokenizer)
+        speakers = [replace(each, task=task) for each in self._speakers if not each.recipe.in_context.shots]
+        other = Showcase(self._base, speakers, columns_of(task), "" if task.chat is None else self._system)
+        other._by_lane = self._by_lane
+        other.begin_again()
+        return other
+
+    def ask(self, question: str | Mapping[str, object], writing: Writing | None = None) -> list[Said]:
         """What each says: to a text, or to the columns of a question; in a conversation, after what it said before.
 
         UserError for a question that lacks something.
         """
         told = told_in(question, self.columns)
-        asks = {number: self._asks(speaker, told) for number, speaker in enumerate(self._speakers)}
+        asks = {speaker.lane: self._asks(speaker, told, writing) for speaker in self._speakers}
         found = list(self._answers(asks).values())
         for speaker, said in zip(self._speakers, found, strict=True):
             if speaker.task.chat is not None:
@@ -90,11 +135,13 @@ class Showcase:
                 speaker.so_far += [Message(role, text, trained=False) for role, text in turns]
         return found
 
-    def begin_again(self) -> None:
-        """A new conversation."""
-        opening = [Message("system", self._system, trained=False)] if self._system else []
+    def begin_again(self, said: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType({})) -> None:
+        """A new conversation; or one that goes on from another, of which `said` has the questions and answers of each,
+        by its name."""
+        opening = [("system", self._system)] if self._system else []
         for speaker in self._speakers:
-            speaker.so_far = list(opening)
+            turns = chain.from_iterable(zip(("user", "assistant"), each) for each in said.get(speaker.name, ()))
+            speaker.so_far = [Message(role, text, trained=False) for role, text in (*opening, *turns)]
 
     @contextmanager
     def _at_once(self) -> Iterator[None]:
@@ -106,7 +153,7 @@ class Showcase:
             except UserError:
                 lanes = None
             if lanes is not None:
-                how = {number: speaker.how for number, speaker in enumerate(self._speakers)}
+                how = {speaker.lane: speaker.how for speaker in self._speakers}
                 self._by_lane = ByLane(self._base, lanes, how)
             try:
                 yield
@@ -117,18 +164,20 @@ class Showcase:
         if self._by_lane is not None:
             return self._by_lane.answers(asks)
         found = {}
-        for number, each in asks.items():
-            speaker = self._speakers[number]
+        for speaker in self._speakers:
             speaker.tuned.reattach()
             try:
-                found[number] = alone(self._base, each, speaker.how)
+                found[speaker.lane] = alone(self._base, asks[speaker.lane], speaker.how)
             finally:
                 speaker.tuned.detach()
         return found
 
-    def _asks(self, speaker: _Speaker, told: Mapping[str, str]) -> Asks[Said]:
+    def _asks(self, speaker: _Speaker, told: Mapping[str, str], writing: Writing | None) -> Asks[Said]:
         """The question as this one reads it."""
         task, asking, shown = speaker.task, speaker.recipe.asking, speaker.recipe.in_context
+        if writing is not None:
+            task = replace(task, max_new_tokens=writing.max_new_tokens)
+            asking = replace(asking, sampling=writing.sampling)
         questions = prepare(
             self._base, task, [typed_example(task, told, speaker.so_far)], n_prefix=len(speaker.how.prefix_ids),
             shots=shown.shots, seed=speaker.recipe.seed, balanced=shown.balanced, calibration=shown.calibration,
@@ -179,6 +228,8 @@ def showcase(
         name = next(iter(asked))
         bare_recipe = asked[name].recipe.model_copy(update={"method": Frozen(), "adapter": ""})
         speakers.insert(0, _speaker(base, BASE, Asked(bare_recipe, None), tasks[name]))
+    for lane, speaker in enumerate(speakers):
+        speaker.lane = lane
     columns = _columns(speakers)
     shown = Showcase(base, speakers, columns, system)
     if system and not shown.is_conversation:
