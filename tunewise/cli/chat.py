@@ -66,8 +66,13 @@ def chat(
     with (
         progress_lines().status("loading") as status,
         showcase(
-            {name: each.folder for name, each in named(targets).items()}, model=model, data=data, free=free,
-            system=system, max_new_tokens=max_new_tokens, overrides=overrides,
+            {name: each.folder for name, each in named(targets).items()},
+            model=model,
+            data=data,
+            free=free,
+            system=system,
+            max_new_tokens=max_new_tokens,
+            overrides=overrides,
         ) as shown,
     ):
         status.stop()

@@ -11,7 +11,6 @@ from tunewise.cli.console import Data, Model, progress_lines, results
 from tunewise.errors import UserError
 
 if TYPE_CHECKING:
-    from tunewise.report.in_short import InShort
     from tunewise.report.named import Named
     from tunewise.run.showcase import Showcase
     from tunewise.studio.showing import Column, Heading
@@ -76,31 +75,25 @@ def above(
     """What stands above all, and who answers; the verdict where they are the arms of one comparison."""
     from tunewise.report import words
     from tunewise.report.decision import decide
-    from tunewise.report.in_short import InShort, in_short
+    from tunewise.report.in_short import in_short
     from tunewise.report.named import holds_runs
     from tunewise.report.protocol import how_compared
     from tunewise.run.showcase import BASE
     from tunewise.studio.showing import Column, Heading
 
-    decision, report = None, None
+    decision, report = None, targets[0] / "report.html" if targets else Path()
     arms = [each.arm for each in found.values() if each.arm is not None]
     if len(targets) == 1 and len(arms) > 1 and holds_runs(targets[0]):
         decision = decide(arms, how_compared(targets[0]).rule)
-        report = next((page for page in [targets[0] / "report.html"] if page.is_file()), None)
     told = in_short(found, decision, BASE)
-    columns = [_column(name, told.get(name, InShort())) for name in shown.names]
+    each = ((name, told[name]) for name in shown.names)
+    columns = [Column(name, one.mark, one.tone, one.badge, one.facts) for name, one in each]
     base, task = words.base_called(shown.model), "" if free else shown.task.name
     heading = Heading(
         title=f"{base} and what was made of it" if len(columns) > 1 else base,
-        facts=" · ".join(filter(None, [task, f"{len(columns)} who answer" if len(columns) > 1 else ""])),
+        facts=" · ".join(filter(None, [task, f"{len(columns)} side by side" if len(columns) > 1 else ""])),
         verdict=words.unbroken(decision.headline) if decision else "",
         reason=words.unbroken(decision.reason) if decision else "",
-        report=report,
+        report=report if decision and report.is_file() else None,
     )
     return heading, columns
-
-
-def _column(name: str, told: "InShort") -> "Column":
-    from tunewise.studio.showing import Column
-
-    return Column(name, told.mark, told.tone, told.badge, told.facts)

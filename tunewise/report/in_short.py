@@ -10,6 +10,8 @@ from tunewise.report.named import Named
 from tunewise.report.page import GLYPHS
 
 UNTRAINED = "┅"
+FIRST_TONE = 2
+"""Of runs that no comparison put in order: the first tones are greys."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +28,17 @@ class InShort:
 
 def in_short(named: Mapping[str, Named], decision: Decision | None = None, base: str = "base") -> dict[str, InShort]:
     """Of each by its name, and as `base` of one that trained nothing and shows nothing, which is the base itself."""
-    found = {}
+    found = {base: InShort(facts={"trained": "nothing"})}
     for number, (name, one) in enumerate(named.items()):
         arm = one.figures()
-        mark = GLYPHS[number % len(GLYPHS)]
+        mark, tone = GLYPHS[number % len(GLYPHS)], number + (0 if one.arm else FIRST_TONE)
         if arm is None:
-            found[name] = InShort(mark, number)
+            found[name] = InShort(mark, tone)
             continue
         badge = ""
         if decision is not None and arm.label == decision.pick.label:
             badge = "take this" if decision.takes else "so far"
-        told = InShort(mark if arm.n_trainable else UNTRAINED, number, badge, facts_of(arm))
+        told = InShort(mark if arm.n_trainable else UNTRAINED, tone, badge, facts_of(arm))
         found[name] = told
         if not arm.n_trainable and not arm.runs[0].method.get("shots"):
             found[base] = told
@@ -54,10 +56,10 @@ def facts_of(arm: Arm) -> dict[str, str]:
         words.metric_name(arm.metric): words.quality(arm.metric, arm.quality) + words.unit(arm.metric),
         "trained": trained,
     }
-    if len(arm.runs) > 1 and (arm.n_trainable or shots):
-        facts["seed"] = f"{run.metrics.get('seed', 0)}, the middle of {len(arm.runs)}"
     if arm.adapter_bytes:
         facts["adapter"] = words.size(arm.adapter_bytes)
     if arm.forgetting is not None and arm.n_trainable:
         facts["forgot"] = f"{words.signed(arm.forgetting)} nats/token"
+    if len(arm.runs) > 1 and (arm.n_trainable or shots):
+        facts["seed"] = f"{run.metrics.get('seed', 0)}, the middle of {len(arm.runs)}"
     return {name: words.unbroken(told) for name, told in facts.items()}

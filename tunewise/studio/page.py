@@ -7,13 +7,14 @@ from typing import Any
 import gradio
 
 from tunewise.data.drawn import Drawn
-from tunewise.data.typed import CHOICES, SEPARATOR
+from tunewise.data.typed import CHOICES, IMAGE, SEPARATOR
 from tunewise.errors import UserError
 from tunewise.studio.showing import Column, Heading, before_html, columns_html, error_html, heading_html
 from tunewise.studio.sitting import AS_IN_ITS_RUN, Sitting, Turns, temperature_of, written_by
 
 MOST_TOKENS, HOTTEST = 4096, 2.0
 ANY_ROW = 2**31
+PLACEHOLDERS = {CHOICES: f"write {SEPARATOR} between the choices", IMAGE: "the path of an image file"}
 
 
 class Page:
@@ -30,13 +31,14 @@ class Page:
                 self._draw = gradio.Button("Try a row of dev", visible=sitting.can_draw, scale=0)
                 self._anew = gradio.Button("New conversation", scale=0)
                 self._way = gradio.Radio(
-                    list(sitting.ways), value=sitting.way, label="how they are asked", show_label=False, container=False, scale=0,
-                    visible=len(sitting.ways) > 1, elem_classes="ways-of-asking",
+                    list(sitting.ways), value=sitting.way, label="how they are asked", show_label=False, scale=0,
+                    container=False, visible=len(sitting.ways) > 1, elem_classes="ways-of-asking",
                 )  # fmt: skip
-            with gradio.Accordion("How answers are written", open=False, elem_classes="settings") as self._settings:
+            self._settings = gradio.Accordion("How answers are written", open=False, elem_classes="settings")
+            with self._settings, gradio.Row():
                 self._tokens = gradio.Number(precision=0, minimum=1, maximum=MOST_TOKENS, label="most tokens")
                 self._temperature = gradio.Slider(
-                    0.0, HOTTEST, step=0.1, label="temperature", info="0 takes the most probable token"
+                    0.0, HOTTEST, step=0.1, label="temperature (0 takes the most probable token)"
                 )
             self._error, self._answers, self._before = _html(""), _html(""), _html("")
             self._turns, self._drawn = gradio.State({}), gradio.State(None)
@@ -44,20 +46,18 @@ class Page:
 
     def _field(self, name: str) -> gradio.Textbox:
         many = len(self._sitting.columns(self._sitting.way)) > 1
-        hint = f"write {SEPARATOR} between the choices" if name == CHOICES else "ask all of them"
+        first = {self._names[0]: "ask all of them"}
         return gradio.Textbox(
-            label=name, show_label=many, placeholder=hint if name in (CHOICES, self._names[0]) else "",
+            label=name, show_label=many, placeholder=(first | PLACEHOLDERS).get(name, ""),
             lines=1, max_lines=12, autofocus=name == self._names[0], elem_classes="question-field",
         )  # fmt: skip
 
     def _connect(self) -> None:
         shown = [self._error, self._answers, self._before]
         asked = [self._way, self._tokens, self._temperature, self._turns, self._drawn, *self._fields]
-        answered = [*shown, self._turns]
+        answered = [*shown, self._turns, *self._fields]
         of_way = [*self._fields, self._draw, self._anew, self._settings, self._tokens, self._temperature]
-        gradio.on(
-            [self._ask.click, *(field.submit for field in self._fields)], self.ask, asked, answered, **_EVENT
-        )  # ty: ignore[invalid-argument-type]
+        gradio.on([self._ask.click, *(field.submit for field in self._fields)], self.ask, asked, answered, **_EVENT)
         drawn = self._draw.click(self.draw, None, [self._drawn, *self._fields], **_EVENT)
         drawn.then(self.ask, asked, answered, **_EVENT)
         self._anew.click(self.begin_again, [self._way, self._turns], answered, **_EVENT)
@@ -68,7 +68,7 @@ class Page:
         self, way: str, tokens: float | None, temperature: float, turns: dict[str, Turns], drawn: Drawn | None,
         *texts: str,
     ) -> tuple[Any, ...]:  # fmt: skip
-        """Error, answers, what was asked before, and all turns."""
+        """Error, answers, what was asked before, all turns, and the fields."""
         told = dict(zip(self._names, texts, strict=True))
         question = {name: told[name] or "" for name in self._sitting.columns(way)}
         before = turns.get(way, ())
@@ -77,8 +77,9 @@ class Page:
         try:
             turn = self._sitting.ask(way, question, before, writing, is_drawn)
         except UserError as error:
-            return error_html(error), gradio.skip(), gradio.skip(), turns
-        return (*self._shown(way, turned := turns | {way: (*before, turn)}), turned)
+            unchanged = [gradio.skip()] * (3 + len(self._names))  # answers, before, turns, fields
+            return error_html(error), *unchanged
+        return self._turned(way, turns | {way: (*before, turn)})
 
     def draw(self) -> tuple[Any, ...]:
         """A row of dev, and the texts of its columns."""
@@ -88,7 +89,7 @@ class Page:
 
     def begin_again(self, way: str, turns: dict[str, Turns]) -> tuple[Any, ...]:
         """A new conversation."""
-        return (*self._shown(way, turned := turns | {way: ()}), turned)
+        return self._turned(way, turns | {way: ()})
 
     def change_way(self, way: str, turns: dict[str, Turns]) -> tuple[Any, ...]:
         """The fields, buttons and settings of this way of asking, and what was said in it."""
@@ -106,6 +107,11 @@ class Page:
             *settings,
             *self._shown(way, turns),
         )
+
+    def _turned(self, way: str, turns: dict[str, Turns]) -> tuple[Any, ...]:
+        """The same once more was said; a conversation goes on with an empty field."""
+        field = "" if self._sitting.is_conversation(way) else gradio.skip()
+        return *self._shown(way, turns), turns, *([field] * len(self._names))
 
     def _shown(self, way: str, turns: dict[str, Turns]) -> tuple[str, str, str]:
         said, converse = turns.get(way, ()), self._sitting.is_conversation(way)

@@ -78,7 +78,8 @@ def heading_html(heading: Heading) -> str:
 
 def columns_html(columns: Sequence[Column], turns: Turns, *, is_conversation: bool) -> str:
     """Those who are asked, each with its answer to the last question, or with the whole conversation."""
-    tallies = {column.name: [turn.marks().get(column.name) for turn in turns if turn.drawn] for column in columns}
+    chosen = [turn.marks() for turn in turns if turn.drawn and turn.drawn.is_chosen]
+    tallies = {column.name: [marks.get(column.name) for marks in chosen] for column in columns}
     return TEMPLATES.get_template("columns.html.jinja").render(
         columns=columns,
         turns=turns if is_conversation else turns[-1:],

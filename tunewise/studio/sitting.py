@@ -89,7 +89,9 @@ class Sitting:
         return draw(self._ways[self.way].task, random.Random(number))
 
 
-def written_by(initial: Writing | None, max_new_tokens: float | None, temperature: float, n_asked: int) -> Writing | None:
+def written_by(
+    initial: Writing | None, max_new_tokens: float | None, temperature: float, n_asked: int
+) -> Writing | None:
     """What the page's settings come to; None while they are the initial ones, so that each writes as in its run.
 
     Each question draws its tokens anew.
