@@ -19,6 +19,7 @@ from tunewise.cli import (
     quantize,
     remedies,
     report,
+    serve,
     train,
 )
 from tunewise.cli.console import verb, version
@@ -43,6 +44,7 @@ VERBS = {
     "compare": compare.compare,
     "report": report.report,
     "chat": chat.chat,
+    "serve": serve.serve,
     "demo": demo.demo,
     "dimension": dimension.dimension,
     "remedies": remedies.remedies,

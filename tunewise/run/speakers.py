@@ -55,22 +55,18 @@ class Speaker:
     def how(self) -> How:
         return How(self.tuned.method.prefix_ids(self.tuned.anatomy), packing=self.recipe.train.packing)
 
-    def questions(self, base: Base, examples: Sequence[Example], task: Task | None = None) -> Prepared:
-        """These as it reads them, after its demonstrations; by its own task, or by another."""
+    def questions(self, base: Base, examples: Sequence[Example]) -> Prepared:
+        """These as it reads them, after its demonstrations."""
         shown = self.recipe.in_context
         return prepare(
-            base, task or self.task, examples, n_prefix=len(self.how.prefix_ids), shots=shown.shots,
+            base, self.task, examples, n_prefix=len(self.how.prefix_ids), shots=shown.shots,
             seed=self.recipe.seed, balanced=shown.balanced, calibration=shown.calibration,
         )  # fmt: skip
-
-    def writes(self, questions: Prepared) -> bool:
-        """Whether it answers them in its own words, and does not choose among given ones."""
-        return isinstance(questions, Questions) and questions.task.kind in WRITES
 
     def says(self, base: Base, questions: Prepared) -> Asks[list[Said]]:
         """What it says to each."""
         asking = self.recipe.asking
-        if isinstance(questions, Questions) and self.writes(questions):
+        if isinstance(questions, Questions) and self.task.kind in WRITES:
             texts = yield written(base, questions, asking)
             return [Said(self.name, text.strip()) for text in texts]
         rows = (yield from asks_of(base, questions, asking)).predictions
