@@ -162,8 +162,9 @@ async def _refused(_: HttpRequest, refusal: Any) -> Response:
 async def _invalid(http: HttpRequest, error: Any) -> Response:
     first = error.errors()[0]
     named = ".".join(str(part) for part in first["loc"][1:])
-    message = f"{named}: {first['msg']}" if named else first["msg"]
-    return await _refused(http, Refusal(message, param=named or None))
+    if first["type"] == "json_invalid" or not named:
+        return await _refused(http, Refusal("the body is no JSON object (is its content-type application/json?)"))
+    return await _refused(http, Refusal(f"{named}: {first['msg']}", param=named))
 
 
 async def _of_http(http: HttpRequest, error: Any) -> Response:

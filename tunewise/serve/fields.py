@@ -91,6 +91,7 @@ class Chat(Request):
     NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
         **Request.NEUTRAL,
         "logprobs": (False,),
+        "top_logprobs": (),
         "tools": ([],),
         "tool_choice": ("none", "auto"),
         "parallel_tool_calls": (True, False),
@@ -115,6 +116,7 @@ class Completion(Request):
 
     NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
         **Request.NEUTRAL,
+        "logprobs": (),
         "echo": (False,),
         "suffix": ("",),
         "best_of": (1,),

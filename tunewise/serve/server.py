@@ -133,8 +133,9 @@ def _listening(door: Door) -> Iterator[socket.socket]:
     try:
         found = socket.create_server((door.host, door.port), family=family, backlog=512)
     except OSError as error:
+        why = str(error.strerror or error).partition(" (while")[0]
         raise UserError(
-            f"cannot listen at {door.host}:{door.port}: {error.strerror or error}",
+            f"cannot listen at {door.host}:{door.port}: {why}",
             "choose another --port; 0 takes a free one",
         ) from None
     with found:
