@@ -9,7 +9,8 @@ import tunewise
 from tunewise.data.drawn import Drawn
 from tunewise.errors import UserError
 from tunewise.report.named import named
-from tunewise.run.showcase import BASE, Said, Writing, showcase
+from tunewise.run.showcase import Writing, showcase
+from tunewise.run.speakers import BASE, Said
 from tunewise.studio.showing import Column, before_html, columns_html, error_html, shares_of
 from tunewise.studio.sitting import AS_IN_ITS_RUN, FREE, Sitting, Turn, written_by
 

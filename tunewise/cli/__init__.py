@@ -19,6 +19,7 @@ from tunewise.cli import (
     quantize,
     remedies,
     report,
+    serve,
     studio,
     train,
 )
@@ -44,6 +45,7 @@ VERBS = {
     "compare": compare.compare,
     "report": report.report,
     "chat": chat.chat,
+    "serve": serve.serve,
     "studio": studio.studio,
     "demo": demo.demo,
     "dimension": dimension.dimension,

@@ -89,13 +89,15 @@ def chat(
 def _questions(shown: "Showcase", asked: Sequence[str]) -> Iterator[str | Mapping[str, object]]:
     """Those of the command line, of a pipe, or of a person, until there are no more."""
     if asked or not sys.stdin.isatty():
+        from tunewise.data.typed import question_in
+
         for text in map(str.strip, asked or sys.stdin):
             if text in LEAVE:
                 return
             if text == NEW:
                 shown.begin_again()
             elif text:
-                yield _read(text)
+                yield question_in(text)
         return
     who = ", ".join(shown.names)
     kept = f"; {NEW} begins a new conversation" if shown.is_conversation else ""
@@ -120,19 +122,6 @@ def _typed(shown: "Showcase") -> Iterator[Mapping[str, object]]:
             shown.begin_again()
         elif any(told.values()):
             yield told
-
-
-def _read(line: str) -> str | dict[str, object]:
-    """A question of one text, or of several in an object."""
-    import json
-
-    if not line.startswith("{"):
-        return line
-    try:
-        found = json.loads(line)
-    except json.JSONDecodeError:
-        return line
-    return found if isinstance(found, dict) else line
 
 
 def _is_typed(asked: Sequence[str] | None) -> bool:

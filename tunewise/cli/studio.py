@@ -78,7 +78,7 @@ def above(
     from tunewise.report.in_short import in_short
     from tunewise.report.named import holds_runs
     from tunewise.report.protocol import how_compared
-    from tunewise.run.showcase import BASE
+    from tunewise.run.speakers import BASE
     from tunewise.studio.showing import Column, Heading
 
     decision, report = None, targets[0] / "report.html" if targets else Path()

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tunewise.errors import UserError
-from tunewise.run.showcase import Said
+from tunewise.run.speakers import Said
 from tunewise.studio.sitting import Turns
 
 MOST_SHARES = 6

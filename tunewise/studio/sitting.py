@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from tunewise.data.drawn import Drawn, draw
 from tunewise.engine.decoding import Sampling
 from tunewise.errors import UserError
-from tunewise.run.showcase import Said, Showcase, Writing
+from tunewise.run.showcase import Showcase, Writing
+from tunewise.run.speakers import Said
 
 AS_IN_ITS_RUN, FREE = "as in its run", "free"
 
