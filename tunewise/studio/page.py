@@ -75,11 +75,11 @@ class Page:
         writing = written_by(self._sitting.writing(way), tokens, temperature, len(before))
         is_drawn = drawn if way == AS_IN_ITS_RUN else None
         try:
-            turn = self._sitting.ask(way, question, before, writing, is_drawn)
+            said = self._sitting.ask(way, question, before, writing, is_drawn)
         except UserError as error:
             unchanged = [gradio.skip()] * (3 + len(self._names))  # answers, before, turns, fields
             return error_html(error), *unchanged
-        return self._turned(way, turns | {way: (*before, turn)})
+        return self._turned(way, turns | {way: said})
 
     def draw(self) -> tuple[Any, ...]:
         """A row of dev, and the texts of its columns."""
