@@ -20,6 +20,7 @@ from tunewise.cli import (
     remedies,
     report,
     serve,
+    studio,
     train,
 )
 from tunewise.cli.console import verb, version
@@ -45,6 +46,7 @@ VERBS = {
     "report": report.report,
     "chat": chat.chat,
     "serve": serve.serve,
+    "studio": studio.studio,
     "demo": demo.demo,
     "dimension": dimension.dimension,
     "remedies": remedies.remedies,

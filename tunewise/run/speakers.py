@@ -16,7 +16,7 @@ from tunewise.errors import UserError
 from tunewise.evaluation.asks import Asks, How, Known, alone
 from tunewise.evaluation.by_lane import ByLane
 from tunewise.evaluation.by_source import Prepared
-from tunewise.evaluation.evaluate import asks_of, prepare, written
+from tunewise.evaluation.evaluate import Asking, asks_of, prepare, written
 from tunewise.evaluation.questions import Questions
 from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.lanes import Draws, Lanes
@@ -63,9 +63,9 @@ class Speaker:
             seed=self.recipe.seed, balanced=shown.balanced, calibration=shown.calibration,
         )  # fmt: skip
 
-    def says(self, base: Base, questions: Prepared) -> Asks[list[Said]]:
-        """What it says to each."""
-        asking = self.recipe.asking
+    def says(self, base: Base, questions: Prepared, asking: Asking | None = None) -> Asks[list[Said]]:
+        """What it says to each; `asking` is in place of what its recipe says."""
+        asking = self.recipe.asking if asking is None else asking
         if isinstance(questions, Questions) and self.task.kind in WRITES:
             texts = yield written(base, questions, asking)
             return [Said(self.name, text.strip()) for text in texts]
