@@ -124,6 +124,29 @@ def test_completions_go_on_with_texts_as_transformers_does(server, client):
     assert found.usage.total_tokens == sum(map(len, ids)) + 18
 
 
+@torch.no_grad()
+def test_log_probabilities_are_those_of_the_model(server, client):
+    fresh = load_base(server._speakers.base.name, "float64")
+    ids = fresh.tokenizer("the soup", return_tensors="pt")["input_ids"]
+    written = fresh.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6)
+    expected = fresh.model(written).logits[0, ids.shape[1] - 1 : -1].log_softmax(-1)
+    fields = {"model": "base", "prompt": "the soup", "max_tokens": 6, "temperature": 0, "logprobs": 3}
+    choice = client.completions.create(**fields).choices[0]
+    found = choice.logprobs
+    assert found.tokens == [fresh.tokenizer.decode([token]) for token in written[0, ids.shape[1] :]]
+    assert found.text_offset == [len("".join(found.tokens[:n])) for n in range(6)]
+    assert found.token_logprobs == pytest.approx(expected.max(-1).values.tolist(), abs=1e-4)
+    for told, row in zip(found.top_logprobs, expected, strict=True):
+        assert max(told.values()) == pytest.approx(float(row.max()), abs=1e-4)
+    pieces = list(client.completions.create(**fields, stream=True))
+    assert [each for piece in pieces for each in piece.choices[0].logprobs.text_offset] == found.text_offset
+    warm = client.completions.create(**fields | {"temperature": 1.9, "seed": 3}).choices[0].logprobs
+    assert warm.top_logprobs[0] == pytest.approx(found.top_logprobs[0])  # before anything is cut or cooled
+    chat = asked(client, "lora", logprobs=True, top_logprobs=2, max_tokens=5).choices[0].logprobs.content
+    assert all(token.logprob == token.top_logprobs[0].logprob for token in chat)  # the most probable was written
+    assert 0 < len(chat) <= 5
+
+
 def test_a_stream_is_the_answer_in_pieces(client):
     settings = {"temperature": 1.3, "seed": 5, "n": 2}
     whole = asked(client, "lora", **settings)
@@ -173,7 +196,8 @@ def test_an_answer_ends_before_a_stop(client):
         ({"temperature": -1}, 400, "temperature", "greater than or equal to 0"),
         ({"max_tokens": 0}, 400, "max_tokens", "greater"),
         ({"extra_body": {"temprature": 1}}, 400, "temprature", "did you mean 'temperature'"),
-        ({"logprobs": True}, 400, "logprobs", "not supported"),
+        ({"model": "reviews", "logprobs": True}, 400, "logprobs", "tells their probabilities"),
+        ({"tools": [{"type": "function"}]}, 400, "tools", "not supported"),
         ({"frequency_penalty": 0.5}, 400, "frequency_penalty", "not supported"),
         ({"messages": []}, 400, "messages", "at least 1"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, 400, "messages", "the assistant's"),

@@ -119,6 +119,11 @@ def _question(
         ids, is_cut = tuple(found.prompts[0]), found.truncated[0]
     writes = isinstance(found, Questions) and speaker.task.kind in WRITES
     how = _how(speakers, speaker, found, request) if writes else None
+    if how is None and request.n_best is not None:
+        raise Refusal(
+            f"{speaker.name} chooses among given answers, and tells their probabilities without logprobs",
+            param="logprobs", code="unsupported_parameter",
+        )  # fmt: skip
     if is_cut:
         answer = f" beside an answer of up to {how.max_new_tokens}" if how else ""
         raise Refusal(
