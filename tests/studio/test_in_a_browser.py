@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tunewise.cli.studio import above
+from tunewise.listening import listening, url_of
 from tunewise.report.named import named
 from tunewise.run.showcase import showcase
 from tunewise.studio.sitting import Sitting
@@ -18,19 +19,18 @@ def address(studio_place: Path) -> Iterator[str]:
     """The page of the two arms, served by a thread."""
     uvicorn = pytest.importorskip("uvicorn", reason="the page needs gradio: pip install 'tunewise[ui]'")
     from tunewise.studio.page import Page
-    from tunewise.studio.serving import app_of, bound
+    from tunewise.studio.serving import app_of
 
     target = studio_place / "runs"
     (target / "report.html").write_text("<title>report</title>", "utf-8")
     found = named([target])
-    with bound("127.0.0.1", 0) as listening, showcase({name: one.folder for name, one in found.items()}) as shown:
+    with listening("127.0.0.1", 0) as at, showcase({name: one.folder for name, one in found.items()}) as shown:
         heading, columns = above([target], found, shown, free=False)
-        port = listening.getsockname()[1]
-        app = app_of(Page(Sitting(shown), columns, heading), heading, "127.0.0.1", port)
+        app = app_of(Page(Sitting(shown), columns, heading), heading)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [at]})
         thread.start()
-        yield f"http://127.0.0.1:{port}/"
+        yield f"{url_of(at)}/"
         server.should_exit = True
         thread.join(10)
         assert not thread.is_alive()

@@ -49,24 +49,24 @@ def studio(
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported
     try:
         from tunewise.studio.page import Page
-        from tunewise.studio.serving import app_of, bound, serve
+        from tunewise.studio.serving import app_of, serve
     except ImportError as error:
         raise UserError(f"the studio needs gradio, which cannot be imported: {error}", INSTALL) from None
+    from tunewise.listening import listening, url_of
     from tunewise.report.named import named
     from tunewise.run.showcase import showcase
     from tunewise.studio.sitting import Sitting
 
     found = named(targets)
     free = free or (not targets and data is None)
-    with bound(host, port) as listening, progress_lines().status("loading") as status:
+    with listening(host, port) as at, progress_lines().status("loading") as status:
         folders = {name: each.folder for name, each in found.items()}
         with showcase(folders, model=model, data=data, free=free, system=system, overrides=overrides) as shown:
             heading, columns = above(targets, found, shown, free=free)
             page = Page(Sitting(shown, is_free=free), columns, heading)
             status.stop()
-            at = listening.getsockname()[1]
-            results().print(f"studio: http://{host}:{at} (Ctrl-C ends it)", soft_wrap=True)
-            serve(app_of(page, heading, host, at), listening)
+            results().print(f"studio: {url_of(at)} (Ctrl-C ends it)", soft_wrap=True)
+            serve(app_of(page, heading), at)
 
 
 def above(

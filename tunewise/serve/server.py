@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunewise.data.in_memory import Data
 from tunewise.errors import UserError
+from tunewise.listening import listening, url_of
 from tunewise.run.speakers import Speakers, speakers_of
 from tunewise.serve.questions import refuse_unserved
 from tunewise.serve.scheduler import Scheduler
@@ -55,8 +56,7 @@ class Server:
     @property
     def url(self) -> str:
         """What stands before /chat/completions."""
-        host, port = self._listening.getsockname()[:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        return f"{url_of(self._listening)}/v1"
 
     def run(self) -> None:
         """Answer until Ctrl-C, or until it is ended."""
@@ -111,7 +111,7 @@ def opened(
 
     from tunewise.serve.app import app_of
 
-    with _listening(door) as listening:
+    with listening(door.host, door.port) as at:
         speakers = speakers_of(targets, model=model, data=data, free=free, overrides=overrides)
         refuse_unserved(speakers)
         scheduler = Scheduler(speakers, door.at_once, door.cache_tokens)
@@ -124,19 +124,4 @@ def opened(
 
         told = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=SECONDS_TO_END)
         with scheduler.started():
-            yield Server(speakers, scheduler, listening, Http(told))
-
-
-@contextmanager
-def _listening(door: Door) -> Iterator[socket.socket]:
-    family = socket.AF_INET6 if ":" in door.host else socket.AF_INET
-    try:
-        found = socket.create_server((door.host, door.port), family=family, backlog=512)
-    except OSError as error:
-        why = str(error.strerror or error).partition(" (while")[0]
-        raise UserError(
-            f"cannot listen at {door.host}:{door.port}: {why}",
-            "choose another --port; 0 takes a free one",
-        ) from None
-    with found:
-        yield found
+            yield Server(speakers, scheduler, at, Http(told))

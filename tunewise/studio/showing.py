@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from tunewise.errors import UserError
 from tunewise.run.speakers import Said
@@ -98,4 +98,4 @@ def before_html(columns: Sequence[Column], turns: Turns) -> str:
 
 def error_html(error: UserError) -> str:
     """What was wrong, and what to do."""
-    return str(Markup('<div class="wrong-question" role="alert"><b>{}</b> {}</div>').format(error.message, error.hint))
+    return f'<div class="wrong-question" role="alert"><b>{escape(error.message)}</b> {escape(error.hint)}</div>'
