@@ -161,7 +161,8 @@ async def _refused(_: HttpRequest, refusal: Any) -> Response:
 
 async def _invalid(http: HttpRequest, error: Any) -> Response:
     first = error.errors()[0]
-    named = ".".join(str(part) for part in first["loc"][1:])
+    loc = first["loc"][1:]
+    named = ".".join(str(part) for part in loc if part == loc[0] or isinstance(part, int))
     if first["type"] == "json_invalid" or not named:
         return await _refused(http, Refusal("the body is no JSON object (is its content-type application/json?)"))
     return await _refused(http, Refusal(f"{named}: {first['msg']}", param=named))

@@ -44,10 +44,13 @@ class _Group:
 
     def admit(self) -> None:
         """Begin with as many of those that wait as there are places."""
-        while self.waiting and (self.waiting[0].job.is_over or self.writing.add(self.waiting[0].wanted)):
-            choice = self.waiting.popleft()
+        while self.waiting:
+            choice = self.waiting[0]
             if not choice.job.is_over:
+                if not self.writing.add(choice.wanted):
+                    return
                 self.running.append(choice)
+            self.waiting.popleft()
 
     def step(self) -> None:
         self.writing.step()

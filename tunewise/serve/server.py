@@ -109,8 +109,10 @@ def opened(
         raise UserError("a server needs fastapi and uvicorn, which are not installed", INSTALL)
     import uvicorn
 
-    from tunewise.serve.app import app_of
+    from tunewise.serve.app import LOOPBACK, app_of
 
+    if door.host not in LOOPBACK and not door.api_key:
+        logger.warning("everyone who reaches %s is answered; --api-key, or TUNEWISE_API_KEY, asks for a key", door.host)
     with listening(door.host, door.port) as at:
         speakers = speakers_of(targets, model=model, data=data, free=free, overrides=overrides)
         refuse_unserved(speakers)
