@@ -17,7 +17,7 @@ from tunewise.run.showcase import showcase
 from tunewise.serve.server import Door, serving
 
 ASKED = "say 7"
-WRITERS = ("base", "lora", "prompts")
+WRITERS, CHOOSERS = ("base", "lora", "prompts"), ("reviews", "shown")
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +35,11 @@ def client(server):
 @pytest.fixture(scope="module")
 def shown(runs):
     """What a showcase says to ASKED, and to a review."""
-    talking = {name: path for name, path in runs.items() if name != "reviews"}
+    talking = {name: path for name, path in runs.items() if name in WRITERS}
     with showcase(talking, max_new_tokens=16) as found:
         said = {one.speaker: one for one in found.ask(ASKED)}
-    with showcase({"reviews": runs["reviews"]}) as found:
-        return said | {"reviews": found.ask("the soup 3 was good")[-1]}
+    with showcase({name: runs[name] for name in CHOOSERS}) as found:
+        return said | {one.speaker: one for one in found.ask("the soup 3 was good")[1:]}
 
 
 def asked(client, model, text=ASKED, **fields):
@@ -58,7 +58,7 @@ def get(url):
 
 def test_the_base_and_each_run_are_listed(server, client):
     found = {model.id: model for model in client.models.list()}
-    assert [*found] == list(server.names) == ["base", "lora", "prompts", "reviews"]
+    assert [*found] == list(server.names) == ["base", "lora", "prompts", "reviews", "shown"]
     assert client.models.retrieve("lora").parent == "base"
     health = get(server.url.removesuffix("v1") + "health")
     assert health == {"status": "ok", "models": [*found], "running": 0, "waiting": 0}
@@ -73,16 +73,26 @@ def test_each_says_what_it_says_in_a_showcase_alone_and_beside_the_others(client
     assert all(text == alone[name] for name, text in beside)
 
 
-def test_one_who_chooses_among_answers_is_asked_by_its_task_and_tells_how_sure_it_is(client, shown):
-    found = asked(client, "reviews", "the soup 3 was good", n=2)
+@pytest.mark.parametrize("name", CHOOSERS)
+def test_one_who_chooses_among_answers_is_asked_by_its_task_and_tells_how_sure_it_is(client, shown, name):
+    found = asked(client, name, "the soup 3 was good", n=2)
+    assert len(found.choices) == 2
     for choice in found.choices:
-        assert choice.message.content == shown["reviews"].text
+        assert choice.message.content == shown[name].text
         assert choice.finish_reason == "stop"
-        assert choice.probabilities == pytest.approx(shown["reviews"].probabilities, abs=1e-5)
-    pieces = list(asked(client, "reviews", "the soup 3 was good", stream=True))
-    assert "".join(piece.choices[0].delta.content for piece in pieces) == shown["reviews"].text
-    again = asked(client, "reviews", '{"text": "the soup 3 was good"}')
+        assert choice.probabilities == pytest.approx(shown[name].probabilities, abs=1e-5)
+    pieces = list(asked(client, name, "the soup 3 was good", stream=True))
+    assert "".join(piece.choices[0].delta.content for piece in pieces) == shown[name].text
+    again = asked(client, name, '{"text": "the soup 3 was good"}')
     assert text_of(again) == text_of(found)
+
+
+def test_who_is_shown_demonstrations_reads_them_in_chats_alone(client):
+    bare, with_them = (asked(client, name, "the soup 3 was good").usage.prompt_tokens for name in CHOOSERS)
+    assert with_them > bare
+    as_it_is = {"prompt": "the soup", "max_tokens": 5, "temperature": 0}
+    base, shown = (client.completions.create(model=name, **as_it_is) for name in ("base", "shown"))
+    assert (base.choices, base.usage) == (shown.choices, shown.usage)
 
 
 def test_a_conversation_is_read_whole_by_the_runs_template(server, client):

@@ -125,10 +125,10 @@ def _question(
             param="logprobs", code="unsupported_parameter",
         )  # fmt: skip
     if is_cut:
-        answer = f" beside an answer of up to {how.max_new_tokens}" if how else ""
+        told = f" and an answer of up to {how.max_new_tokens} tokens do" if how else " does"
         raise Refusal(
-            f"the prompt has more tokens than fit into the context of {speakers.base.longest}{answer}; shorten it"
-            + (", or ask for a shorter answer: max_tokens" if how else ""),
+            f"the prompt{told} not fit into the context of {speakers.base.longest}; shorten it"
+            + (", or ask for fewer: max_tokens" if how else ""),
             param="messages" if isinstance(request, Chat) else "prompt", code=TOO_LONG,
         )  # fmt: skip
     return Question(lane, example, ids, how)
