@@ -69,8 +69,7 @@ class Scheduler:
     def __init__(self, speakers: Speakers, n_places: int, n_slots: int) -> None:
         self._speakers, self._n_places, self._n_slots = speakers, n_places, n_slots
         self._prefixes = [speaker.how.prefix_ids for speaker in speakers.each]
-        base = speakers.base
-        self._ends = set() if base.tokenizer is None else end_ids(base.model, base.tokenizer)
+        self._ends: set[int] = set()
         self._changed = threading.Condition()
         self._arrived: list[Job] = []
         self._is_closed = False
@@ -148,8 +147,10 @@ class Scheduler:
     def _grouped(self) -> Iterator[_Group]:
         """Who writes with whom."""
         speakers = self._speakers
-        if speakers.base.tokenizer is None or speakers.base.head.kind != "lm":
+        base = speakers.base
+        if base.tokenizer is None or base.head.kind != "lm":
             return
+        self._ends = end_ids(base.model, base.tokenizer)
         if speakers.by_lane is not None:
             found = speakers.by_lane.writers()
         else:
@@ -157,7 +158,7 @@ class Scheduler:
         for lanes, is_packed in found:
             is_shared = len(lanes) > 1
             beside = speakers.lanes if is_shared else None
-            afresh = partial(writing, speakers.base, beside, is_packed, self._n_places, self._n_slots)
+            afresh = partial(writing, base, beside, is_packed, self._n_places, self._n_slots)
             entered = nullcontext if is_shared else partial(speakers.only, lanes[0])
             yield _Group(lanes, entered, afresh, is_shared, afresh())
 
