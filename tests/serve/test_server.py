@@ -14,7 +14,7 @@ from tunewise.data.chat_template import chat_template
 from tunewise.errors import UserError
 from tunewise.models.load import load_base
 from tunewise.run.showcase import showcase
-from tunewise.serve.server import Door, serving
+from tunewise.serve.server import ServerSettings, serving
 
 ASKED = "say 7"
 WRITERS, CHOOSERS = ("base", "lora", "prompts"), ("reviews", "shown")
@@ -274,7 +274,7 @@ def test_one_who_goes_away_frees_its_place(server, client):
 
 
 def test_with_a_key_nobody_else_is_answered(runs):
-    with serving({"lora": runs["lora"]}, free=True, door=Door(api_key="secret")) as server:
+    with serving({"lora": runs["lora"]}, free=True, settings=ServerSettings(api_key="secret")) as server:
         for key, is_right in (("secret", True), ("Secret", False)):
             with openai.OpenAI(base_url=server.url, api_key=key, max_retries=0) as client:
                 if is_right:
@@ -288,10 +288,10 @@ def test_with_a_key_nobody_else_is_answered(runs):
 
 
 def test_an_address_that_is_taken_and_a_missing_extra_are_told(server, runs, monkeypatch):
-    taken = Door(port=int(server.url.rsplit(":", 1)[1].split("/")[0]))
+    taken = ServerSettings(port=int(server.url.rsplit(":", 1)[1].split("/")[0]))
     with (
         pytest.raises(UserError, match=r"cannot listen at 127.0.0.1:\d+: Address already in use\n"),
-        serving(runs, door=taken),
+        serving(runs, settings=taken),
     ):
         pass
     monkeypatch.setattr("tunewise.serve.server.find_spec", lambda name: None)

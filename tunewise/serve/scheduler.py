@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 SECONDS_TO_GATHER = 0.004
 """After which those that have come to an idle server begin."""
-FREED = 503
+UNAVAILABLE = 503
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Scheduler:
         """Answer this one in its turn."""
         with self._changed:
             if self._is_closed:
-                job.refuse(_ENDING)
+                job.refuse(_ending())
                 return
             self._arrived.append(job)
             self._changed.notify()
@@ -132,7 +132,7 @@ class Scheduler:
             self.close()
             self._is_ready.set()
             for job in self._all_jobs():
-                job.refuse(_ENDING)
+                job.refuse(_ending())
 
     @torch.no_grad()
     def _work(self) -> None:
@@ -253,4 +253,5 @@ class Scheduler:
         return [*self._arrived, *(one.job for one in (*self._to_choose, *choices))]
 
 
-_ENDING = Refusal("the server is ending", status=FREED, kind=FAILED)
+def _ending() -> Refusal:
+    return Refusal("the server is ending", status=UNAVAILABLE, kind=FAILED)
