@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from pathlib import Path
 
 import openai
@@ -20,7 +19,7 @@ def free_port() -> int:
 
 def test_a_base_is_served_until_ctrl_c(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEWISE_API_KEY", "secret")
-    port, told = free_port(), []
+    port, told, has_ended = free_port(), [], threading.Event()
 
     def ask() -> None:
         try:
@@ -29,12 +28,13 @@ def test_a_base_is_served_until_ctrl_c(base: Path, monkeypatch: pytest.MonkeyPat
                 stream = client.completions.create(model="base", prompt="the", max_tokens=100, stream=True)
                 next(iter(stream))
         finally:
-            time.sleep(0.1)
-            os.kill(os.getpid(), signal.SIGINT)
+            if not has_ended.wait(0.1):
+                os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=ask)
     thread.start()
     found = tunewise("serve", "--model", base, "--port", port)
+    has_ended.set()
     thread.join()
     assert found.code == 0, found.err
     assert found.out == f"serving base at http://127.0.0.1:{port}/v1 (Ctrl-C ends it)\n"
