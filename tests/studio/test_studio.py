@@ -28,16 +28,17 @@ def test_in_both_ways_all_are_asked_and_a_drawn_row_says_who_is_right(studio_pla
         assert sitting.writing(AS_IN_ITS_RUN) is None
         drawn = sitting.drawn(3)
         assert drawn is not None
-        turn = sitting.ask(AS_IN_ITS_RUN, drawn.told, (), drawn=drawn)
+        (turn,) = sitting.ask(AS_IN_ITS_RUN, drawn.told, (), drawn=drawn)
         assert [one.speaker for one in turn.said] == [BASE, "frozen", "lora"]
         assert turn.marks() == {one.speaker: one.text == drawn.right[0] for one in turn.said}
-        other = sitting.ask(AS_IN_ITS_RUN, {"text": "the soup was good"}, (turn,), drawn=drawn)
+        first, other = sitting.ask(AS_IN_ITS_RUN, {"text": "the soup was good"}, (turn,), drawn=drawn)
+        assert first is turn
         assert other.drawn is None
         assert set(other.marks().values()) == {None}
         with pytest.raises(UserError, match="nothing is asked"):
             sitting.ask(AS_IN_ITS_RUN, {"text": " "}, ())
 
-        freely = sitting.ask(FREE, {"text": "the soup"}, (), Writing(4))
+        (freely,) = sitting.ask(FREE, {"text": "the soup"}, (), Writing(4))
         with showcase(_folders(studio_place), free=True, max_new_tokens=4) as alone:
             assert sitting.names(FREE) == alone.names == (BASE, "lora")
             assert list(freely.said) == alone.ask("the soup")
@@ -46,14 +47,17 @@ def test_in_both_ways_all_are_asked_and_a_drawn_row_says_who_is_right(studio_pla
 def test_each_tab_goes_on_from_its_own_conversation(studio_place: Path) -> None:
     with showcase({"chat": studio_place / "chat"}, max_new_tokens=4) as shown:
         sitting = Sitting(shown)
-        one = sitting.ask(AS_IN_ITS_RUN, {"text": "a"}, ())
+        (one,) = sitting.ask(AS_IN_ITS_RUN, {"text": "a"}, ())
         sitting.ask(AS_IN_ITS_RUN, {"text": "c"}, ())  # in another tab
-        second = sitting.ask(AS_IN_ITS_RUN, {"text": "b"}, (one,))
+        _, second = sitting.ask(AS_IN_ITS_RUN, {"text": "b"}, (one,))
+        row = Drawn("dev", {"text": "a"}, ("x",), is_chosen=False)
+        (again,) = sitting.ask(AS_IN_ITS_RUN, {"text": "a"}, (one, second), drawn=row)  # a row is asked as in its run
+        assert (again.said, again.drawn) == (one.said, row)
         shown.begin_again()
         assert tuple(shown.ask("a")) == one.said
         assert tuple(shown.ask("b")) == second.said
-        drawn = [sitting.ask(AS_IN_ITS_RUN, {"text": "a"}, (), written_by(Writing(4), 12, 1.9, n)) for n in range(4)]
-        assert len({one.said[0].text for one in drawn}) > 1  # each question draws its tokens anew
+        hot = [sitting.ask(AS_IN_ITS_RUN, {"text": "a"}, (), written_by(Writing(4), 12, 1.9, n)) for n in range(4)]
+        assert len({turns[0].said[0].text for turns in hot}) > 1  # each question draws its tokens anew
 
 
 def test_settings_count_only_once_they_were_changed() -> None:

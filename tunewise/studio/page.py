@@ -57,12 +57,19 @@ class Page:
         asked = [self._way, self._tokens, self._temperature, self._turns, self._drawn, *self._fields]
         answered = [*shown, self._turns, *self._fields]
         of_way = [*self._fields, self._draw, self._anew, self._settings, self._tokens, self._temperature]
-        gradio.on([self._ask.click, *(field.submit for field in self._fields)], self.ask, asked, answered, **_EVENT)
-        drawn = self._draw.click(self.draw, None, [self._drawn, *self._fields], **_EVENT)
-        drawn.then(self.ask, asked, answered, **_EVENT)
-        self._anew.click(self.begin_again, [self._way, self._turns], answered, **_EVENT)
-        self._way.change(self.change_way, [self._way, self._turns], [*of_way, *shown], **_EVENT)
-        self.blocks.load(self.change_way, [self._way, self._turns], [*of_way, *shown], **_EVENT)
+        waited_for: dict[str, Any] = {
+            "show_progress": "minimal",
+            "show_progress_on": self._answers,
+            "api_visibility": "private",
+        }
+        at_once: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        typed = [self._ask.click, *(field.submit for field in self._fields)]
+        gradio.on(typed, self.ask, asked, answered, **waited_for)
+        drawn = self._draw.click(self.draw, None, [self._drawn, *self._fields], **at_once)
+        drawn.then(self.ask, asked, answered, **waited_for)
+        self._anew.click(self.begin_again, [self._way, self._turns], answered, **at_once)
+        self._way.change(self.change_way, [self._way, self._turns], [*of_way, *shown], **at_once)
+        self.blocks.load(self.change_way, [self._way, self._turns], [*of_way, *shown], **at_once)
 
     def ask(
         self, way: str, tokens: float | None, temperature: float, turns: dict[str, Turns], drawn: Drawn | None,
@@ -75,11 +82,11 @@ class Page:
         writing = written_by(self._sitting.writing(way), tokens, temperature, len(before))
         is_drawn = drawn if way == AS_IN_ITS_RUN else None
         try:
-            turn = self._sitting.ask(way, question, before, writing, is_drawn)
+            said = self._sitting.ask(way, question, before, writing, is_drawn)
         except UserError as error:
             unchanged = [gradio.skip()] * (3 + len(self._names))  # answers, before, turns, fields
             return error_html(error), *unchanged
-        return self._turned(way, turns | {way: (*before, turn)})
+        return self._turned(way, turns | {way: said})
 
     def draw(self) -> tuple[Any, ...]:
         """A row of dev, and the texts of its columns."""
@@ -118,9 +125,6 @@ class Page:
         asked = [column for column in self._columns if column.name in self._sitting.names(way)]
         answers = columns_html(asked, said, is_conversation=converse)
         return "", answers, "" if converse else before_html(asked, said)
-
-
-_EVENT: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
 
 
 def _html(text: str) -> gradio.HTML:

@@ -29,6 +29,7 @@ def app_of(page: Page, heading: Heading) -> FastAPI:
 
 def serve(app: FastAPI, at: socket.socket) -> None:
     """Answer until Ctrl-C."""
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SECONDS_TO_CLOSE))
+    # what goes wrong in the page gradio tells; uvicorn would tell that it closes the tabs which are still open
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=SECONDS_TO_CLOSE))
     with suppress(KeyboardInterrupt):
         server.run(sockets=[at])

@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from tunewise.data.drawn import Drawn, draw
@@ -37,12 +38,9 @@ class Sitting:
     def __init__(self, shown: Showcase, *, is_free: bool = False) -> None:
         self._ways = {FREE: shown} if is_free else {AS_IN_ITS_RUN: shown}
         self._lock = threading.Lock()
-        self.why_not_free = ""
         if not is_free:
-            try:
+            with suppress(UserError):  # a new head writes no text
                 self._ways[FREE] = shown.freely()
-            except UserError as error:
-                self.why_not_free = error.message
         self.way = next(iter(self._ways))
         """In which they are asked at first."""
 
@@ -73,17 +71,21 @@ class Sitting:
     def ask(
         self, way: str, question: Mapping[str, str], before: Turns, writing: Writing | None = None,
         drawn: Drawn | None = None,
-    ) -> Turn:  # fmt: skip
-        """The next turn. `drawn` belongs to it only while the question is still that row.
+    ) -> Turns:  # fmt: skip
+        """The turns with one more. `drawn` belongs to it only while the question is still that row, which begins a new
+        conversation, as in its run.
 
         UserError for a question that lacks something.
         """
         shown = self._ways[way]
+        if drawn is not None and any(question[name] != drawn.told[name] for name in shown.columns):
+            drawn = None
+        if drawn is not None and shown.is_conversation:
+            before = ()
         with self._lock:
             shown.begin_again(_conversations(shown, before))
             said = tuple(shown.ask(question, writing))
-        is_it = drawn is not None and all(question[name] == drawn.told[name] for name in shown.columns)
-        return Turn(dict(question), said, drawn if is_it else None)
+        return (*before, Turn(dict(question), said, drawn))
 
     def drawn(self, number: int) -> Drawn | None:
         """The row of dev that this number draws."""
