@@ -1,4 +1,4 @@
-"""A base with a chat template, and runs on it: two that were trained on conversations, and one on reviews."""
+"""A base with a chat template, and runs on it: trained on conversations, trained on reviews, and shown some reviews."""
 
 from pathlib import Path
 
@@ -14,6 +14,7 @@ RUNS = {
     "lora": ({"name": "lora", "rank": 2}, "chats.jsonl"),
     "prompts": ({"name": "prompt_tuning", "virtual_tokens": 3}, "chats.jsonl"),
     "reviews": ({"name": "lora", "rank": 4}, "reviews.csv"),
+    "shown": ({"name": "frozen", "shots": 2}, "reviews.csv"),
 }
 
 

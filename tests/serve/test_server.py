@@ -14,10 +14,10 @@ from tunewise.data.chat_template import chat_template
 from tunewise.errors import UserError
 from tunewise.models.load import load_base
 from tunewise.run.showcase import showcase
-from tunewise.serve.server import Door, serving
+from tunewise.serve.server import ServerSettings, serving
 
 ASKED = "say 7"
-WRITERS = ("base", "lora", "prompts")
+WRITERS, CHOOSERS = ("base", "lora", "prompts"), ("reviews", "shown")
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +35,11 @@ def client(server):
 @pytest.fixture(scope="module")
 def shown(runs):
     """What a showcase says to ASKED, and to a review."""
-    talking = {name: path for name, path in runs.items() if name != "reviews"}
+    talking = {name: path for name, path in runs.items() if name in WRITERS}
     with showcase(talking, max_new_tokens=16) as found:
         said = {one.speaker: one for one in found.ask(ASKED)}
-    with showcase({"reviews": runs["reviews"]}) as found:
-        return said | {"reviews": found.ask("the soup 3 was good")[-1]}
+    with showcase({name: runs[name] for name in CHOOSERS}) as found:
+        return said | {one.speaker: one for one in found.ask("the soup 3 was good")[1:]}
 
 
 def asked(client, model, text=ASKED, **fields):
@@ -58,7 +58,7 @@ def get(url):
 
 def test_the_base_and_each_run_are_listed(server, client):
     found = {model.id: model for model in client.models.list()}
-    assert [*found] == list(server.names) == ["base", "lora", "prompts", "reviews"]
+    assert [*found] == list(server.names) == ["base", "lora", "prompts", "reviews", "shown"]
     assert client.models.retrieve("lora").parent == "base"
     health = get(server.url.removesuffix("v1") + "health")
     assert health == {"status": "ok", "models": [*found], "running": 0, "waiting": 0}
@@ -73,16 +73,26 @@ def test_each_says_what_it_says_in_a_showcase_alone_and_beside_the_others(client
     assert all(text == alone[name] for name, text in beside)
 
 
-def test_one_who_chooses_among_answers_is_asked_by_its_task_and_tells_how_sure_it_is(client, shown):
-    found = asked(client, "reviews", "the soup 3 was good", n=2)
+@pytest.mark.parametrize("name", CHOOSERS)
+def test_one_who_chooses_among_answers_is_asked_by_its_task_and_tells_how_sure_it_is(client, shown, name):
+    found = asked(client, name, "the soup 3 was good", n=2)
+    assert len(found.choices) == 2
     for choice in found.choices:
-        assert choice.message.content == shown["reviews"].text
+        assert choice.message.content == shown[name].text
         assert choice.finish_reason == "stop"
-        assert choice.probabilities == pytest.approx(shown["reviews"].probabilities, abs=1e-5)
-    pieces = list(asked(client, "reviews", "the soup 3 was good", stream=True))
-    assert "".join(piece.choices[0].delta.content for piece in pieces) == shown["reviews"].text
-    again = asked(client, "reviews", '{"text": "the soup 3 was good"}')
+        assert choice.probabilities == pytest.approx(shown[name].probabilities, abs=1e-5)
+    pieces = list(asked(client, name, "the soup 3 was good", stream=True))
+    assert "".join(piece.choices[0].delta.content for piece in pieces) == shown[name].text
+    again = asked(client, name, '{"text": "the soup 3 was good"}')
     assert text_of(again) == text_of(found)
+
+
+def test_who_is_shown_demonstrations_reads_them_in_chats_alone(client):
+    bare, with_them = (asked(client, name, "the soup 3 was good").usage.prompt_tokens for name in CHOOSERS)
+    assert with_them > bare
+    as_it_is = {"prompt": "the soup", "max_tokens": 5, "temperature": 0}
+    base, shown = (client.completions.create(model=name, **as_it_is) for name in ("base", "shown"))
+    assert (base.choices, base.usage) == (shown.choices, shown.usage)
 
 
 def test_a_conversation_is_read_whole_by_the_runs_template(server, client):
@@ -122,6 +132,29 @@ def test_completions_go_on_with_texts_as_transformers_does(server, client):
     assert found.usage.prompt_tokens == sum(map(len, ids))
     assert found.usage.completion_tokens == 18
     assert found.usage.total_tokens == sum(map(len, ids)) + 18
+
+
+@torch.no_grad()
+def test_log_probabilities_are_those_of_the_model(server, client):
+    fresh = load_base(server._speakers.base.name, "float64")
+    ids = fresh.tokenizer("the soup", return_tensors="pt")["input_ids"]
+    written = fresh.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6)
+    expected = fresh.model(written).logits[0, ids.shape[1] - 1 : -1].log_softmax(-1)
+    fields = {"model": "base", "prompt": "the soup", "max_tokens": 6, "temperature": 0, "logprobs": 3}
+    choice = client.completions.create(**fields).choices[0]
+    found = choice.logprobs
+    assert found.tokens == [fresh.tokenizer.decode([token]) for token in written[0, ids.shape[1] :]]
+    assert found.text_offset == [len("".join(found.tokens[:n])) for n in range(6)]
+    assert found.token_logprobs == pytest.approx(expected.max(-1).values.tolist(), abs=1e-4)
+    for told, row in zip(found.top_logprobs, expected, strict=True):
+        assert max(told.values()) == pytest.approx(float(row.max()), abs=1e-4)
+    pieces = list(client.completions.create(**fields, stream=True))
+    assert [each for piece in pieces for each in piece.choices[0].logprobs.text_offset] == found.text_offset
+    warm = client.completions.create(**fields | {"temperature": 1.9, "seed": 3}).choices[0].logprobs
+    assert warm.top_logprobs[0] == pytest.approx(found.top_logprobs[0])  # before anything is cut or cooled
+    chat = asked(client, "lora", logprobs=True, top_logprobs=2, max_tokens=5).choices[0].logprobs.content
+    assert all(token.logprob == token.top_logprobs[0].logprob for token in chat)  # the most probable was written
+    assert 0 < len(chat) <= 5
 
 
 def test_a_stream_is_the_answer_in_pieces(client):
@@ -173,7 +206,8 @@ def test_an_answer_ends_before_a_stop(client):
         ({"temperature": -1}, 400, "temperature", "greater than or equal to 0"),
         ({"max_tokens": 0}, 400, "max_tokens", "greater"),
         ({"extra_body": {"temprature": 1}}, 400, "temprature", "did you mean 'temperature'"),
-        ({"logprobs": True}, 400, "logprobs", "not supported"),
+        ({"model": "reviews", "logprobs": True}, 400, "logprobs", "tells their probabilities"),
+        ({"tools": [{"type": "function"}]}, 400, "tools", "not supported"),
         ({"frequency_penalty": 0.5}, 400, "frequency_penalty", "not supported"),
         ({"messages": []}, 400, "messages", "at least 1"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, 400, "messages", "the assistant's"),
@@ -240,7 +274,7 @@ def test_one_who_goes_away_frees_its_place(server, client):
 
 
 def test_with_a_key_nobody_else_is_answered(runs):
-    with serving({"lora": runs["lora"]}, free=True, door=Door(api_key="secret")) as server:
+    with serving({"lora": runs["lora"]}, free=True, settings=ServerSettings(api_key="secret")) as server:
         for key, is_right in (("secret", True), ("Secret", False)):
             with openai.OpenAI(base_url=server.url, api_key=key, max_retries=0) as client:
                 if is_right:
@@ -254,10 +288,10 @@ def test_with_a_key_nobody_else_is_answered(runs):
 
 
 def test_an_address_that_is_taken_and_a_missing_extra_are_told(server, runs, monkeypatch):
-    taken = Door(port=int(server.url.rsplit(":", 1)[1].split("/")[0]))
+    taken = ServerSettings(port=int(server.url.rsplit(":", 1)[1].split("/")[0]))
     with (
         pytest.raises(UserError, match=r"cannot listen at 127.0.0.1:\d+: Address already in use\n"),
-        serving(runs, door=taken),
+        serving(runs, settings=taken),
     ):
         pass
     monkeypatch.setattr("tunewise.serve.server.find_spec", lambda name: None)

@@ -46,14 +46,14 @@ def serve(
         raise UserError("nobody to serve", "give runs or adapters, or --model tiny")
 
     from tunewise.report.named import named
-    from tunewise.serve.server import Door, opened
+    from tunewise.serve.server import ServerSettings, opened
 
     folders = {name: each.folder for name, each in named(targets).items()}
     free = free or (not targets and data is None)
-    door = Door(host, port, api_key.strip(), at_once, cache_tokens)
+    settings = ServerSettings(host, port, api_key.strip(), at_once, cache_tokens)
     with (
         progress_lines().status("loading") as status,
-        opened(folders, model=model, data=data, free=free, overrides=overrides, door=door) as server,
+        opened(folders, model=model, data=data, free=free, overrides=overrides, settings=settings) as server,
     ):
         status.stop()
         results().print(f"serving {', '.join(server.names)} at {server.url} (Ctrl-C ends it)", soft_wrap=True)

@@ -6,13 +6,14 @@ read together once all of the batch before have ended.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from tunewise.engine.decoding import Answer, Choose, PaddedBatch, Piece, most_probable, step_packed
+from tunewise.engine.loss import wide
 from tunewise.engine.owners import ALONE, Owner, Owners
 from tunewise.engine.packed_reading import TOKENS, Reader
 from tunewise.engine.packing import packed_attention
@@ -24,6 +25,16 @@ from tunewise.models.load import Base
 
 FIRST_SLOTS = 1024
 """Of a cache before it grows."""
+
+
+class Weighed(NamedTuple):
+    """What the model made of a token that was written: natural logarithms of softmax(logits), before anything is cut
+    or cooled."""
+
+    token: int
+    log_probability: float
+    best: tuple[tuple[int, float], ...]
+    """The most probable tokens, whichever was written."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,10 @@ class Wanted:
     choose: Choose = most_probable
     number: int = 0
     """What `choose` is told as the number of the prompt."""
+    n_best: int | None = None
+    """How many of the most probable tokens are `weighed` beside each that is written; None weighs none."""
+    weighed: list[Weighed] = field(default_factory=list)
+    """Its tokens, and the one that ended it."""
 
     @property
     def n_tokens(self) -> int:
@@ -90,10 +105,18 @@ class _Places:
             wanted = self.held[place]
             if wanted.choose is not most_probable:
                 chosen[row] = wanted.choose(logits[row : row + 1], [wanted.number])[0]
+            if wanted.n_best is not None and not wanted.answer.ended:
+                wanted.weighed.append(_weighed(logits[row], int(chosen[row]), wanted.n_best))
         return chosen
 
     def take(self, place: int, token: int) -> bool:
         return self.held[place].answer.take(token)
+
+
+def _weighed(logits: Tensor, token: int, n_best: int) -> Weighed:
+    shares = wide(logits).log_softmax(dim=-1)
+    values, ids = shares.topk(n_best)
+    return Weighed(token, float(shares[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
 
 
 class _Packed:

@@ -7,12 +7,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from tunewise.run.speakers import BASE, Speakers
 from tunewise.serve.fields import Chat, Completion
@@ -33,7 +32,8 @@ def app_of(speakers: Speakers, scheduler: Scheduler, *, host: str, api_key: str 
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"], www_redirect=False)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _of_http)
+    for raised in (HTTPException, 404, 405):
+        app.add_exception_handler(raised, _of_http)
     app.add_exception_handler(Exception, _failed)
     app.add_api_route("/health", lambda: _health(speakers, scheduler))
     app.include_router(_v1(speakers, scheduler), prefix="/v1", dependencies=[Depends(_key_check(api_key))])
@@ -161,7 +161,8 @@ async def _refused(_: HttpRequest, refusal: Any) -> Response:
 
 async def _invalid(http: HttpRequest, error: Any) -> Response:
     first = error.errors()[0]
-    named = ".".join(str(part) for part in first["loc"][1:])
+    loc = first["loc"][1:]
+    named = ".".join(str(part) for part in loc if part == loc[0] or isinstance(part, int))
     if first["type"] == "json_invalid" or not named:
         return await _refused(http, Refusal("the body is no JSON object (is its content-type application/json?)"))
     return await _refused(http, Refusal(f"{named}: {first['msg']}", param=named))

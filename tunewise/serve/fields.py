@@ -12,7 +12,7 @@ from tunewise.serve.refusal import Refusal
 
 IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 """They are about the service, and change no answer."""
-MOST_CHOICES, MOST_STOPS, MOST_PROMPTS = 128, 16, 256
+MOST_CHOICES, MOST_STOPS, MOST_PROMPTS, MOST_BEST = 128, 16, 256, 20
 Stop = Annotated[str, Field(min_length=1)]
 
 
@@ -90,8 +90,6 @@ class Chat(Request):
 
     NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
         **Request.NEUTRAL,
-        "logprobs": (False,),
-        "top_logprobs": (),
         "tools": ([],),
         "tool_choice": ("none", "auto"),
         "parallel_tool_calls": (True, False),
@@ -101,6 +99,8 @@ class Chat(Request):
     }
 
     messages: list[dict[str, Any]] = Field(min_length=1)
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=MOST_BEST)
     max_completion_tokens: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1)
     """The same, by its former name."""
@@ -110,13 +110,17 @@ class Chat(Request):
         """Tokens that an answer has at most."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
+    @property
+    def n_best(self) -> int | None:
+        """Of how many of the most probable tokens it is told what they had; None where it is told of none."""
+        return self.top_logprobs if self.logprobs else None
+
 
 class Completion(Request):
     """The body of /v1/completions."""
 
     NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
         **Request.NEUTRAL,
-        "logprobs": (),
         "echo": (False,),
         "suffix": ("",),
         "best_of": (1,),
@@ -124,6 +128,11 @@ class Completion(Request):
 
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
     max_tokens: int | None = Field(None, ge=1)
+    logprobs: int | None = Field(None, ge=0, le=MOST_BEST)
+
+    @property
+    def n_best(self) -> int | None:
+        return self.logprobs
 
     @property
     def prompts(self) -> tuple[str, ...]:

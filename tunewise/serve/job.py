@@ -15,6 +15,15 @@ from tunewise.serve.refusal import Refusal
 
 
 @dataclass(frozen=True)
+class Token:
+    """A token that was written, its log-probability, and those of the most probable ones there."""
+
+    text: str
+    log_probability: float
+    best: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
 class Piece:
     """Something more of the answer of this number; its last piece says why it ends."""
 
@@ -22,6 +31,9 @@ class Piece:
     text: str
     finish: str = ""
     probabilities: Mapping[str, float] = field(default_factory=dict)
+    """Of the answers among which this one was chosen."""
+    tokens: tuple[Token, ...] = ()
+    """Those that were written since the piece before, where that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ class Job:
             self._tell(refusal)
 
     def hand_on(self, piece: Piece) -> None:
-        if not self.is_over and (piece.text or piece.finish):
+        if not self.is_over and (piece.text or piece.finish or piece.tokens):
             self._tell(piece)
 
     def end_one(self, n_tokens: int) -> None:
@@ -74,9 +86,12 @@ class Job:
 class Choice:
     """One of a job's answers, which is written."""
 
-    def __init__(self, job: Job, index: int, wanted: Wanted, growing: Growing) -> None:
+    def __init__(
+        self, job: Job, index: int, wanted: Wanted, growing: Growing, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
         self.job, self.wanted = job, wanted
-        self._index, self._growing = index, growing
+        self._index, self._growing, self._tokenizer = index, growing, tokenizer
+        self._n_weighed = 0
 
     def tell(self) -> bool:
         """Hand on what is there; whether more will come."""
@@ -86,12 +101,25 @@ class Choice:
             return False
         if answer.ended:
             finish = "length" if answer.ended == "length" else "stop"
-            self.job.hand_on(Piece(self._index, self._growing.last(answer.text), finish))
+            self.job.hand_on(Piece(self._index, self._growing.last(answer.text), finish, tokens=self._tokens()))
             self.job.end_one(len(answer.tokens))
             return False
         if self.job.request.stream:
-            self.job.hand_on(Piece(self._index, self._growing.piece(answer.text)))
+            self.job.hand_on(Piece(self._index, self._growing.piece(answer.text), tokens=self._tokens()))
         return True
+
+    def _tokens(self) -> tuple[Token, ...]:
+        """Those that were weighed since it was asked, the one that ends the answer aside."""
+        n_before, self._n_weighed = self._n_weighed, len(self.wanted.answer.tokens)
+        return tuple(
+            Token(self._text(token), value, tuple((self._text(other), share) for other, share in best))
+            for token, value, best in self.wanted.weighed[n_before : self._n_weighed]
+        )
+
+    def _text(self, token: int) -> str:
+        text = self._tokenizer.decode([token])
+        assert isinstance(text, str)
+        return text
 
 
 @dataclass(frozen=True)
@@ -124,6 +152,6 @@ def choices_of(
         ids = (*prefixes[question.lane], *question.ids)
         for _ in range(job.request.n):
             answer, index = Answer(tokenizer, ends, how), len(found)
-            wanted = Wanted(question.lane, ids, answer, how.max_new_tokens, choose, index)
-            found.append(Choice(job, index, wanted, Growing(how.stops, not question.is_raw)))
+            wanted = Wanted(question.lane, ids, answer, how.max_new_tokens, choose, index, job.request.n_best)
+            found.append(Choice(job, index, wanted, Growing(how.stops, not question.is_raw), tokenizer))
     return found

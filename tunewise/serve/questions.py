@@ -119,11 +119,16 @@ def _question(
         ids, is_cut = tuple(found.prompts[0]), found.truncated[0]
     writes = isinstance(found, Questions) and speaker.task.kind in WRITES
     how = _how(speakers, speaker, found, request) if writes else None
-    if is_cut:
-        answer = f" beside an answer of up to {how.max_new_tokens}" if how else ""
+    if how is None and request.n_best is not None:
         raise Refusal(
-            f"the prompt has more tokens than fit into the context of {speakers.base.longest}{answer}; shorten it"
-            + (", or ask for a shorter answer: max_tokens" if how else ""),
+            f"{speaker.name} chooses among given answers, and tells their probabilities without logprobs",
+            param="logprobs", code="unsupported_parameter",
+        )  # fmt: skip
+    if is_cut:
+        told = f" and an answer of up to {how.max_new_tokens} tokens do" if how else " does"
+        raise Refusal(
+            f"the prompt{told} not fit into the context of {speakers.base.longest}; shorten it"
+            + (", or ask for fewer: max_tokens" if how else ""),
             param="messages" if isinstance(request, Chat) else "prompt", code=TOO_LONG,
         )  # fmt: skip
     return Question(lane, example, ids, how)

@@ -3,11 +3,12 @@
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tunewise.serve.fields import Chat, Completion
-from tunewise.serve.job import Done, Piece
+from tunewise.serve.growing import UNFINISHED
+from tunewise.serve.job import Done, Piece, Token
 
 END_OF_STREAM = "data: [DONE]\n\n"
 
@@ -21,6 +22,8 @@ class Reply:
         self._id = f"{'chatcmpl' if self._is_chat else 'cmpl'}-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._begun: set[int] = set()
+        self._tells_tokens = request.n_best is not None
+        self._offsets: dict[int, int] = {}
 
     def whole(self, pieces: Iterable[Piece], done: Done) -> dict[str, Any]:
         """Of all pieces."""
@@ -28,10 +31,11 @@ class Reply:
         for piece in pieces:
             by_index.setdefault(piece.index, []).append(piece)
         choices = []
-        for index, held in sorted(by_index.items()):
+        for _, held in sorted(by_index.items()):
             text = "".join(piece.text for piece in held)
             said = {"message": {"role": "assistant", "content": text, "refusal": None}}
-            choices.append(self._choice(index, said if self._is_chat else {"text": text}, held[-1]))
+            tokens = [token for piece in held for token in piece.tokens]
+            choices.append(self._choice(said if self._is_chat else {"text": text}, held[-1], tokens))
         kind = "chat.completion" if self._is_chat else "text_completion"
         return {**self._head(kind), "choices": choices, "usage": _usage(done)}
 
@@ -47,14 +51,41 @@ class Reply:
         begins = {"role": "assistant"} if event.index not in self._begun else {}
         self._begun.add(event.index)
         delta = {"delta": {**begins, "content": event.text}} if self._is_chat else {"text": event.text}
-        yield sent({**self._head(kind), "choices": [self._choice(event.index, delta, event)], **beside})
+        yield sent({**self._head(kind), "choices": [self._choice(delta, event, event.tokens)], **beside})
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
 
-    def _choice(self, index: int, said: dict[str, Any], last: Piece) -> dict[str, Any]:
-        found = {"index": index, **said, "logprobs": None, "finish_reason": last.finish or None}
+    def _choice(self, said: dict[str, Any], last: Piece, tokens: Sequence[Token]) -> dict[str, Any]:
+        told = None
+        if self._tells_tokens:
+            told = _of_chat(tokens) if self._is_chat else self._of_completion(last.index, tokens)
+        found = {"index": last.index, **said, "logprobs": told, "finish_reason": last.finish or None}
         return found | ({"probabilities": dict(last.probabilities)} if last.probabilities else {})
+
+    def _of_completion(self, index: int, tokens: Sequence[Token]) -> dict[str, Any]:
+        """Lists, an entry for each token; where each begins is counted in what was written."""
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offsets.get(index, 0))
+            self._offsets[index] = offsets[-1] + len(token.text)
+        return {
+            "tokens": [token.text for token in tokens],
+            "token_logprobs": [token.log_probability for token in tokens],
+            "top_logprobs": [dict(reversed(token.best)) for token in tokens],  # of those with one text the best is told
+            "text_offset": offsets,
+        }
+
+
+def _of_chat(tokens: Sequence[Token]) -> dict[str, Any]:
+    def told(text: str, value: float) -> dict[str, Any]:
+        return {"token": text, "logprob": value, "bytes": None if UNFINISHED in text else [*text.encode()]}
+
+    content = [
+        {**told(token.text, token.log_probability), "top_logprobs": [told(*each) for each in token.best]}
+        for token in tokens
+    ]
+    return {"content": content, "refusal": None}
 
 
 def sent(body: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 SECONDS_TO_GATHER = 0.004
 """After which those that have come to an idle server begin."""
-FREED = 503
+UNAVAILABLE = 503
 
 
 @dataclass
@@ -44,10 +44,13 @@ class _Group:
 
     def admit(self) -> None:
         """Begin with as many of those that wait as there are places."""
-        while self.waiting and (self.waiting[0].job.is_over or self.writing.add(self.waiting[0].wanted)):
-            choice = self.waiting.popleft()
+        while self.waiting:
+            choice = self.waiting[0]
             if not choice.job.is_over:
+                if not self.writing.add(choice.wanted):
+                    return
                 self.running.append(choice)
+            self.waiting.popleft()
 
     def step(self) -> None:
         self.writing.step()
@@ -66,8 +69,7 @@ class Scheduler:
     def __init__(self, speakers: Speakers, n_places: int, n_slots: int) -> None:
         self._speakers, self._n_places, self._n_slots = speakers, n_places, n_slots
         self._prefixes = [speaker.how.prefix_ids for speaker in speakers.each]
-        base = speakers.base
-        self._ends = set() if base.tokenizer is None else end_ids(base.model, base.tokenizer)
+        self._ends: set[int] = set()
         self._changed = threading.Condition()
         self._arrived: list[Job] = []
         self._is_closed = False
@@ -94,7 +96,7 @@ class Scheduler:
         """Answer this one in its turn."""
         with self._changed:
             if self._is_closed:
-                job.refuse(_ENDING)
+                job.refuse(_ending())
                 return
             self._arrived.append(job)
             self._changed.notify()
@@ -130,7 +132,7 @@ class Scheduler:
             self.close()
             self._is_ready.set()
             for job in self._all_jobs():
-                job.refuse(_ENDING)
+                job.refuse(_ending())
 
     @torch.no_grad()
     def _work(self) -> None:
@@ -145,8 +147,10 @@ class Scheduler:
     def _grouped(self) -> Iterator[_Group]:
         """Who writes with whom."""
         speakers = self._speakers
-        if speakers.base.tokenizer is None or speakers.base.head.kind != "lm":
+        base = speakers.base
+        if base.tokenizer is None or base.head.kind != "lm":
             return
+        self._ends = end_ids(base.model, base.tokenizer)
         if speakers.by_lane is not None:
             found = speakers.by_lane.writers()
         else:
@@ -154,7 +158,7 @@ class Scheduler:
         for lanes, is_packed in found:
             is_shared = len(lanes) > 1
             beside = speakers.lanes if is_shared else None
-            afresh = partial(writing, speakers.base, beside, is_packed, self._n_places, self._n_slots)
+            afresh = partial(writing, base, beside, is_packed, self._n_places, self._n_slots)
             entered = nullcontext if is_shared else partial(speakers.only, lanes[0])
             yield _Group(lanes, entered, afresh, is_shared, afresh())
 
@@ -249,4 +253,5 @@ class Scheduler:
         return [*self._arrived, *(one.job for one in (*self._to_choose, *choices))]
 
 
-_ENDING = Refusal("the server is ending", status=FREED, kind=FAILED)
+def _ending() -> Refusal:
+    return Refusal("the server is ending", status=UNAVAILABLE, kind=FAILED)

@@ -28,7 +28,7 @@ SECONDS_TO_END = 2
 
 
 @dataclass(frozen=True)
-class Door:
+class ServerSettings:
     """Where the server listens, whom it lets in, and how much it does at a time."""
 
     host: str = "127.0.0.1"
@@ -77,13 +77,13 @@ def serving(
     data: Data | None = None,
     free: bool = False,
     overrides: Mapping[str, Any] | None = None,
-    door: Door = Door(),
+    settings: ServerSettings = ServerSettings(),
 ) -> Iterator[Server]:
     """`tunewise serve`, in a thread of its own inside the block: the runs and adapters of `targets`, by these names.
 
     They are asked as `showcase` asks them.
     """
-    with opened(targets, model=model, data=data, free=free, overrides=overrides, door=door) as server:
+    with opened(targets, model=model, data=data, free=free, overrides=overrides, settings=settings) as server:
         thread = threading.Thread(target=server.run, name="http", daemon=True)
         thread.start()
         try:
@@ -101,7 +101,7 @@ def opened(
     data: Data | None = None,
     free: bool = False,
     overrides: Mapping[str, Any] | None = None,
-    door: Door = Door(),
+    settings: ServerSettings = ServerSettings(),
 ) -> Iterator[Server]:
     """The same before it answers anyone: `run` does that. UserError as `showcase` raises it, for what is not served,
     and for an address that is not to be had."""
@@ -109,13 +109,17 @@ def opened(
         raise UserError("a server needs fastapi and uvicorn, which are not installed", INSTALL)
     import uvicorn
 
-    from tunewise.serve.app import app_of
+    from tunewise.serve.app import LOOPBACK, app_of
 
-    with listening(door.host, door.port) as at:
+    if settings.host not in LOOPBACK and not settings.api_key:
+        logger.warning(
+            "everyone who reaches %s is answered; --api-key, or TUNEWISE_API_KEY, asks for a key", settings.host
+        )
+    with listening(settings.host, settings.port) as at:
         speakers = speakers_of(targets, model=model, data=data, free=free, overrides=overrides)
         refuse_unserved(speakers)
-        scheduler = Scheduler(speakers, door.at_once, door.cache_tokens)
-        app = app_of(speakers, scheduler, host=door.host, api_key=door.api_key)
+        scheduler = Scheduler(speakers, settings.at_once, settings.cache_tokens)
+        app = app_of(speakers, scheduler, host=settings.host, api_key=settings.api_key)
 
         class Http(uvicorn.Server):
             async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
