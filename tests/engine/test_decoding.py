@@ -140,6 +140,14 @@ def test_what_may_be_drawn_is_cut_as_transformers_cuts_it(cut):
     assert torch.equal(shares > 0, expected[0].isfinite())
 
 
+def test_the_coldest_draws_the_most_probable_and_of_logits_that_are_no_numbers_something_is_drawn():
+    logits = torch.tensor([[-30.0, 4.0, 300.0], [float("nan")] * 3])
+    for temperature in (1e-320, 1e-40, 1e-3):
+        drawn = Sampling(temperature=temperature).chooser()(logits, [0, 1])
+        assert drawn[0] == 2
+        assert 0 <= drawn[1] < 3
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_sample_does_not_depend_on_its_batch(tokenizer, dtype):
     model = build("llama", dtype)

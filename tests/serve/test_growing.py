@@ -27,6 +27,11 @@ def test_white_space_at_the_ends_is_not_told_where_it_is_stripped():
     assert told([" a", " ", "b", "\n"], is_stripped=True) == ["a", "", " b", "", ""]
 
 
+def test_what_follows_a_token_that_changes_the_text_before_it_is_told():
+    growing = Growing((), False)
+    assert [growing.piece(text) for text in ("do ", "do.", "do", "do. Go")] == ["do ", ".", "", " Go"]
+
+
 def test_what_may_become_a_stop_is_held_back():
     assert told(["a", "\n", "b", "\n", "\n"], stops=("\n\n",), upto="a\nb") == ["a", "", "\nb", "", "", ""]
     assert told(["ab", "c", "x"], stops=("bcd", "ce")) == ["a", "", "bcx", ""]

@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from tunewise.data.chat_template import chat_template
+from tunewise.engine.decoding import Sampling
 from tunewise.errors import UserError
 from tunewise.models.load import load_base
 from tunewise.run.showcase import showcase
+from tunewise.serve.fields import Completion
 from tunewise.serve.server import ServerSettings, serving
 
 ASKED = "say 7"
+OWN = Sampling(0.7, 0.9, 1, 5)
 WRITERS, CHOOSERS = ("base", "lora", "prompts"), ("reviews", "shown")
 
 
@@ -190,6 +193,29 @@ def test_what_is_drawn_depends_on_the_seed_alone(client):
     assert len(unsaid) > 1
 
 
+@pytest.mark.parametrize(
+    ("own", "fields", "expected"),
+    [
+        (None, {}, None),
+        (None, {"top_p": 1.0, "seed": 3}, None),
+        (OWN, {}, OWN),
+        (OWN, {"seed": 3}, Sampling(0.7, 0.9, 3, 5)),
+        (OWN, {"temperature": 0.2}, Sampling(0.2, 0.9, 11, 5)),
+        (OWN, {"top_p": 1.0, "top_k": 8, "seed": 3}, Sampling(0.7, 1.0, 3, 8)),
+        (OWN, {"temperature": 0}, None),
+        (None, {"top_k": 4}, Sampling(1.0, 1.0, 11, 4)),
+    ],
+)
+def test_what_is_not_said_of_drawing_is_as_in_the_run(own, fields, expected):
+    assert Completion(model="base", prompt="a", **fields).sampling(own, drawn=11) == expected
+
+
+def test_one_who_asks_for_the_coldest_answer_fails_nobody(client):
+    fields = {"model": "base", "prompt": "the soup", "max_tokens": 5}
+    coldest = client.completions.create(**fields, temperature=1e-300, logprobs=20)
+    assert coldest.choices[0].text == client.completions.create(**fields, temperature=0).choices[0].text
+
+
 def test_an_answer_ends_before_a_stop(client):
     whole = client.completions.create(model="base", prompt="the soup was", max_tokens=20, temperature=0).choices[0]
     stop = whole.text[4]
@@ -238,11 +264,14 @@ def test_fields_that_change_nothing_are_taken(client):
     ("body", "headers", "status"),
     [
         (b'{"model":', {}, 400),
+        (b"[" * 100_000, {}, 400),
+        (b'{"model": "base", "prompt": "a", "b\\ud800": 1}', {}, 400),
+        (b'{"model": "base", "prompt": "a", "user": "b\\ud800"}', {}, 400),
         (b'{"model": "base", "prompt": "a"}', {"content-type": "text/plain"}, 400),
         (b'{"model": "base", "prompt": "a"}', {"host": "elsewhere.example"}, 400),
         (b"", {"content-length": str(5 << 20)}, 413),
     ],
-    ids=["no json", "a form of a browser", "a name that leads here", "too large"],
+    ids=["no json", "too deep", "half a character", "half a character in a value", "a form of a browser", "a name that leads here", "too large"],
 )
 def test_a_body_that_is_none_and_a_page_of_a_browser_are_sent_away(server, body, headers, status):
     sent = urllib.request.Request(f"{server.url}/completions", body, {"content-type": "application/json"} | headers)
@@ -250,6 +279,8 @@ def test_a_body_that_is_none_and_a_page_of_a_browser_are_sent_away(server, body,
         urllib.request.urlopen(sent)
     assert caught.value.code == status
     assert "access-control-allow-origin" not in caught.value.headers
+    if caught.value.headers["content-type"] == "application/json" and status == 400:
+        assert json.loads(caught.value.read())["error"]["type"] == "invalid_request_error"
 
 
 def test_one_who_goes_away_frees_its_place(server, client):

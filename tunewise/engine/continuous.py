@@ -115,7 +115,7 @@ class _Places:
 
 def _weighed(logits: Tensor, token: int, n_best: int) -> Weighed:
     shares = wide(logits).log_softmax(dim=-1)
-    values, ids = shares.topk(n_best)
+    values, ids = shares.topk(min(n_best, len(shares)))
     return Weighed(token, float(shares[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
 
 

@@ -26,6 +26,8 @@ Choose = Callable[[Tensor, Sequence[int]], Tensor]
 Take = Callable[[int, int], bool]
 """The number of a prompt, and the next token behind it -> whether its answer goes on."""
 
+COLDEST = 1e-6
+"""Below it the most probable token is drawn as good as always, and logits over it would be infinite."""
 REFILL = 4
 """New prompts are read when one in so many lanes is free: one at a time would make many small rows."""
 
@@ -58,7 +60,8 @@ class Sampling:
 
         def choose(logits: Tensor, prompts: Sequence[int]) -> Tensor:
             drawn = [generators.setdefault(i, random.Random(f"sample {self.seed} {i}")).random() for i in prompts]
-            probabilities, ids = (wide(logits) / self.temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+            cooled = wide(logits) / max(self.temperature, COLDEST)
+            probabilities, ids = cooled.softmax(dim=-1).sort(dim=-1, descending=True)
             if self.top_k is not None:
                 probabilities = probabilities[:, : self.top_k]
                 probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
@@ -66,6 +69,7 @@ class Sampling:
             upto = torch.where(within, probabilities, 0.0).cumsum(dim=-1)
             points = torch.tensor(drawn, dtype=upto.dtype, device=upto.device)[:, None] * upto[:, -1:]
             place = torch.minimum((upto <= points).sum(dim=-1), within.sum(dim=-1) - 1)
+            place = place.clamp(min=0)  # of a model whose logits are no numbers none is within
             return ids.gather(1, place[:, None])[:, 0]
 
         return choose

@@ -7,11 +7,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException
+from fastapi import APIRouter, Depends, FastAPI, Header
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
 
 from tunewise.run.speakers import BASE, Speakers
 from tunewise.serve.fields import Chat, Completion
@@ -27,13 +28,12 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def app_of(speakers: Speakers, scheduler: Scheduler, *, host: str, api_key: str = "") -> FastAPI:
     """Everything that is served. On loopback no page of a browser reaches it under a name of its own."""
-    app = FastAPI(title="tunewise", docs_url=None, redoc_url=None, max_body_size=MOST_BYTES)
+    app = FastAPI(title="tunewise", docs_url=None, redoc_url=None, openapi_url=None, max_body_size=MOST_BYTES)
     if host in LOOPBACK:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"], www_redirect=False)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
-    for raised in (HTTPException, 404, 405):
-        app.add_exception_handler(raised, _of_http)
+    app.add_exception_handler(HTTPException, _of_http)
     app.add_exception_handler(Exception, _failed)
     app.add_api_route("/health", lambda: _health(speakers, scheduler))
     app.include_router(_v1(speakers, scheduler), prefix="/v1", dependencies=[Depends(_key_check(api_key))])
@@ -132,12 +132,11 @@ async def _events(
     job = Job(request, tell)
     scheduler.ask(job)
     gone = asyncio.ensure_future(_gone(http))
+    coming = asyncio.ensure_future(heard.get())
     try:
         while True:
-            coming = asyncio.ensure_future(heard.get())
             await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not coming.done():
-                coming.cancel()
                 raise Refusal("the client has gone", status=499, kind=INVALID)
             event = coming.result()
             if isinstance(event, Refusal):
@@ -145,8 +144,10 @@ async def _events(
             yield event
             if isinstance(event, Done):
                 return
+            coming = asyncio.ensure_future(heard.get())
     finally:
         gone.cancel()
+        coming.cancel()
         job.give_up()
 
 

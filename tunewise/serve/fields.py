@@ -1,5 +1,6 @@
 """The fields of a request: those that are understood, those that change nothing, and those that are refused."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
@@ -54,6 +55,7 @@ class Request(_Fields):
     def _without_what_changes_nothing(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
+        _refuse_half_characters(data)
         given = {name: value for name, value in data.items() if value is not None and name not in IGNORED}
         for name, value in [*given.items()]:
             if name not in cls.model_fields:
@@ -78,11 +80,24 @@ class Request(_Fields):
         is said. None takes the most probable one."""
         if self.temperature == 0:
             return None
-        if self.temperature is None and self.top_k is None and self.top_p in (None, 1.0):
-            return own if own is None or self.seed is None else replace(own, seed=self.seed)
-        seed = drawn if self.seed is None else self.seed
-        temperature, top_p = (1.0 if value is None else value for value in (self.temperature, self.top_p))
-        return Sampling(temperature, top_p, seed, self.top_k)
+        said = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        given: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
+        if own is None and given in ({}, {"top_p": 1.0}):
+            return None
+        if self.seed is not None or given:
+            given["seed"] = drawn if self.seed is None else self.seed
+        return replace(own or Sampling(), **given)
+
+
+def _refuse_half_characters(data: object) -> None:
+    """JSON can hold half of a pair of surrogates (\\ud800), which is no text: no tokenizer reads it."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise Refusal(f"the body holds {half!r}, half of a character of UTF-16 without the other half") from None
+    except RecursionError:
+        raise Refusal("the body is nested too deeply") from None
 
 
 class Chat(Request):

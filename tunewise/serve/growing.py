@@ -1,6 +1,7 @@
 """A text that grows, handed on in pieces of which none has to be taken back."""
 
 from collections.abc import Sequence
+from os.path import commonprefix
 
 UNFINISHED = "\ufffd"
 """What stands for a character of which some bytes are not written yet."""
@@ -25,9 +26,10 @@ class Growing:
 
     def _rest(self, text: str) -> str:
         text = text.strip() if self._is_stripped else text
-        if not text.startswith(self._told):  # a token that has changed the text of one before it
+        if self._told.startswith(text):
             return ""
-        piece = text[len(self._told) :]
+        # where a token has changed the text of one before it, what was told stays, and the rest follows
+        piece = text[len(commonprefix([text, self._told])) :]
         self._told = text
         return piece
 

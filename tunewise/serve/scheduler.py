@@ -83,8 +83,8 @@ class Scheduler:
     def started(self) -> Iterator[None]:
         """Answers inside the block; raises what keeps it from beginning."""
         self._thread.start()
-        self._is_ready.wait()
         try:
+            self._is_ready.wait()
             if self._error is not None:
                 raise self._error
             yield
