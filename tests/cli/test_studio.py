@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def test_the_verb_serves_until_ctrl_c(adapted: Path) -> None:
         assert refused.code == 2
         assert f"cannot listen at 127.0.0.1:{port}" in refused.err
     pages: list[str] = []
+    refusals: list[int] = []
 
     def visit() -> None:
         for _ in range(400):
@@ -41,6 +43,17 @@ def test_the_verb_serves_until_ctrl_c(adapted: Path) -> None:
                 break
             except OSError:
                 time.sleep(0.05)
+        part = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nabc\r\n--b--\r\n'
+        for path, body, headers in (
+            ("", None, {"host": "elsewhere.example"}),
+            ("gradio_api/upload", part, {"content-type": "multipart/form-data; boundary=b"}),
+            ("gradio_api/file=/etc/hosts", None, {}),
+        ):
+            try:
+                asked = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", body, headers)
+                urllib.request.urlopen(asked, timeout=5).close()
+            except urllib.error.HTTPError as error:
+                refusals.append(error.code)
         os.kill(os.getpid(), signal.SIGINT)
 
     visitor = threading.Thread(target=visit)
@@ -52,6 +65,7 @@ def test_the_verb_serves_until_ctrl_c(adapted: Path) -> None:
     assert "Traceback" not in found.err
     assert "model and what was made of it" in pages[0]
     assert "fonts.googleapis" not in pages[0]
+    assert refusals == [400, 413, 403]
 
 
 def test_without_gradio_it_says_what_to_install(adapted: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,20 @@ def test_a_run_of_its_own_has_no_interval(root: Path) -> None:
     assert told["base"].facts == {"trained": "nothing"}
 
 
+def test_a_folder_called_as_the_base_is_and_the_folder_that_one_is_in_have_names_too(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = next(root.glob("*/bitfit-*/seed0"))
+    run.rename(tmp_path / "base")
+    assert list(named([tmp_path / "base"])) == [str(tmp_path / "base")]
+    monkeypatch.chdir(tmp_path)
+    assert list(named([Path("base")])) == [str(tmp_path / "base")]
+    monkeypatch.chdir(tmp_path / "base")
+    assert list(named([Path()])) == [str(tmp_path / "base")]
+    (tmp_path / "base").rename(tmp_path / "other")
+    assert list(named([Path()])) == ["other"]
+
+
 def test_an_adapter_and_a_run_without_an_end_have_no_figures(root: Path, tmp_path: Path) -> None:
     run = next(root.glob("*/bitfit-*/seed0"))
     (run / "DONE").unlink()

@@ -325,6 +325,8 @@ def test_an_address_that_is_taken_and_a_missing_extra_are_told(server, runs, mon
         serving(runs, settings=taken),
     ):
         pass
+    with pytest.raises(UserError, match="lora is named 'base'"), serving({"base": runs["lora"]}):
+        pass
     monkeypatch.setattr("tunewise.serve.server.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'tunewise\[serve\]'"), serving(runs):
         pass

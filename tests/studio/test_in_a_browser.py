@@ -26,7 +26,7 @@ def address(studio_place: Path) -> Iterator[str]:
     found = named([target])
     with listening("127.0.0.1", 0) as at, showcase({name: one.folder for name, one in found.items()}) as shown:
         heading, columns = above([target], found, shown, free=False)
-        app = app_of(Page(Sitting(shown), columns, heading), heading)
+        app = app_of(Page(Sitting(shown), columns, heading), heading, "127.0.0.1")
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [at]})
         thread.start()

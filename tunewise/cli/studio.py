@@ -66,7 +66,7 @@ def studio(
             page = Page(Sitting(shown, is_free=free), columns, heading)
             status.stop()
             results().print(f"studio: {url_of(at)} (Ctrl-C ends it)", soft_wrap=True)
-            serve(app_of(page, heading), at)
+            serve(app_of(page, heading, host), at)
 
 
 def above(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tunewise.report.arms import Arm, gather_arms, read_arms
 from tunewise.report.folders import read_run
+from tunewise.run.speakers import BASE
 
 OWN_FILES = ("recipe.yaml", "tunewise.json", "adapter_config.json")
 """By which a folder is known as a run or an adapter."""
@@ -27,15 +28,17 @@ class Named:
 
 
 def named(targets: Sequence[Path]) -> dict[str, Named]:
-    """Name -> what is asked: a folder's own name, or the label of an arm; its path where that name is taken."""
+    """Name -> what is asked: a folder's own name, or the label of an arm; its path where that name is taken, as the
+    base's is."""
     found: dict[str, Named] = {}
     for target in targets:
         if holds_runs(target):
             each = {arm.label: Named(arm.middle.folder, arm) for arm in read_arms(target)}
         else:
-            each = {target.name: Named(target)}
+            each = {target.resolve().name: Named(target)}  # of . too
         for name, one in each.items():
-            found[name if name not in found else str(one.folder)] = one
+            own = str(one.folder.resolve()) if name == BASE else name
+            found[own if own not in found else str(one.folder)] = one
     return found
 
 

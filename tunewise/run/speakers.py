@@ -160,6 +160,8 @@ def speakers_of(
     bare = [name for name, each in asked.items() if each.adapter is None and (free or not each.recipe.in_context.shots)]
     speakers = [_speaker(base, name, asked[name], tasks[name]) for name in asked if name not in bare]
     if base.head.kind == "lm":
+        if any(speaker.name == BASE for speaker in speakers):
+            raise UserError(f"{targets[BASE]} is named {BASE!r}, as the base itself is", "give it another name")
         name = next(iter(asked))
         bare_recipe = asked[name].recipe.model_copy(update={"method": Frozen(), "adapter": ""})
         speakers.insert(0, _speaker(base, BASE, Asked(bare_recipe, None), tasks[name]))

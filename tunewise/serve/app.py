@@ -9,11 +9,11 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header
 from fastapi import Request as HttpRequest
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, StarletteHTTPException
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.exceptions import HTTPException
 
+from tunewise.listening import names_of
 from tunewise.run.speakers import BASE, Speakers
 from tunewise.serve.fields import Chat, Completion
 from tunewise.serve.job import Done, Event, Job, Piece
@@ -23,17 +23,15 @@ from tunewise.serve.scheduler import Scheduler
 
 MOST_BYTES = 4 << 20
 """Of the body of a request."""
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def app_of(speakers: Speakers, scheduler: Scheduler, *, host: str, api_key: str = "") -> FastAPI:
     """Everything that is served. On loopback no page of a browser reaches it under a name of its own."""
     app = FastAPI(title="tunewise", docs_url=None, redoc_url=None, openapi_url=None, max_body_size=MOST_BYTES)
-    if host in LOOPBACK:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"], www_redirect=False)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=names_of(host), www_redirect=False)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _of_http)
+    app.add_exception_handler(StarletteHTTPException, _of_http)
     app.add_exception_handler(Exception, _failed)
     app.add_api_route("/health", lambda: _health(speakers, scheduler))
     app.include_router(_v1(speakers, scheduler), prefix="/v1", dependencies=[Depends(_key_check(api_key))])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunewise.data.in_memory import Data
 from tunewise.errors import UserError
-from tunewise.listening import listening, url_of
+from tunewise.listening import is_loopback, listening, url_of
 from tunewise.run.speakers import Speakers, speakers_of
 from tunewise.serve.questions import refuse_unserved
 from tunewise.serve.scheduler import Scheduler
@@ -109,9 +109,9 @@ def opened(
         raise UserError("a server needs fastapi and uvicorn, which are not installed", INSTALL)
     import uvicorn
 
-    from tunewise.serve.app import LOOPBACK, app_of
+    from tunewise.serve.app import app_of
 
-    if settings.host not in LOOPBACK and not settings.api_key:
+    if not is_loopback(settings.host) and not settings.api_key:
         logger.warning(
             "everyone who reaches %s is answered; --api-key, or TUNEWISE_API_KEY, asks for a key", settings.host
         )

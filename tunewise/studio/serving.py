@@ -5,9 +5,11 @@ from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import FileResponse
 from gradio import mount_gradio_app
 
+from tunewise.listening import names_of
 from tunewise.studio.page import Page
 from tunewise.studio.showing import Heading
 from tunewise.studio.theme import STYLE, theme
@@ -16,14 +18,16 @@ SECONDS_TO_CLOSE = 1
 """That tabs which are still open are given: each holds a connection for good."""
 
 
-def app_of(page: Page, heading: Heading) -> FastAPI:
-    """The page at /, and the report of the comparison at /report. Nothing is fetched from elsewhere, or told there."""
+def app_of(page: Page, heading: Heading, host: str) -> FastAPI:
+    """The page at /, and the report of the comparison at /report. Nothing is fetched from elsewhere, or told there; on
+    loopback no other page of a browser reaches it, and nobody uploads anything."""
     app = FastAPI(title=heading.title, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=names_of(host), www_redirect=False)
     if heading.report is not None:
         app.add_api_route("/report", lambda: FileResponse(str(heading.report), media_type="text/html"))
     return mount_gradio_app(
         app, page.blocks, path="/", footer_links=[], run_history=False,
-        show_error=True, ssr_mode=False, pwa=False, mcp_server=False, theme=theme(), css=STYLE,
+        show_error=True, max_file_size=0, ssr_mode=False, pwa=False, mcp_server=False, theme=theme(), css=STYLE,
     )  # fmt: skip
 
 
