@@ -1,5 +1,7 @@
 """Answers that begin while others are written are those that are written alone: packed, padded, and of a T5."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -67,6 +69,23 @@ def test_those_that_come_and_go_are_written_as_they_are_alone(folders, name, is_
     assert every[1].answer.ended == "length"
     assert len(every[1].answer.tokens) == 3
     assert sum(bool(one.answer.text) for one in every) >= 4
+
+
+@pytest.mark.parametrize(
+    ("name", "is_packed"), [("decoder", True), ("decoder", False), ("encoder_decoder", False)], ids=str
+)
+def test_what_is_given_up_is_not_written_to_its_end(folders, name, is_packed):
+    if is_packed and library() is None:
+        pytest.skip("no kernels here")
+    base = load_base(str(folders / name), "float32")
+    prompt, asked = base.tokenizer(TEXTS[0])["input_ids"], iter([False, False])
+    long = wanted(base, prompt, Decoding(40, sampling=Sampling(2.0, seed=1)))
+    long = replace(long, is_given_up=lambda: next(asked, True))
+    written = writing(base, None, is_packed, n_places=1, n_slots=100)
+    assert written.add(long)
+    while written.is_busy:
+        written.step()
+    assert (len(long.answer.tokens), long.answer.ended) == (2, "given up")
 
 
 @pytest.mark.skipif(library() is None, reason="no kernels here")

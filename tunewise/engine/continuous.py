@@ -5,7 +5,7 @@ the cache has a stretch for it (continuous batching: Yu et al. 2022, Orca, OSDI,
 read together once all of the batch before have ended.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -53,6 +53,8 @@ class Wanted:
     """How many of the most probable tokens are `weighed` beside each that is written; None weighs none."""
     weighed: list[Weighed] = field(default_factory=list)
     """Its tokens, and the one that ended it."""
+    is_given_up: Callable[[], bool] = lambda: False
+    """Asked at each token: whether nobody waits for more of it."""
 
     @property
     def n_tokens(self) -> int:
@@ -110,7 +112,10 @@ class _Places:
         return chosen
 
     def take(self, place: int, token: int) -> bool:
-        return self.held[place].answer.take(token)
+        wanted = self.held[place]
+        if wanted.is_given_up():
+            wanted.answer.give_up()
+        return wanted.answer.take(token)
 
 
 def _weighed(logits: Tensor, token: int, n_best: int) -> Weighed:

@@ -97,8 +97,9 @@ class Choice:
         """Hand on what is there; whether more will come."""
         answer = self.wanted.answer
         if self.job.is_over:
-            answer.give_up()
             return False
+        if answer.ended == "given up":  # by a server that ends, and refuses what it has not answered
+            return True
         if answer.ended:
             finish = "length" if answer.ended == "length" else "stop"
             self.job.hand_on(Piece(self._index, self._growing.last(answer.text), finish, tokens=self._tokens()))
@@ -142,8 +143,14 @@ def choices_of(
     prefixes: Sequence[Sequence[int]],
     tokenizer: PreTrainedTokenizerBase,
     ends: set[int],
+    has_ended: Callable[[], bool],
 ) -> list[Choice]:
-    """The answers that are to be written: `n` to each question, behind the virtual tokens of their lanes."""
+    """The answers that are to be written: `n` to each question, behind the virtual tokens of their lanes. They are
+    given up with the job, and once the server `has_ended`."""
+
+    def is_given_up() -> bool:
+        return job.is_over or has_ended()
+
     found = []
     for question in questions:
         how = question.how
@@ -152,6 +159,9 @@ def choices_of(
         ids = (*prefixes[question.lane], *question.ids)
         for _ in range(job.request.n):
             answer, index = Answer(tokenizer, ends, how), len(found)
-            wanted = Wanted(question.lane, ids, answer, how.max_new_tokens, choose, index, job.request.n_best)
+            wanted = Wanted(
+                question.lane, ids, answer, how.max_new_tokens, choose, index, job.request.n_best,
+                is_given_up=is_given_up,
+            )  # fmt: skip
             found.append(Choice(job, index, wanted, Growing(how.stops, not question.is_raw), tokenizer))
     return found

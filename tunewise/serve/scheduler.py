@@ -198,7 +198,9 @@ class Scheduler:
             return
         assert tokenizer is not None
         group = next(group for group in self._groups if questions[0].lane in group.lanes)
-        group.waiting += choices_of(job, questions, self._prefixes, tokenizer, self._ends)
+        group.waiting += choices_of(
+            job, questions, self._prefixes, tokenizer, self._ends, lambda: self._is_closed
+        )  # fmt: skip
 
     def _write(self, group: _Group) -> None:
         """Until nothing of this group is being written; while others wait, it begins with nothing new."""
