@@ -11,9 +11,10 @@ from tests.bases import DECODERS, build, quantised
 from tests.rows import random_rows
 from tests.tuned import moved
 from tests.words_tokenizer import words_tokenizer
-from tunewise.engine.decoding import Decoding, Sampling, decode, greedy
+from tunewise.engine.decoding import Answer, Decoding, PaddedBatch, Sampling, decode, end_ids, greedy, most_probable
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.packed_reading import why_not_read
+from tunewise.engine.prefill import prefill
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
@@ -159,6 +160,21 @@ def test_a_sample_does_not_depend_on_its_batch(tokenizer, dtype):
     assert whole == decode(model, tokenizer, PROMPTS, how, batch_size=2, packing=False)
     assert whole != decode(model, tokenizer, PROMPTS, other, batch_size=7)
     assert decode(model, tokenizer, PROMPTS, cold) == greedy(model, tokenizer, PROMPTS, 8)
+
+
+@torch.no_grad()
+def test_an_answer_that_ends_at_the_last_position_lets_a_padded_one_beside_it_go_on(tokenizer):
+    model = build("gpt2")
+    prompts, n_new = [(PROMPTS[0] * 62)[:62], PROMPTS[1][:3]], (2, 30)
+    answers = [Answer(tokenizer, end_ids(model, tokenizer), Decoding(n)) for n in n_new]
+    (read,) = prefill(model, prompts, pad_id=tokenizer.pad_token_id, batch_size=2)
+    batch = PaddedBatch(model, read)
+    while batch.step(most_probable, lambda prompt, token: answers[prompt].take(token)):
+        pass
+    assert [answer.text for answer in answers] == [
+        generated(model, tokenizer, prompt, n) for prompt, n in zip(prompts, n_new, strict=True)
+    ]
+    assert len(answers[1].tokens) > 20
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": 0}])

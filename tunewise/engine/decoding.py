@@ -288,7 +288,9 @@ class PaddedBatch:
 
     def _read(self, tokens: Tensor) -> None:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
-        self._positions = self._positions + 1
+        # a row whose answer has ended stays where it is: it may have reached the last position that there is
+        goes_on = torch.tensor([row in self._running for row in range(len(tokens))], device=tokens.device)
+        self._positions = self._positions + goes_on[:, None]
         out = self._model(
             input_ids=tokens[:, None],
             attention_mask=self._mask,
