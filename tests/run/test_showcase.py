@@ -91,6 +91,20 @@ def test_freely_all_go_on_with_a_text_and_one_without_training_is_the_base(place
     assert not any(one.probabilities for one in said)
 
 
+def test_an_answer_ends_where_the_context_does(place):
+    positions = []
+
+    def noted(_, args, given):
+        positions.append(int(given["position_ids"].max()))
+
+    with _asked(place, "lora", free=True, max_new_tokens=500) as shown:
+        model = shown._speakers.base.model
+        hook = model.register_forward_pre_hook(noted, with_kwargs=True)
+        shown.ask("a")
+        hook.remove()
+        assert 60 < max(positions) < model.config.max_position_embeddings
+
+
 def test_a_conversation_goes_on_for_each_with_what_it_said_itself(place, tmp_path):
     tokenizer = bytes_tokenizer()
     tokenizer.chat_template = TURNS

@@ -216,6 +216,15 @@ def test_one_who_asks_for_the_coldest_answer_fails_nobody(client):
     assert coldest.choices[0].text == client.completions.create(**fields, temperature=0).choices[0].text
 
 
+def test_the_context_is_as_long_as_it_is_behind_virtual_tokens_and_a_prompt_of_one_token_too(client):
+    fields = {"prompt": "", "temperature": 0}  # read as the end token
+    for model, n_virtual in (("base", 0), ("prompts", 3)):
+        longest = client.completions.create(model=model, **fields, max_tokens=95 - n_virtual)
+        assert longest.usage.prompt_tokens == 1
+        with pytest.raises(openai.BadRequestError, match="context of 96"):
+            client.completions.create(model=model, **fields, max_tokens=96 - n_virtual)
+
+
 def test_an_answer_ends_before_a_stop(client):
     whole = client.completions.create(model="base", prompt="the soup was", max_tokens=20, temperature=0).choices[0]
     stop = whole.text[4]
@@ -238,6 +247,7 @@ def test_an_answer_ends_before_a_stop(client):
         ({"messages": []}, 400, "messages", "at least 1"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, 400, "messages", "the assistant's"),
         ({"messages": [{"role": "king", "content": "a"}]}, 400, "messages", "king"),
+        ({"max_tokens": 90}, 400, "messages", "context of 96"),
         ({"messages": [{"role": "user", "content": "long " * 99}]}, 400, "messages", "context of 96"),
         ({"model": "reviews", "messages": [{"role": "system", "content": "a"}] * 2}, 400, "messages", "system prompt"),
         ({"model": "reviews", "messages": [{"role": "user", "content": '{"txt": "a"}'}]}, 400, "messages", "txt"),

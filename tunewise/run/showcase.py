@@ -15,6 +15,7 @@ from tunewise.data.typed import TYPED, columns_of, free_task, told_in, typed_exa
 from tunewise.engine.decoding import Sampling
 from tunewise.errors import UserError
 from tunewise.evaluation.asks import Asks
+from tunewise.evaluation.questions import Questions
 from tunewise.run.speakers import WRITES, Said, Speaker, Speakers, speakers_of
 
 
@@ -114,8 +115,13 @@ class Showcase:
         if writing is not None:
             speaker = replace(speaker, task=replace(speaker.task, max_new_tokens=writing.max_new_tokens))
             asking = replace(asking, sampling=writing.sampling)
-        example = typed_example(speaker.task, told, self._so_far[speaker.name])
-        (said,) = yield from speaker.says(base, speaker.questions(base, [example]), asking)
+        questions = speaker.questions(base, [typed_example(speaker.task, told, self._so_far[speaker.name])])
+        if isinstance(questions, Questions) and speaker.task.kind in WRITES:
+            longest = speaker.written_at_most(base, questions)
+            if longest < 1:
+                raise UserError(f"this is as long as the context of {base.longest} tokens", "shorten it")
+            questions = replace(questions, task=replace(questions.task, max_new_tokens=longest))
+        (said,) = yield from speaker.says(base, questions, asking)
         return said
 
 

@@ -63,6 +63,14 @@ class Speaker:
             seed=self.recipe.seed, balanced=shown.balanced, calibration=shown.calibration,
         )  # fmt: skip
 
+    def written_at_most(self, base: Base, questions: Questions) -> int:
+        """Tokens of an answer: as many as its task has, or as are left of the context behind the longest prompt."""
+        wanted = questions.task.max_new_tokens
+        if base.longest is None:
+            return wanted
+        read = len(self.how.prefix_ids) + max(map(len, questions.prompts))
+        return min(wanted, base.longest - read)
+
     def says(self, base: Base, questions: Prepared, asking: Asking | None = None) -> Asks[list[Said]]:
         """What it says to each; `asking` is in place of what its recipe says."""
         asking = self.recipe.asking if asking is None else asking

@@ -119,6 +119,11 @@ def _question(
         ids, is_cut = tuple(found.prompts[0]), found.truncated[0]
     writes = isinstance(found, Questions) and speaker.task.kind in WRITES
     how = _how(speakers, speaker, found, request) if writes else None
+    if how is not None:
+        longest = speaker.written_at_most(speakers.base, found)
+        if request.longest is None and longest > 0:
+            how = replace(how, max_new_tokens=longest)
+        is_cut = is_cut or how.max_new_tokens > longest
     if how is None and request.n_best is not None:
         raise Refusal(
             f"{speaker.name} chooses among given answers, and tells their probabilities without logprobs",
