@@ -138,3 +138,15 @@ def test_one_that_ends_breaks_off_what_waits(runs):
     late = Heard("base")
     found.ask(late.job)
     assert late.outcome().status == 503
+
+
+def test_ctrl_c_before_it_has_begun_ends_its_thread(runs, monkeypatch):
+    found = Scheduler(speakers_of({"lora": runs["lora"]}), 8, 1024)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(found._is_ready, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt), found.started():
+        pass
+    assert not found._thread.is_alive()

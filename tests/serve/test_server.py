@@ -335,6 +335,8 @@ def test_an_address_that_is_taken_and_a_missing_extra_are_told(server, runs, mon
         serving(runs, settings=taken),
     ):
         pass
+    with pytest.raises(UserError, match="at_once is 0"):  # nobody would ever be answered
+        ServerSettings(at_once=0)
     with pytest.raises(UserError, match="lora is named 'base'"), serving({"base": runs["lora"]}):
         pass
     monkeypatch.setattr("tunewise.serve.server.find_spec", lambda name: None)

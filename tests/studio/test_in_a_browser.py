@@ -70,9 +70,11 @@ def test_the_page_asks_and_shows_all_answers(browser: Any, address: str) -> None
     assert "nothing is asked" in page.locator("[role=alert]").inner_text()
 
     field = page.locator("textarea:visible")
-    field.fill("the soup 3 was good")
+    markup = "<b>the soup</b> ${1 + 1} {{value}} was good"
+    field.fill(markup)
     field.press("Enter")
     page.wait_for_selector(".said .shares")
+    assert page.locator(".question p").inner_text() == markup
     assert page.locator(".said").count() == 3
     assert page.locator("[role=alert]").count() == 0
     assert all(text in ("0", "1") for text in page.locator(".said .text").all_inner_texts())

@@ -65,6 +65,10 @@ def test_settings_count_only_once_they_were_changed() -> None:
     assert written_by(None, 10, 0.0, 3) is None
     assert written_by(Writing(10), None, 0.0, 3) is None
     assert written_by(Writing(10), 20, 0.0, 3) == Writing(20)
+    emptied = written_by(Writing(10), None, 0.5, 3)
+    assert emptied is not None
+    assert emptied.max_new_tokens == 10
+    assert emptied.sampling is not None
     changed = written_by(Writing(10), 10, 0.5, 3)
     assert changed is not None
     assert changed.sampling is not None

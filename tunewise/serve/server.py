@@ -41,6 +41,11 @@ class ServerSettings:
     cache_tokens: int = 32768
     """Of all answers in a batch together, prompts included, where they are packed; memory is taken as it is needed."""
 
+    def __post_init__(self) -> None:
+        for name, told in (("at_once", self.at_once), ("cache_tokens", self.cache_tokens)):
+            if told < 1:
+                raise UserError(f"{name} is {told}", "set it to 1 at least")
+
 
 class Server:
     """Ready to answer, inside `opened`."""

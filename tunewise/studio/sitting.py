@@ -99,12 +99,13 @@ def written_by(
 
     Each question draws its tokens anew.
     """
-    if initial is None or not max_new_tokens:
+    if initial is None:
         return None
-    if (int(max_new_tokens), temperature) == (initial.max_new_tokens, temperature_of(initial)):
+    longest = int(max_new_tokens or initial.max_new_tokens)  # an emptied field asks for nothing else
+    if (longest, temperature) == (initial.max_new_tokens, temperature_of(initial)):
         return None
     sampling = replace(initial.sampling or Sampling(), temperature=temperature, seed=n_asked) if temperature else None
-    return Writing(int(max_new_tokens), sampling)
+    return Writing(longest, sampling)
 
 
 def temperature_of(writing: Writing) -> float:
