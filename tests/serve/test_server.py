@@ -281,7 +281,15 @@ def test_fields_that_change_nothing_are_taken(client):
         (b'{"model": "base", "prompt": "a"}', {"host": "elsewhere.example"}, 400),
         (b"", {"content-length": str(5 << 20)}, 413),
     ],
-    ids=["no json", "too deep", "half a character", "half a character in a value", "a form of a browser", "a name that leads here", "too large"],
+    ids=[
+        "no json",
+        "too deep",
+        "half a character",
+        "half a character in a value",
+        "a form of a browser",
+        "a name that leads here",
+        "too large",
+    ],
 )
 def test_a_body_that_is_none_and_a_page_of_a_browser_are_sent_away(server, body, headers, status):
     sent = urllib.request.Request(f"{server.url}/completions", body, {"content-type": "application/json"} | headers)

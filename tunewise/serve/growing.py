@@ -1,7 +1,6 @@
 """A text that grows, handed on in pieces of which none has to be taken back."""
 
 from collections.abc import Sequence
-from os.path import commonprefix
 
 UNFINISHED = "\ufffd"
 """What stands for a character of which some bytes are not written yet."""
@@ -28,10 +27,12 @@ class Growing:
         text = text.strip() if self._is_stripped else text
         if self._told.startswith(text):
             return ""
-        # where a token has changed the text of one before it, what was told stays, and the rest follows
-        piece = text[len(commonprefix([text, self._told])) :]
+        n_told = len(self._told)
+        if not text.startswith(self._told):
+            # a token has changed the text of one before it: what was told stays, and what follows the change is told
+            n_told = next(i for i, (new, old) in enumerate(zip(text, self._told, strict=False)) if new != old)
         self._told = text
-        return piece
+        return text[n_told:]
 
 
 def _overlap(text: str, stop: str) -> int:

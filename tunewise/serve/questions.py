@@ -117,9 +117,9 @@ def _question(
         ids, is_cut = tuple(row.ids), row.truncated
     else:
         ids, is_cut = tuple(found.prompts[0]), found.truncated[0]
-    writes = isinstance(found, Questions) and speaker.task.kind in WRITES
-    how = _how(speakers, speaker, found, request) if writes else None
-    if how is not None:
+    how = None
+    if isinstance(found, Questions) and speaker.task.kind in WRITES:
+        how = _how(speakers, speaker, found, request)
         longest = speaker.written_at_most(speakers.base, found)
         if request.longest is None and longest > 0:
             how = replace(how, max_new_tokens=longest)

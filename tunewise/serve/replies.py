@@ -4,6 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from math import isfinite
 from typing import Any
 
 from tunewise.serve.fields import Chat, Completion
@@ -11,6 +12,8 @@ from tunewise.serve.growing import UNFINISHED
 from tunewise.serve.job import Done, Piece, Token
 
 END_OF_STREAM = "data: [DONE]\n\n"
+LEAST = -9999.0
+"""Stands for the logarithm of 0, and for one that is no number: JSON has neither, and OpenAI's API tells this one."""
 
 
 class Reply:
@@ -71,21 +74,26 @@ class Reply:
             self._offsets[index] = offsets[-1] + len(token.text)
         return {
             "tokens": [token.text for token in tokens],
-            "token_logprobs": [token.log_probability for token in tokens],
-            "top_logprobs": [dict(reversed(token.best)) for token in tokens],  # of those with one text the best is told
+            "token_logprobs": [_finite(token.log_probability) for token in tokens],
+            # of those with one text the best is told
+            "top_logprobs": [{text: _finite(value) for text, value in reversed(token.best)} for token in tokens],
             "text_offset": offsets,
         }
 
 
 def _of_chat(tokens: Sequence[Token]) -> dict[str, Any]:
     def told(text: str, value: float) -> dict[str, Any]:
-        return {"token": text, "logprob": value, "bytes": None if UNFINISHED in text else [*text.encode()]}
+        return {"token": text, "logprob": _finite(value), "bytes": None if UNFINISHED in text else [*text.encode()]}
 
     content = [
         {**told(token.text, token.log_probability), "top_logprobs": [told(*each) for each in token.best]}
         for token in tokens
     ]
     return {"content": content, "refusal": None}
+
+
+def _finite(value: float) -> float:
+    return value if isfinite(value) else LEAST
 
 
 def sent(body: dict[str, Any]) -> str:
