@@ -60,6 +60,27 @@ def test_each_tab_goes_on_from_its_own_conversation(studio_place: Path) -> None:
         assert len({turns[0].said[0].text for turns in hot}) > 1  # each question draws its tokens anew
 
 
+def test_one_that_ends_breaks_off_what_is_being_written(studio_place: Path) -> None:
+    passes = 0
+
+    with showcase({"chat": studio_place / "chat"}, max_new_tokens=60) as shown:
+        sitting, model = Sitting(shown), shown._speakers.base.model
+
+        def end(*_: object) -> None:
+            nonlocal passes
+            passes += 1
+            if passes == 3:
+                shown.end()
+
+        hook = model.register_forward_pre_hook(end)
+        with pytest.raises(UserError, match="nobody answers any more"):
+            sitting.ask(AS_IN_ITS_RUN, {"text": "a"}, ())
+        sitting.end()
+        hook.remove()
+        assert passes <= 4
+    assert not model._forward_pre_hooks
+
+
 def test_settings_count_only_once_they_were_changed() -> None:
     assert written_by(Writing(10), 10, 0.0, 3) is None
     assert written_by(None, 10, 0.0, 3) is None

@@ -63,10 +63,11 @@ def studio(
         folders = {name: each.folder for name, each in found.items()}
         with showcase(folders, model=model, data=data, free=free, system=system, overrides=overrides) as shown:
             heading, columns = above(targets, found, shown, free=free)
-            page = Page(Sitting(shown, is_free=free), columns, heading)
+            sitting = Sitting(shown, is_free=free)
+            page = Page(sitting, columns, heading)
             status.stop()
             results().print(f"studio: {url_of(at)} (Ctrl-C ends it)", soft_wrap=True)
-            serve(app_of(page, heading, host), at)
+            serve(app_of(page, heading, host), at, sitting)
 
 
 def above(

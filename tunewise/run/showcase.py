@@ -105,6 +105,10 @@ class Showcase:
             turns = chain.from_iterable(zip(("user", "assistant"), each) for each in said.get(name, ()))
             self._so_far[name] = [Message(role, text, trained=False) for role, text in (*opening, *turns)]
 
+    def end(self) -> None:
+        """Break off what is asked in other threads, and whatever is asked from now on: by UserError."""
+        self._speakers.end()
+
     @property
     def _first(self) -> Speaker:
         return next(iter(self._asked.values()))

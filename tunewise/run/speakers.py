@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch.utils.hooks import RemovableHandle
+
 from tunewise.adapter_folders import CARD
 from tunewise.calibration import probabilities
 from tunewise.data.examples import Example
@@ -93,6 +95,7 @@ class Speakers:
 
     def __init__(self, base: Base, each: Sequence[Speaker]) -> None:
         self.base, self.each = base, tuple(each)
+        self._ending: RemovableHandle | None = None
         self.lanes: Lanes | None = None
         """Of all of them, inside `at_once`; None where they cannot be."""
         self.by_lane: ByLane | None = None
@@ -113,6 +116,19 @@ class Speakers:
                 yield
             finally:
                 self.lanes = self.by_lane = None
+                if self._ending is not None:
+                    self._ending.remove()
+                    self._ending = None
+
+    def end(self) -> None:
+        """Break off what is being asked in other threads, at its next pass, and whatever is asked from now on: by
+        UserError."""
+
+        def refuse(*_: object) -> None:
+            raise UserError("nobody answers any more", "start it again")
+
+        if self._ending is None:
+            self._ending = self.base.model.register_forward_pre_hook(refuse)
 
     def answers(self, asks: Mapping[int, Asks[Known]]) -> dict[int, Known]:
         """What the asks of each come to."""

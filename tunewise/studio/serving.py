@@ -12,6 +12,7 @@ from gradio import mount_gradio_app
 from tunewise.listening import names_of
 from tunewise.studio.page import Page
 from tunewise.studio.showing import Heading
+from tunewise.studio.sitting import Sitting
 from tunewise.studio.theme import STYLE, theme
 
 SECONDS_TO_CLOSE = 1
@@ -31,9 +32,15 @@ def app_of(page: Page, heading: Heading, host: str) -> FastAPI:
     )  # fmt: skip
 
 
-def serve(app: FastAPI, at: socket.socket) -> None:
-    """Answer until Ctrl-C."""
+def serve(app: FastAPI, at: socket.socket, sitting: Sitting) -> None:
+    """Answer until Ctrl-C, which breaks off what is being written."""
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            sitting.end()
+            await super().shutdown(sockets)
+
     # what goes wrong in the page gradio tells; uvicorn would tell that it closes the tabs which are still open
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=SECONDS_TO_CLOSE))
+    told = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=SECONDS_TO_CLOSE)
     with suppress(KeyboardInterrupt):
-        server.run(sockets=[at])
+        Server(told).run(sockets=[at])

@@ -87,6 +87,12 @@ class Sitting:
             said = tuple(shown.ask(question, writing))
         return (*before, Turn(dict(question), said, drawn))
 
+    def end(self) -> None:
+        """Break off what is being asked, and answer no more."""
+        self._ways[self.way].end()
+        with self._lock:
+            pass  # nobody uses the model any more
+
     def drawn(self, number: int) -> Drawn | None:
         """The row of dev that this number draws."""
         return draw(self._ways[self.way].task, random.Random(number))
