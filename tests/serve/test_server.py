@@ -336,6 +336,28 @@ def test_with_a_key_nobody_else_is_answered(runs):
         get(f"{url}/models")
 
 
+def test_a_server_that_can_answer_nobody_any_more_ends_and_says_why(runs, monkeypatch):
+    def fail(**_):
+        raise RuntimeError("broken")
+
+    with (
+        pytest.raises(RuntimeError, match="broken"),
+        serving({"lora": runs["lora"]}) as server,
+        openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client,
+    ):
+        monkeypatch.setattr(server._scheduler, "_hear", fail)
+        with pytest.raises(openai.APIError):
+            asked(client, "lora")
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                get(f"{server.url}/models")
+            except OSError:
+                break
+            time.sleep(0.02)
+        assert time.monotonic() < deadline
+
+
 def test_an_address_that_is_taken_and_a_missing_extra_are_told(server, runs, monkeypatch):
     taken = ServerSettings(port=int(server.url.rsplit(":", 1)[1].split("/")[0]))
     with (

@@ -81,13 +81,15 @@ class Scheduler:
 
     @contextmanager
     def started(self) -> Iterator[None]:
-        """Answers inside the block; raises what keeps it from beginning."""
+        """Answers inside the block; raises what keeps it from beginning, and behind the block what made it end."""
         self._thread.start()
         try:
             self._is_ready.wait()
             if self._error is not None:
                 raise self._error
             yield
+            if self._error is not None:
+                raise self._error
         finally:
             self.close()
             self._thread.join()

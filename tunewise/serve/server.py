@@ -131,6 +131,9 @@ def opened(
                 scheduler.close()  # what is being answered ends, and its connections with it
                 await super().shutdown(sockets)
 
+            async def on_tick(self, counter: int) -> bool:
+                return await super().on_tick(counter) or not scheduler.is_alive
+
         told = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=SECONDS_TO_END)
         with scheduler.started():
             yield Server(speakers, scheduler, at, Http(told))
