@@ -17,7 +17,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         found = socket.create_server((host, port), family=family, backlog=WAITING)
-    except (OSError, UnicodeError, OverflowError) as error:  # the last two of what is no name, or no port, at all
+    except (OSError, OverflowError) as error:  # the second of what is no port at all
         why = (error.strerror if isinstance(error, OSError) else "") or str(error)
         hint = "choose another --port (0 takes a free one) or another --host"
         raise UserError(f"cannot listen at {host}:{port}: {why.partition(' (while')[0]}", hint) from None

@@ -48,7 +48,6 @@ def test_a_base_is_served_until_ctrl_c(base: Path, monkeypatch: pytest.MonkeyPat
         ((), "nobody to serve"),
         (("nowhere",), "nowhere"),
         (("--model", "tiny", "train.steps=3"), "changes nothing"),
-        (("--model", "tiny", "--host", "a..b"), "cannot listen at a..b:8000"),
         (("--model", "tiny", "--host", "no.such.host.invalid"), "cannot listen at no.such.host.invalid:8000"),
     ],
 )
