@@ -236,6 +236,18 @@ def test_what_cannot_be_read_packed_says_why_and_is_tried_once(caplog):
     assert len(packed_reading._tried[model]) == 2  # once bare but for the hook of shapes_of, once with lora
 
 
+def test_what_is_put_on_and_taken_off_again_and_again_is_forgotten(monkeypatch):
+    model, tried = bases.build("llama", torch.float32), []
+    monkeypatch.setattr(packed_reading, "_try", lambda *_: tried.append(1) or "")
+    for _ in range(3 * packed_reading.KEPT):
+        why_not_read(model)  # stays known, as it is asked for
+        hook = model.register_forward_pre_hook(lambda *_: None)
+        packed_reading.found_to_read(model)
+        hook.remove()
+    assert len(tried) == 1
+    assert len(packed_reading._tried[model]) == packed_reading.KEPT
+
+
 def test_a_rotation_that_depends_on_the_length_is_not_packed():
     model = bases.build("llama", torch.float32)
     model.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}

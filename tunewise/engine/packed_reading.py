@@ -30,6 +30,8 @@ SHORTEST_SHARED = 16
 """Tokens that a common beginning must have to be worth a forward of its own."""
 ALIKE = {torch.float32: 1e-4, torch.bfloat16: 0.25}
 """How far they may lie from those of the prompt alone; in bfloat16 a trained model's on tokens at random are coarse."""
+KEPT = 64
+"""Of a model, how many of the things that were attached to it are known to read packed, or not to."""
 FEW, ROUND_FEW = 64, 8
 """A row of few tokens, as of a step of decoding, is rounded up by less."""
 
@@ -203,16 +205,26 @@ def why_not_read(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> str:
     Tried, and not again until something else is attached: hooks are numbered through, so that theirs tell.
     """
     known, key = _tried.setdefault(model, {}), _key(model, prefix_ids)
-    if key not in known:
-        known[key] = _try(model, prefix_ids)
-        if known[key]:
-            logger.info("prompts are padded: %s", known[key])
-    return known[key]
+    why = known.get(key)
+    if why is None:
+        why = _try(model, prefix_ids)
+        if why:
+            logger.info("prompts are padded: %s", why)
+    _note(known, key, why)
+    return why
 
 
 def found_to_read(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> None:
     """Note that prompts can be read packed: what is attached was taken off since that was tried, and put on again."""
-    _tried.setdefault(model, {})[_key(model, prefix_ids)] = ""
+    _note(_tried.setdefault(model, {}), _key(model, prefix_ids), "")
+
+
+def _note(known: dict[object, str], key: object, why: str) -> None:
+    """As the last of those that are kept: what is put on and taken off for each question has a key of its own."""
+    known.pop(key, None)
+    known[key] = why
+    if len(known) > KEPT:
+        del known[next(iter(known))]
 
 
 def _key(model: PreTrainedModel, prefix_ids: Sequence[int]) -> object:
