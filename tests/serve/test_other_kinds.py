@@ -40,8 +40,8 @@ def test_they_say_what_they_say_in_a_showcase(place, name, text):
             if expected.probabilities:
                 assert choice.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
             pieces = list(client.chat.completions.create(**asked, stream=True))
-            assert [piece.choices[0].delta.content for piece in pieces] == [expected.text]
-            assert pieces[0].choices[0].finish_reason == choice.finish_reason
+            assert [piece.choices[0].delta.content for piece in pieces] == ["", expected.text]
+            assert pieces[1].choices[0].finish_reason == choice.finish_reason
         if name == "reviews":
             with pytest.raises(openai.BadRequestError, match="new head, which writes no text"):
                 client.completions.create(model=name, prompt="the")

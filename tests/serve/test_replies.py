@@ -20,7 +20,7 @@ def refuse(constant):
 def test_logarithms_that_json_cannot_hold_are_told_as_the_least(request_):
     token = Token("b", float("nan"), (("b", float("nan")), ("c", float("-inf"))))
     piece, reply = Piece(0, "b", "length", tokens=(token,)), Reply(request_)
-    (event,) = reply.chunks(piece)
+    *_, event = reply.chunks(piece)
     whole = reply.whole([piece], Done(1, 1))
     for body in (json.dumps(whole), event.removeprefix("data: ")):
         told = json.loads(body, parse_constant=refuse)["choices"][0]["logprobs"]

@@ -5,6 +5,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import openai
 import pytest
@@ -167,15 +168,23 @@ def test_a_stream_is_the_answer_in_pieces(client):
     *pieces, last = pieces
     assert last.choices == []
     assert last.usage == whole.usage
-    texts, ends = ["", ""], ["", ""]
+    texts, ends, roles = ["", ""], ["", ""], [[], []]
     for piece in pieces:
         (choice,) = piece.choices
-        assert (choice.delta.role == "assistant") == (texts[choice.index] == "" and not ends[choice.index])
+        roles[choice.index].append(choice.delta.role)
         texts[choice.index] += choice.delta.content
         ends[choice.index] = choice.finish_reason or ""
     assert texts == [choice.message.content for choice in whole.choices]
     assert ends == [choice.finish_reason for choice in whole.choices]
+    assert all(role == ("assistant" if n == 0 else None) for each in roles for n, role in enumerate(each))
     assert texts[0] != texts[1]
+    with client.chat.completions.stream(
+        model="lora", messages=[{"role": "user", "content": ASKED}], n=2, logprobs=True, max_tokens=4, stop="nowhere"
+    ) as gathered:
+        with suppress(openai.LengthFinishReasonError):
+            gathered.until_done()
+        told = gathered.current_completion_snapshot.choices
+    assert all(0 < len(choice.logprobs.content) <= 4 for choice in told)
     assert len(pieces) > 8
     raw = list(client.completions.create(model="lora", prompt="the", max_tokens=6, temperature=0, stream=True))
     again = client.completions.create(model="lora", prompt="the", max_tokens=6, temperature=0)
@@ -238,6 +247,7 @@ def test_an_answer_ends_before_a_stop(client):
     ("fields", "status", "param", "told"),
     [
         ({"model": "lorra"}, 404, "model", "did you mean 'lora'"),
+        ({"stop": ["a"] * 17}, 400, "stop", "at most 16"),
         ({"temperature": -1}, 400, "temperature", "greater than or equal to 0"),
         ({"max_tokens": 0}, 400, "max_tokens", "greater"),
         ({"extra_body": {"temprature": 1}}, 400, "temprature", "did you mean 'temperature'"),

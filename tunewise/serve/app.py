@@ -159,7 +159,9 @@ async def _refused(_: HttpRequest, refusal: Any) -> Response:
 
 
 async def _invalid(http: HttpRequest, error: Any) -> Response:
-    first = error.errors()[0]
+    errors = error.errors()
+    # of a field that may be a text or a list, what is wrong with the one that was given
+    first = next((one for one in errors if one["type"] not in ("string_type", "list_type")), errors[0])
     loc = first["loc"][1:]
     named = ".".join(str(part) for part in loc if part == loc[0] or isinstance(part, int))
     if first["type"] == "json_invalid" or not named:

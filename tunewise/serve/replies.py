@@ -51,10 +51,13 @@ class Reply:
                 yield sent({**self._head(kind), "choices": [], "usage": _usage(event)})
             yield END_OF_STREAM
             return
-        begins = {"role": "assistant"} if event.index not in self._begun else {}
+        if self._is_chat and event.index not in self._begun:  # the role in a chunk of its own, as clients expect it
+            opening = {"index": event.index, "delta": {"role": "assistant", "content": ""}}
+            choice = {**opening, "logprobs": None, "finish_reason": None}
+            yield sent({**self._head(kind), "choices": [choice], **beside})
         self._begun.add(event.index)
-        delta = {"delta": {**begins, "content": event.text}} if self._is_chat else {"text": event.text}
-        yield sent({**self._head(kind), "choices": [self._choice(delta, event, event.tokens)], **beside})
+        said = {"delta": {"content": event.text}} if self._is_chat else {"text": event.text}
+        yield sent({**self._head(kind), "choices": [self._choice(said, event, event.tokens)], **beside})
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
