@@ -337,6 +337,8 @@ def test_with_a_key_nobody_else_is_answered(runs):
         for key, is_right in (("secret", True), ("Secret", False)):
             with openai.OpenAI(base_url=server.url, api_key=key, max_retries=0) as client:
                 if is_right:
+                    lower = urllib.request.Request(f"{server.url}/models", headers={"authorization": "bearer secret"})
+                    assert get(lower)["data"]  # the scheme in whatever case (RFC 9110, section 11.1)
                     assert text_of(asked(client, "base"))
                     continue
                 with pytest.raises(openai.AuthenticationError, match="API key"):

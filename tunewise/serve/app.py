@@ -21,6 +21,7 @@ from tunewise.serve.refusal import FAILED, INVALID, UNAUTHORISED, Refusal, no_su
 from tunewise.serve.replies import Reply, sent
 from tunewise.serve.scheduler import Scheduler
 
+BEARER = "bearer "
 MOST_BYTES = 4 << 20
 """Of the body of a request."""
 
@@ -82,8 +83,8 @@ def _health(speakers: Speakers, scheduler: Scheduler) -> Response:
 
 def _key_check(api_key: str) -> Any:
     def check(authorization: str = Header("")) -> None:
-        given = authorization.removeprefix("Bearer ").encode()
-        if api_key and not hmac.compare_digest(given, api_key.encode()):
+        given = authorization[len(BEARER) :] if authorization.lower().startswith(BEARER) else authorization
+        if api_key and not hmac.compare_digest(given.encode(), api_key.encode()):
             raise Refusal("the API key is missing or wrong", status=401, kind=UNAUTHORISED, code="invalid_api_key")
 
     return check
