@@ -2,6 +2,7 @@
 takes nobody else with it."""
 
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -32,6 +33,7 @@ class Heard:
     def _hear(self, event):
         self.events.append(event)
         if isinstance(event, Done | Refusal):
+            self.ended_at = time.monotonic()
             self._is_over.set()
 
     def outcome(self):
@@ -87,6 +89,14 @@ def test_those_beyond_the_places_wait_their_turn(runs, parts):
     parts.clear()
     assert answered(runs, n_places=2) == expected
     assert max(len(lanes) for lanes in parts if 3 not in lanes) == 2
+
+
+def test_one_who_asks_for_many_answers_keeps_nobody_waiting_for_them_all(runs):
+    many, one, late = (Heard("lora", n=n, temperature=1.0, seed=3, stop="nowhere") for n in (6, 1, 1))
+    with scheduler_of(runs, [many, one, late], n_places=1):
+        assert len({each.outcome() for each in (one, late)}) == 1
+        assert not isinstance(many.outcome(), Refusal)
+    assert one.ended_at < late.ended_at < many.ended_at
 
 
 @pytest.mark.parametrize("reason", ["no lanes at all", "lanes answer otherwise together"])

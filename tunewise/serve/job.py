@@ -92,6 +92,8 @@ class Choice:
         self.job, self.wanted = job, wanted
         self._index, self._growing, self._tokenizer = index, growing, tokenizer
         self._n_weighed = 0
+        self.turn = 0
+        """When it begins, among those that wait."""
 
     def tell(self) -> bool:
         """Hand on what is there; whether more will come."""

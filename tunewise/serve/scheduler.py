@@ -41,6 +41,15 @@ class _Group:
     writing: Writing
     waiting: deque[Choice] = field(default_factory=deque)
     running: list[Choice] = field(default_factory=list)
+    turn: int = 0
+    """That of the last one that has begun."""
+
+    def queue(self, choices: Sequence[Choice]) -> None:
+        """Let these wait: job by job one answer in each turn, so that a job of many keeps nobody waiting for them all
+        (start-time fair queueing: Goyal et al. 1996, SIGCOMM, section 2)."""
+        for number, choice in enumerate(choices):
+            choice.turn = self.turn + number
+        self.waiting = deque(sorted([*self.waiting, *choices], key=lambda choice: choice.turn))
 
     def admit(self) -> None:
         """Begin with as many of those that wait as there are places."""
@@ -50,6 +59,7 @@ class _Group:
                 if not self.writing.add(choice.wanted):
                     return
                 self.running.append(choice)
+                self.turn = choice.turn
             self.waiting.popleft()
 
     def step(self) -> None:
@@ -200,9 +210,7 @@ class Scheduler:
             return
         assert tokenizer is not None
         group = next(group for group in self._groups if questions[0].lane in group.lanes)
-        group.waiting += choices_of(
-            job, questions, self._prefixes, tokenizer, self._ends, lambda: self._is_closed
-        )  # fmt: skip
+        group.queue(choices_of(job, questions, self._prefixes, tokenizer, self._ends, lambda: self._is_closed))
 
     def _write(self, group: _Group) -> None:
         """Until nothing of this group is being written; while others wait, it begins with nothing new."""
