@@ -26,7 +26,7 @@ from transformers import (
 from tunewise import files
 from tunewise.errors import UserError
 from tunewise.garbage import collect_as_usual
-from tunewise.models import fingerprint, plain
+from tunewise.models import fingerprint, integer_checkpoints, plain
 from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
 from tunewise.models.families import NOT_IN_16_BITS, VISION, kind_of
 from tunewise.models.found import find_base
@@ -163,7 +163,11 @@ def _read(
     """The model on the device, in the format wanted but for the modules `kept`, in evaluation mode; what it lacks."""
     config = options["config"]
     storage = loading(config, quantise, options["dtype"], where, kept)
-    if is_plain(config, quantise):
+    if format_of_checkpoint(config) in integer_checkpoints.WRITERS:
+        packing = integer_checkpoints.IntegerConfig(config.quantization_config)
+        del config.quantization_config  # that transformers leave the library alone which it would ask for
+        model, absent = _read_model(folder, auto_class, {**options, "quantization_config": packing})
+    elif is_plain(config, quantise):
         model, absent = _read_plain(folder, auto_class, options, kept)
     else:
         model, absent = _read_model(folder, auto_class, {**options, **storage})

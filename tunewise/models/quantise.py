@@ -20,8 +20,9 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunewise.errors import UserError, unknown
-from tunewise.models import ends, plain, subclassed
+from tunewise.models import ends, integer_checkpoints, packed_integers, plain, subclassed
 from tunewise.models.codes import EightBits, FourBits
+from tunewise.models.packed_integers import IntegerLinear
 from tunewise.models.packed_shell import PackedShell
 
 NF4, FP4, INT8 = FORMATS = ("nf4", "fp4", "int8")
@@ -71,7 +72,7 @@ def loading(
         return {}
     if dtype is torch.float64:
         raise UserError("quantised weights are multiplied in 16 or 32 bits, not in float64", "dtype=float32")
-    if is_plain(config, wanted) and device.type == "cpu":
+    if stored in integer_checkpoints.WRITERS or (is_plain(config, wanted) and device.type == "cpu"):
         return {}
     if stored == TORCHAO:
         require("this checkpoint needs", TORCHAO, "accelerate", hint="pip install torchao accelerate")
@@ -122,13 +123,16 @@ def format_of_checkpoint(config: PreTrainedConfig) -> str:
     if not told:
         return ""
     by, at_ends = told.get("quant_method"), ENDS if ends.MARK in vars(config) else ""
+    if by in integer_checkpoints.WRITERS:
+        integer_checkpoints.check(told)
+        return by
     if by == TORCHAO and _packs_weights_alone(told):
         return TORCHAO
     if by != "bitsandbytes":
         raise UserError(
             f"this checkpoint is quantised by {by!r}{', inputs or embeddings too' if by == TORCHAO else ''}; what "
-            "bitsandbytes wrote is read, and what torchao wrote of linear weights alone",
-            hint="load its original, and quantise it while loading: quantise=nf4",
+            "bitsandbytes, GPTQ and AWQ wrote is read, and what torchao wrote of linear weights alone",
+            hint=integer_checkpoints.FROM_ORIGINAL,
         )
     return (INT8 if told.get("load_in_8bit") else told.get("bnb_4bit_quant_type", FP4)) + at_ends
 
@@ -147,7 +151,9 @@ def format_of(model: PreTrainedModel) -> str:
 
 def is_quantised(module: nn.Module) -> bool:
     """Whether its weight is stored packed; nothing is imported to tell."""
-    if isinstance(module, plain.NF4Linear | PackedShell | ends.EightBitEnd) or subclassed.is_packed(module):
+    if isinstance(module, plain.NF4Linear | IntegerLinear | PackedShell | ends.EightBitEnd):
+        return True
+    if subclassed.is_packed(module):
         return True
     return "bitsandbytes" in sys.modules and isinstance(module, _packed_layers().LAYERS)
 
@@ -239,12 +245,14 @@ def _layers_of(module: nn.Module) -> ModuleType:
         return subclassed
     if isinstance(module, ends.EightBitEnd):
         return ends
+    if isinstance(module, IntegerLinear):
+        return packed_integers
     return plain if isinstance(module, plain.NF4Linear) else _packed_layers()
 
 
 def _by_bitsandbytes(model: PreTrainedModel) -> bool:
     found = next(iter(packed_weights(model).values()), None)
-    return found is not None and _layers_of(found) not in (plain, subclassed)
+    return found is not None and _layers_of(found) not in (plain, packed_integers, subclassed)
 
 
 def _plain_layer(module: Any, dtype: torch.dtype) -> nn.Module:
