@@ -5,6 +5,7 @@ Weights are rounded to the nearest code in float64, group by group; a line of co
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.small_base import write_base
-
 GROUP = 16
+LAYER = re.compile(r"(model\.layers|transformer\.h)\.\d+\..*(proj|attn|fc)\.weight$")
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
@@ -56,20 +56,22 @@ class Form:
         return "-".join(filter(None, [self.by, self.version[5:], str(self.bits), *marks]))
 
 
-def write_packed(folder: Path, form: Form, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
-    """The small Llama in this form, stored in `dtype`; its weights, float64, with what the packed ones stand for."""
-    write_base(folder)
-    tensors, stored, dense = load_file(folder / "model.safetensors"), {}, {}
-    for name, tensor in tensors.items():
-        if not name.endswith("proj.weight"):
+def pack_folder(folder: Path, form: Form, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
+    """Put the layers of a model folder into this form, all else into `dtype`; what they stand for, in float64."""
+    file, dense = folder / "model.safetensors", {}
+    stored: dict[str, Tensor] = {}
+    for name, tensor in load_file(file).items():
+        if LAYER.match(name) is None:
             stored[name] = tensor.to(dtype)
             dense[name] = stored[name].double()
             continue
-        parts, dense[name] = packed(tensor.double().numpy(), form)
+        is_transposed = name.startswith("transformer.h.")  # GPT-2's, as in memory; a packed one lies like any other
+        parts, found = packed((tensor.T if is_transposed else tensor).double().numpy(), form)
+        dense[name] = found.T if is_transposed else found
         stored |= {name.removesuffix("weight") + part: value for part, value in parts.items()}
-    save_file({name: tensor.contiguous() for name, tensor in stored.items()}, folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    config |= {"quantization_config": form.config, "dtype": str(dtype).removeprefix("torch.")}
+    save_file({name: tensor.contiguous() for name, tensor in stored.items()}, file)
+    told = {"quantization_config": form.config, "dtype": str(dtype).removeprefix("torch.")}
+    config = json.loads((folder / "config.json").read_text("utf-8")) | told
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
     return dense
 

@@ -36,7 +36,10 @@ from tunewise.models.packed_integers import IntegerLinear, Integers
 GPTQ, AWQ, COMPRESSED = WRITERS = ("gptq", "awq", "compressed-tensors")
 """What `quant_method` is in the config of each."""
 CODES = {GPTQ: "qweight", AWQ: "qweight", COMPRESSED: "weight_packed"}
-PARTS = ("qweight", "qzeros", "scales", "g_idx", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
+PARTS = (
+    "qweight", "qzeros", "scales", "g_idx", "weight_packed", "weight_scale", "weight_zero_point",
+    "weight_shape", "weight_g_idx",
+)
 BITS = (2, 3, 4, 8)
 COLUMNS_OF_AWQ = (0, 2, 4, 6, 1, 3, 5, 7)
 FROM_ORIGINAL = "load its original, and quantise it while loading: quantise=nf4"
@@ -92,6 +95,7 @@ class _Stored(nn.Module):
         d_in, d_out = source.weight.shape if isinstance(source, Conv1D) else reversed(source.weight.shape)
         self.shape, self.source_cls = (d_out, d_in), type(source)
         self.bias = source.bias
+        self.register_buffer("weight", torch.empty(0), persistent=False)  # which some families ask for
         for name, (shape, dtype) in tensors.items():
             self.register_buffer(name, torch.empty(tuple(shape), dtype=dtype, device="meta"))
 
@@ -142,7 +146,7 @@ def _tensors_of_layers(files: Sequence[str]) -> dict[str, dict[str, tuple[list[i
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118
                 path, _, part = name.rpartition(".")
-                if part in PARTS or part == "weight_g_idx":
+                if part in PARTS:
                     header = opened.get_slice(name)
                     found[path][part] = header.get_shape(), _TYPES[header.get_dtype()]
     return found
@@ -164,14 +168,14 @@ def _place(path: str, model: PreTrainedModel, modules: Mapping[str, nn.Module]) 
 
 
 def _layer(by: str, told: Mapping[str, Any], path: str, stored: _Stored, dtype: torch.dtype) -> IntegerLinear:
+    tensors = dict(stored.named_buffers())
     try:
-        tensors = {name: buffer for name, buffer in stored.named_buffers() if buffer is not None}
         whole = _READERS[by](tensors, *stored.shape, told)
         _check_shapes(whole, *stored.shape)
         return IntegerLinear(whole, stored.bias, dtype, stored.source_cls)
     except (KeyError, ValueError, RuntimeError, IndexError) as error:
         lack = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        shapes = ", ".join(f"{name} {tuple(buffer.shape)}" for name, buffer in stored.named_buffers())
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items() if name in PARTS)
         raise UserError(
             f"{path}, {stored.shape[0]} x {stored.shape[1]}, cannot be made of {shapes}: {lack}", FROM_ORIGINAL
         ) from error
@@ -230,6 +234,8 @@ def _in_place(d_in: int, n_groups: int) -> Tensor:
 
 def unpacked(words: Tensor, bits: int, n: int) -> Tensor:
     """int32 (·, m), n codes of so many bits in each column, one behind the other from the lowest bit -> uint8 (n, m)."""
+    if len(words) != -(-n * bits // 32):
+        raise ValueError(f"{len(words)} words are not {n} codes of {bits} bits")
     blocks = functional.pad(words, (0, 0, 0, -len(words) % bits)).unflatten(0, (-1, bits))  # of 32 codes each
     codes = torch.empty(len(blocks), 32, words.shape[1], dtype=torch.uint8)
     for i in range(32):
@@ -238,6 +244,4 @@ def unpacked(words: Tensor, bits: int, n: int) -> Tensor:
         if bit + bits > 32:  # the rest of it is in the next word
             code = code & (1 << 32 - bit) - 1 | blocks[:, word + 1] << 32 - bit
         codes[:, i] = code & (1 << bits) - 1
-    if len(codes) * 32 < n:
-        raise ValueError(f"{len(words)} words hold no {n} codes")
     return codes.flatten(0, 1)[:n]

@@ -208,6 +208,7 @@ def dequantise(model: PreTrainedModel) -> PreTrainedModel:
         model.dequantize()
     else:
         del model.config.quantization_config
+        vars(model).pop("hf_quantizer", None)  # which would save it as what it was read from
     for name, layer in plain_layers.items():
         model.set_submodule(name.removesuffix(".weight"), layer)
     return model
