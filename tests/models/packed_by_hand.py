@@ -93,7 +93,11 @@ def packed(weight: NDArray[np.float64], form: Form) -> tuple[dict[str, Tensor], 
         told = (zeros - 1) % n if form.version == "gptq" else zeros
         parts = {"qweight": _words(codes, form.bits).T, "qzeros": _words(told.T, form.bits), "scales": halves.T}
         return {**parts, "g_idx": torch.from_numpy(groups).int()}, dense
-    found = {"weight_packed": _words(codes, form.bits), "weight_scale": halves, "weight_shape": torch.tensor([d_out, d_in])}
+    found = {
+        "weight_packed": _words(codes, form.bits),
+        "weight_scale": halves,
+        "weight_shape": torch.tensor([d_out, d_in]),
+    }
     if not form.symmetric:
         found["weight_zero_point"] = _words(zeros.T, form.bits).T
     if form.act_order:
@@ -102,7 +106,7 @@ def packed(weight: NDArray[np.float64], form: Form) -> tuple[dict[str, Tensor], 
 
 
 def _rounded(weight: NDArray[np.float64], groups: NDArray[np.int64], form: Form) -> tuple[NDArray, ...]:
-    """Codes (d_out, d_in), scales as float16 has them and zeros (d_out, groups); no zero is 0, as the first GPTQ wants."""
+    """Codes (d_out, d_in), scales as float16 has them and zeros, (d_out, groups); no zero is 0, for GPTQ's sake."""
     most, parts = (1 << form.bits) - 1, [weight[:, groups == group] for group in range(groups.max() + 1)]
     if form.symmetric:
         scales = np.stack([2 * np.abs(part).max(1) / most for part in parts], 1)

@@ -26,8 +26,10 @@ from tunewise.models.fingerprint import checksums, of_model
 from tunewise.models.heads import TaskHead
 from tunewise.models.integer_checkpoints import check
 from tunewise.models.load import load_base, original
-from tunewise.models.quantise import dequantise, dequantised_weight, pack, packed_weights
+from tunewise.models.quantise import dequantise, dequantised_weight, pack, packed_weights, scales
+from tunewise.models.weights import bytes_at_rest
 from tunewise.run import build_recipe, run
+from tunewise.run.estimate import plan
 
 IDS = torch.tensor([[5, 9, 33, 20, 7, 41, 3], [8, 8, 60, 12, 50, 6, 11]])
 FORMS = (
@@ -118,7 +120,9 @@ def test_methods_act_and_save_as_on_the_dense_weights(folder, method, tmp_path):
     assert read_card(tmp_path / "adapter")["base"]["quantise"] == "gptq"
     again = load_adapter(load_base(folder, "float32").model, tmp_path / "adapter")
     tuned.model.eval()
-    assert torch.equal(bases.logits(again.model, IDS, again.prefix_ids), bases.logits(tuned.model, IDS, tuned.prefix_ids))
+    assert torch.equal(
+        bases.logits(again.model, IDS, again.prefix_ids), bases.logits(tuned.model, IDS, tuned.prefix_ids)
+    )
     assert_detached_is_the_base(again.detach(), parse_method(method))
 
 
@@ -184,6 +188,8 @@ def test_files_that_do_not_go_with_the_model_are_refused(tmp_path):
         ({f"{name}.g_idx": tensors[f"{name}.g_idx"] - 1}, "not every input has a group"),
         ({f"{name}.g_idx": tensors[f"{name}.g_idx"] * 0}, "groups are of unlike sizes"),
         ({f"{name}.qweight": tensors[f"{name}.qweight"][:2].clone()}, r"cannot be made of .*qweight \(2, 64\)"),
+        ({f"{name}.qweight": tensors[f"{name}.qweight"].repeat(3, 1)}, "its codes have 12 bits"),
+        ({f"{name}.scales": tensors[f"{name}.scales"].double()}, "is stored as F64"),
         ({"model.layers.0.mlp.experts.3.up_proj.qweight": torch.ones(4, 64).int()}, "no linear layer of that name"),
     )
     for change, reason in spoilt:
@@ -194,6 +200,23 @@ def test_files_that_do_not_go_with_the_model_are_refused(tmp_path):
         save_file({key: tensor for key, tensor in tensors.items() if key != f"{name}.{lost}"}, file)
         with pytest.raises(UserError, match=lost):
             load_base(str(tmp_path), "float32")
+
+
+@pytest.mark.parametrize("form", [FORMS[0], FORMS[9]], ids=str)
+def test_the_planner_knows_the_bytes_of_such_a_base(form, tmp_path):
+    """To the byte: scales and zeros, and all that a dense base of the same shape takes beside its weights."""
+    beside = []
+    for name in ("dense", "packed"):
+        write_base(tmp_path / name)
+        if name == "packed":
+            pack_folder(tmp_path / name, form)
+        base = load_base(str(tmp_path / name), "float32")
+        memory = plan(str(tmp_path / name), ["lora"], device="cpu", overrides={"dtype": "float32"}).methods[0].memory
+        beside.append(memory.weights + memory.constants - bytes_at_rest(base.model))
+    assert memory.constants == sum(scale.nbytes for _, scale in scales(base.model)) > 0
+    assert beside[0] == beside[1] > 0
+    with pytest.raises(UserError, match=f"quantise=nf4, and this checkpoint is stored in {form.by}"):
+        plan(str(tmp_path / "packed"), ["lora"], device="cpu", quantise="nf4")
 
 
 def test_a_run_passes_its_proofs_and_its_adapter_is_merged_by_a_route(tmp_path):

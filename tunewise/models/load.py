@@ -26,11 +26,13 @@ from transformers import (
 from tunewise import files
 from tunewise.errors import UserError
 from tunewise.garbage import collect_as_usual
-from tunewise.models import fingerprint, integer_checkpoints, plain
+from tunewise.models import fingerprint, plain
 from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
 from tunewise.models.families import NOT_IN_16_BITS, VISION, kind_of
 from tunewise.models.found import find_base
 from tunewise.models.heads import TaskHead, draw_head, head_of, is_told_by
+from tunewise.models.integer_checkpoints import IntegerConfig
+from tunewise.models.integer_formats import WRITERS
 from tunewise.models.on_disk import lacks_tokenizer, no_tokenizer
 from tunewise.models.precision import choose_dtype
 from tunewise.models.quantise import finish_loading, format_of, format_of_checkpoint, is_plain, loading
@@ -163,8 +165,8 @@ def _read(
     """The model on the device, in the format wanted but for the modules `kept`, in evaluation mode; what it lacks."""
     config = options["config"]
     storage = loading(config, quantise, options["dtype"], where, kept)
-    if format_of_checkpoint(config) in integer_checkpoints.WRITERS:
-        packing = integer_checkpoints.IntegerConfig(config.quantization_config)
+    if format_of_checkpoint(config) in WRITERS:
+        packing = IntegerConfig(config.quantization_config)
         del config.quantization_config  # that transformers leave the library alone which it would ask for
         model, absent = _read_model(folder, auto_class, {**options, "quantization_config": packing})
     elif is_plain(config, quantise):

@@ -22,8 +22,9 @@ from transformers.pytorch_utils import Conv1D
 from tunewise.errors import UserError, unknown
 from tunewise.models import ends, integer_checkpoints, packed_integers, plain, subclassed
 from tunewise.models.codes import EightBits, FourBits
+from tunewise.models.integer_formats import WRITERS
 from tunewise.models.packed_integers import IntegerLinear
-from tunewise.models.packed_shell import PackedShell
+from tunewise.models.packed_shell import Layout, PackedShell
 
 NF4, FP4, INT8 = FORMATS = ("nf4", "fp4", "int8")
 """Of the linear layers."""
@@ -64,15 +65,11 @@ def loading(
     bitsandbytes is not installed, but for NF4 on a CPU, which `plain.py` has.
     """
     stored = format_of_checkpoint(config)
-    if wanted not in ("", stored):
-        check_format(wanted)
-    if wanted and stored and wanted not in (stored, stored + ENDS):
-        raise UserError(f"quantise={wanted}, and this checkpoint is stored in {stored}", f"leave quantise={stored}")
-    if not (wanted or stored):
+    if not format_to_be(config, wanted):
         return {}
     if dtype is torch.float64:
         raise UserError("quantised weights are multiplied in 16 or 32 bits, not in float64", "dtype=float32")
-    if stored in integer_checkpoints.WRITERS or (is_plain(config, wanted) and device.type == "cpu"):
+    if stored in WRITERS or (is_plain(config, wanted) and device.type == "cpu"):
         return {}
     if stored == TORCHAO:
         require("this checkpoint needs", TORCHAO, "accelerate", hint="pip install torchao accelerate")
@@ -80,6 +77,25 @@ def loading(
         require(f"quantise={wanted or stored} needs", "bitsandbytes", "accelerate")
     where = {"device_map": {"": device}}
     return where if stored else {**where, "quantization_config": _configuration(of_layers(wanted), dtype, kept)}
+
+
+def format_to_be(config: PreTrainedConfig, wanted: str) -> str:
+    """The format wanted, or where none is that of the checkpoint; UserError for one that it cannot be loaded in."""
+    stored = format_of_checkpoint(config)
+    if wanted not in ("", stored):
+        check_format(wanted)
+    if wanted and stored and wanted not in (stored, stored + ENDS):
+        raise UserError(f"quantise={wanted}, and this checkpoint is stored in {stored}", f"leave quantise={stored}")
+    return wanted or stored
+
+
+def layout_of(config: PreTrainedConfig, form: str) -> Layout:
+    """How the linear layers of a base in this format lie in memory; UserError where its config does not say."""
+    if form in WRITERS:
+        return integer_checkpoints.layout_of(config.to_dict()["quantization_config"])
+    if form == TORCHAO:
+        raise UserError("how large a checkpoint of torchao is in memory is not told by its config", "plan its original")
+    return Layout(8 if of_layers(form) == INT8 else 4)
 
 
 def check_format(form: str) -> None:
@@ -123,7 +139,7 @@ def format_of_checkpoint(config: PreTrainedConfig) -> str:
     if not told:
         return ""
     by, at_ends = told.get("quant_method"), ENDS if ends.MARK in vars(config) else ""
-    if by in integer_checkpoints.WRITERS:
+    if by in WRITERS:
         integer_checkpoints.check(told)
         return by
     if by == TORCHAO and _packs_weights_alone(told):
