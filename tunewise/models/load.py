@@ -64,7 +64,7 @@ class Base:
     image_processor: ImageProcessingMixin | None = None
     """Images -> pixel values, for a base that reads images."""
     quantise: str = ""
-    """The format its linear weights are in: nf4, fp4, int8, or plain."""
+    """The format its linear weights are in: nf4, fp4, int8, gptq, awq, ..., or plain."""
 
     def save_processor(self, folder: Path, chat_template: str = "") -> None:
         """Write what turns texts or images into what the model takes beside a model of this base.
@@ -167,7 +167,7 @@ def _read(
     storage = loading(config, quantise, options["dtype"], where, kept)
     if format_of_checkpoint(config) in WRITERS:
         packing = IntegerConfig(config.quantization_config)
-        del config.quantization_config  # that transformers leave the library alone which it would ask for
+        del config.quantization_config  # by which transformers would ask for the library that wrote it
         model, absent = _read_model(folder, auto_class, {**options, "quantization_config": packing})
     elif is_plain(config, quantise):
         model, absent = _read_plain(folder, auto_class, options, kept)

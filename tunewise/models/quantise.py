@@ -2,8 +2,9 @@
 
 NF4 with double quantisation: Dettmers et al. 2023, arXiv:2305.14314 (`models/nf4.py` writes it out); LLM.int8():
 Dettmers et al. 2022, arXiv:2208.07339. Quantisation is a way of loading: a site hands out its dequantised weight, and
-no method asks how it is stored. Needs the extra `quant`; NF4 alone is to be had without (`plain.py`). The embedding and
-the head stay as they are, or lie in int8 (`ends.py`): nf4-ends8.
+no method asks how it is stored. Needs the extra `quant`; NF4 alone is to be had without (`plain.py`), and what GPTQ,
+AWQ and compressed-tensors wrote is read without (`integer_checkpoints.py`). The embedding and the head stay as they
+are, or lie in int8 (`ends.py`): nf4-ends8.
 """
 
 import importlib.util
