@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from tests import bases
 from tests.cli.command import tunewise
 from tests.methods.promises import assert_detached_is_the_base, randomise
-from tests.models.packed_by_hand import Form, pack_folder
+from tests.models.packed_by_hand import Form, pack_folder, packed
 from tests.small_base import QUICK, write_base, write_place
 from tunewise.engine.dequantised import forwards
 from tunewise.engine.fused import fused
@@ -25,7 +25,9 @@ from tunewise.models import codes
 from tunewise.models.fingerprint import checksums, of_model
 from tunewise.models.heads import TaskHead
 from tunewise.models.integer_checkpoints import check
+from tunewise.models.integer_formats import read
 from tunewise.models.load import load_base, original
+from tunewise.models.packed_integers import IntegerLinear, Integers, codes_of, weight_of
 from tunewise.models.quantise import dequantise, dequantised_weight, pack, packed_weights, scales
 from tunewise.models.weights import bytes_at_rest
 from tunewise.run import build_recipe, run
@@ -68,16 +70,16 @@ def test_weights_and_answers_are_those_of_the_dense_model(form, tmp_path):
     dense = pack_folder(write_base(tmp_path), form)
     base = load_base(str(tmp_path), "float32")
     assert base.quantise == form.by
-    packed = packed_weights(base.model)
-    assert len(packed) == 14
-    for name, module in packed.items():
+    layers = packed_weights(base.model)
+    assert len(layers) == 14
+    for name, module in layers.items():
         assert module.weight.dtype == torch.uint8
         assert module.weight.numel() == dense[name].numel() // (1 if form.bits == 8 else 2)
         assert torch.equal(dequantised_weight(module).double(), dense[name]), name
     wanted = bases.logits(dense_model(tmp_path, base.model.config, dense), IDS)
     torch.testing.assert_close(bases.logits(base.model, IDS), wanted, rtol=1e-4, atol=1e-5)
     if library() is not None:
-        assert [layer for layer, _ in forwards(base.model)] == ([] if form.bits == 8 else list(packed.values()))
+        assert [layer for layer, _ in forwards(base.model)] == ([] if form.bits == 8 else list(layers.values()))
         with fused(base.model):
             torch.testing.assert_close(bases.logits(base.model, IDS), wanted, rtol=1e-4, atol=1e-5)
     assert torch.equal(bases.logits(dequantise(base.model), IDS), wanted)
@@ -99,6 +101,22 @@ def test_transposed_layers_and_pieces_of_rows(tmp_path, monkeypatch):
     dequantise(base.model).save_pretrained(tmp_path / "dense")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "dense").eval()
     assert torch.equal(bases.logits(again, IDS), wanted)
+
+
+def test_zeros_that_were_not_packed_and_rows_of_one_group():
+    """As earlier releases of compressed-tensors left them; and an odd row, whose codes do not lie two in a byte."""
+    form, weight = FORMS[9], torch.randn(8, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    parts, dense = packed(weight.numpy(), form)
+    whole = read(parts, 8, 32, form.config)
+    parts["weight_zero_point"] = (whole.zeros.int() - 128).to(torch.int8)
+    again = read(parts, 8, 32, form.config)
+    assert torch.equal(again.zeros, whole.zeros)
+    assert torch.equal(weight_of(IntegerLinear(again, None, torch.float32)).double(), dense)
+    codes, scales = torch.arange(14, dtype=torch.uint8).view(2, 7), torch.tensor([[0.5], [2.0]])
+    zeros = torch.tensor([[1], [8]], dtype=torch.uint8)
+    layer = IntegerLinear(Integers(codes, scales, zeros, torch.zeros(7).long(), 4), None, torch.float32)
+    assert torch.equal(weight_of(layer), (codes.float() - zeros) * scales)
+    assert codes_of(layer) is None
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method["name"])
