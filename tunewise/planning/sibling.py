@@ -30,7 +30,7 @@ def sibling_of(shell: Shell) -> PreTrainedModel | None:
                     nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, AssertionError):
         return None
-    return made.eval()
+    return (made.float() if made.dtype is torch.float16 else made).eval()  # as no base runs in float16 on a CPU
 
 
 def narrow(config: PreTrainedConfig) -> PreTrainedConfig:

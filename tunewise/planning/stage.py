@@ -33,7 +33,7 @@ from tunewise.models.ends import pack_ends
 from tunewise.models.load import Base
 from tunewise.models.packed_shell import pack
 from tunewise.models.plain import packed_paths
-from tunewise.models.quantise import WITH_ENDS, of_layers
+from tunewise.models.quantise import WITH_ENDS, layout_of
 from tunewise.models.weights import frozen_weight
 from tunewise.planning.layers import cut, runs
 from tunewise.planning.moments import LOW_PRECISION
@@ -233,7 +233,9 @@ class Stage:
                 module._parameters[name] = new[id(parameter)]
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
-        pack(model, [path for path in self._packed if path in there], of_layers(self._work.quantise), self._work.dtype)
+        if self._packed:
+            layout = layout_of(self._shell.config, self._work.quantise)
+            pack(model, [path for path in self._packed if path in there], layout, self._work.dtype)
         if self._work.quantise in WITH_ENDS:
             pack_ends(model, self._work.dtype, _hollow_codes)
         return model
