@@ -105,7 +105,7 @@ def load_base(
     head, where = head or TaskHead(), _device(device)
     config = load_config(name)
     kind = kind_of(config)
-    auto_class = head.auto_class(kind, name)
+    auto_class = head.auto_class(kind, name, config)
     folder = find_base(name, "weights")
     tokenizer = None if kind == VISION else _tokenizer_in(folder, name, head)
     same_size, same_labels = config.num_labels == max(1, len(head.labels)), is_told_by(head, config)

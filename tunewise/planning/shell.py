@@ -58,7 +58,7 @@ def shell_of(name: str, head: TaskHead | None = None) -> Shell:
     head = head or (TaskHead() if kind in WRITERS else TaskHead("classes", ("0", "1")))
     head.configure(config)
     with torch.device("meta"):
-        model = head.auto_class(kind, name).from_config(config)
+        model = head.auto_class(kind, name, config).from_config(config)
     if has_own_head(config):
         output = model.get_output_embeddings()
         output.weight = nn.Parameter(torch.empty_like(output.weight))
