@@ -35,7 +35,7 @@ from tunewise.models.packed_shell import pack
 from tunewise.models.plain import packed_paths
 from tunewise.models.quantise import WITH_ENDS, of_layers
 from tunewise.models.weights import frozen_weight
-from tunewise.planning.layers import cut, runs
+from tunewise.planning.layers import cut, hollow, runs
 from tunewise.planning.moments import LOW_PRECISION
 from tunewise.planning.recorder import recording
 from tunewise.planning.rows import unlike_rows
@@ -83,7 +83,7 @@ _KNOWN: WeakKeyDictionary[PreTrainedModel, _Known] = WeakKeyDictionary()
 
 def _known(shell: Shell) -> _Known:
     if shell.model not in _KNOWN:
-        found = _KNOWN[shell.model] = _Known(read_anatomy(shell.model), sibling_of(shell))
+        found = _KNOWN[shell.model] = _Known(shell.anatomy, sibling_of(shell))
         if found.sibling is not None:  # tried here, where tensors have numbers
             fuse_as(found.sibling, found.sibling)
             read_as(found.sibling, found.sibling)
@@ -100,7 +100,7 @@ class Stage:
         self._packed = packed_paths(shell.model, _kept(shell)) if work.quantise else []
         refuse_to_act(method, self._anatomy)
         with torch.device("meta"):
-            deltas = dict(method.deltas(self._anatomy))
+            self._deltas = deltas = dict(method.deltas(self._anatomy))
         chosen = selected_by(shell.model, method, self._anatomy)
         selected, n_selected = list(chosen), sum(parameter.numel() for parameter in chosen.values())
         n_added = n_trained(added_by(deltas))
@@ -243,7 +243,9 @@ class Stage:
         sites = {site.name: site for site in (*anatomy.sites, *anatomy.keys)}
         ends = {site.name: site for site in (anatomy.embedding, anatomy.head) if site is not None}
         there = sites | ends
-        deltas = {name: delta for name, delta in self._method.deltas(self._anatomy).items() if name in there}
+        deltas = hollow({name: delta for name, delta in self._deltas.items() if name in there})
+        if deltas is None:
+            deltas = {name: delta for name, delta in self._method.deltas(self._anatomy).items() if name in there}
         for name, delta in deltas.items():
             delta.bind(partial(frozen_weight, model, there[name]))
         if self._originals_on_disk:
