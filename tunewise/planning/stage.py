@@ -25,7 +25,7 @@ from tunewise.engine.trunk_store import Store
 from tunewise.errors import UserError
 from tunewise.methods.attach import Tuned
 from tunewise.methods.base import Method
-from tunewise.methods.reach import added_by, delta_dtype, n_trained, refuse_to_act, selected_by
+from tunewise.methods.reach import added_by, delta_dtype, n_trained, refuse_to_act, selected_by, sites_by_name
 from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
 from tunewise.models.aside import is_large
 from tunewise.models.codes import EightBits
@@ -42,6 +42,7 @@ from tunewise.planning.rows import unlike_rows
 from tunewise.planning.shell import Shell
 from tunewise.planning.sibling import sibling_of, with_method
 from tunewise.planning.step import Step, Taken
+from tunewise.planning.thinned import thinned
 from tunewise.planning.trunk import TrunkPlan, plan_of, try_trunk, with_bytes
 from tunewise.planning.work import Work
 
@@ -115,7 +116,7 @@ class Stage:
         )
         name = str(method.configuration())
         if name not in known.tried:
-            known.tried[name] = self._tried()
+            known.tried[name] = self._tried(selected)
         tried = known.tried[name]
         self._objective = minimising(tried.objective, CrossEntropy(work.label_smoothing))
         self.trunk_plan, self._trunk = TrunkPlan(), None
@@ -174,19 +175,28 @@ class Stage:
         passed = {path: arity for path, arity in self._trunk.passed.items() if path in there}
         return replace(self._trunk, model=model, passed=passed)
 
-    def _tried(self) -> _Tried:
-        """With the method on the sibling, where it can be."""
+    def _tried(self, selected: Sequence[str]) -> _Tried:
+        """With the method, which trains these tensors of the base, on the sibling, where it can be."""
         prefix, no_trunk = self._method.prefix_ids(self._anatomy), "it cannot be tried on a narrow base of this kind"
         if self._sibling is None:
             return _Tried(objective_for(self._base(self._shell.model, self._anatomy), prefix), None, no_trunk)
         tuned = with_method(self._sibling, self._method)
-        objective, trunk = self._objective_with(tuned), None
+        with thinned(self._sibling, self._anatomy, self.runs):
+            objective, trunk = self._objective_with(tuned), None
         if tuned is not None:
+            frozen = [layers for layers in self.runs if not self._acts_in(layers[0], selected)]
             try:
-                trunk, no_trunk = try_trunk(tuned, objective)
+                with thinned(self._sibling, self._anatomy, frozen):
+                    trunk, no_trunk = try_trunk(tuned, objective)
             finally:
                 tuned.detach()
         return _Tried(replace(objective, prefix_ids=prefix), trunk, no_trunk)
+
+    def _acts_in(self, layer: int, selected: Sequence[str]) -> bool:
+        """Whether the method adds something to a layer, or trains something of it."""
+        path, sites = f"{self._anatomy.layers[layer]}.", sites_by_name(self._anatomy)
+        added = any(sites[name].layer == layer for name in self._deltas)
+        return added or any(name.startswith(path) for name in selected)
 
     def _objective_with(self, tuned: Tuned | None) -> Any:
         """That of the sibling as it is now; tried once for all methods that add nothing to it."""

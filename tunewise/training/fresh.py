@@ -82,7 +82,8 @@ class Fresh:
     def stand_by(self) -> None:
         """Split the process that waits off this one now, where this one is ours and has only imported: no question
         costs an import then. Elsewhere nothing."""
-        if not (CAN_SPLIT and has_only_imported() and threading.active_count() == 1) or torch.cuda.is_initialized():
+        is_alone = has_only_imported() and threading.active_count() == 1 and not torch.cuda.is_initialized()
+        if self._waiting is not None or not (CAN_SPLIT and is_alone):
             return
         ours, its = socket.socketpair()
         pid = os.fork()
