@@ -48,6 +48,9 @@ def dimension(
     from tunewise import files
     from tunewise.comparison import intrinsic_dimension
     from tunewise.report import figure
+    from tunewise.training.reload import FRESH
+
+    FRESH.stand_by()
 
     root = out or Path("runs/intrinsic-dimension")
     found = intrinsic_dimension(

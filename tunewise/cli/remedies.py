@@ -35,6 +35,9 @@ def remedies(
     from tunewise.cli.progress import RunsProgress
     from tunewise.comparison import remedies as carry_out
     from tunewise.report.table import print_remedies
+    from tunewise.training.reload import FRESH
+
+    FRESH.stand_by()
 
     root, others = out or Path("runs/remedies"), None if mixture is None else mixture.split(",")
     with RunsProgress(progress_lines()) as progress:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from tunewise.methods.base import Method
-from tunewise.models.anatomy import context_length, read_anatomy
+from tunewise.models.anatomy import context_length
 from tunewise.models.quantise import layout_of
 from tunewise.planning.correction import Correction
 from tunewise.planning.devices import Device
@@ -110,7 +110,7 @@ class Surface:
 
     def __init__(self, shell: Shell, method: Method, device_type: str, work: Work) -> None:
         self._shell, self._method, self._device_type, self._work = shell, method, device_type, work
-        self._n_virtual = method.virtual_positions(read_anatomy(shell.model))
+        self._n_virtual = method.virtual_positions(shell.anatomy)
         self._made: dict[Work, Rehearsed] = {}
         self.first = self._rehearsed(work)
 
