@@ -42,6 +42,7 @@ from tunewise.run.class_weights import check_loss, weighed
 from tunewise.run.dial import DIAL, measure_dial
 from tunewise.run.examined import refuse_unfit
 from tunewise.run.forgetting import RETENTION, check_suite, forgotten
+from tunewise.run.kept import ASKED, kept, shown
 from tunewise.run.longest_batch import longest_batch_fits
 from tunewise.run.planned import planned
 from tunewise.run.prepare import drawn, fields_of, load_for
@@ -241,6 +242,9 @@ class Run:
         files.write_text(self.out / record.RECIPE, dump_yaml(self.recipe))
         files.write_json(self.out / record.ENVIRONMENT, record.environment(self.base, digest))
         files.write_json(self.out / record.LEDGER, self._accounts(ledger))
+        if not self.tuned.n_trainable:  # an adapter holds the same
+            demonstrations = shown(self.task, self.recipe.in_context, self.recipe.seed)
+            files.write_json(self.out / ASKED, {**kept(self.task, self.tokenizer), "demonstrations": demonstrations})
         if self.rows:
             criterion = CrossEntropy(self.recipe.train.label_smoothing, self.weighing.classes)
             objective = minimising(self.objective, criterion)
