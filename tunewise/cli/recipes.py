@@ -66,13 +66,16 @@ def _of_file(file: Path) -> dict[str, Any]:
         raise
 
 
-def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:
+def gather(words: Sequence[str], flags: dict[str, Any], *, goes_on: bool = False) -> dict[str, Any]:
     """The recipe as plain data. `flags` are the options of the verb: model, data, method, seed; None where not given.
 
     Short forms (`data: tiny:sentiment`, `method: lora`) are opened into fields first, so that overrides reach inside.
+    Where `goes_on`, model and method of a recipe that goes on from an adapter are left to it, if nothing says them.
     """
     file, overrides = split_words(words)
-    recipe = {**DEFAULTS, **(_of_file(file) if file else {})}
+    recipe = _of_file(file) if file else {}
+    if not (goes_on and ("adapter" in recipe or any(word.startswith("adapter=") for word in overrides))):
+        recipe = {**DEFAULTS, **recipe}
     given = {name: value for name, value in flags.items() if value is not None}
     # method=bitfit and data=reviews.csv mean the same as the flags
     for assignment in [o for o in overrides if o.partition("=")[0] in SHORT]:
@@ -89,7 +92,8 @@ def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:
         word, of_the_recipe = _parted(given.pop("method"))
         fields, overrides = in_one_word(word), [*of_the_recipe, *overrides]
         # another method has other fields, so the recipe's own do not carry over
-        known = recipe["method"] if recipe["method"].get("name") == fields["name"] else {}
+        known = recipe.get("method", {})
+        known = known if known.get("name") == fields["name"] else {}
         recipe["method"] = {**known, **fields}
     recipe = override({**recipe, **given}, overrides)
     if "data" not in recipe:

@@ -41,17 +41,17 @@ def train(
     """
     from tunewise.cli.recipes import gather
 
-    recipe = gather(words or [], {"model": model, "data": data, "method": method, "seed": seed})
+    recipe = gather(words or [], {"model": model, "data": data, "method": method, "seed": seed}, goes_on=True)
 
     if "arms" in recipe:
         raise UserError("this recipe has arms, which a single run has not", "tunewise compare carries them all out")
 
     from tunewise.config import parse
     from tunewise.report.table import print_run
-    from tunewise.run import Recipe, failed_proofs, is_done, refuse_unfit, run, run_folder
+    from tunewise.run import Recipe, failed_proofs, going_on, is_done, refuse_unfit, run, run_folder
     from tunewise.training.progress import watcher_for
 
-    parsed = parse(Recipe, recipe)
+    parsed = parse(Recipe, going_on(recipe))
     folder = out if out is not None else run_folder(parsed, Path("runs"))
     if not (ignore_findings or is_done(folder)):
         refuse_unfit([parsed])
