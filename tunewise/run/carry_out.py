@@ -132,8 +132,8 @@ def train(
 ) -> dict[str, Any]:
     """`tunewise train`: one run, into `out` or runs/<task>/<method>-<hash>/seed<k>; its metrics and its folder.
 
-    `model` is a name, or what `load_base` returned, which is reused; it and `method` are `tiny` and `lora` where nothing
-    is said, or those of the adapter that the run goes on from. `overrides` holds dotted fields,
+    `model` is a name, or what `load_base` returned, which is reused; it and `method` are `tiny` and `lora` where
+    nothing is said, or those of the adapter that the run goes on from. `overrides` holds dotted fields,
     {"train.learning_rate": 2e-4, "data.train": 500}. UserError where the data doctor finds errors, unless they are to
     be ignored.
     """
