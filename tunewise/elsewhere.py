@@ -39,9 +39,9 @@ ANSWERS = {
         "tokenizer_name tokenizer_type use_fast_tokenizer"
     ),
     KERNELS: (
-        "attn_implementation compile enable_liger_kernel flash_attention flash_attn low_cpu_mem_usage model_init_kwargs "
-        "sdp_attention shift_attn tf32 torch_compile torchao torchdynamo use_cache use_liger use_liger_kernel "
-        "use_unsloth use_unsloth_gc xformers_attention"
+        "attn_implementation compile enable_liger_kernel flash_attention flash_attn low_cpu_mem_usage "
+        "model_init_kwargs sdp_attention shift_attn tf32 torch_compile torchao torchdynamo use_cache use_liger "
+        "use_liger_kernel use_unsloth use_unsloth_gc xformers_attention"
     ),
     "train.batch_size=N, of which tunewise plan tells the largest that fits": "auto_find_batch_size",
     f"{NOTHING} the same command goes on": (

@@ -1,10 +1,12 @@
 """`tunewise compare --protocol icl-vs-ft`: in-context learning against fine-tuning over model sizes."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tunewise.cli.console import print_json, progress_lines, results, this_command
+from tunewise.cli.unproved import refuse_unproved
 from tunewise.config import in_one_word, override
 from tunewise.errors import UserError
 
@@ -24,6 +26,7 @@ def carry_out(
     """The grid of these models on the recipe's data, printed, with icl-vs-ft.json and icl-vs-ft.html in `root`."""
     from tunewise.cli.progress import RunsProgress
     from tunewise.comparison.icl_vs_ft import icl_vs_ft
+    from tunewise.report.arms import read_arms
     from tunewise.report.size_grid import print_grids, write_size_page
 
     own = {name: value for name, value in fields.items() if name not in ("model", "data", "out_of_domain", "seed")}
@@ -38,6 +41,8 @@ def carry_out(
     else:
         print_grids(results(), found)
         results().print(f"\npage: {page}", soft_wrap=True)
+    arms = [(model["label"], arm) for model in found["models"] for arm in read_arms(root / model["label"])]
+    refuse_unproved([replace(arm, label=f"{arm.label} on {label}") for label, arm in arms])
 
 
 def fine_tuned(methods: str | None, recipe: Mapping[str, Any]) -> dict[str, Any]:

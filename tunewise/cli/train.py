@@ -1,13 +1,12 @@
 """`tunewise train`: a base, a method and data in; a run folder with a proved adapter out."""
 
-import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tunewise.cli.console import AsJson, Data, Model, OneMethod, Out, leave_unproved, print_json, results
+from tunewise.cli.unproved import look_at
 from tunewise.errors import UserError
 
 Words = Annotated[
@@ -61,9 +60,3 @@ def train(
     else:
         print_run(results(), folder, metrics)
     leave_unproved(failed_proofs(metrics["proofs"]), look_at([folder]))
-
-
-def look_at(folders: Sequence[Path]) -> str:
-    """What to do about runs with a proof that failed."""
-    words = shlex.join(["tunewise", "adapter", "check", *map(str, folders)])
-    return f"the figures: {words}; until they are understood, trust neither scores nor adapter"

@@ -68,7 +68,7 @@ class Recipe(Strict):
     @model_validator(mode="before")
     @classmethod
     def _inner_fields_have_their_section(cls, data: Any) -> Any:
-        """`r=4` or `learning_rate=1e-4` alone, as peft and Trainer name them, or train.seed=1: say where they belong."""
+        """`r=4` or `learning_rate=1e-4` alone, as peft and Trainer name them, or train.seed=1: where they belong."""
         if isinstance(data, Mapping):
             chosen = data.get("method")
             name = chosen.get("name") if isinstance(chosen, Mapping) else chosen
