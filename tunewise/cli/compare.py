@@ -229,9 +229,10 @@ def carry_out(comparison: "Comparison", root: Path, workers: "int | Ray | None",
 def arms_of(text: str) -> dict[str, dict[str, Any]]:
     """Label -> recipe fields: each method of `text`."""
     from tunewise.cli.recipes import arm_of
+    from tunewise.config import parts_of
 
     arms: dict[str, dict[str, Any]] = {}
-    for word in filter(None, (part.strip() for part in text.split(","))):
+    for word in filter(None, (part.strip() for part in parts_of(text, ","))):
         label, own = arm_of(word)
         if label in arms:
             raise UserError(f"the method {word} is there twice", "leave one out, or change a field of it")

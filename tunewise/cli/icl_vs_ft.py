@@ -7,7 +7,7 @@ from typing import Any
 
 from tunewise.cli.console import print_json, progress_lines, results, this_command
 from tunewise.cli.unproved import refuse_unproved
-from tunewise.config import in_one_word, override
+from tunewise.config import in_one_word, named, override, parts_of
 from tunewise.errors import UserError
 
 PROTOCOL = "icl-vs-ft"
@@ -47,7 +47,7 @@ def carry_out(
 
 def fine_tuned(methods: str | None, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe with the one method that is held against in-context learning: full fine-tuning, unless one is said."""
-    words = [word for word in (methods or "full").split(",") if word.strip()]
+    words = [word for word in parts_of(methods or "full", ",") if word.strip()]
     if len(words) != 1 or words[0].startswith("frozen"):
         raise UserError(
             f"--methods {methods} is not one way of fine-tuning",
@@ -62,11 +62,12 @@ def models_of(text: str, protocol: str | None) -> dict[str, dict[str, Any]]:
         told = f"no protocol named {protocol!r}" if protocol else "--models is for a protocol, and none is given"
         raise UserError(told, f"write --protocol {PROTOCOL} --models tiny,FOLDER")
     models: dict[str, dict[str, Any]] = {}
-    for word in filter(None, (part.strip() for part in text.split(","))):
-        name, *assignments = word.split(":")
+    for word in filter(None, (part.strip() for part in parts_of(text, ","))):
+        name, *assignments = parts_of(word, ":")
+        name = override({}, [f"name={name}"])["name"] if name[0] in "\"'" else name
         if name in models:
             raise UserError(f"the model {name} is there twice", "leave one out")
-        models[name] = override({}, assignments)
+        models[name] = override({}, named(word, assignments))
     if not models:
         raise UserError(
             f"no models for --protocol {PROTOCOL}", "name them with commas: --models tiny,FOLDER,facebook/opt-125m"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunewise.config import in_one_word, override, read_yaml
+from tunewise.config import in_one_word, override, parts_of, read_yaml
 from tunewise.data.found import find
 from tunewise.elsewhere import ELSEWHERE, hint_for
 from tunewise.errors import UserError
@@ -42,12 +42,12 @@ def arm_of(word: str) -> tuple[str, dict[str, Any]]:
     """Label and recipe fields of an arm in one word: a method, its fields, and fields of the recipe after them, as in
     frozen:shots=8:data.pattern=question, or lora:quantise=nf4."""
     method, own = _parted(word)
-    return " ".join(word.strip().split(":")), {"method": in_one_word(method), **assigned(own)}
+    return " ".join(parts_of(word.strip(), ":")), {"method": in_one_word(method), **assigned(own)}
 
 
 def _parted(word: str) -> tuple[str, list[str]]:
     """An arm's word without what it assigns to fields of the recipe, and those assignments."""
-    name, *assignments = word.strip().split(":")
+    name, *assignments = parts_of(word.strip(), ":")
     names = [assignment.partition("=")[0] for assignment in assignments]
     own = [each for each, field in zip(assignments, names) if "." in field or field in OF_THE_BASE]
     return ":".join([name, *(each for each in assignments if each not in own)]), own
