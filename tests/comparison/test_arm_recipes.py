@@ -49,7 +49,7 @@ def test_a_value_may_hold_colons_and_commas_in_quotes_or_brackets():
         {"method": {"name": "lora"}},
     ]
     assert arm_of("frozen:data.words.1=it's")[1]["data.words.1"] == "it's"
-    assert arm_of(r"""frozen:data.path='C:\rows':data.prompt="say \\"{text}\\":" """)[1] == {
+    assert arm_of(r"""frozen:data.path='C:\rows':data.prompt="say \"{text}\":" """)[1] == {
         "method": {"name": "frozen"}, "data.path": r"C:\rows", "data.prompt": 'say "{text}":',
     }  # fmt: skip
     models = models_of(r"tiny,'C:\base':train.steps=3,org/base@refs/pr/3", "icl-vs-ft")

@@ -73,7 +73,7 @@ def gather(words: Sequence[str], flags: dict[str, Any], *, goes_on: bool = False
     Where `goes_on`, model and method of a recipe that goes on from an adapter are left to it, if nothing says them.
     """
     file, overrides = split_words(words)
-    recipe = _of_file(file) if file else {}
+    recipe: dict[str, Any] = _of_file(file) if file else {}
     if not (goes_on and ("adapter" in recipe or any(word.startswith("adapter=") for word in overrides))):
         recipe = {**DEFAULTS, **recipe}
     given = {name: value for name, value in flags.items() if value is not None}
