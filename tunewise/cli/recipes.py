@@ -9,7 +9,7 @@ from tunewise.data.found import find
 from tunewise.elsewhere import ELSEWHERE, hint_for
 from tunewise.errors import UserError
 
-DEFAULTS = {"model": "tiny", "method": {"name": "lora"}, "seed": 0}
+DEFAULTS: dict[str, Any] = {"model": "tiny", "method": {"name": "lora"}, "seed": 0}
 OF_THE_BASE = ("dtype", "head", "quantise")  # fields of the recipe that an arm may be given beside those of its method
 ROWS = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
 """Ends of names of files that hold rows, and no recipe."""
