@@ -74,6 +74,7 @@ def trained_on(base: Base, recipe: Recipe, rows: Sequence[Encoded], sources: Sou
         checkpointing=config.checkpointing,
         optimiser=config.optimiser,
         label_smoothing=config.label_smoothing,
+        decays=config.weight_decay > 0,
     )
     mean_tokens = round(float(n_tokens[np.concatenate(batches)].mean()), 2)
     return TrainedOn(work, mean_tokens, config.n_drawn(sources.n), base.head.kind, len(base.head.labels))
