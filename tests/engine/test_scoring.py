@@ -5,6 +5,8 @@ from tests import more_bases
 from tests.bases import DECODERS, build
 from tests.rows import random_rows
 from tunewise.engine.scoring import option_log_probabilities, sequence_losses
+from tunewise.methods import parse_method
+from tunewise.methods.attach import attach
 
 PROMPTS = [list(row.ids[: row.prompt_length]) for row in random_rows(7)]
 
@@ -37,6 +39,20 @@ def test_a_shared_beginning_and_shared_prompts_change_nothing(family, prefix_ids
     for prompt, row, found in zip(prompts, options, scores, strict=True):
         expected = [log_probability(model, prompt, option, prefix_ids) for option in row]
         assert found == pytest.approx(expected, abs=1e-10 if family in DECODERS else 1e-4)
+
+
+@pytest.mark.parametrize("family", ["qwen3_5_text", "lfm2"])
+def test_biases_that_are_added_reach_no_padding_of_a_convolution_or_a_recurrence(family):
+    model = more_bases.build(family, torch.float32)
+    tuned = attach(model, parse_method({"name": "bitfit", "add": True}))
+    with torch.no_grad():
+        for number, tensor in enumerate(tuned.trainable.values()):
+            tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(number)) / 3)
+    prompts, option = [[5, 7, 9], [1, *SHOWN], [8] * 9], [[4], [6, 3]]
+    together = option_log_probabilities(model, prompts, [option] * 3, pad_id=0, packing=False)
+    for prompt, found in zip(prompts, together, strict=True):
+        assert found == pytest.approx([log_probability(model, prompt, each) for each in option], abs=1e-4)
+    tuned.detach()
 
 
 def test_a_shared_beginning_is_read_once():
