@@ -55,6 +55,23 @@ def test_biases_that_are_added_reach_no_padding_of_a_convolution_or_a_recurrence
     tuned.detach()
 
 
+@pytest.mark.parametrize("family", ["gpt_oss", "granite_swa"])
+def test_sinks_of_an_attention_count_on_padded_rows(family):
+    """As they do in the model's own forward of one row; without them it says something else."""
+    model = (more_bases.build if family in more_bases.MORE else build)(family, torch.float32)
+    sinks = [each for name, each in model.named_parameters() if "sinks" in name]
+    assert len(sinks) == 2
+    prompts, option, found = [[5, 7, 9], [1, *SHOWN], [8] * 9], [[4], [6, 3]], []
+    for value in (2.0, -1e9):
+        for sink in sinks:
+            torch.nn.init.constant_(sink, value)
+        together = option_log_probabilities(model, prompts, [option] * 3, pad_id=0)
+        alone = [[log_probability(model, prompt, each) for each in option] for prompt in prompts]
+        assert torch.tensor(together) == pytest.approx(torch.tensor(alone), abs=1e-4)
+        found.append(torch.tensor(together))
+    assert float((found[0] - found[1]).abs().max()) > 0.1
+
+
 def test_a_shared_beginning_is_read_once():
     calls = []
     for family in ("llama", "mistral"):
