@@ -8,7 +8,7 @@ from tests.bytes_tokenizer import bytes_tokenizer
 from tunewise.data.config import DataConfig
 from tunewise.data.load import load_task
 from tunewise.data.messages import Message
-from tunewise.data.typed import columns_of, free_task, told_in, typed_example
+from tunewise.data.typed import columns_of, free_task, may_be_empty, told_in, typed_example
 from tunewise.errors import UserError
 from tunewise.files import write_jsonl
 
@@ -44,6 +44,18 @@ def test_a_typed_question_is_asked_as_that_of_a_row(name, tmp_path):
         assert (typed.prompt, task.options(typed)) == (expected.prompt, task.options(expected))
         if name in ("text", "pair", "value"):
             assert typed.texts == expected.texts
+
+
+def test_an_instruction_does_without_its_input_and_a_pair_without_neither(tmp_path):
+    for name, without, bare in (("alpaca", ("input",), "Count 1"), ("pair", (), None), ("prompt", (), None)):
+        write_jsonl(tmp_path / f"{name}.jsonl", ROWS[name][0])
+        task = load_task(DataConfig(path=str(tmp_path / f"{name}.jsonl")), bytes_tokenizer())
+        assert may_be_empty(task) == without
+        if bare:
+            told = told_in(bare, columns_of(task), without)
+            assert typed_example(task, told).prompt == "Human: Count 1\nAssistant:"
+    with pytest.raises(UserError, match="nothing is asked"):
+        told_in(" ", ("instruction", "input"), ("input",))
 
 
 def test_tags_are_of_words_with_spaces_between(tmp_path):

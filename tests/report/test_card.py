@@ -125,7 +125,14 @@ def test_a_bar_in_a_name_ends_no_column() -> None:
 
 @pytest.mark.parametrize(
     ("base", "called"),
-    [("tiny", "tiny"), ("a/b/stories/hf", "stories/hf"), ("EleutherAI/pythia-70m", "pythia-70m"), ("hf", "hf")],
+    [
+        ("tiny", "tiny"),
+        ("a/b/stories/hf", "stories/hf"),
+        ("EleutherAI/pythia-70m", "pythia-70m"),
+        ("hf", "hf"),
+        ("o/n@refs/pr/3", "n"),
+        ("o/n@v1", "n"),
+    ],
 )
 def test_what_a_base_is_called(base: str, called: str) -> None:
     assert base_called(base) == called

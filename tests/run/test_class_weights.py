@@ -136,6 +136,42 @@ def test_rows_that_are_replayed_count_one(place):
     assert weighing.rows[n_own:] == [1.0] * n_replayed
 
 
+def mixed_of(place, other, **overrides):
+    sources = {"rare": str(place / "rare.csv"), "other": str(place / other)}
+    data = {"path": "both", "mixture": {"sources": sources, "temperature": 1e9}}
+    told = {"model": str(place / "base"), "data": data, "method": "lora", "dtype": "float32"}
+    return build_recipe(told, {**QUICK, "train.class_weights": "balanced", **overrides})
+
+
+def test_a_mixture_of_sources_with_the_same_classes_is_balanced_by_what_is_drawn_of_it(place, tmp_path):
+    rows = [f"the boat {i} was {'good' if i % 2 else 'bad'},{'good' if i % 2 else 'bad'}" for i in range(20)]
+    (place / "even.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    recipe = mixed_of(place, "even.csv")
+    run(recipe, tmp_path / "run", prove=False)
+    base = load_base(str(place / "base"), "float32")
+    shares = []
+    for source in recipe.data.each.values():  # each is drawn as often, at such a temperature
+        train = load_task(source, base.tokenizer).train
+        shares.append(sum(example.label == "bad" for example in train) / len(train))
+    bad = sum(shares) / 2
+    told = json.loads((tmp_path / "run" / "ledger.json").read_text())["class_weights"]
+    assert told == pytest.approx({"bad": 1 / (2 * bad), "good": 1 / (2 * (1 - bad))}, rel=1e-6)
+    steps = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    assert all(np.isfinite(step["loss"]) for step in steps if "loss" in step)
+
+
+def test_a_mixture_of_unlike_classes_is_not_weighed(place, tmp_path):
+    (place / "other.csv").write_text(
+        "text,label\n" + "".join(f"soup {i},{'hot' if i % 2 else 'bad'}\n" for i in range(40))
+    )
+    for other, told in (
+        ("other.csv", "rare: bad, good; other: bad, hot"),
+        ("answers.jsonl", "its source other is gen"),
+    ):
+        with pytest.raises(UserError, match=told):
+            run(mixed_of(place, other), tmp_path / "run")
+
+
 def test_a_tagger_and_a_frozen_trunk_weigh_what_they_are_trained_on(place, tmp_path):
     found = {}
     for trunk in ("cached", "live"):

@@ -113,7 +113,8 @@ def _typed(shown: "Showcase") -> Iterator[Mapping[str, object]]:
     while True:
         told: dict[str, object] = {}
         for name in shown.columns:
-            told[name] = input(f"{name}> " if len(shown.columns) > 1 else "> ").strip()
+            without = " (or nothing)" if name in shown.may_be_empty else ""
+            told[name] = input(f"{name}{without}> " if len(shown.columns) > 1 else "> ").strip()
             if told[name] in (NEW, *LEAVE):
                 break
         if set(LEAVE) & set(told.values()):

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunewise.cli.compare import Workers, refuse_unproved, seeds_of
+from tunewise.cli.compare import Workers, seeds_of
 from tunewise.cli.console import AsJson, Out, print_json, progress_lines, results, this_command
+from tunewise.cli.unproved import refuse_unproved
 
 if TYPE_CHECKING:
     from tunewise.data.task import Task

@@ -1,6 +1,6 @@
 """What a person types -> an example of a task that nobody has answered yet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -44,14 +44,25 @@ def columns_of(task: Task) -> tuple[str, ...]:
     return tuple(names | ({CHOICES: None} if task.kind == "multiple_choice" else {}))
 
 
-def told_in(said: str | Mapping[str, object], columns: Sequence[str]) -> dict[str, str]:
-    """Column -> text; a bare text is that of the only column. UserError for another column, and where all are empty."""
+def may_be_empty(task: Task) -> tuple[str, ...]:
+    """Of these columns those that a question does without, as an instruction does without its input."""
+    columns = columns_of(task)
+    return tuple(name for name in columns[1:] if task.kind == "generation" and name in task.template.vanishing)
+
+
+def told_in(
+    said: str | Mapping[str, object], columns: Sequence[str], may_be_empty: Collection[str] = ()
+) -> dict[str, str]:
+    """Column -> text; a bare text is that of the only column that may not be empty.
+
+    UserError for another column, and where all are empty.
+    """
     made_of = f"a question is made of {' and '.join(columns)}"
     if isinstance(said, str):
-        if len(columns) > 1:
+        if len([name for name in columns if name not in may_be_empty]) > 1:
             told = ", ".join(f'"{name}": {SEVERAL if name == CHOICES else ONE}' for name in columns)
             raise UserError(f"{made_of}, and this is one text: {said[:60]!r}", f"say each: {{{told}}}")
-        said = {columns[0]: said}
+        said = {next(name for name in columns if name not in may_be_empty): said}
     for name in said:
         if name not in columns:
             raise unknown("part of a question", name, columns)

@@ -35,7 +35,14 @@ from tunewise.models.integer_checkpoints import IntegerConfig
 from tunewise.models.integer_formats import WRITERS
 from tunewise.models.on_disk import lacks_tokenizer, no_tokenizer
 from tunewise.models.precision import choose_dtype
-from tunewise.models.quantise import finish_loading, format_of, format_of_checkpoint, is_plain, loading
+from tunewise.models.quantise import (
+    finish_loading,
+    format_of,
+    format_of_checkpoint,
+    in_one_precision,
+    is_plain,
+    loading,
+)
 from tunewise.models.weights import bytes_at_rest
 
 logger = logging.getLogger(__name__)
@@ -173,6 +180,8 @@ def _read(
         model, absent = _read_plain(folder, auto_class, options, kept)
     else:
         model, absent = _read_model(folder, auto_class, {**options, **storage})
+        if storage and format_of_checkpoint(config):
+            in_one_precision(model, options["dtype"])
     finish_loading(model, quantise)
     if options["dtype"] is torch.float64 and model._can_set_experts_implementation():
         model.set_experts_implementation("eager")  # one expert after another: torch's grouped product knows no float64

@@ -127,6 +127,15 @@ def finish_loading(model: PreTrainedModel, wanted: str) -> None:
     leave_file(model)
 
 
+def in_one_precision(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Put what is not packed of a base that was stored in 8 bits into `dtype`, as it should be loaded: transformers
+    leaves every `weight` beside the packed ones in what it was stored in."""
+    packed, kept = packed_weights(model), model._keep_in_fp32_modules_strict or ()
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and name not in packed and not any(each in name for each in kept):
+            parameter.data = parameter.data.to(dtype)
+
+
 def pack_ends(model: PreTrainedModel, wanted: str) -> None:
     """Pack the embedding and the head of a base whose layers have been loaded, where the format `wanted`, or that of
     its checkpoint, has them so."""

@@ -65,10 +65,22 @@ def narrow(config: PreTrainedConfig) -> PreTrainedConfig:
         number = told.get(name)
         if isinstance(number, list) or (isinstance(number, int) and number >= text.vocab_size):
             setattr(text, name, 0)
+    for name, tower in vars(found).items():
+        if name in ("vision_config", "audio_config") and isinstance(tower, PreTrainedConfig):  # which reads no text
+            _narrow_tower(tower)
     rotation = told.get("rope_parameters")
     if isinstance(rotation, dict) and rotation.get("rope_type") not in (None, "default"):
         text.rope_parameters = {**rotation, "rope_type": "default", "rope_theta": rotation.get("rope_theta", 10_000.0)}
     return found
+
+
+def _narrow_tower(config: PreTrainedConfig) -> None:
+    """Two heads, and the same patches."""
+    widths = dict.fromkeys(("hidden_size", "d_model"), 2 * HEAD_WIDTH) | dict.fromkeys(_INNER_WIDTHS, 2 * HEAD_WIDTH)
+    told = config.to_dict()
+    for name, value in {**widths, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": HEAD_WIDTH}.items():
+        if told.get(name) is not None:
+            setattr(config, name, value)
 
 
 def with_method(sibling: PreTrainedModel, method: Method) -> Tuned | None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunewise.directions import LOWER, LOWER_IS_BETTER
+from tunewise.hub import apart
 from tunewise.stats import Interval
 
 PERCENT = (  # scores are 0 to 100 throughout
@@ -124,8 +125,9 @@ def spaced(name: str) -> str:
 
 
 def base_called(name: str) -> str:
-    """The last part of a base's path or hub name; with the folder before it where that tells no base from another."""
-    *before, last = Path(name).parts
+    """The last part of a base's path, or of its hub name without a revision; with the folder before it where that
+    tells no base from another."""
+    *before, last = Path(apart(name)[0]).parts
     return f"{before[-1]}/{last}" if before and last.lower() in NAMELESS else last
 
 

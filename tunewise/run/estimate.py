@@ -175,6 +175,7 @@ def _steps(recipe: Recipe, shell: Shell, device: Device, lengths: RowLengths | N
         checkpointing=train.checkpointing,
         optimiser=train.optimiser,
         label_smoothing=train.label_smoothing,
+        decays=train.weight_decay > 0,
         keeps_best=train.evaluate_every is not None,
         seen=_seen(recipe, *of_rows),
     )

@@ -11,7 +11,7 @@ from typing import Any
 from tunewise.data.in_memory import Data
 from tunewise.data.messages import Message
 from tunewise.data.task import Task
-from tunewise.data.typed import TYPED, columns_of, free_task, told_in, typed_example
+from tunewise.data.typed import TYPED, columns_of, free_task, may_be_empty, told_in, typed_example
 from tunewise.engine.decoding import Sampling
 from tunewise.errors import UserError
 from tunewise.evaluation.asks import Asks
@@ -37,6 +37,8 @@ class Showcase:
         self._speakers, self._asked, self._system = speakers, asked, system
         self.columns = columns
         """What a question is made of."""
+        self.may_be_empty = {name for speaker in asked.values() for name in may_be_empty(speaker.task)}
+        """Of these columns those that it does without."""
         self._so_far: dict[str, list[Message]] = {}
         self.begin_again()
 
@@ -87,7 +89,7 @@ class Showcase:
 
         UserError for a question that lacks something.
         """
-        told = told_in(question, self.columns)
+        told = told_in(question, self.columns, self.may_be_empty)
         asks = {number: self._asks(speaker, told, writing) for number, speaker in self._asked.items()}
         found = list(self._speakers.answers(asks).values())
         for speaker, said in zip(self._asked.values(), found, strict=True):

@@ -25,7 +25,7 @@ from tunewise.methods.store import load_adapter, read_card
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base, load_base
 from tunewise.run.measure import Asked, asked_of
-from tunewise.run.prepare import Loading, drawn, head_for, load_for, task_of
+from tunewise.run.prepare import Loading, head_for, load_for, task_asked
 from tunewise.run.recipe import NO_DATA, Recipe
 
 BASE, AUTO = "base", "auto"
@@ -153,7 +153,7 @@ def speakers_of(
         _refuse_heads({name: each.adapter for name, each in asked.items() if each.adapter is not None})
     if not asked:
         asked = {BASE: asked_of(None, model, given, overrides or {})}
-    base, tasks = _loaded({name: each.recipe for name, each in asked.items()}, free)
+    base, tasks = _loaded(asked, free)
     if max_new_tokens is not None:
         tasks = {name: replace(task, max_new_tokens=max_new_tokens) for name, task in tasks.items()}
     # without demonstrations a run that trained nothing is the base
@@ -166,8 +166,9 @@ def speakers_of(
     return Speakers(base, speakers)
 
 
-def _loaded(recipes: Mapping[str, Recipe], free: bool) -> tuple[Base, dict[str, Task]]:
-    """The base of all, and the task of each."""
+def _loaded(asked: Mapping[str, Asked], free: bool) -> tuple[Base, dict[str, Task]]:
+    """The base of all, and the task of each: of its rows, or as its folder has it."""
+    recipes = {name: each.recipe for name, each in asked.items()}
     first_name, first = next(iter(recipes.items()))
     dtype = AUTO if any(recipe.dtype == AUTO for recipe in recipes.values()) else first.dtype
     for name, recipe in recipes.items():
@@ -177,11 +178,11 @@ def _loaded(recipes: Mapping[str, Recipe], free: bool) -> tuple[Base, dict[str, 
         assert base.tokenizer is not None
         _check_dtype(base, recipes)
         return base, dict.fromkeys(recipes, free_task(base.tokenizer))
-    base, _ = load_for(first.data, first.model, dtype, first.head, first.quantise)
+    base, _ = load_for(first.data, first.model, dtype, first.head, first.quantise, kept=asked[first_name].kept)
     _check_dtype(base, recipes)
     tasks = {}
     for name, recipe in recipes.items():
-        own = drawn(task_of(recipe.data, base.tokenizer), recipe)
+        own = task_asked(recipe, base.tokenizer, asked[name].kept)
         if head_for(own, base.anatomy.kind, recipe.model, recipe.head) != base.head:
             raise UserError(f"{name} answers by another head than {first_name}", "talk to those alike at a time")
         tasks[name] = own
