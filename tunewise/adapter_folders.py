@@ -24,7 +24,9 @@ def find_adapter(name: str | Path) -> Path:
         if (folder / "recipe.yaml").is_file() and not inner.is_dir():
             raise no_adapter_yet(folder)
         return inner if inner.is_dir() else folder
-    if folder.exists() or not hub.is_name(str(name)):
+    if folder.exists():
+        raise UserError(f"{folder} is no folder", "give an adapter folder, such as runs/first/adapter")
+    if not hub.is_name(str(name)):
         error = missing(folder)
         hint = error.hint if "did you mean" in error.hint else "give an adapter folder, such as runs/first/adapter"
         raise UserError(f"no such folder: {folder}", hint)

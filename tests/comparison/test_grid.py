@@ -54,6 +54,23 @@ def compared(tmp_path_factory):
     return place / "runs", found, watcher, lambda: compare(data, **fields, overrides=quick | {"dtype": "float32"})
 
 
+def test_arms_on_two_states_of_a_base_are_not_compared(tmp_path):
+    data, model = str(write_reviews(tmp_path / "reviews.csv")), str(write_base(tmp_path / "base"))
+    fields = {"model": model, "seeds": (0,), "out": tmp_path / "runs", "overrides": {"dtype": "float32"}}
+    asked = [{"name": "frozen"}, {"name": "frozen", "shots": 2}]
+    compare(data, methods=asked[:1], **fields)
+    write_base(tmp_path / "base", seed=1)
+    with pytest.raises(UserError, match="the base .* has changed since .*seed0 was made"):
+        compare(data, methods=asked, **fields)
+
+
+def test_a_run_is_held_against_the_base_that_is_loaded(tmp_path, monkeypatch):
+    """As of a name on the hub, of which no file tells when it was written."""
+    monkeypatch.setattr("tunewise.comparison.stage.base_is_newer", lambda *_: False)
+    monkeypatch.setattr("tunewise.run.record.base_is_newer", lambda *_: False)
+    test_arms_on_two_states_of_a_base_are_not_compared(tmp_path)
+
+
 def test_every_arm_has_a_folder_of_runs_by_seed(compared):
     root, found, watcher, _ = compared
     assert len(list(root.rglob("DONE"))) == 6

@@ -15,7 +15,7 @@ from tunewise.files import Held
 from tunewise.methods.attach import count
 from tunewise.run import Bases, Loading, Recipe, base_of, plan, run
 from tunewise.run.prepare import drawn
-from tunewise.run.record import in_use_by, is_done
+from tunewise.run.record import base_is_newer, in_use_by, is_done
 from tunewise.run.trials import known
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,9 @@ class Stage:
         recipe, place = self.recipes[number], self.places[number]
         if self.share is not None:
             return known(recipe, place, self.share)
-        return run(recipe, place) if is_done(place) else None
+        if not is_done(place):
+            return None
+        return run(recipe, place, base=base_of(recipe, self.bases) if base_is_newer(recipe, place) else None)
 
     def _planned(self, done: set[int]) -> list[Planned]:
         tasks: dict[str, Task] = {}
