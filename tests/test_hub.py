@@ -109,7 +109,8 @@ def fill(hub: Hub, place: Path) -> None:
     hub.put("org/planned", base)
     hub.put("org/gated", base, gated=True)
     hub.broken.add("org/broken")
-    hub.put("org/stale", {"tunewise.safetensors": b"of another method", "notes.txt": b"kept"})
+    stale = {"tunewise.safetensors": b"of another method", "notes.txt": b"kept", "older/tunewise.safetensors": b"kept"}
+    hub.put("org/stale", stale)
     hub.put("org/private", base, private=True)
     config = json.loads((base / "config.json").read_text())
     whole = {path.name: path.read_bytes() for path in base.iterdir() if path.suffix == ".json"}
@@ -359,7 +360,7 @@ def test_what_would_be_read_with_it_is_removed(world: World) -> None:
     assert "there already, public" in done.output
     there = world.hub.repositories["models", "org/stale"]
     names = set(there.commits[there.refs["main"]])
-    assert "notes.txt" in names
+    assert {"notes.txt", "older/tunewise.safetensors"} <= names
     assert "tunewise.safetensors" not in names
     assert "the same files, and the same logits" in done.output
 

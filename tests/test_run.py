@@ -168,6 +168,9 @@ def test_the_saved_adapter_answers_as_the_run_did(finished, place, tmp_path):
     assert read_card(out / "adapter")["notes"]["template"]["answer"] == " {label}"
     with pytest.raises(UserError, match="no split named 'tset'"):
         evaluate(out, split="tset")
+    for wrong, told in (({"shots": -1}, "no demonstrations"), ({"limit": 0}, "no row"), ({"limit": -1}, "no row")):
+        with pytest.raises(UserError, match=told):
+            evaluate(out, **wrong)
     n_rows = [evaluate(out, split=split)["n_examples"] for split in ("train", "dev", "test", "all")]
     assert n_rows[3] == sum(n_rows[:3])
     with pytest.raises(UserError, match="split=all asks its rows too"):

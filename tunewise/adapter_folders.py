@@ -8,6 +8,8 @@ from tunewise.errors import UserError, missing, no_adapter_yet
 OF_A_RUN = "adapter"
 """The adapter's folder in that of a run."""
 CARD, PEFT_CONFIG = "tunewise.json", "adapter_config.json"
+OBJECTS = {CARD: ("base", "notes"), PEFT_CONFIG: ()}
+"""What has to be an object in these, where it is there."""
 OF_A_MODEL = ("model", "tokenizer", "vocab")
 """How the files of a repository begin that are of a model or its tokenizer, and no part of the adapter beside them."""
 
@@ -42,7 +44,7 @@ def card_of(folder: Path) -> dict:
     for name in (CARD, PEFT_CONFIG):
         if (folder / name).is_file():
             card = files.read_json(folder / name)
-            if isinstance(card, dict):
+            if isinstance(card, dict) and all(isinstance(card.get(part, {}), dict) for part in OBJECTS[name]):
                 return card
     raise no_adapter(str(folder))
 

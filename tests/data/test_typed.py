@@ -8,6 +8,7 @@ from tests.bytes_tokenizer import bytes_tokenizer
 from tunewise.data.config import DataConfig
 from tunewise.data.load import load_task
 from tunewise.data.messages import Message
+from tunewise.data.readers import fields_of
 from tunewise.data.typed import columns_of, free_task, told_in, typed_example
 from tunewise.errors import UserError
 from tunewise.files import write_jsonl
@@ -82,11 +83,20 @@ def test_without_a_chat_template_a_text_is_gone_on_with():
         ({"premis": "a"}, ("premise", "hypothesis"), "premis"),
         ({"premise": " ", "hypothesis": ""}, ("premise", "hypothesis"), "nothing is asked"),
         ("  ", ("text",), "nothing is asked"),
+        ({"premise": None, "hypothesis": None}, ("premise", "hypothesis"), "nothing is asked"),
+        ("sm\udcf8r", ("text",), r"'\\udcf8', which is no character"),
+        ({"choices": ["a", "\ud800"]}, ("choices",), "which is no character"),
     ],
 )
 def test_what_is_no_question_is_told(said, columns, message):
     with pytest.raises(UserError, match=message):
         told_in(said, columns)
+
+
+def test_what_is_no_text_is_written_as_in_a_row():
+    said = {"a": 0.5, "b": True, "c": None, "d": "it"}
+    assert told_in(said, ("a", "b", "c", "d")) == fields_of("rows.jsonl", 1, said)
+    assert told_in(said, ("a", "b", "c", "d"))["c"] == ""
 
 
 def test_choices_are_typed_with_bars_between_or_given_as_a_list(tmp_path):

@@ -33,9 +33,10 @@ def evaluate(
     shots: Annotated[
         int | None,
         typer.Option(
-            help="Demonstrations in the prompt, drawn from the training split.", show_default="the run's or the task's"
+            min=0, help="Demonstrations in the prompt, drawn from the training split.",
+            show_default="the run's or the task's",
         ),
-    ] = None,
+    ] = None,  # fmt: skip
     seed: Annotated[
         int | None, typer.Option(help="Which demonstrations and tokens are drawn.", show_default="the run's, or 0")
     ] = None,

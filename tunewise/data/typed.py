@@ -10,6 +10,7 @@ from tunewise.data.choices import letter, lettered
 from tunewise.data.conversations import Conversations
 from tunewise.data.examples import Example, Ledger, Part
 from tunewise.data.messages import Message
+from tunewise.data.readers import plain
 from tunewise.data.sandbox import Refused
 from tunewise.data.task import METRICS, Task
 from tunewise.data.template import Template, fill
@@ -45,7 +46,10 @@ def columns_of(task: Task) -> tuple[str, ...]:
 
 
 def told_in(said: str | Mapping[str, object], columns: Sequence[str]) -> dict[str, str]:
-    """Column -> text; a bare text is that of the only column. UserError for another column, and where all are empty."""
+    """Column -> text, as a row of a file would have it; a bare text is that of the only column.
+
+    UserError for another column, where all are empty, and for bytes that are no characters.
+    """
     made_of = f"a question is made of {' and '.join(columns)}"
     if isinstance(said, str):
         if len(columns) > 1:
@@ -55,13 +59,23 @@ def told_in(said: str | Mapping[str, object], columns: Sequence[str]) -> dict[st
     for name in said:
         if name not in columns:
             raise unknown("part of a question", name, columns)
-    texts = {name: said.get(name, "") for name in columns}
+    texts = {name: plain(said.get(name)) for name in columns}
     found = {
-        name: SEPARATOR.join(map(str, text)) if isinstance(text, list) else str(text) for name, text in texts.items()
+        name: whole(SEPARATOR.join(map(str, text)) if isinstance(text, list) else text) for name, text in texts.items()
     }
     if not any(text.strip() for text in found.values()):
         raise UserError("nothing is asked", made_of)
     return found
+
+
+def whole(text: str) -> str:
+    """The text itself; UserError for one with half a surrogate pair, as which bytes that are not UTF-8 are read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        told = f"{text[:60]!r} holds {text[error.start]!r}, which is no character"
+        raise UserError(told, "is it UTF-8? convert it first: iconv -f latin1 -t utf-8") from None
+    return text
 
 
 def free_task(tokenizer: PreTrainedTokenizerBase) -> Task:

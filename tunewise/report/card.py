@@ -137,8 +137,9 @@ def _model_name(arm: Arm, run: Run) -> str:
 
 
 def hub_name(name: str) -> str:
-    """A base as the hub knows it; of a folder on disk its name, which says nothing of the machine it lies on."""
-    return words.base_called(name) if Path(name).is_absolute() or Path(name).exists() else name
+    """A base as the hub knows it; of a folder on disk its name, which says nothing of the machine it lies on; "" of
+    none."""
+    return words.base_called(name) if name and (Path(name).is_absolute() or Path(name).exists()) else name
 
 
 def _slug(text: str) -> str:

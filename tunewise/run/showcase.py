@@ -11,7 +11,7 @@ from tunewise.calibration import probabilities
 from tunewise.data.in_memory import Data
 from tunewise.data.messages import Message
 from tunewise.data.task import Task
-from tunewise.data.typed import TYPED, columns_of, free_task, told_in, typed_example
+from tunewise.data.typed import TYPED, columns_of, free_task, told_in, typed_example, whole
 from tunewise.errors import UserError
 from tunewise.evaluation.asks import Asks, How, alone
 from tunewise.evaluation.by_lane import ByLane
@@ -180,7 +180,7 @@ def showcase(
         bare_recipe = asked[name].recipe.model_copy(update={"method": Frozen(), "adapter": ""})
         speakers.insert(0, _speaker(base, BASE, Asked(bare_recipe, None), tasks[name]))
     columns = _columns(speakers)
-    shown = Showcase(base, speakers, columns, system)
+    shown = Showcase(base, speakers, columns, whole(system))
     if system and not shown.is_conversation:
         raise UserError("a system prompt belongs to a conversation, and this is none", "leave --system out")
     shown.begin_again()
