@@ -60,7 +60,7 @@ def test_arms_on_two_states_of_a_base_are_not_compared(tmp_path):
     asked = [{"name": "frozen"}, {"name": "frozen", "shots": 2}]
     compare(data, methods=asked[:1], **fields)
     write_base(tmp_path / "base", seed=1)
-    with pytest.raises(UserError, match="the base .* has changed since .*seed0 was made"):
+    with pytest.raises(UserError, match=r"the base .* has changed since .*seed0 was made"):
         compare(data, methods=asked, **fields)
 
 

@@ -33,10 +33,11 @@ def evaluate(
     shots: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Demonstrations in the prompt, drawn from the training split.",
+            min=0,
+            help="Demonstrations in the prompt, drawn from the training split.",
             show_default="the run's or the task's",
         ),
-    ] = None,  # fmt: skip
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Which demonstrations and tokens are drawn.", show_default="the run's, or 0")
     ] = None,

@@ -13,7 +13,6 @@ from tunewise.report.folders import Run, read_run, read_runs
 from tunewise.stats import Interval, mean_interval
 from tunewise.verdict import Contender, step_of
 
-
 OF_AN_ARM = {"label", "folder", "seeds"}
 """What comparison.json says of an arm at least."""
 
@@ -175,7 +174,7 @@ def comparison_of(root: Path) -> dict[str, Any]:
     path = root / "comparison.json"
     content = read_json(path) if path.is_file() else {}
     arms = content.get("arms", []) if isinstance(content, dict) else None
-    if not (isinstance(arms, list) and all(isinstance(arm, dict) and OF_AN_ARM <= arm.keys() for arm in arms)):
+    if not (isinstance(arms, list) and all(isinstance(arm, dict) and arm.keys() >= OF_AN_ARM for arm in arms)):
         raise UserError(f"{path} is damaged: it names no arms", "run the command that made it again, or remove it")
     return content
 

@@ -61,7 +61,7 @@ def test_templates_of_ones_own_are_held_out_by_their_file_and_by_the_name_of_the
         found, _ = build_instructions({"tasks": tasks, "hold_out": [hold_out], "limit": 4})
         assert (found.cluster, found.held_out) == ("moods", "cluster")
         assert not found.parts["train"]
-    with pytest.raises(UserError, match="elsewhere/moods.yaml"):
+    with pytest.raises(UserError, match=r"elsewhere/moods\.yaml"):
         build_instructions({"tasks": tasks, "hold_out": ["elsewhere/moods.yaml"], "limit": 4})
 
 
