@@ -172,8 +172,9 @@ def comparison_of(root: Path) -> dict[str, Any]:
     UserError for a file that does not say which arms there are.
     """
     path = root / "comparison.json"
-    content = read_json(path) if path.is_file() else {}
-    arms = content.get("arms", []) if isinstance(content, dict) else None
+    found = read_json(path) if path.is_file() else {}
+    content: dict[str, Any] = found if isinstance(found, dict) else {"arms": None}
+    arms = content.get("arms", [])
     if not (isinstance(arms, list) and all(isinstance(arm, dict) and arm.keys() >= OF_AN_ARM for arm in arms)):
         raise UserError(f"{path} is damaged: it names no arms", "run the command that made it again, or remove it")
     return content
