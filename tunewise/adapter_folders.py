@@ -1,5 +1,6 @@
 """Where an adapter lies: a folder of its own, in that of a run, or on the hub; and what it says about itself."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from tunewise import files, hub
@@ -55,6 +56,15 @@ def base_named(card: dict) -> str:
         return name
     name, revision = card.get("base_model_name_or_path") or card.get("model_name") or "", card.get("revision")
     return hub.at_revision(name, revision or "") if name and not Path(name).exists() else name
+
+
+def refuse_loss(out: str | Path, read: Iterable[str | Path]) -> None:
+    """UserError where what is written to `out` would replace what it is made of, or the adapter of a run."""
+    place = Path(out)
+    if any(place.exists() and Path(each).exists() and place.samefile(each) for each in read):
+        raise UserError(f"{place} is what this is made of, and would be lost", "name a new folder")
+    if place.name == OF_A_RUN and (place.parent / "recipe.yaml").is_file():
+        raise UserError(f"{place} is the adapter of a run, and would be lost", "name a new folder")
 
 
 def no_adapter(name: str) -> UserError:
