@@ -64,6 +64,21 @@ def test_arms_on_two_states_of_a_base_are_not_compared(tmp_path):
         compare(data, methods=asked, **fields)
 
 
+def test_a_set_from_elsewhere_that_some_arms_are_asked_alone_has_no_verdict(tmp_path):
+    data, model = str(write_reviews(tmp_path / "reviews.csv")), str(write_base(tmp_path / "base"))
+    both, other = ({name: {"path": str(write_reviews(tmp_path / f"{name}.csv", 12))} for name in "pq"}, {})
+    other["q"] = both["q"]
+    arms = {
+        "asked": {"method": "frozen", "out_of_domain": both},
+        "shown": {"method": {"name": "frozen", "shots": 2}, "out_of_domain": other},
+    }
+    found = compare(
+        data, model=model, methods=arms, seeds=(0,), out=tmp_path / "runs",
+        overrides={"dtype": "float32", "against": "asked", "allow_unlike": ["out_of_domain"]},
+    )  # fmt: skip
+    assert list(found["elsewhere"]) == ["q"]
+
+
 def test_a_run_is_held_against_the_base_that_is_loaded(tmp_path, monkeypatch):
     """As of a name on the hub, of which no file tells when it was written."""
     monkeypatch.setattr("tunewise.comparison.stage.base_is_newer", lambda *_: False)

@@ -55,3 +55,7 @@ def test_what_a_metric_of_ones_own_says_of_each_item_is_paired(tmp_path):
     assert 5 <= found["low"] < found["gap"] < found["high"] <= 35
     assert (found["only_first"], found["only_second"]) == (0, 0)
     assert found["by_metric"]
+
+
+def test_an_item_that_some_seed_has_not_answered_is_left_out(tmp_path):
+    assert list(written(tmp_path, "first", [True] * 4, [True] * 3)) == ["i0", "i1", "i2"]

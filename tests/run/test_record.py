@@ -88,6 +88,15 @@ def test_texts_that_tell_what_was_forgotten_are_read_as_well(tmp_path):
         finished(recipe, out, digest_of(recipe))
 
 
+def test_rows_that_are_replayed_are_read_as_well(tmp_path):
+    for name in ("rows.jsonl", "old.jsonl"):
+        (tmp_path / name).write_text(ROWS)
+    data = DataConfig.model_validate({"path": str(tmp_path / "rows.jsonl"), "replay": str(tmp_path / "old.jsonl")})
+    before = data_digest(data)
+    (tmp_path / "old.jsonl").write_text(ROWS * 2)
+    assert data_digest(data) != before
+
+
 @pytest.mark.parametrize("nothing", ["none", "off", False])
 def test_that_nothing_is_asked_after_is_said_by_null(nothing):
     with pytest.raises(UserError, match="nothing is asked where it is null"):

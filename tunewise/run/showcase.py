@@ -163,6 +163,8 @@ def showcase(
     nothing has trained that. `overrides` are those of `evaluate`. UserError for targets on unlike bases, and for tasks
     that ask for unlike things.
     """
+    if free and data is not None:
+        raise UserError("what is asked freely belongs to no data", "leave --free out, or --data")
     given = NO_DATA if free else data
     asked = {name: asked_of(Path(target), model, given, overrides or {}) for name, target in targets.items()}
     if free:
