@@ -17,7 +17,7 @@ from tests.data.test_benchmarks import rows_of
 from tests.hub_server import Hub
 from tests.hub_user import Outcome, as_user
 from tests.small_base import write_base, write_reviews
-from tunewise import files
+from tunewise import files, hub
 from tunewise.models import fingerprint
 from tunewise.models.load import load_base
 
@@ -391,3 +391,13 @@ def test_nothing_is_sent_that_was_not_agreed_to(world: World) -> None:
     assert {name for _, name in world.hub.repositories} >= {"org/pushed", "org/merged"}
     assert not {"org/never", "others/pushed"} & {name for _, name in world.hub.repositories}
     assert len(world.hub.repositories["models", "org/base"].commits) == 1
+
+
+def test_files_of_an_older_commit_are_not_taken_for_those_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache has the branch at commit a; the hub says that it is at b by now."""
+    asked = []
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_, **__: "/cache/snapshots/a/config.json")
+    monkeypatch.setattr(hub, "snapshot_download", lambda *names, **__: asked.append(names) or "/cache/snapshots/b")
+    for commit, n_downloads in (("a", 0), ("b", 1)):
+        found = hub.Repository("org/x", "", {"config.json": 3}, commit).fetch(["config.json"])
+        assert (found, len(asked)) == (Path(f"/cache/snapshots/{commit}"), n_downloads)

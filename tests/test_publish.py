@@ -1,5 +1,6 @@
 """What would be sent to the hub, and what is refused before anybody is asked there."""
 
+import ast
 import json
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,7 @@ from tunewise.methods.reparam.lora import LoRA
 from tunewise.methods.store import save_adapter
 from tunewise.models.load import load_base
 from tunewise.publish import pack
+from tunewise.report.plain_card import adapter_card
 
 
 @pytest.fixture
@@ -71,3 +73,14 @@ def test_a_configuration_that_is_none_is_told(run: Path) -> None:
     (folder / "config.json").write_text("[]")
     with pytest.raises(UserError, match=r"config\.json describes no model"):
         pack(folder, "org/a")
+
+
+def test_labels_are_written_as_python_has_them(run: Path) -> None:
+    labels = ['5" pipe', "back\\slash", "smør", "two\nlines"]
+    path = run / "adapter" / CARD
+    card = json.loads(path.read_text("utf-8"))
+    card["base"]["head"] = {"kind": "classes", "labels": labels}
+    path.write_text(json.dumps(card), "utf-8")
+    code = adapter_card(run / "adapter", "a").partition("```python\n")[2].partition("```")[0]
+    (call,) = (line for line in code.splitlines() if line.startswith("head = "))
+    assert list(ast.literal_eval(call.removeprefix('head = tunewise.TaskHead("classes", ').removesuffix(")"))) == labels

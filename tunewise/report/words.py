@@ -1,5 +1,6 @@
 """Numbers as a reader wants them: percent, bytes, seconds, counts."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,6 +128,11 @@ def base_called(name: str) -> str:
     """The last part of a base's path or hub name; with the folder before it where that tells no base from another."""
     *before, last = Path(name).parts
     return f"{before[-1]}/{last}" if before and last.lower() in NAMELESS else last
+
+
+def quoted(text: str) -> str:
+    """A text as it stands in Python code."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def cell(text: str) -> str:
