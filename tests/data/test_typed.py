@@ -70,6 +70,17 @@ def test_a_conversation_is_written_as_a_server_writes_it(tmp_path):
         assert typed.prompt == "<user>a?\n<assistant>b\n<user>and?\n<bot>"
 
 
+def test_an_answer_to_what_is_typed_ends_as_those_of_rows_do(tmp_path):
+    turn = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]
+    write_jsonl(tmp_path / "c.jsonl", [{"messages": [{**turn[0], "content": f"a {i}?"}, turn[1]]} for i in range(30)])
+    tokenizer = bytes_tokenizer()
+    tokenizer.add_tokens(["<stop>"], special_tokens=True)
+    turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<stop>\n{% endfor %}"
+    tokenizer.chat_template = turns + "{% if add_generation_prompt %}<assistant>{% endif %}"
+    task = load_task(DataConfig(path=str(tmp_path / "c.jsonl")), tokenizer)
+    assert typed_example(task, {"text": "a?"}).end == task.train[0].end == "<stop>"
+
+
 def test_without_a_chat_template_a_text_is_gone_on_with():
     task = free_task(bytes_tokenizer())
     assert typed_example(task, {"text": "Once upon"}).prompt == "Once upon"

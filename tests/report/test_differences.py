@@ -80,6 +80,9 @@ def test_a_set_from_elsewhere_is_judged_by_itself():
     assert found.told.startswith("+22.0 [+17.0, +27.0] over 3 seeds, right answers +22.0 [+18.0, +26.0] over 400 test")
     assert found.known == "told apart (p = 0.003)"
     assert differences_elsewhere([arm("base", 50.0)], HowCompared(against={"lora": "base"})) == []
+    wide = HowCompared(Rule.of("accuracy", margin=40.0, alpha=0.001), against={"lora": "base"}, elsewhere={"twin": {}})
+    (found,) = differences_elsewhere([arm("base", 50.0, 50.0, 50.0), arm("lora", 70.0, 72.0, 74.0)], wide)
+    assert found.known.startswith("open: not told apart (p = 0.003), not shown to be within ±40 ")
 
 
 @pytest.mark.parametrize("left_out", ["diverged", "alone"])
