@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -62,6 +63,19 @@ def test_arms_on_two_states_of_a_base_are_not_compared(tmp_path):
     write_base(tmp_path / "base", seed=1)
     with pytest.raises(UserError, match=r"the base .* has changed since .*seed0 was made"):
         compare(data, methods=asked, **fields)
+
+
+@pytest.mark.usefixtures("without_a_fresh_process")
+def test_trials_on_another_state_of_a_base_choose_nothing(tmp_path):
+    data, model = str(write_reviews(tmp_path / "reviews.csv")), str(write_base(tmp_path / "base"))
+    fields = {"model": model, "seeds": (0,), "out": tmp_path / "runs"}
+    quick = {"dtype": "float32", "trials": 2, "train.steps": 2, "retention": None}
+    compare(data, methods=["ia3"], overrides=quick, **fields)
+    for run in [*(tmp_path / "runs").rglob("DONE")]:
+        shutil.rmtree(run.parent)
+    write_base(tmp_path / "base", seed=1)
+    with pytest.raises(UserError, match=r"the base .* has changed since .*trials.* was made"):
+        compare(data, methods=["ia3"], overrides=quick, **fields)
 
 
 def test_a_set_from_elsewhere_that_some_arms_are_asked_alone_has_no_verdict(tmp_path):
