@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report import words
 from tunewise.report.arms import Arm
 from tunewise.report.protocol import HowCompared
@@ -30,7 +29,7 @@ class Difference:
 
 def differences_of(verdict: Verdict, how: HowCompared, *, metric: str) -> list[Difference]:
     """Of each arm less that which it is held against, where both have a result."""
-    digits = _digits(metric)
+    digits = words.digits(metric)
     found = []
     for label, other in how.against.items():
         for pair in verdict.pairs:
@@ -72,12 +71,8 @@ def _over_items(pair: Pair, label: str, how: HowCompared, metric: str) -> list[s
     ends = ("low", "high") if pair.first == label else ("high", "low")
     sign = 1 if pair.first == label else -1
     low, high = (sign * found[end] for end in ends)
-    of, digits = (words.metric_name(metric), _digits(metric)) if found.get("by_metric") else ("right answers", 1)
+    of, digits = (words.metric_name(metric), words.digits(metric)) if found.get("by_metric") else ("right answers", 1)
     return [f"{of} {_between(sign * found['gap'], low, high, digits)} over {found['n']} test rows"]
-
-
-def _digits(metric: str) -> int:
-    return 3 if words.of_any_source(metric) in LOWER_IS_BETTER else 1
 
 
 def _between(mean: float, low: float, high: float, digits: int) -> str:

@@ -41,9 +41,13 @@ def metric_name(metric: str) -> str:
 
 def quality(metric: str, interval: Interval) -> str:
     """91.2 ± 1.3, or only the mean where one seed allows no interval."""
-    digits = 3 if of_any_source(metric) in LOWER_IS_BETTER else 1
-    mean = f"{interval.mean:.{digits}f}"
-    return f"{mean} ± {interval.half_width:.{digits}f}" if interval.n > 1 else mean
+    mean = f"{interval.mean:.{digits(metric)}f}"
+    return f"{mean} ± {interval.half_width:.{digits(metric)}f}" if interval.n > 1 else mean
+
+
+def digits(metric: str) -> int:
+    """Decimals of its scores: what is better the lower it is, such as a loss, is small."""
+    return 3 if of_any_source(metric) in LOWER_IS_BETTER else 1
 
 
 def unit(metric: str) -> str:
