@@ -89,3 +89,10 @@ def test_a_run_whose_path_holds_an_equals_sign_is_a_run(runs: Path, tmp_path: Pa
     assert [each["who"] for each in json.loads(found.out)[0]["answers"]] == ["base", "lr=1e-3"]
     assert tunewise("eval", place, "--limit", "2", "seed=1").code == 0
     assert tunewise("eval", f"{place}x", "--limit", "2").code == 2
+
+
+def test_names_of_emoji_and_brackets_stay_as_they_were_typed(runs: Path) -> None:
+    asked = "meet at 10:cat:30 [bold]now"
+    found = tunewise("chat", runs / "task/lora-2/seed0", "--ask", asked)
+    assert found.code == 0, found.err
+    assert found.out.startswith(f"> {asked}\n")

@@ -40,14 +40,15 @@ OneMethod = Annotated[
 
 
 def results(*, markup: bool = False) -> Console:
-    """Where a verb prints what was asked for, brackets as they are: a label may hold some. With `markup` they are
-    styles, and texts of the user have to be escaped. Made anew: a test may have replaced sys.stdout."""
-    return Console(file=sys.stdout, highlight=False, markup=markup)
+    """Where a verb prints what was asked for, brackets and names of emoji (:cat:) as they are: a text may hold some.
+    With `markup` brackets are styles, and texts of the user have to be escaped. Made anew: a test may have replaced
+    sys.stdout."""
+    return Console(file=sys.stdout, highlight=False, markup=markup, emoji=False)
 
 
 def progress_lines() -> Console:
     """Where a verb says how it is getting on."""
-    return Console(file=sys.stderr, highlight=False, markup=False)
+    return Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
 
 
 def print_json(value: object) -> None:
