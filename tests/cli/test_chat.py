@@ -87,6 +87,10 @@ def test_a_run_whose_path_holds_an_equals_sign_is_a_run(runs: Path, tmp_path: Pa
     found = tunewise("chat", place, "seed=1", "--ask", "the soup was good", "--json")
     assert found.code == 0, found.err
     assert [each["who"] for each in json.loads(found.out)[0]["answers"]] == ["base", "lr=1e-3"]
+    named_base = place.rename(tmp_path / "base")
+    found = tunewise("chat", named_base, "--ask", "the soup was good", "--json")
+    assert [each["who"] for each in json.loads(found.out)[0]["answers"]] == ["base", str(named_base)]
+    place = named_base.rename(place)
     assert tunewise("eval", place, "--limit", "2", "seed=1").code == 0
     assert tunewise("eval", f"{place}x", "--limit", "2").code == 2
 

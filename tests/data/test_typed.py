@@ -117,6 +117,8 @@ def test_choices_are_typed_with_bars_between_or_given_as_a_list(tmp_path):
     one = typed_example(task, told_in({"question": "q", "choices": "a | b"}, columns))
     other = typed_example(task, told_in({"question": "q", "choices": ["a", "b"]}, columns))
     assert one == other
+    with pytest.raises(UserError, match="a choice is there twice"):
+        typed_example(task, told_in({"question": "q", "choices": "a | b | a"}, columns))
     with pytest.raises(UserError, match="one choice is none"):
         typed_example(task, told_in({"question": "q", "choices": "a"}, columns))
 

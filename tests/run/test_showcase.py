@@ -168,6 +168,11 @@ def test_what_does_not_go_together_is_refused(place, tmp_path):
         _asked(place, "lora", "single"),
     ):
         pass
+    with pytest.raises(UserError, match="goes by the name of its base"), showcase({BASE: place / "lora"}):
+        pass
+    _run(place, "bare", {"method": "frozen"})
+    with showcase({BASE: place / "bare"}) as shown:
+        assert shown.names == (BASE,)
     with pytest.raises(UserError, match="belongs to no data"), _asked(place, "lora", free=True, data="tiny:sentiment"):
         pass
     with pytest.raises(UserError, match="system prompt"), _asked(place, "lora", system="S"):

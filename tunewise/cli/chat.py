@@ -83,11 +83,13 @@ def chat(
 def _named(targets: Sequence[Path]) -> dict[str, Path]:
     """Name -> run or adapter; of a folder that holds runs the middle seed of each arm."""
     from tunewise.report.arms import read_arms
+    from tunewise.run.showcase import BASE
 
     found: dict[str, Path] = {}
     for target in targets:
         holds_runs = target.is_dir() and not any((target / name).is_file() for name in _OWN_FILES)
-        each = {arm.label: arm.middle.folder for arm in read_arms(target)} if holds_runs else {target.name: target}
+        own_name = target.name if target.name != BASE else str(target.absolute())
+        each = {arm.label: arm.middle.folder for arm in read_arms(target)} if holds_runs else {own_name: target}
         for name, folder in each.items():
             found[name if name not in found else str(folder)] = folder
     return found

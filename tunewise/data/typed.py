@@ -114,6 +114,8 @@ def typed_example(task: Task, told: Mapping[str, str], before: Sequence[Message]
         texts = [text.strip() for text in told[CHOICES].split(SEPARATOR) if text.strip()]
         if len(texts) < 2:
             raise UserError(f"one choice is none: {told[CHOICES]!r}", f"write {SEPARATOR} between them")
+        if len(set(texts)) < len(texts):
+            raise UserError(f"a choice is there twice: {told[CHOICES]!r}", "leave one of them out")
         fields = {**told, CHOICES: lettered(texts)}
         rendered = [task.template.render(fields | {"choice": one, "letter": letter(n)}) for n, one in enumerate(texts)]
         answers = tuple(answer for _, answer in rendered)

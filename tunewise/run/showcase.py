@@ -178,6 +178,8 @@ def showcase(
     bare = [name for name, each in asked.items() if each.adapter is None and (free or not each.recipe.in_context.shots)]
     speakers = [_speaker(base, name, asked[name], tasks[name]) for name in asked if name not in bare]
     if base.head.kind == "lm":
+        if BASE in asked and BASE not in bare:
+            raise UserError(f"{asked[BASE].adapter or BASE} goes by the name of its base", "give it another name")
         name = next(iter(asked))
         bare_recipe = asked[name].recipe.model_copy(update={"method": Frozen(), "adapter": ""})
         speakers.insert(0, _speaker(base, BASE, Asked(bare_recipe, None), tasks[name]))
