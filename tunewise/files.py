@@ -86,7 +86,8 @@ def folder(path: str | Path) -> Generator[Path]:
             _swap(temporary, target)
         except UserError as error:
             # a file of the folder could not be written: name it by where it was to be
-            raise UserError(error.message.replace(str(temporary), str(target)), error.hint) from error
+            hint = error.hint.replace(str(temporary.absolute()), str(target.parent.absolute()))
+            raise UserError(error.message.replace(str(temporary), str(target)), hint) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         _sync(target.parent)

@@ -8,6 +8,7 @@ from tests.bytes_tokenizer import bytes_tokenizer
 from tunewise.data.config import DataConfig
 from tunewise.data.load import load_task
 from tunewise.data.messages import Message
+from tunewise.data.readers import fields_of
 from tunewise.data.typed import columns_of, free_task, may_be_empty, told_in, typed_example
 from tunewise.errors import UserError
 from tunewise.files import write_jsonl
@@ -81,6 +82,17 @@ def test_a_conversation_is_written_as_a_server_writes_it(tmp_path):
         assert typed.prompt == "<user>a?\n<assistant>b\n<user>and?\n<bot>"
 
 
+def test_an_answer_to_what_is_typed_ends_as_those_of_rows_do(tmp_path):
+    turn = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]
+    write_jsonl(tmp_path / "c.jsonl", [{"messages": [{**turn[0], "content": f"a {i}?"}, turn[1]]} for i in range(30)])
+    tokenizer = bytes_tokenizer()
+    tokenizer.add_tokens(["<stop>"], special_tokens=True)
+    turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<stop>\n{% endfor %}"
+    tokenizer.chat_template = turns + "{% if add_generation_prompt %}<assistant>{% endif %}"
+    task = load_task(DataConfig(path=str(tmp_path / "c.jsonl")), tokenizer)
+    assert typed_example(task, {"text": "a?"}).end == task.train[0].end == "<stop>"
+
+
 def test_without_a_chat_template_a_text_is_gone_on_with():
     task = free_task(bytes_tokenizer())
     assert typed_example(task, {"text": "Once upon"}).prompt == "Once upon"
@@ -94,11 +106,20 @@ def test_without_a_chat_template_a_text_is_gone_on_with():
         ({"premis": "a"}, ("premise", "hypothesis"), "premis"),
         ({"premise": " ", "hypothesis": ""}, ("premise", "hypothesis"), "nothing is asked"),
         ("  ", ("text",), "nothing is asked"),
+        ({"premise": None, "hypothesis": None}, ("premise", "hypothesis"), "nothing is asked"),
+        ("sm\udcf8r", ("text",), r"'\\udcf8', which is no character"),
+        ({"choices": ["a", "\ud800"]}, ("choices",), "which is no character"),
     ],
 )
 def test_what_is_no_question_is_told(said, columns, message):
     with pytest.raises(UserError, match=message):
         told_in(said, columns)
+
+
+def test_what_is_no_text_is_written_as_in_a_row():
+    said = {"a": 0.5, "b": True, "c": None, "d": "it"}
+    assert told_in(said, ("a", "b", "c", "d")) == fields_of("rows.jsonl", 1, said)
+    assert told_in(said, ("a", "b", "c", "d"))["c"] == ""
 
 
 def test_choices_are_typed_with_bars_between_or_given_as_a_list(tmp_path):
@@ -108,6 +129,8 @@ def test_choices_are_typed_with_bars_between_or_given_as_a_list(tmp_path):
     one = typed_example(task, told_in({"question": "q", "choices": "a | b"}, columns))
     other = typed_example(task, told_in({"question": "q", "choices": ["a", "b"]}, columns))
     assert one == other
+    with pytest.raises(UserError, match="a choice is there twice"):
+        typed_example(task, told_in({"question": "q", "choices": "a | b | a"}, columns))
     with pytest.raises(UserError, match="one choice is none"):
         typed_example(task, told_in({"question": "q", "choices": "a"}, columns))
 

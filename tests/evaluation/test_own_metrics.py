@@ -170,3 +170,20 @@ def test_a_folder_names_no_code(file):
     assert left["mixture"]["sources"] == {"a": {"path": "x.csv", "metrics": None}, "b": {"path": "y.csv"}}
     with pytest.raises(ValueError, match="no folder of data names"):
         TaskFile(name="a", kind="generation", prompt="{a}", answer="{b}", metrics=(f"{file}:f",))
+
+
+def shares(predictions, references):
+    return [0.5, 1.0][: len(references)]
+
+
+def counts_off(predictions, references):
+    return 1.0
+
+
+def test_numbers_from_0_to_1_are_told_once(caplog):
+    names = [spelled(each) for each in (shares, counts_off)]
+    for _ in range(2):
+        score((names[0], f"{names[1]}:lower"), Answers(predicted=("a", "b"), expected=("a", "b")))
+    assert [record.getMessage() for record in caplog.records if "above 1" in record.getMessage()] == [
+        "shares told nothing above 1: margins are points of 100, so return 100 where 1 would be perfect"
+    ]

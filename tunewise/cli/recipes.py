@@ -1,5 +1,6 @@
 """The command line's words -> one recipe: a file, flags, and dotted overrides, the later winning over the earlier."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     recipe: Path | None = None
     overrides: list[str] = []
     for word in words:
-        if "=" in word:
+        if is_assignment(word):
             overrides.append(word)
         elif recipe is None and not overrides:
             recipe = Path(word)
@@ -31,6 +32,11 @@ def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
                 "after the recipe come overrides such as train.learning_rate=2e-4 method.rank=4",
             )
     return recipe, overrides
+
+
+def is_assignment(word: str) -> bool:
+    """Whether a word gives a field its value, and is no path that has a = in it, such as runs/lr=1e-3."""
+    return "=" in word and not os.path.exists(word)  # noqa: PTH110 - which has nothing against long words
 
 
 def assigned(assignments: Sequence[str]) -> dict[str, Any]:

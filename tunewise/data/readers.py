@@ -282,7 +282,7 @@ def fields_of(path: str | Path, line: int, value: object) -> dict[str, str | lis
             f"{path}, line {line} holds {_kind(value)}, not an object",
             'write rows such as {"text": "...", "label": "..."}',
         )
-    fields = {str(key): _plain(item) for key, item in value.items()}
+    fields = {str(key): plain(item) for key, item in value.items()}
     try:
         _json(fields).encode()
     except UnicodeEncodeError as error:
@@ -294,7 +294,7 @@ def fields_of(path: str | Path, line: int, value: object) -> dict[str, str | lis
     return fields
 
 
-def _plain(value: object) -> str | list:
+def plain(value: object) -> str | list:
     """Text and lists as they are, nothing (None, NaN) as "", numbers and the rest as JSON writes them."""
     if isinstance(value, str | list):
         return value

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tunewise.report.arms import Arm, gather_arms, read_arms
 from tunewise.report.folders import read_run
+from tunewise.run.speakers import BASE
 
 OWN_FILES = ("recipe.yaml", "tunewise.json", "adapter_config.json")
 """By which a folder is known as a run or an adapter."""
@@ -33,7 +34,7 @@ def named(targets: Sequence[Path]) -> dict[str, Named]:
         if holds_runs(target):
             each = {arm.label: Named(arm.middle.folder, arm) for arm in read_arms(target)}
         else:
-            each = {target.name: Named(target)}
+            each = {target.name if target.name != BASE else str(target.absolute()): Named(target)}
         for name, one in each.items():
             found[name if name not in found else str(one.folder)] = one
     return found

@@ -86,11 +86,14 @@ def run(
     out = Path(out)
     digest = record.digest_of(recipe)
     finished = record.finished(recipe, out, digest)
-    if finished is not None:
+    if finished is not None and not record.base_is_newer(recipe, out):
         return finished
     check_optimiser(recipe.train)
     check_report_to(recipe.train)
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
+    if finished is not None:
+        record.refuse_another_base(out, base)
+        return finished
     peak = Peak(base.model.device)
     with record.alone(out):
         carried = Run(recipe, out, base, drawn(task, recipe))
@@ -227,7 +230,7 @@ class Run:
 
     def begin(self, digest: str, *, beside_others: bool = False) -> None:
         """The first files, and the proofs before training, which is alone or `beside_others` in one batch."""
-        record.refuse_changed(self.recipe, self.out, digest)
+        record.refuse_changed(self.recipe, self.out, digest, self.base)
         self.tuned.model.eval()
         check_suite(self.recipe, self.base)
         self.answers.begin()

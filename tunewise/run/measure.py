@@ -51,6 +51,7 @@ def evaluate(
     evaluation reads: {"seed": 1, "generation.do_sample": True, "quantise": "nf4"}.
     With `out`, predictions.jsonl and evaluation.json are written there.
     """
+    _refuse_counts(shots, limit)
     fields, held = ({}, None) if model is None else fields_of(model)
     overrides = {**{name: value for name, value in fields.items() if name != "model"}, **(overrides or {})}
     asked = asked_of(None if target is None else Path(target), fields.get("model"), data, overrides)
@@ -104,6 +105,14 @@ def _find_rows(recipe: Recipe, target: str) -> None:
             ) from None
 
 
+def _refuse_counts(shots: int | None, limit: int | None) -> None:
+    """UserError for numbers of rows that are none."""
+    if shots is not None and shots < 0:
+        raise UserError(f"shots={shots} are no demonstrations", "give 0, or how many of the training rows to show")
+    if limit is not None and limit < 1:
+        raise UserError(f"limit={limit} leaves no row to ask", "give 1 or more, or leave it out")
+
+
 def _examples(task: Task, split: str, shots: int, limit: int | None) -> list[Example]:
     """The rows of a split, or of all, that are asked: at most so many, of a mixture of each source."""
     splits = {"train": [task.train], "dev": [task.dev], "test": [task.test], "all": [task.train, task.dev, task.test]}
@@ -134,6 +143,7 @@ def evaluate_with_harness(
 
     `tasks_folder` holds task files of one's own. With `out`, predictions.jsonl and evaluation.json are written there.
     """
+    _refuse_counts(shots, limit)
     asked = asked_of(None if target is None else Path(target), model, f"harness:{','.join(tasks)}", overrides or {})
     recipe = asked.recipe
     base = load_base(recipe.model, recipe.dtype, quantise=recipe.quantise)

@@ -58,7 +58,7 @@ class Recipe(Strict):
     adapter: str = ""
     """A run or adapter folder, ours or peft's, or one on the hub, that training goes on from, not from a new start."""
     train: TrainConfig = Field(default_factory=TrainConfig)
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**63), lt=2**63)
     """Initialisation, data order, few-shot sample, demonstrations, tokens that are drawn."""
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
     retention: Literal["auto"] | tuple[RetentionTask, ...] = "auto"

@@ -11,7 +11,7 @@ from typing import Any
 from tunewise.data.in_memory import Data
 from tunewise.data.messages import Message
 from tunewise.data.task import Task
-from tunewise.data.typed import TYPED, columns_of, free_task, may_be_empty, told_in, typed_example
+from tunewise.data.typed import TYPED, columns_of, free_task, may_be_empty, told_in, typed_example, whole
 from tunewise.engine.decoding import Sampling
 from tunewise.errors import UserError
 from tunewise.evaluation.asks import Asks
@@ -143,7 +143,7 @@ def showcase(
     speakers = speakers_of(
         targets, model=model, data=data, free=free, overrides=overrides, max_new_tokens=max_new_tokens
     )
-    shown = Showcase(speakers, dict(enumerate(speakers.each)), _columns(speakers.each), system)
+    shown = Showcase(speakers, dict(enumerate(speakers.each)), _columns(speakers.each), whole(system))
     if system and not shown.is_conversation:
         raise UserError("a system prompt belongs to a conversation, and this is none", "leave --system out")
     with speakers.at_once():

@@ -147,6 +147,8 @@ def speakers_of(
     `evaluate`, and `max_new_tokens` are those of a written answer, in place of the task's own. UserError for targets on
     unlike bases, and with `free` for those that write no text.
     """
+    if free and data is not None:
+        raise UserError("what is asked freely belongs to no data", "leave --free out, or --data")
     given = NO_DATA if free else data
     asked = {name: asked_of(Path(target), model, given, overrides or {}) for name, target in targets.items()}
     if free:
@@ -160,6 +162,8 @@ def speakers_of(
     bare = [name for name, each in asked.items() if each.adapter is None and (free or not each.recipe.in_context.shots)]
     speakers = [_speaker(base, name, asked[name], tasks[name]) for name in asked if name not in bare]
     if base.head.kind == "lm":
+        if BASE in asked and BASE not in bare:
+            raise UserError(f"{asked[BASE].adapter or BASE} goes by the name of its base", "give it another name")
         name = next(iter(asked))
         bare_recipe = asked[name].recipe.model_copy(update={"method": Frozen(), "adapter": ""})
         speakers.insert(0, _speaker(base, BASE, Asked(bare_recipe, None), tasks[name]))
