@@ -1,15 +1,14 @@
 """The environment every test runs in, set before torch is imported: one thread, no spinning, no network."""
 
 import gc
-import json
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -19,6 +18,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # a shell starts background jobs with Ctrl-C ignored, and Python keeps that; the tests of Ctrl-C need it heard
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# a browser in a container is often root, and is asked here to leave the network alone
+ARGUMENTS = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -77,12 +81,7 @@ def reloads_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     reload = import_module("tunewise.training.reload")
 
-    def here(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
-        _, _, _, base, dtype, device, quantise, *folders = command  # python -c FRESH ...
-        found = reload._check(base, dtype, device, quantise, folders)
-        return subprocess.CompletedProcess(command, 0, json.dumps(found), "")
-
-    monkeypatch.setattr(reload, "subprocess", SimpleNamespace(run=here))
+    monkeypatch.setattr(reload, "FRESH", SimpleNamespace(ask=lambda words, device: reload.check(list(words))))
 
 
 def leave_out_fresh_processes(patch: pytest.MonkeyPatch) -> None:
@@ -93,3 +92,17 @@ def leave_out_fresh_processes(patch: pytest.MonkeyPatch) -> None:
 
     # by module, not by dotted path: the package's root has functions under the names of these rooms
     patch.setattr(import_module("tunewise.run.carry_out"), "prove_in_fresh_process", passed)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, told to leave the network alone; skipped where there is none."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip(f"no browser on this machine: none of {', '.join(BROWSERS)} (Debian: apt-get install chromium)")
+    arguments = [*ARGUMENTS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    with api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield found
+        found.close()

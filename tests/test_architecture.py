@@ -132,7 +132,7 @@ def hidden_imports(source: Source) -> list[str]:
     # cli verbs import torch only when they run; each extra is asked for in one place
     extras = (
         "report/figure.py", "models/quantise.py", "training/rules.py", "training/tensorboard.py", "data/hub.py",
-        "evaluation/harness.py", "comparison/cluster.py",
+        "evaluation/harness.py", "comparison/cluster.py", "serve/server.py",
     )  # fmt: skip
     if source.room == "cli" or source.path in ("__init__.py", *extras):
         return []

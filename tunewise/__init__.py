@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from tunewise.run.estimate import plan
     from tunewise.run.showcase import showcase
+    from tunewise.serve.server import serving
 
 __version__ = "0.1.0"
 
@@ -54,6 +55,7 @@ _HOME = {
     "push": "tunewise.publish",
     "quantize": "tunewise.run",
     "remedies": "tunewise.comparison",
+    "serving": "tunewise.serve.server",
     "showcase": "tunewise.run.showcase",
     "train": "tunewise.run",
 }
@@ -80,6 +82,7 @@ __all__ = [
     "quantize",
     "remedies",
     "save_adapter",
+    "serving",
     "showcase",
     "train",
 ]

@@ -22,3 +22,8 @@ def collect_as_usual() -> None:
     if gc.get_threshold()[0] == RARE:
         gc.freeze()
         gc.set_threshold(*USUAL)
+
+
+def has_only_imported() -> bool:
+    """Whether this process is ours, and at its imports."""
+    return gc.get_threshold()[0] == RARE

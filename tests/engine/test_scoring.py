@@ -1,8 +1,9 @@
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests import more_bases
-from tests.bases import DECODERS, build
+from tests.bases import DECODERS, build, drawn
 from tests.rows import random_rows
 from tunewise.engine.scoring import option_log_probabilities, sequence_losses
 from tunewise.methods import parse_method
@@ -39,6 +40,18 @@ def test_a_shared_beginning_and_shared_prompts_change_nothing(family, prefix_ids
     for prompt, row, found in zip(prompts, options, scores, strict=True):
         expected = [log_probability(model, prompt, option, prefix_ids) for option in row]
         assert found == pytest.approx(expected, abs=1e-10 if family in DECODERS else 1e-4)
+
+
+def test_a_window_that_is_wider_than_what_is_tried_is_told_by_its_name():
+    """Nothing that is tried reaches beyond 40 columns, and these prompts do."""
+    small = more_bases.DECODERS["gpt_neo"]
+    config = AutoConfig.for_model(small.model_type, **{**small.fields, "window_size": 40})
+    model = drawn(lambda: AutoModelForCausalLM.from_config(config))
+    prompts = [[1, *SHOWN, *SHOWN, 7, 9, *range(3, 3 + n)] for n in (1, 12)]
+    scores = option_log_probabilities(model, prompts, [[[5, 9], [6]]] * 2, pad_id=0, packing=False)
+    expected = [[log_probability(model, prompt, option) for option in ([5, 9], [6])] for prompt in prompts]
+    for found, wanted in zip(scores, expected, strict=True):
+        assert found == pytest.approx(wanted, abs=1e-4)
 
 
 @pytest.mark.parametrize("family", ["qwen3_5_text", "lfm2"])

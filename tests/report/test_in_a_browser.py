@@ -3,9 +3,6 @@
 Screenshots, wide and narrow, light and dark, stay in the test's temporary folder.
 """
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +12,8 @@ from tests.report.runs import write_runs
 from tests.report.test_dial import write_dial
 from tunewise.report.page import write_page
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 MOST_BYTES = 1_500_000
 SIZES = {"wide": (1280, 900), "phone": (390, 844)}
-# a browser in a container is often root, and is asked here to leave the network alone
-ARGUMENTS = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
 SECTIONS = (
     "ways", "cost", "differences", "dial", "curves", "confusion", "calibration", "answers", "proofs", "again",
 )  # fmt: skip
@@ -32,19 +26,6 @@ BROKEN = """() => [...document.querySelectorAll('.ways td.n, .tiles dd, .matrix 
   const range = document.createRange(); range.selectNodeContents(cell);
   const tops = new Set([...range.getClientRects()].map(box => Math.round(box.top)));
   return tops.size > 1 }).map(cell => cell.textContent)"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"no browser on this machine: none of {', '.join(BROWSERS)} (Debian: apt-get install chromium)")
-    arguments = [*ARGUMENTS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-    with api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")

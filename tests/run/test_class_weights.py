@@ -15,10 +15,12 @@ from tunewise.engine.objectives import NextToken, encode_rows
 from tunewise.errors import UserError
 from tunewise.models.load import load_base
 from tunewise.run import build_recipe, evaluate, plan, run
-from tunewise.run.class_weights import check_loss, weights_of
+from tunewise.run.class_weights import check_loss, weighed, weights_of
 from tunewise.run.estimate import plan as estimate
 from tunewise.run.examined import refuse_unfit
+from tunewise.run.prepare import drawn, load_for
 from tunewise.run.together import run_together
+from tunewise.run.training_rows import training_rows
 from tunewise.training.config import TrainConfig
 
 
@@ -120,6 +122,18 @@ def test_an_answer_in_words_counts_what_its_class_counts(place, tmp_path):
     assert first["loss"] == pytest.approx(float((losses * of_rows).sum() / (n_labels * of_rows).sum()), abs=1e-5)
     again = evaluate(tmp_path / "run", split="test")
     assert again["metrics"] == pytest.approx(metrics["test"], abs=1e-4)
+
+
+def test_rows_that_are_replayed_count_one(place):
+    replay = {"path": str(place / "texts.txt"), "share": 0.25}
+    recipe = recipe_of(place, "rare.csv", **{"data.replay": replay, "train.class_weights": {"good": 0.5, "bad": 4}})
+    base, task = load_for(recipe.data, recipe.model, recipe.dtype)
+    found = training_rows(base, drawn(task, recipe), 96)
+    _, weighing = weighed(recipe.train.class_weights, task, "lm", found)
+    n_own, n_replayed = found.sources.sizes
+    assert n_replayed > 8
+    assert set(weighing.rows[:n_own]) == {0.5, 4.0}
+    assert weighing.rows[n_own:] == [1.0] * n_replayed
 
 
 def mixed_of(place, other, **overrides):

@@ -12,7 +12,8 @@ from tunewise.errors import UserError
 from tunewise.files import read_jsonl, write_jsonl
 from tunewise.methods.lanes import Lanes
 from tunewise.run import build_recipe, evaluate, run
-from tunewise.run.showcase import BASE, showcase
+from tunewise.run.showcase import showcase
+from tunewise.run.speakers import BASE
 
 METHODS = {
     "lora": {"name": "lora", "rank": 2},
@@ -64,7 +65,7 @@ def test_each_says_what_it_said_in_its_run(place):
 def test_one_after_another_they_say_the_same_and_the_base_is_left_as_it_was(place, monkeypatch):
     with _asked(place, *METHODS) as shown:
         at_once = shown.ask("the soup was good")
-        base = shown._base.model
+        base = shown._speakers.base.model
         before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
 
     def refuse(lanes):
@@ -73,7 +74,7 @@ def test_one_after_another_they_say_the_same_and_the_base_is_left_as_it_was(plac
     monkeypatch.setattr(Lanes, "__enter__", refuse)
     with _asked(place, *METHODS) as shown:
         apart = shown.ask("the soup was good")
-        after = shown._base.model.state_dict()
+        after = shown._speakers.base.model.state_dict()
     assert [said.text for said in apart] == [said.text for said in at_once]
     for one, other in zip(apart, at_once, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-9)
@@ -104,7 +105,7 @@ def test_a_conversation_goes_on_for_each_with_what_it_said_itself(place, tmp_pat
         assert shown.is_conversation
         first = shown.ask("a")
         second = shown.ask("b")
-        prompts = {speaker.name: [turn.content for turn in speaker.so_far] for speaker in shown._speakers}
+        prompts = {name: [turn.content for turn in turns] for name, turns in shown._so_far.items()}
         shown.begin_again()
         again = shown.ask("a")
         shown.begin_again()

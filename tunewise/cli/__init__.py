@@ -19,6 +19,8 @@ from tunewise.cli import (
     quantize,
     remedies,
     report,
+    serve,
+    studio,
     train,
 )
 from tunewise.cli.console import verb, version
@@ -43,6 +45,8 @@ VERBS = {
     "compare": compare.compare,
     "report": report.report,
     "chat": chat.chat,
+    "serve": serve.serve,
+    "studio": studio.studio,
     "demo": demo.demo,
     "dimension": dimension.dimension,
     "remedies": remedies.remedies,

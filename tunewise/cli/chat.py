@@ -57,8 +57,8 @@ def chat(
     overrides = assigned([word for word in given if "=" in word])
     if not targets and model is None:
         raise UserError("nobody to talk to", "give runs or adapters, or --model tiny --free")
-    named = _named(targets)
 
+    from tunewise.report.named import named
     from tunewise.run.showcase import showcase
 
     told: list[dict[str, Any]] = []
@@ -66,7 +66,13 @@ def chat(
     with (
         progress_lines().status("loading") as status,
         showcase(
-            named, model=model, data=data, free=free, system=system, max_new_tokens=max_new_tokens, overrides=overrides
+            {name: each.folder for name, each in named(targets).items()},
+            model=model,
+            data=data,
+            free=free,
+            system=system,
+            max_new_tokens=max_new_tokens,
+            overrides=overrides,
         ) as shown,
     ):
         status.stop()
@@ -80,32 +86,18 @@ def chat(
         print_json(told)
 
 
-def _named(targets: Sequence[Path]) -> dict[str, Path]:
-    """Name -> run or adapter; of a folder that holds runs the middle seed of each arm."""
-    from tunewise.report.arms import read_arms
-
-    found: dict[str, Path] = {}
-    for target in targets:
-        holds_runs = target.is_dir() and not any((target / name).is_file() for name in _OWN_FILES)
-        each = {arm.label: arm.middle.folder for arm in read_arms(target)} if holds_runs else {target.name: target}
-        for name, folder in each.items():
-            found[name if name not in found else str(folder)] = folder
-    return found
-
-
-_OWN_FILES = ("recipe.yaml", "tunewise.json", "adapter_config.json")
-
-
 def _questions(shown: "Showcase", asked: Sequence[str]) -> Iterator[str | Mapping[str, object]]:
     """Those of the command line, of a pipe, or of a person, until there are no more."""
     if asked or not sys.stdin.isatty():
+        from tunewise.data.typed import question_in
+
         for text in map(str.strip, asked or sys.stdin):
             if text in LEAVE:
                 return
             if text == NEW:
                 shown.begin_again()
             elif text:
-                yield _read(text)
+                yield question_in(text)
         return
     who = ", ".join(shown.names)
     kept = f"; {NEW} begins a new conversation" if shown.is_conversation else ""
@@ -131,19 +123,6 @@ def _typed(shown: "Showcase") -> Iterator[Mapping[str, object]]:
             shown.begin_again()
         elif any(told.values()):
             yield told
-
-
-def _read(line: str) -> str | dict[str, object]:
-    """A question of one text, or of several in an object."""
-    import json
-
-    if not line.startswith("{"):
-        return line
-    try:
-        found = json.loads(line)
-    except json.JSONDecodeError:
-        return line
-    return found if isinstance(found, dict) else line
 
 
 def _is_typed(asked: Sequence[str] | None) -> bool:

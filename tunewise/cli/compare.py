@@ -203,7 +203,9 @@ def carry_out(comparison: "Comparison", root: Path, workers: "int | Ray | None",
     from tunewise.report.page import write_page
     from tunewise.report.protocol import how_compared
     from tunewise.report.table import print_comparison
+    from tunewise.training.reload import FRESH
 
+    FRESH.stand_by()
     first = [of_arm[0] for of_arm in comparison.recipes.values()]
     with RunsProgress(progress_lines()) as progress:
         found = carry_out_comparison(comparison, root, workers=workers, progress=progress)

@@ -58,6 +58,9 @@ def demo(
     from tunewise.report.protocol import how_compared
     from tunewise.report.samples import write_samples
     from tunewise.report.table import print_comparison, print_samples
+    from tunewise.training.reload import FRESH
+
+    FRESH.stand_by()
 
     console = results()
     overrides = {"train.steps": steps} if steps else {}

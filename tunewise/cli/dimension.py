@@ -53,6 +53,9 @@ def dimension(
     from tunewise.comparison import intrinsic_dimension
     from tunewise.report import figure
     from tunewise.report.arms import read_arms
+    from tunewise.training.reload import FRESH
+
+    FRESH.stand_by()
 
     root = out or Path("runs/intrinsic-dimension")
     found = intrinsic_dimension(

@@ -28,6 +28,9 @@ def carry_out(
     from tunewise.comparison.icl_vs_ft import icl_vs_ft
     from tunewise.report.arms import read_arms
     from tunewise.report.size_grid import print_grids, write_size_page
+    from tunewise.training.reload import FRESH
+
+    FRESH.stand_by()
 
     own = {name: value for name, value in fields.items() if name not in ("model", "data", "out_of_domain", "seed")}
     with RunsProgress(progress_lines()) as progress:

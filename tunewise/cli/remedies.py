@@ -40,6 +40,9 @@ def remedies(
     from tunewise.comparison import remedies as carry_out
     from tunewise.report.arms import read_arms
     from tunewise.report.table import print_remedies
+    from tunewise.training.reload import FRESH
+
+    FRESH.stand_by()
 
     root, others = out or Path("runs/remedies"), None if mixture is None else mixture.split(",")
     with RunsProgress(progress_lines()) as progress:

@@ -49,6 +49,9 @@ def train(
     from tunewise.report.table import print_run
     from tunewise.run import Recipe, failed_proofs, going_on, is_done, refuse_unfit, run, run_folder
     from tunewise.training.progress import watcher_for
+    from tunewise.training.reload import FRESH
+
+    FRESH.stand_by()
 
     parsed = parse(Recipe, going_on(recipe))
     folder = out if out is not None else run_folder(parsed, Path("runs"))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from tunewise.data.chat_template import OWN_NAME, chat_template
+from tunewise.data.chat_template import OWN_NAME, ChatTemplate, chat_template
 from tunewise.data.choices import letter, lettered
 from tunewise.data.conversations import Conversations
 from tunewise.data.examples import Example, Ledger, Part
-from tunewise.data.messages import Message
+from tunewise.data.messages import Message, json_of
 from tunewise.data.sandbox import Refused
 from tunewise.data.task import METRICS, Task
 from tunewise.data.template import Template, fill
@@ -75,6 +75,12 @@ def told_in(
     return found
 
 
+def question_in(text: str) -> str | dict[str, object]:
+    """A question of one text, or of several in a JSON object."""
+    found = json_of(text, text) if text.startswith("{") else text
+    return found if isinstance(found, dict) else text
+
+
 def free_task(tokenizer: PreTrainedTokenizerBase) -> Task:
     """Of no data: what is typed is a user's turn where the tokenizer has a chat template, else a text to go on with."""
     chat = chat_template(OWN_NAME, tokenizer) if tokenizer.chat_template else None
@@ -91,12 +97,7 @@ def typed_example(task: Task, told: Mapping[str, str], before: Sequence[Message]
     What its answer would be is unknown: the first label or choice stands in its place.
     """
     if task.chat is not None:
-        messages = [*before, Message("user", told[TYPED], trained=False)]
-        try:
-            opened = Conversations(task.chat).opened(messages)
-        except Refused as error:
-            raise UserError(str(error), "ask it freely, or name another template: data.template=plain") from error
-        return _written(opened, end=task.chat.around.end)
+        return next_turn(task.chat, [*before, Message("user", told[TYPED], trained=False)])
     if task.kind == "language_modelling":
         return _written(told[TYPED])
     if task.reads_images:
@@ -122,6 +123,15 @@ def typed_example(task: Task, told: Mapping[str, str], before: Sequence[Message]
         return _written(prompt)
     label = task.labels[0] if task.labels else "0"
     return Example(_NAME, (Part(prompt, False), Part(task.template.option(label), True)), label, texts=asked)
+
+
+def next_turn(chat: ChatTemplate, messages: Sequence[Message]) -> Example:
+    """What is to be said after these messages. UserError where the template does not want them."""
+    try:
+        opened = Conversations(chat).opened(messages)
+    except Refused as error:
+        raise UserError(str(error), "ask it freely, or name another template: data.template=plain") from error
+    return _written(opened, end=chat.around.end)
 
 
 def _written(prompt: str, end: str = "") -> Example:

@@ -6,9 +6,10 @@ padded, in batches of like length, behind the cache of transformers.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +22,9 @@ from tunewise.engine.prefill import Prefilled, prefill
 from tunewise.errors import UserError
 
 Choose = Callable[[Tensor, Sequence[int]], Tensor]
-"""Logits (B, vocabulary) and the prompts they belong to -> the next token of each, (B,)."""
+"""Logits (B, vocabulary) and the numbers of the prompts they belong to -> the next token of each, (B,)."""
+Take = Callable[[int, int], bool]
+"""The number of a prompt, and the next token behind it -> whether its answer goes on."""
 
 REFILL = 4
 """New prompts are read when one in so many lanes is free: one at a time would make many small rows."""
@@ -68,7 +71,8 @@ class Sampling:
         return choose
 
 
-def _most_probable(logits: Tensor, prompts: Sequence[int]) -> Tensor:
+def most_probable(logits: Tensor, prompts: Sequence[int]) -> Tensor:
+    """What is chosen where nothing is drawn."""
     return logits.argmax(dim=-1)
 
 
@@ -125,61 +129,103 @@ def decode(
     """
     if not prompts or how.max_new_tokens < 1:
         return [""] * len(prompts)
-    choose = _most_probable if how.sampling is None else how.sampling.chooser()
-    answers = _Answers(tokenizer, _end_ids(model, tokenizer) | set(how.ends), how)
+    choose = most_probable if how.sampling is None else how.sampling.chooser()
+    ends = end_ids(model, tokenizer)
+    answers = [Answer(tokenizer, ends, how) for _ in prompts]
+
+    def take(prompt: int, token: int) -> bool:
+        return answers[prompt].take(token)
+
     if not packing or why_not_read(model, prefix_ids):
         pad_id = tokenizer.pad_token_id
         for read in prefill(model, prompts, pad_id=pad_id, prefix_ids=prefix_ids, batch_size=batch_size, owners=owners):
             with owners.as_rows(read.indices):
-                _continue(model, read, answers, choose)
+                batch = PaddedBatch(model, read)
+                while batch.step(choose, take):
+                    pass
     else:
         apart = owners.split_off(prompts, prefix_ids)
         lanes = _Lanes(apart, batch_size, how.max_new_tokens, owners)
         with reading(model, apart.beginnings, lanes.n_slots, apart.whose) as reader:
             while lanes.is_busy:
-                lanes.step(reader, answers, choose)
-    return [answers.text(i) for i in range(len(prompts))]
+                lanes.step(reader, choose, take)
+    return [answer.text for answer in answers]
 
 
-@dataclass
-class _Answers:
-    """What was written so far behind each prompt, and when it is enough."""
+class Answer:
+    """What is written behind one prompt, and when it is enough."""
 
-    tokenizer: PreTrainedTokenizerBase
-    ends: set[int]
-    how: Decoding
-    tokens: dict[int, list[int]] = field(default_factory=dict)
-    texts: dict[int, str] = field(default_factory=dict)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: AbstractSet[int], how: Decoding) -> None:
+        self._tokenizer, self._ends, self._how = tokenizer, {*ends, *how.ends}, how
+        self.tokens: list[int] = []
+        """Without the one that ends it."""
+        self.ended: Literal["", "stop", "length", "given up"] = ""
+        """Why nothing is written any more: an end token or a stop came, or as many tokens as it may have."""
+        self._before_stop: str | None = None
 
-    def take(self, prompt: int, token: int) -> bool:
-        """Whether the answer goes on behind this token."""
-        own = self.tokens.setdefault(prompt, [])
-        if token in self.ends:
+    def take(self, token: int) -> bool:
+        """Whether it goes on behind this token."""
+        if self.ended:
             return False
-        own.append(token)
-        if self.how.stops:
-            text = self.tokenizer.decode(own, skip_special_tokens=True)
-            if (before := self.how.cut(text)) != text:
-                self.texts[prompt] = before
-                return False
-        return len(own) < self.how.max_new_tokens
+        if token in self._ends:
+            self.ended = "stop"
+            return False
+        self.tokens.append(token)
+        if len(self.tokens) >= self._how.max_new_tokens:
+            self.ended = "length"
+        if self._how.stops:
+            text = self.text
+            if (before := self._how.cut(text)) != text:
+                self._before_stop, self.ended = before, "stop"
+        return not self.ended
 
-    def text(self, prompt: int) -> str:
-        if prompt in self.texts:
-            return self.texts[prompt]
-        text = self.tokenizer.decode(self.tokens.get(prompt, []), skip_special_tokens=True)
+    def give_up(self) -> None:
+        """Take no token any more."""
+        self.ended = self.ended or "given up"
+
+    @property
+    def text(self) -> str:
+        """What is written so far."""
+        if self._before_stop is not None:
+            return self._before_stop
+        text = self._tokenizer.decode(self.tokens, skip_special_tokens=True)
         assert isinstance(text, str)
         return text
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """What the next row holds of a prompt and its answer."""
 
     prompt: int
-    lane: int
+    slot: int
+    """Where its stretch of the cache begins."""
     n_before: int
     """Tokens of it in the cache."""
     tokens: Sequence[int]
+    behind: int = 0
+    """The number of its beginning."""
+
+
+def step_packed(
+    reader: Reader, owners: Owner, pieces: Iterable[Piece], choose: Choose, take: Take
+) -> tuple[list[Piece], list[Piece]]:
+    """Read these in one row and write a token behind each: those that go on with it, and those that have ended."""
+    of_prompt = {piece.prompt: piece for piece in pieces}
+    prompts = owners.sorted(of_prompt)
+    held = [of_prompt[prompt] for prompt in prompts]
+    row, wanted = Row(reader.n_begin), []
+    for piece in held:
+        first = row.add(piece.tokens, (piece.slot, piece.n_before), piece.slot + piece.n_before, piece.behind)
+        wanted.append(first + len(piece.tokens) - 1)
+    with owners.in_a_row(prompts, [len(piece.tokens) for piece in held], [1] * len(held)):
+        logits = reader.logits(row, wanted)
+    going_on, ended = [], []
+    for piece, token in zip(held, choose(logits, prompts).tolist(), strict=True):
+        if take(piece.prompt, token):
+            going_on.append(piece._replace(n_before=piece.n_before + len(piece.tokens), tokens=(token,)))
+        else:
+            ended.append(piece)
+    return going_on, ended
 
 
 class _Lanes:
@@ -191,72 +237,66 @@ class _Lanes:
         self._waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         n_lanes = min(n_lanes, len(prompts))
         self._n_lanes = n_lanes
-        self._room = max(map(len, prompts)) + max_new_tokens
-        self._free = list(range(n_lanes))
-        self._running: list[_Piece] = []
-        self.n_slots = n_lanes * self._room
+        room = max(map(len, prompts)) + max_new_tokens
+        self._free = [lane * room for lane in range(n_lanes)]
+        self._running: list[Piece] = []
+        self.n_slots = n_lanes * room
 
     @property
     def is_busy(self) -> bool:
         return bool(self._waiting or self._running)
 
-    def step(self, reader: Reader, answers: _Answers, choose: Choose) -> None:
+    def step(self, reader: Reader, choose: Choose, take: Take) -> None:
         """One row: the newest token of each answer, and new prompts where enough lanes are free."""
-        pieces = {piece.prompt: piece for piece in (*self._running, *self._new(len(self._running)))}
-        prompts = self._owners.sorted(pieces)
-        held = [pieces[prompt] for prompt in prompts]
-        row, wanted = Row(reader.n_begin), []
-        for piece in held:
-            slot = piece.lane * self._room
-            behind = self._behind[piece.prompt]
-            first = row.add(piece.tokens, (slot, piece.n_before), slot + piece.n_before, behind)
-            wanted.append(first + len(piece.tokens) - 1)
-        with self._owners.in_a_row(prompts, [len(piece.tokens) for piece in held], [1] * len(held)):
-            logits = reader.logits(row, wanted)
-        self._running = []
-        for piece, token in zip(held, choose(logits, prompts).tolist(), strict=True):
-            if answers.take(piece.prompt, token):
-                n_before = piece.n_before + len(piece.tokens)
-                self._running.append(_Piece(piece.prompt, piece.lane, n_before, (token,)))
-            else:
-                self._free.append(piece.lane)
+        pieces = [*self._running, *self._new(len(self._running))]
+        self._running, ended = step_packed(reader, self._owners, pieces, choose, take)
+        self._free += [piece.slot for piece in ended]
 
-    def _new(self, n_tokens: int) -> Iterator[_Piece]:
+    def _new(self, n_tokens: int) -> Iterator[Piece]:
         """Prompts that wait, for free lanes, beside so many tokens of a row."""
         if self._running and len(self._free) * REFILL < self._n_lanes:
             return
         while self._waiting and self._free and n_tokens < TOKENS:
             prompt = self._waiting.pop()
             n_tokens += len(self._prompts[prompt])
-            yield _Piece(prompt, self._free.pop(), 0, self._prompts[prompt])
+            yield Piece(prompt, self._free.pop(), 0, self._prompts[prompt], self._behind[prompt])
 
 
-def _continue(model: PreTrainedModel, read: Prefilled, answers: _Answers, choose: Choose) -> None:
-    """Write the answers of a padded batch."""
-    n_rows = len(read.indices)
-    running = set(range(n_rows))
-    logits, mask, positions, cache = read.logits, read.mask, read.positions, read.cache
-    while True:
-        chosen = choose(logits, read.indices)
-        for row, token in enumerate(chosen.tolist()):
-            if row in running and not answers.take(read.indices[row], token):
-                running.discard(row)
-        if not running:
-            return
-        mask = torch.cat([mask, mask.new_ones(n_rows, 1)], dim=1)
-        positions = positions + 1
-        out = model(
-            input_ids=chosen[:, None],
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
+class PaddedBatch:
+    """Answers behind the prompts of a padded batch, which are its rows until all of them have ended."""
+
+    def __init__(self, model: PreTrainedModel, read: Prefilled) -> None:
+        self._model, self._prompts = model, read.indices
+        self._logits, self._mask, self._positions, self._cache = read.logits, read.mask, read.positions, read.cache
+        self._chosen: Tensor | None = None
+        self._running = set(range(len(read.indices)))
+
+    @torch.no_grad()
+    def step(self, choose: Choose, take: Take) -> bool:
+        """Write a token behind each prompt; whether any answer goes on."""
+        if self._chosen is not None:
+            self._read(self._chosen)
+        self._chosen = choose(self._logits, self._prompts)
+        for row, token in enumerate(self._chosen.tolist()):
+            if row in self._running and not take(self._prompts[row], token):
+                self._running.discard(row)
+        return bool(self._running)
+
+    def _read(self, tokens: Tensor) -> None:
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
+        self._positions = self._positions + 1
+        out = self._model(
+            input_ids=tokens[:, None],
+            attention_mask=self._mask,
+            position_ids=self._positions,
+            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        logits, cache = out.logits[:, -1], out.past_key_values
+        self._logits, self._cache = out.logits[:, -1], out.past_key_values
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The ids that end an answer: the tokenizer's, and those the model's own generation settings name."""
     named = model.generation_config.eos_token_id if model.generation_config is not None else None
     own = named if isinstance(named, list) else [named]

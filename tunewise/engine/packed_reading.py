@@ -96,6 +96,13 @@ class Reader:
             ends = [end - 1 for end, n in zip(accumulate(self.n_begin), self.n_begin, strict=True) if n]
             self._forward(ids, positions, ends)
 
+    def grow(self, n_slots: int) -> None:
+        """Have so many slots, with what those there are hold."""
+        more, self._n_slots = n_slots - self._n_slots, n_slots
+        for module, kept in self._caches.items():
+            k, v = (torch.cat([tensor, tensor.new_zeros(more, *tensor.shape[1:])]) for tensor in kept)
+            self._caches[module] = k, v
+
     def logits(self, row: Row, wanted: Sequence[int]) -> Tensor:
         """(K, vocabulary) behind the tokens at these places of a row."""
         n_tokens = len(row.ids)

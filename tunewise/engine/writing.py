@@ -1,16 +1,16 @@
 """What an encoder-decoder writes: decoding, and log-probabilities of given answers, each prompt encoded once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED, by_length, padded, rectangle
 from tunewise.engine.decoder_inputs import decoder_inputs
-from tunewise.engine.decoding import Choose, Decoding
+from tunewise.engine.decoding import Answer, Choose, Decoding, Take, end_ids, most_probable
 from tunewise.engine.loss import cross_entropies
 from tunewise.engine.owners import ALONE, Owner
 from tunewise.models.load import Base
@@ -27,17 +27,32 @@ def write(
     owners: Owner = ALONE,
 ) -> list[str]:
     """An answer to each prompt (token ids), token by token, as text, in the order given."""
-    answers = [""] * len(prompts)
     assert base.tokenizer is not None
-    for indices, inputs in _read(base, prompts, prefix_ids, batch_size, owners):
-        told = {"max_new_tokens": how.max_new_tokens, "do_sample": False, "num_beams": 1}
-        if how.sampling is not None:
-            told["logits_processor"] = LogitsProcessorList([_Drawn(how.sampling.chooser(), indices)])
+    choose = most_probable if how.sampling is None else how.sampling.chooser()
+    ends = end_ids(base.model, base.tokenizer)
+    answers = [Answer(base.tokenizer, ends, how) for _ in prompts]
+
+    def take(prompt: int, token: int) -> bool:
+        return answers[prompt].take(token)
+
+    for indices, inputs in read_batches(base, prompts, prefix_ids, batch_size, owners):
         with owners.as_rows(indices):
-            found = base.model.generate(**inputs, **told)
-        for i, text in zip(indices, base.tokenizer.batch_decode(found, skip_special_tokens=True), strict=True):
-            answers[i] = how.cut(text)
-    return answers
+            write_batch(base, inputs, indices, how.max_new_tokens, choose, take)
+    return [answer.text for answer in answers]
+
+
+def write_batch(
+    base: Base, inputs: Mapping[str, Tensor], prompts: Sequence[int], max_new_tokens: int, choose: Choose, take: Take
+) -> None:
+    """Write behind a batch of prompts, of which these are the numbers, as long as an answer goes on."""
+    base.model.generate(
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        logits_processor=LogitsProcessorList([_Drawn(choose, prompts)]),
+        stopping_criteria=StoppingCriteriaList([_Taken(take, prompts)]),
+    )
 
 
 class _Drawn(LogitsProcessor):
@@ -49,6 +64,18 @@ class _Drawn(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         chosen = self._choose(scores, self._prompts)
         return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
+
+
+class _Taken(StoppingCriteria):
+    """Hands the newest token of each row on, and ends the rows whose answers have ended."""
+
+    def __init__(self, take: Take, prompts: Sequence[int]) -> None:
+        self._take, self._prompts = take, prompts
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        newest = zip(self._prompts, input_ids[:, -1].tolist(), strict=True)
+        has_ended = [not self._take(prompt, token) for prompt, token in newest]
+        return torch.tensor(has_ended, dtype=torch.bool, device=input_ids.device)
 
 
 @torch.no_grad()
@@ -63,7 +90,7 @@ def written_log_probabilities(
 ) -> list[list[float]]:
     """For each prompt, the log-probability (nats, summed over tokens) of writing each of its options' token ids."""
     scores: list[list[float]] = [[] for _ in prompts]
-    for indices, inputs in _read(base, prompts, prefix_ids, batch_size, owners):
+    for indices, inputs in read_batches(base, prompts, prefix_ids, batch_size, owners):
         with owners.as_rows(indices):
             hidden = base.model.get_encoder()(**inputs).last_hidden_state
         n_options = [len(options[i]) for i in indices]
@@ -82,7 +109,7 @@ def written_log_probabilities(
     return scores
 
 
-def _read(
+def read_batches(
     base: Base, prompts: Sequence[Sequence[int]], prefix_ids: Sequence[int], batch_size: int, owners: Owner
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Numbers of prompts of like length, and what the encoder is given for them."""

@@ -18,7 +18,7 @@ import torch
 from tunewise.data.encode import Encoded
 from tunewise.engine.backend import chosen
 from tunewise.engine.batches import plain
-from tunewise.engine.decoding import decode
+from tunewise.engine.decoding import Decoding, decode
 from tunewise.engine.joining import joint_row_losses
 from tunewise.engine.objectives import Labels, objective_for
 from tunewise.engine.owners import Owners
@@ -53,6 +53,8 @@ MOST_MORE = 1.5
 APART = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 """How far a log-probability or a loss of a lane may lie from the one it has alone, over the largest or 1."""
 
+TRIED = ((3, 4, 5), (6, 7, 3, 5, 4))
+"""Prompts of a trial that is not of any question."""
 NONE_GAINS = "none gains by sharing a pass with another"
 
 
@@ -90,6 +92,25 @@ class ByLane:
                         found[number] = end.value
                 told = self._told(asked)
         return {number: found[number] for number in asks}
+
+    def writers(self) -> list[tuple[tuple[int, ...], bool]]:
+        """Lanes whose answers can be written in one batch, and whether in packed rows: group by group, tried.
+
+        Whoever can share none is a group alone.
+        """
+        kinds: dict[bool, list[int]] = {}
+        for number in range(len(self._lanes.tuned)):
+            kinds.setdefault(self._is_packed(number), []).append(number)
+        found = []
+        for is_packed, numbers in kinds.items():
+            try:
+                if len(numbers) > 1:
+                    self._try({number: Texts(TRIED, Decoding(1)) for number in numbers})
+                found.append((tuple(numbers), is_packed))
+            except CannotShare as reason:
+                logger.info("lanes write one after another: %s", reason.message)
+                found += [((number,), is_packed) for number in numbers]
+        return found
 
     def _told(self, asked: Mapping[int, Ask]) -> dict[int, Any]:
         told: dict[int, Any] = {}

@@ -24,13 +24,13 @@ def sibling_of(shell: Shell) -> PreTrainedModel | None:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            made = shell.head.auto_class(shell.kind, shell.name).from_config(narrow(shell.config))
+            made = shell.head.auto_class(shell.kind, shell.name, shell.config).from_config(narrow(shell.config))
             for parameter in made.parameters():
                 if parameter.dim() > 1:  # what enters a module is to be seen in the logits
                     nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, AssertionError):
         return None
-    return made.eval()
+    return (made.float() if made.dtype is torch.float16 else made).eval()  # as no base runs in float16 on a CPU
 
 
 def narrow(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -1,0 +1,143 @@
+"""The fields of a request: those that are understood, those that change nothing, and those that are refused."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tunewise.engine.decoding import Sampling
+from tunewise.errors import nearest
+from tunewise.serve.refusal import Refusal
+
+IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
+"""They are about the service, and change no answer."""
+MOST_CHOICES, MOST_STOPS, MOST_PROMPTS, MOST_BEST = 128, 16, 256, 20
+Stop = Annotated[str, Field(min_length=1)]
+
+
+class _Fields(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class StreamOptions(_Fields):
+    """What a stream holds beside its pieces."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+    """Padding of the pieces, which nobody on the way shall tell by their length. There is none."""
+
+
+class Request(_Fields):
+    """What both kinds of requests have. A field that is null is left out."""
+
+    NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        "frequency_penalty": (0,),
+        "presence_penalty": (0,),
+        "logit_bias": ({},),
+    }
+    """Fields that are not supported, and the values at which they would change nothing."""
+
+    model: str
+    temperature: float | None = Field(None, ge=0)
+    """0 takes the most probable token; left out, tokens are chosen as in the run."""
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=1)
+    seed: int | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] = Field(default_factory=list)
+    n: int = Field(1, ge=1, le=MOST_CHOICES)
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_changes_nothing(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        given = {name: value for name, value in data.items() if value is not None and name not in IGNORED}
+        for name, value in [*given.items()]:
+            if name not in cls.model_fields:
+                neutral = cls.NEUTRAL.get(name)
+                if neutral is None:
+                    guess = nearest(name, cls.model_fields)
+                    raise Refusal(
+                        f"unknown field {name!r}" + (f"; did you mean {guess!r}?" if guess else ""),
+                        param=name, code="unknown_parameter",
+                    )  # fmt: skip
+                if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral):
+                    raise Refusal(f"{name} is not supported; leave it out", param=name, code="unsupported_parameter")
+                del given[name]
+        return given
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def sampling(self, own: Sampling | None, drawn: int) -> Sampling | None:
+        """How tokens are drawn: as the run does it (`own`), but for what is said; by the seed that was `drawn` if none
+        is said. None takes the most probable one."""
+        if self.temperature == 0:
+            return None
+        if self.temperature is None and self.top_k is None and self.top_p in (None, 1.0):
+            return own if own is None or self.seed is None else replace(own, seed=self.seed)
+        seed = drawn if self.seed is None else self.seed
+        temperature, top_p = (1.0 if value is None else value for value in (self.temperature, self.top_p))
+        return Sampling(temperature, top_p, seed, self.top_k)
+
+
+class Chat(Request):
+    """The body of /v1/chat/completions."""
+
+    NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        **Request.NEUTRAL,
+        "tools": ([],),
+        "tool_choice": ("none", "auto"),
+        "parallel_tool_calls": (True, False),
+        "functions": ([],),
+        "response_format": ({"type": "text"},),
+        "modalities": (["text"],),
+    }
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=MOST_BEST)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
+    """The same, by its former name."""
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that an answer has at most."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def n_best(self) -> int | None:
+        """Of how many of the most probable tokens it is told what they had; None where it is told of none."""
+        return self.top_logprobs if self.logprobs else None
+
+
+class Completion(Request):
+    """The body of /v1/completions."""
+
+    NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        **Request.NEUTRAL,
+        "echo": (False,),
+        "suffix": ("",),
+        "best_of": (1,),
+    }
+
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+    max_tokens: int | None = Field(None, ge=1)
+    logprobs: int | None = Field(None, ge=0, le=MOST_BEST)
+
+    @property
+    def n_best(self) -> int | None:
+        return self.logprobs
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return (self.prompt,) if isinstance(self.prompt, str) else tuple(self.prompt)
+
+    @property
+    def longest(self) -> int | None:
+        return self.max_tokens

@@ -1,0 +1,257 @@
+"""The one thread that asks the models: what waits is gathered into batches, answers are told as they are written."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from tunewise.engine.backend import chosen
+from tunewise.engine.continuous import Writing, writing
+from tunewise.engine.decoding import end_ids
+from tunewise.engine.packed_reading import why_not_read
+from tunewise.evaluation.asks import Asks
+from tunewise.models.families import ENCODER_DECODER
+from tunewise.run.speakers import Said, Speakers
+from tunewise.serve.job import Choice, Chosen, Job, choices_of
+from tunewise.serve.questions import questions_of
+from tunewise.serve.refusal import FAILED, Refusal
+
+logger = logging.getLogger(__name__)
+
+SECONDS_TO_GATHER = 0.004
+"""After which those that have come to an idle server begin."""
+UNAVAILABLE = 503
+
+
+@dataclass
+class _Group:
+    """Lanes that write into one batch, or one that cannot, and their answers that are being written or wait for it."""
+
+    lanes: Sequence[int]
+    entered: Callable[[], AbstractContextManager[None]]
+    """Inside the block the model is theirs."""
+    afresh: Callable[[], Writing]
+    is_shared: bool
+    """Whether the lanes stay where they are, so that others can be asked in between."""
+    writing: Writing
+    waiting: deque[Choice] = field(default_factory=deque)
+    running: list[Choice] = field(default_factory=list)
+
+    def admit(self) -> None:
+        """Begin with as many of those that wait as there are places."""
+        while self.waiting:
+            choice = self.waiting[0]
+            if not choice.job.is_over:
+                if not self.writing.add(choice.wanted):
+                    return
+                self.running.append(choice)
+            self.waiting.popleft()
+
+    def step(self) -> None:
+        self.writing.step()
+        self.running = [choice for choice in self.running if choice.tell()]
+
+    def fail(self, refusal: Refusal) -> None:
+        """Give up all that is being written."""
+        for choice in self.running:
+            choice.job.refuse(refusal)
+        self.running, self.writing = [], self.afresh()
+
+
+class Scheduler:
+    """Answers jobs between `start` and `close`, `n_places` of them at a time, in a cache of `n_slots` tokens."""
+
+    def __init__(self, speakers: Speakers, n_places: int, n_slots: int) -> None:
+        self._speakers, self._n_places, self._n_slots = speakers, n_places, n_slots
+        self._prefixes = [speaker.how.prefix_ids for speaker in speakers.each]
+        self._ends: set[int] = set()
+        self._changed = threading.Condition()
+        self._arrived: list[Job] = []
+        self._is_closed = False
+        self._to_choose: deque[Chosen] = deque()
+        self._groups: list[_Group] = []
+        self._is_ready = threading.Event()
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """Answers inside the block; raises what keeps it from beginning."""
+        self._thread.start()
+        self._is_ready.wait()
+        try:
+            if self._error is not None:
+                raise self._error
+            yield
+        finally:
+            self.close()
+            self._thread.join()
+
+    def ask(self, job: Job) -> None:
+        """Answer this one in its turn."""
+        with self._changed:
+            if self._is_closed:
+                job.refuse(_ending())
+                return
+            self._arrived.append(job)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Take no more, and break off what is being answered."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it answers."""
+        return self._is_ready.is_set() and not self._is_closed
+
+    @property
+    def n_waiting(self) -> int:
+        """Answers that wait for a place."""
+        return len(self._arrived) + len(self._to_choose) + sum(len(group.waiting) for group in self._groups)
+
+    @property
+    def n_running(self) -> int:
+        """Answers that are being written."""
+        return sum(len(group.running) for group in self._groups)
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:
+            self._error = error
+            logger.exception("nothing is answered any more")
+        finally:
+            self.close()
+            self._is_ready.set()
+            for job in self._all_jobs():
+                job.refuse(_ending())
+
+    @torch.no_grad()
+    def _work(self) -> None:
+        with chosen(self._speakers.base.model.device), self._speakers.at_once():
+            self._groups = list(self._grouped())
+            self._is_ready.set()
+            while self._hear():
+                self._choose()
+                for group in self._groups:
+                    self._write(group)
+
+    def _grouped(self) -> Iterator[_Group]:
+        """Who writes with whom."""
+        speakers = self._speakers
+        base = speakers.base
+        if base.tokenizer is None or base.head.kind != "lm":
+            return
+        self._ends = end_ids(base.model, base.tokenizer)
+        if speakers.by_lane is not None:
+            found = speakers.by_lane.writers()
+        else:
+            found = [((number,), self._is_packed(number)) for number in range(len(speakers.each))]
+        for lanes, is_packed in found:
+            is_shared = len(lanes) > 1
+            beside = speakers.lanes if is_shared else None
+            afresh = partial(writing, base, beside, is_packed, self._n_places, self._n_slots)
+            entered = nullcontext if is_shared else partial(speakers.only, lanes[0])
+            yield _Group(lanes, entered, afresh, is_shared, afresh())
+
+    def _is_packed(self, number: int) -> bool:
+        speaker, base = self._speakers.each[number], self._speakers.base
+        if not speaker.how.packing or base.anatomy.kind == ENCODER_DECODER:
+            return False
+        with self._speakers.only(number):
+            return not why_not_read(base.model, speaker.how.prefix_ids)
+
+    def _hear(self, *, waits: bool = True) -> bool:
+        """Take what has arrived, waiting for it where nothing is to be done; False once the server ends."""
+        with self._changed:
+            if waits and not self._to_choose and not any(group.waiting for group in self._groups):
+                self._changed.wait_for(lambda: self._arrived or self._is_closed)
+                self._changed.wait_for(lambda: self._is_closed, SECONDS_TO_GATHER)
+            arrived, self._arrived = self._arrived, []
+            is_closed = self._is_closed
+        for job in arrived:
+            self._begin(job)
+        return not is_closed
+
+    def _begin(self, job: Job) -> None:
+        try:
+            questions = questions_of(self._speakers, job.request, self._n_slots)
+        except Refusal as refusal:
+            job.refuse(refusal)
+            return
+        except Exception:
+            logger.exception("a question could not be read")
+            job.refuse(Refusal("the question could not be read", status=500, kind=FAILED))
+            return
+        job.begin(questions)
+        tokenizer = self._speakers.base.tokenizer
+        if questions[0].how is None:
+            self._to_choose += [Chosen(job, question) for question in questions]
+            return
+        assert tokenizer is not None
+        group = next(group for group in self._groups if questions[0].lane in group.lanes)
+        group.waiting += choices_of(job, questions, self._prefixes, tokenizer, self._ends)
+
+    def _write(self, group: _Group) -> None:
+        """Until nothing of this group is being written; while others wait, it begins with nothing new."""
+        if not group.waiting:
+            return
+        with group.entered():
+            group.admit()
+            while group.writing.is_busy and self._hear(waits=False):
+                if group.is_shared:
+                    self._choose()
+                if not self._others_wait(group):
+                    group.admit()
+                try:
+                    group.step()
+                except Exception as error:
+                    logger.exception("a batch failed")
+                    group.fail(Refusal(f"the answer failed: {error}", status=500, kind=FAILED))
+
+    def _others_wait(self, group: _Group) -> bool:
+        return bool(self._to_choose) or any(other.waiting for other in self._groups if other is not group)
+
+    def _choose(self) -> None:
+        """Answer what is chosen among given answers: of all lanes in one batch."""
+        by_lane: dict[int, list[Chosen]] = {}
+        while self._to_choose:
+            one = self._to_choose.popleft()
+            if not one.job.is_over:
+                by_lane.setdefault(one.question.lane, []).append(one)
+        if not by_lane:
+            return
+        asks = {lane: self._chosen(lane, held) for lane, held in by_lane.items()}
+        try:
+            self._speakers.answers(asks)
+        except Exception as error:
+            logger.exception("a choice failed")
+            for one in (one for held in by_lane.values() for one in held):
+                one.job.refuse(Refusal(f"the answer failed: {error}", status=500, kind=FAILED))
+
+    def _chosen(self, lane: int, held: Sequence[Chosen]) -> Asks[None]:
+        speaker, base = self._speakers.each[lane], self._speakers.base
+        questions = speaker.questions(base, [one.question.example for one in held])
+        found: list[Said] = yield from speaker.says(base, questions)
+        for one, said in zip(held, found, strict=True):
+            one.tell(said, self._n_tokens(said.text))
+
+    def _n_tokens(self, text: str) -> int:
+        tokenizer = self._speakers.base.tokenizer
+        return 0 if tokenizer is None else len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _all_jobs(self) -> list[Job]:
+        choices = [choice for group in self._groups for choice in (*group.waiting, *group.running)]
+        return [*self._arrived, *(one.job for one in (*self._to_choose, *choices))]
+
+
+def _ending() -> Refusal:
+    return Refusal("the server is ending", status=UNAVAILABLE, kind=FAILED)
