@@ -38,7 +38,9 @@ def test_a_copy_says_what_the_run_says_beside_its_rows(tmp_path):
     assert _said(there, "the soup was good") == whole
     adapter = shutil.copytree(there["lora"] / "adapter", tmp_path / "adapter")
     assert _said({"lora": adapter}, "the soup was good")[1][1] == whole[1][1]
-    with pytest.raises(UserError, match=r"reviews\.csv"):  # other demonstrations than those that were kept
+    with pytest.raises(
+        UserError, match=r"reviews\.csv, whose rows shown is asked"
+    ):  # other demonstrations than those that were kept
         _said({"shown": there["shown"]}, "the soup was good", {"seed": 4})
     with pytest.raises(UserError) as error:
         evaluate(there["lora"])

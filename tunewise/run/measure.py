@@ -57,7 +57,7 @@ def evaluate(
     asked = asked_of(None if target is None else Path(target), fields.get("model"), data, overrides)
     recipe = asked.recipe
     if target is not None:
-        _find_rows(recipe, str(target))
+        find_rows(recipe, str(target))
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, held)
     task = drawn(task, recipe)
     shots = recipe.in_context.shots if shots is None else shots
@@ -92,7 +92,7 @@ def evaluate(
     return summary
 
 
-def _find_rows(recipe: Recipe, target: str) -> None:
+def find_rows(recipe: Recipe, target: str) -> None:
     """UserError where a file of rows is not there, as in a copy of a run on another machine."""
     for name, each in recipe.data.each.items():
         try:
@@ -101,7 +101,7 @@ def _find_rows(recipe: Recipe, target: str) -> None:
             field = f"data.mixture.sources.{name}.path" if name else "data.path"
             raise UserError(
                 f"{error.message}, whose rows {target} is asked",
-                f"say where they lie: {field}=FILE; to talk to it takes no rows: tunewise chat {target}",
+                f"say where they lie, {field}=FILE, or give others: --data FILE",
             ) from None
 
 

@@ -24,7 +24,7 @@ from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter, read_card
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base, load_base
-from tunewise.run.measure import Asked, asked_of
+from tunewise.run.measure import Asked, asked_of, find_rows
 from tunewise.run.prepare import Loading, head_for, load_for, task_asked
 from tunewise.run.recipe import NO_DATA, Recipe
 
@@ -182,6 +182,9 @@ def _loaded(asked: Mapping[str, Asked], free: bool) -> tuple[Base, dict[str, Tas
         assert base.tokenizer is not None
         _check_dtype(base, recipes)
         return base, dict.fromkeys(recipes, free_task(base.tokenizer))
+    for name, each in asked.items():
+        if each.kept is None:
+            find_rows(each.recipe, name)
     base, _ = load_for(first.data, first.model, dtype, first.head, first.quantise, kept=asked[first_name].kept)
     _check_dtype(base, recipes)
     tasks = {}
