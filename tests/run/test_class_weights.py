@@ -1,7 +1,6 @@
 """Class weights and label smoothing of whole runs: what they come to on the rows, and where they are refused."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,16 +54,6 @@ def test_balanced_weights_are_scikit_learns():
     assert list(weights_of("balanced", tuple(counts), counts).values()) == pytest.approx(expected)
     assert weights_of("balanced", ("a", "b", "unseen"), {"a": 3, "b": 1}) == {"a": 2 / 3, "b": 2.0, "unseen": 1.0}
     assert weights_of({"b": 4.0}, ("a", "b"), {}) == {"a": 1.0, "b": 4.0}
-
-
-def test_rows_that_are_replayed_count_one_and_are_of_no_class(place):
-    task = load_task(DataConfig(path=str(place / "rare.csv")))
-    own = [SimpleNamespace(id=example.id) for example in task.train]
-    replayed = [SimpleNamespace(id=f"old:{number}") for number in range(3)]
-    sources = SimpleNamespace(sizes=(len(own), len(replayed)))
-    weights, weighing = weighed("balanced", task, "lm", SimpleNamespace(rows=[*own, *replayed], sources=sources))
-    assert weights["bad"] > 2 > 1 > weights["good"]
-    assert weighing.rows == [weights[example.label] for example in task.train] + [1.0] * 3
 
 
 def test_names_of_trainer_and_scikit_learn_are_taken_and_labels_are_texts():
@@ -135,15 +124,17 @@ def test_an_answer_in_words_counts_what_its_class_counts(place, tmp_path):
     assert again["metrics"] == pytest.approx(metrics["test"], abs=1e-4)
 
 
-def test_rows_that_are_replayed_count_one(place):
+@pytest.mark.parametrize("asked", [{"good": 0.5, "bad": 4}, "balanced"])
+def test_rows_that_are_replayed_count_one_and_are_of_no_class(place, asked):
     replay = {"path": str(place / "texts.txt"), "share": 0.25}
-    recipe = recipe_of(place, "rare.csv", **{"data.replay": replay, "train.class_weights": {"good": 0.5, "bad": 4}})
+    recipe = recipe_of(place, "rare.csv", **{"data.replay": replay, "train.class_weights": asked})
     base, task = load_for(recipe.data, recipe.model, recipe.dtype)
     found = training_rows(base, drawn(task, recipe), 96)
-    _, weighing = weighed(recipe.train.class_weights, task, "lm", found)
+    weights, weighing = weighed(recipe.train.class_weights, task, "lm", found)
+    assert weights == asked or weights["bad"] > 2 > 1 > weights["good"]
     n_own, n_replayed = found.sources.sizes
     assert n_replayed > 8
-    assert set(weighing.rows[:n_own]) == {0.5, 4.0}
+    assert set(weighing.rows[:n_own]) == set(weights.values())
     assert weighing.rows[n_own:] == [1.0] * n_replayed
 
 
