@@ -31,7 +31,8 @@ Methods = Annotated[
     list[str] | None,
     typer.Option(
         "--method",
-        help="One of `tunewise methods`, as in lora:rank=64, or all; may be given several times.",
+        "--methods",
+        help="Those of `tunewise methods`, with commas, as in full,lora:rank=64; or all. May be given several times.",
         show_default="full, top_layers, lora",
     ),
 ]
@@ -105,9 +106,10 @@ def _no_collector() -> Iterator[None]:
 
 def methods_of(words: list[str]) -> list[Any]:
     """The fields of each method, and `all` as it is."""
-    from tunewise.config import in_one_word
+    from tunewise.config import in_one_word, parts_of
 
-    return [word if word == "all" else in_one_word(word) for word in words]
+    each = [part.strip() for word in words for part in parts_of(word, ",")]
+    return [part if part == "all" else in_one_word(part) for part in each if part]
 
 
 def fields_of(words: list[str]) -> dict[str, Any]:
