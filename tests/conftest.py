@@ -1,11 +1,9 @@
 """The environment every test runs in, set before torch is imported: one thread, no spinning, no network."""
 
 import gc
-import json
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -83,12 +81,7 @@ def reloads_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     reload = import_module("tunewise.training.reload")
 
-    def here(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
-        _, _, _, base, dtype, device, quantise, *folders = command  # python -c FRESH ...
-        found = reload._check(base, dtype, device, quantise, folders)
-        return subprocess.CompletedProcess(command, 0, json.dumps(found), "")
-
-    monkeypatch.setattr(reload, "subprocess", SimpleNamespace(run=here))
+    monkeypatch.setattr(reload, "FRESH", SimpleNamespace(ask=lambda words, device: reload.check(list(words))))
 
 
 def leave_out_fresh_processes(patch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,25 @@ def test_a_name_of_the_trainers_is_answered_with_ours():
     assert hint_for(["rnak"]) == ""
 
 
+def test_a_field_in_another_section_than_its_own_is_told_its_place():
+    for overrides, hint in (
+        ({"train.seed": 3}, "write seed=3"),
+        ({"train.model": "x"}, "write model=x"),
+        ({"data.batch_size": 4}, "write train.batch_size=4"),
+        ({"method.learning_rate": 1e-3}, "write train.learning_rate=0.001"),
+        ({"train.lora_alpha": 8}, "write method.alpha=8"),
+        ({"train.lora_rank": 8}, "write method.rank=N"),
+        ({"generation.few_shot": 8}, "write data.few_shot=8"),
+        ({"method.shots": 8}, "write method=frozen method.shots=8"),
+        ({"num_virtual_tokens": 4}, "write method=prompt_tuning method.virtual_tokens=4"),
+        ({"train.seed": 3, "rank": 2}, "write method.rank=2 seed=3"),
+    ):
+        with pytest.raises(UserError) as caught:
+            build_recipe(PLAIN, overrides)
+        assert caught.value.hint == hint
+    assert build_recipe(PLAIN, {"data.columns": {"text": "review"}, "data.seed": 3}).data.text == "review"
+
+
 def test_what_completes_the_package_s_name_are_its_public_names():
     shown = dir(tunewise)
     assert {"train", "compare", "load_base", "attach", "showcase", "LoRA"} <= set(shown)

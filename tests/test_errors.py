@@ -52,3 +52,10 @@ def test_unreadable_tells_line_and_byte():
     assert told.hint.startswith("convert it first, for example: iconv -f latin1 -t utf-8 rows.csv")
     assert unreadable("rows", IsADirectoryError()).message == "cannot read rows: it is a folder"
     assert unreadable("rows", PermissionError(13, "Permission denied")).message == "cannot read rows: Permission denied"
+
+
+def test_a_link_that_leads_nowhere_is_not_its_own_nearest_name(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    error = missing(tmp_path / "loop")
+    assert error.message == f"{tmp_path / 'loop'} is a symbolic link that leads nowhere"
+    assert error.hint == f"look where it leads: ls -l {tmp_path / 'loop'}"

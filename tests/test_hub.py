@@ -17,7 +17,7 @@ from tests.data.test_benchmarks import rows_of
 from tests.hub_server import Hub
 from tests.hub_user import Outcome, as_user
 from tests.small_base import write_base, write_reviews
-from tunewise import files
+from tunewise import files, hub
 from tunewise.models import fingerprint
 from tunewise.models.load import load_base
 
@@ -109,7 +109,8 @@ def fill(hub: Hub, place: Path) -> None:
     hub.put("org/planned", base)
     hub.put("org/gated", base, gated=True)
     hub.broken.add("org/broken")
-    hub.put("org/stale", {"tunewise.safetensors": b"of another method", "notes.txt": b"kept"})
+    stale = {"tunewise.safetensors": b"of another method", "notes.txt": b"kept", "older/tunewise.safetensors": b"kept"}
+    hub.put("org/stale", stale)
     hub.put("org/private", base, private=True)
     config = json.loads((base / "config.json").read_text())
     whole = {path.name: path.read_bytes() for path in base.iterdir() if path.suffix == ".json"}
@@ -359,7 +360,7 @@ def test_what_would_be_read_with_it_is_removed(world: World) -> None:
     assert "there already, public" in done.output
     there = world.hub.repositories["models", "org/stale"]
     names = set(there.commits[there.refs["main"]])
-    assert "notes.txt" in names
+    assert {"notes.txt", "older/tunewise.safetensors"} <= names
     assert "tunewise.safetensors" not in names
     assert "the same files, and the same logits" in done.output
 
@@ -390,3 +391,13 @@ def test_nothing_is_sent_that_was_not_agreed_to(world: World) -> None:
     assert {name for _, name in world.hub.repositories} >= {"org/pushed", "org/merged"}
     assert not {"org/never", "others/pushed"} & {name for _, name in world.hub.repositories}
     assert len(world.hub.repositories["models", "org/base"].commits) == 1
+
+
+def test_files_of_an_older_commit_are_not_taken_for_those_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache has the branch at commit a; the hub says that it is at b by now."""
+    asked = []
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_, **__: "/cache/snapshots/a/config.json")
+    monkeypatch.setattr(hub, "snapshot_download", lambda *names, **__: asked.append(names) or "/cache/snapshots/b")
+    for commit, n_downloads in (("a", 0), ("b", 1)):
+        found = hub.Repository("org/x", "", {"config.json": 3}, commit).fetch(["config.json"])
+        assert (found, len(asked)) == (Path(f"/cache/snapshots/{commit}"), n_downloads)

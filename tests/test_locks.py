@@ -108,3 +108,17 @@ def test_storage_without_locks_locks_nothing(tmp_path, monkeypatch):
     refuse(5)
     with pytest.raises(UserError, match=r"cannot write .*: Input/output error"), files.held(tmp_path / RUNNING):
         pass
+
+
+def test_a_run_that_is_refused_leaves_no_folder_and_takes_none_away(tmp_path):
+    recipe = recipe_in(write_place(tmp_path))
+    refused = recipe.model_validate(recipe.model_dump() | {"out_of_domain": {"other": "not-there.jsonl"}})
+    (tmp_path / "mine").mkdir()
+    for out in (tmp_path / "runs" / "reviews" / "lora", tmp_path / "mine"):
+        with pytest.raises(UserError, match="not-there"):
+            run(refused, out)
+    assert not (tmp_path / "runs").exists()
+    assert (tmp_path / "mine").is_dir()
+    with files.held(tmp_path / "runs" / RUNNING):
+        files.write_text(tmp_path / "runs" / "note", "")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["note"]

@@ -23,6 +23,8 @@ def test_a_container_has_what_its_limit_leaves_and_caches_give_way(container):
     outside = machine.free_memory()
     container(memory_max="1000000", memory_current="600000", memory_stat="anon 5\nfile 100000")
     assert machine.free_memory() == 500_000 < outside
+    container(memory_stat="anon 5\nfile 100000\nshmem 30000\n")
+    assert machine.free_memory() == 470_000, "what lies in /dev/shm does not give way"
     container(memory_current="1200000")
     assert machine.free_memory() == 0
     container(memory_max="max\n")

@@ -145,6 +145,19 @@ def test_data_that_changed_is_noticed(place, base, tmp_path):
         run(asked, tmp_path / "run", base=base)
 
 
+def test_a_base_that_changed_is_noticed(place, tmp_path):
+    model = shutil.copytree(place / "base", tmp_path / "model")
+    asked = recipe(place, "frozen", model=str(model))
+    found = run(asked, tmp_path / "run")
+    assert run(asked, tmp_path / "run") == found
+    shutil.rmtree(model)
+    shutil.copytree(place / "base", model)
+    assert run(asked, tmp_path / "run") == found, "a copy of the same"
+    write_base(model, seed=1)
+    with pytest.raises(UserError, match=r"the base .*model has changed since"):
+        run(asked, tmp_path / "run")
+
+
 def test_the_saved_adapter_answers_as_the_run_did(finished, place, tmp_path):
     _, out, metrics = finished
     found = evaluate(out, out=tmp_path / "again")
@@ -155,6 +168,9 @@ def test_the_saved_adapter_answers_as_the_run_did(finished, place, tmp_path):
     assert read_card(out / "adapter")["notes"]["template"]["answer"] == " {label}"
     with pytest.raises(UserError, match="no split named 'tset'"):
         evaluate(out, split="tset")
+    for wrong, told in (({"shots": -1}, "no demonstrations"), ({"limit": 0}, "no row"), ({"limit": -1}, "no row")):
+        with pytest.raises(UserError, match=told):
+            evaluate(out, **wrong)
     n_rows = [evaluate(out, split=split)["n_examples"] for split in ("train", "dev", "test", "all")]
     assert n_rows[3] == sum(n_rows[:3])
     with pytest.raises(UserError, match="split=all asks its rows too"):

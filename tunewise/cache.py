@@ -1,6 +1,7 @@
 """What is kept on this machine from one run to the next: in which folder, and how much of it."""
 
 import os
+import shutil
 from pathlib import Path
 
 from tunewise.errors import UserError
@@ -23,6 +24,14 @@ def cache_folder() -> Path:
         told = f"cannot make the cache folder {folder}: {error.strerror}"
         raise UserError(told, "name one that can be written to: TUNEWISE_CACHE=FOLDER before the command") from None
     return folder
+
+
+def keep_newest(kept: Path, most: int) -> None:
+    """Of the folders beside `kept`, which is used now, leave so many: those that were used last."""
+    os.utime(kept)
+    found = sorted(kept.parent.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+    for folder in found[most:]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def allowed_bytes(variable: str, n_free: int) -> int:

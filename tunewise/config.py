@@ -3,7 +3,7 @@
 import copy
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -146,8 +146,39 @@ def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
 
 def in_one_word(word: str) -> dict[str, Any]:
     """The fields of a method that is written in one word: lora, or lora:rank=4:alpha=8."""
-    name, *assignments = word.strip().split(":")
-    return override({"name": name}, assignments)
+    name, *assignments = parts_of(word.strip(), ":")
+    return override({"name": name}, named(word, assignments))
+
+
+def parts_of(text: str, separator: str) -> list[str]:
+    """The text cut where `separator` stands outside of quotes and brackets: lora:roles=[q,v] and data.path="tiny:task"
+    are one part each for commas and for colons."""
+    parts, depth, quote, before = [""], 0, "", ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote and before != "\\" else quote
+        elif character in "\"'" and (not parts[-1] or parts[-1][-1] in "=[{,: '"):  # and no apostrophe
+            quote = character
+        elif character == separator and not depth:
+            parts.append("")
+            continue
+        else:
+            depth = max(0, depth + (character in "[{") - (character in "]}"))
+        parts[-1] += character
+        before = character
+    return parts
+
+
+def named(word: str, assignments: Sequence[str]) -> Sequence[str]:
+    """The assignments that `word` holds between its colons; UserError for one that is none."""
+    for part in assignments:
+        if "=" not in part:
+            raise UserError(
+                f"cannot read {part!r} in {word!r}",
+                "write name=value behind each colon; a value with a colon or a comma in it stands in quotes, as in "
+                """'frozen:data.path="tiny:sentiment"'""",
+            )
+    return assignments
 
 
 def parse(model_class: type[M], data: Mapping[str, Any], where: str = "") -> M:

@@ -38,6 +38,8 @@ def missing(path: str | Path) -> UserError:
     target = Path(path)
     if not target.parent.is_dir():
         return UserError(f"no such file: {path}", f"its folder {target.parent} does not exist either")
+    if target.is_symlink():
+        return UserError(f"{path} is a symbolic link that leads nowhere", f"look where it leads: ls -l {path}")
     names = sorted(entry.name for entry in target.parent.iterdir() if not entry.name.startswith("."))
     guess = nearest(target.name, names)
     if guess:

@@ -86,7 +86,8 @@ def folder(path: str | Path) -> Generator[Path]:
             _swap(temporary, target)
         except UserError as error:
             # a file of the folder could not be written: name it by where it was to be
-            raise UserError(error.message.replace(str(temporary), str(target)), error.hint) from error
+            hint = error.hint.replace(str(temporary.absolute()), str(target.parent.absolute()))
+            raise UserError(error.message.replace(str(temporary), str(target)), hint) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         _sync(target.parent)
@@ -97,10 +98,12 @@ def held(path: str | Path) -> Generator[None]:
     """Hold the lock file `path` inside the block; Held, at once, where another process does. It names its process.
 
     The lock is the kernel's (flock), which ends with the process however that ends: no lock is ever stale. Storage that
-    knows no locks locks nothing.
+    knows no locks locks nothing. A folder that is made for it and that nothing is written into is removed again.
     """
+    place = Path(path).parent
+    new = [folder for folder in (place, *place.parents) if not folder.exists()]
     with _told(path):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
         descriptor = _locked(Path(path))
         me = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         try:
@@ -114,6 +117,9 @@ def held(path: str | Path) -> Generator[None]:
     finally:
         Path(path).unlink(missing_ok=True)  # while it is held: who opened it meanwhile sees that its name is gone
         os.close(descriptor)
+        with suppress(OSError):  # of the first that holds something
+            for folder in new:
+                folder.rmdir()
 
 
 def holder(path: str | Path) -> str:

@@ -42,14 +42,15 @@ def _memory_of_linux() -> int | None:
 
 
 def _memory_of_container() -> int | None:
-    """What is left below the limit; caches, which give way, are not counted as taken."""
+    """What is left below the limit; caches, which give way, are not counted as taken, but for files that are kept in
+    memory alone (tmpfs, /dev/shm), which are counted among them."""
     try:
         limit = (_CONTAINER / "memory.max").read_text().strip()
         if limit == "max":
             return None
         current = int((_CONTAINER / "memory.current").read_text())
         told = dict(line.split() for line in (_CONTAINER / "memory.stat").read_text().splitlines())
-        return int(limit) - current + int(told.get("file", 0))
+        return int(limit) - current + int(told.get("file", 0)) - int(told.get("shmem", 0))
     except (OSError, ValueError):
         return None
 

@@ -28,6 +28,8 @@ from tunewise.report.card import card_text
 from tunewise.report.decision import decide
 from tunewise.report.plain_card import adapter_card, model_card
 from tunewise.run.adapter_base import base_of_adapter, logits_of_adapter, logits_of_model
+from tunewise.run.record import METRICS, is_done, mapping
+from tunewise.training.proofs import failed_proofs
 
 README = "README.md"
 HERE = "FOLDER_OF_THIS_CARD"
@@ -84,14 +86,17 @@ def push(
 def pack(folder: str | Path, repository: str, *, private: bool = False, revision: str = "") -> Parcel:
     """What would be sent of `folder`. Of the hub it asks whose the token is, and whether the repository is public.
 
-    Raises UserError for a folder that holds neither adapter nor model, or weights in a pickle, for a name that is no
-    OWNER/NAME, without a token or an answer of the hub, and where a private repository was asked for and is public.
+    Raises UserError for a folder that holds neither adapter nor model, for a damaged adapter, for weights in a pickle,
+    for a name that is no OWNER/NAME, without a token or an answer of the hub, and where a private repository was asked
+    for and is public.
     """
     folder = Path(folder)
     is_model = (folder / "config.json").is_file() and not any((folder / name).is_file() for name in (CARD, PEFT_CONFIG))
     place = folder if is_model else find_adapter(folder)
     if not is_model:
         card_of(place)
+        if (place / files.MANIFEST).is_file():
+            files.verify(place)
     _refuse_name(repository)
     inside = [path.relative_to(place) for path in sorted(place.rglob("*")) if path.is_file()]
     shown = [path.as_posix() for path in inside if not any(part.startswith(".") for part in path.parts)]
@@ -163,7 +168,7 @@ def _card(place: Path, repository: str, is_model: bool) -> str:
     if (place / README).is_file():
         return files.read_text(place / README)
     run = place.parent
-    if place.name == OF_A_RUN and (run / "DONE").is_file():
+    if place.name == OF_A_RUN and is_done(run):
         arms = read_arms(run)
         return card_text(arms, decide(arms))
     return (model_card if is_model else adapter_card)(place, repository.partition("/")[2])
@@ -171,6 +176,8 @@ def _card(place: Path, repository: str, is_model: bool) -> str:
 
 def _told(place: Path, paths: tuple[str, ...], card: str, is_model: bool) -> tuple[str, ...]:
     told = []
+    if failed := _failed_proofs(place):
+        told.append(f"proofs of its run failed: {', '.join(failed)}; until they are understood, trust it not")
     if PROBE in paths:
         told.append(f"{PROBE} holds a few rows of the data as token ids, by which a reload is proved")
     texts = {path: files.read_text(place / path) for path in paths if path.endswith(".json") and "token" not in path}
@@ -181,6 +188,14 @@ def _told(place: Path, paths: tuple[str, ...], card: str, is_model: bool) -> tup
     if base and (Path(base).exists() or Path(base).is_absolute()):
         told.append(f"its base {base} is a folder here: who loads it has to name a base of their own")
     return tuple(told)
+
+
+def _failed_proofs(place: Path) -> list[str]:
+    """Of the run that made the adapter in `place`, where that is the folder of a finished one."""
+    run = place.parent
+    if place.name != OF_A_RUN or not is_done(run):
+        return []
+    return failed_proofs(mapping(run / METRICS).get("proofs") or {})
 
 
 def _refuse_name(repository: str) -> None:
@@ -221,7 +236,8 @@ def _there(repository: str, revision: str) -> tuple[Literal["", "public", "priva
         refused = hub.refusal(repository, revision, error)
         raise UserError(f"nothing can be sent to {repository}: {refused.message}", refused.hint) from error
     files_there = [file.rfilename for file in info.siblings or ()]
-    read = [path for path in files_there if path.endswith(".safetensors") or path in READ]
+    # what lies in a folder of its own there is read by nobody who loads what lies beside it
+    read = [path for path in files_there if ("/" not in path and path.endswith(".safetensors")) or path in READ]
     return "private" if info.private else "public", read
 
 

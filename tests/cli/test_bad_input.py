@@ -13,6 +13,7 @@ import pytest
 
 from tests.cli.command import tunewise
 from tests.cli.conftest import make_base
+from tunewise.cli.console import verb
 
 QUICK = ("train.steps=2", "train.batch_size=4", "data.train=8")
 
@@ -158,6 +159,31 @@ def test_no_room_while_saving(tmp_path: Path, base: Path, reviews: Path) -> None
     assert not (out / "DONE").exists()
     assert not (out / "adapter").exists()
     assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("train", "--data", "x" * 300), ("eval", "x" * 300), ("data", "check", "x" * 300), ("chat", "x" * 300),
+     ("adapter", "check", "x" * 300), ("report", "x" * 300)],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_path_that_no_system_takes_is_told(words: tuple[str, ...]) -> None:
+    found = tunewise(*words)
+    assert (found.code, found.out) == (2, "")
+    assert f"error: the system refuses {'x' * 100}...: {os.strerror(errno.ENAMETOOLONG)}\nhint: " in found.err
+
+
+def test_a_broken_pipe_is_no_fault_of_a_path() -> None:
+    def broken() -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    with pytest.raises(BrokenPipeError):
+        verb(broken)()
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/zero"])
+def test_a_device_is_no_data(path: str, tmp_path: Path) -> None:
+    assert f"{path} is neither a file nor a folder" in refused(tmp_path, "train", "--data", path)
 
 
 def test_an_adapter_for_another_base(tmp_path: Path, base: Path, reviews: Path) -> None:

@@ -1,6 +1,7 @@
 """`tunewise chat` as it is typed: one question and many, in columns and below one another, and what is no question."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,23 @@ def test_what_cannot_be_asked_is_told(runs: Path, words: tuple[str, ...], messag
     found = tunewise("chat", *given)
     assert found.code == 2
     assert message in found.err
+
+
+def test_a_run_whose_path_holds_an_equals_sign_is_a_run(runs: Path, tmp_path: Path) -> None:
+    place = shutil.copytree(runs / "task/lora-2/seed0", tmp_path / "lr=1e-3")
+    found = tunewise("chat", place, "seed=1", "--ask", "the soup was good", "--json")
+    assert found.code == 0, found.err
+    assert [each["who"] for each in json.loads(found.out)[0]["answers"]] == ["base", "lr=1e-3"]
+    named_base = place.rename(tmp_path / "base")
+    found = tunewise("chat", named_base, "--ask", "the soup was good", "--json")
+    assert [each["who"] for each in json.loads(found.out)[0]["answers"]] == ["base", str(named_base)]
+    place = named_base.rename(place)
+    assert tunewise("eval", place, "--limit", "2", "seed=1").code == 0
+    assert tunewise("eval", f"{place}x", "--limit", "2").code == 2
+
+
+def test_names_of_emoji_and_brackets_stay_as_they_were_typed(runs: Path) -> None:
+    asked = "meet at 10:cat:30 [bold]now"
+    found = tunewise("chat", runs / "task/lora-2/seed0", "--ask", asked)
+    assert found.code == 0, found.err
+    assert found.out.startswith(f"> {asked}\n")

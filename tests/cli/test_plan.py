@@ -11,7 +11,7 @@ from tests.planning.made_up import made_up_rehearsals
 
 def test_a_plan_of_a_base_and_its_rows(base: Path, reviews: Path, tmp_path: Path) -> None:
     figure = tmp_path / "memory.svg"
-    words = ("--data", reviews, "--method", "lora:rank=4", "--method", "full", "--device", "24GB", "--plot", figure)
+    words = ("--data", reviews, "--methods", "lora:rank=4,full", "--device", "24GB", "--plot", figure)
     found = tunewise("plan", base, "train.batch_size=2", "train.epochs=1", *words, "--json")
     assert found.code == 0, found.err
     told = json.loads(found.out)

@@ -63,6 +63,24 @@ def test_a_comparison_says_of_which_ways(none_folds: None, base: Path, reviews: 
     assert (tmp_path / "report.html").is_file()
 
 
+def test_so_do_the_verbs_that_compare_for_one_question(
+    none_folds: None, base: Path, reviews: Path, tmp_path: Path
+) -> None:
+    one, few = (*QUICK, "data.test=8", "data.dev=8"), ("--seeds", "0")
+    with_data = ("--model", base, "--data", reviews)
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n\n".join(f"the boat {i} was late" for i in range(8)), "utf-8")
+    for words, whom in (
+        (("remedies", *with_data, *few, *one, f"retention={texts}", "method.rank=1", "--points", "2"), "as it is"),
+        (("dimension", *with_data, *few, *one, "--between", "4,4"), "d = 4"),
+        (("compare", "--protocol", "icl-vs-ft", "--models", base, "--data", reviews, "--methods", "lora", *few,
+          "train.steps=2", "data.test=8", "--shots", "2"), "fine-tuning on model"),
+    ):  # fmt: skip
+        found = tunewise(*words, "--out", tmp_path / words[0], "--json")
+        assert found.out, found.err
+        assert (found.code, last_lines(found.err)[0].endswith(f"fold_equals_attached of {whom}")) == (4, True), found
+
+
 def test_a_merged_model_is_held_against_the_adapter(
     base: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

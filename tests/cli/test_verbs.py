@@ -48,6 +48,14 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_a_report_is_written_without_torch() -> None:
+    code = (
+        "import sys, tunewise.report.page, tunewise.report.card, tunewise.report.export; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n"
+
+
 def test_a_typing_error_in_a_path_is_told_before_torch_is_imported() -> None:
     words = ["train", "--data", "nothing-there.csv"]
     for verb in (words, ["compare", *words[1:]], ["eval", "--model", "tiny", *words[1:]]):

@@ -7,6 +7,8 @@ import pytest
 
 from tests.cli.command import tunewise
 from tests.small_base import write_place
+from tunewise.cli.compare import arms_of
+from tunewise.cli.icl_vs_ft import models_of
 from tunewise.cli.recipes import arm_of
 from tunewise.comparison import build_comparison, compare
 from tunewise.errors import UserError
@@ -37,6 +39,25 @@ def test_an_arm_in_one_word_has_fields_of_its_method_and_of_the_recipe():
     label, fields = arm_of("frozen:shots=4:data.pattern=question:data.words.true=yes")
     assert label == "frozen shots=4 data.pattern=question data.words.true=yes"
     assert fields == {"method": {"name": "frozen", "shots": 4}, "data.pattern": "question", "data.words.true": "yes"}
+
+
+def test_a_value_may_hold_colons_and_commas_in_quotes_or_brackets():
+    arms = arms_of("""lora:roles=[q,v]:layers=[0, 1],frozen:data.path="tiny:sentiment":data.words.1='it''s, so',lora""")
+    assert list(arms.values()) == [
+        {"method": {"name": "lora", "roles": ["q", "v"], "layers": [0, 1]}},
+        {"method": {"name": "frozen"}, "data.path": "tiny:sentiment", "data.words.1": "it's, so"},
+        {"method": {"name": "lora"}},
+    ]
+    assert arm_of("frozen:data.words.1=it's")[1]["data.words.1"] == "it's"
+    assert arm_of(r"""frozen:data.path='C:\rows':data.prompt="say \"{text}\":" """)[1] == {
+        "method": {"name": "frozen"}, "data.path": r"C:\rows", "data.prompt": 'say "{text}":',
+    }  # fmt: skip
+    models = models_of(r"tiny,'C:\base':train.steps=3,org/base@refs/pr/3", "icl-vs-ft")
+    assert models == {"tiny": {}, r"C:\base": {"train": {"steps": 3}}, "org/base@refs/pr/3": {}}
+    for text in ("frozen:data.path=tiny:sentiment", "lora:rank"):
+        with pytest.raises(UserError, match=r"cannot read '(sentiment|rank)' in") as error:
+            arms_of(text)
+        assert """'frozen:data.path="tiny:sentiment"'""" in error.value.hint
 
 
 @pytest.mark.usefixtures("without_a_fresh_process")

@@ -50,6 +50,13 @@ def test_one_core_has_one_and_so_has_one_thread_and_one_run(monkeypatch):
 
 
 @pytest.mark.usefixtures("two_cores_with_room")
+def test_an_arm_of_which_nothing_is_left_takes_no_part():
+    asked = {"model": "tiny", "data": "tiny:sentiment", "arms": ["frozen", "lora"], "seeds": (0, 1)}
+    recipes = build_comparison(asked, MUCH).recipes
+    assert n_at_once({"frozen": (), "lora": recipes["lora"]}, {}) == 2
+
+
+@pytest.mark.usefixtures("two_cores_with_room")
 def test_images_go_in_turn(tmp_path):
     model, pictures = write_image_model(tmp_path / "vit"), write_pictures(tmp_path / "pictures")
     asked = {"model": str(model), "data": str(pictures), "arms": ["head"], "seeds": (0,)}

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -52,6 +53,51 @@ def compared(tmp_path_factory):
     data = {"path": str(write_reviews(place / "reviews.csv")), "train": 16}
     found = compare(data, **fields, overrides=quick | {"dtype": "float32"}, progress=watcher)
     return place / "runs", found, watcher, lambda: compare(data, **fields, overrides=quick | {"dtype": "float32"})
+
+
+def test_arms_on_two_states_of_a_base_are_not_compared(tmp_path):
+    data, model = str(write_reviews(tmp_path / "reviews.csv")), str(write_base(tmp_path / "base"))
+    fields = {"model": model, "seeds": (0,), "out": tmp_path / "runs", "overrides": {"dtype": "float32"}}
+    asked = [{"name": "frozen"}, {"name": "frozen", "shots": 2}]
+    compare(data, methods=asked[:1], **fields)
+    write_base(tmp_path / "base", seed=1)
+    with pytest.raises(UserError, match=r"the base .* has changed since .*seed0 was made"):
+        compare(data, methods=asked, **fields)
+
+
+@pytest.mark.usefixtures("without_a_fresh_process")
+def test_trials_on_another_state_of_a_base_choose_nothing(tmp_path):
+    data, model = str(write_reviews(tmp_path / "reviews.csv")), str(write_base(tmp_path / "base"))
+    fields = {"model": model, "seeds": (0,), "out": tmp_path / "runs"}
+    quick = {"dtype": "float32", "trials": 2, "train.steps": 2, "retention": None}
+    compare(data, methods=["ia3"], overrides=quick, **fields)
+    for run in [*(tmp_path / "runs").rglob("DONE")]:
+        shutil.rmtree(run.parent)
+    write_base(tmp_path / "base", seed=1)
+    with pytest.raises(UserError, match=r"the base .* has changed since .*trials.* was made"):
+        compare(data, methods=["ia3"], overrides=quick, **fields)
+
+
+def test_a_set_from_elsewhere_that_some_arms_are_asked_alone_has_no_verdict(tmp_path):
+    data, model = str(write_reviews(tmp_path / "reviews.csv")), str(write_base(tmp_path / "base"))
+    both, other = ({name: {"path": str(write_reviews(tmp_path / f"{name}.csv", 12))} for name in "pq"}, {})
+    other["q"] = both["q"]
+    arms = {
+        "asked": {"method": "frozen", "out_of_domain": both},
+        "shown": {"method": {"name": "frozen", "shots": 2}, "out_of_domain": other},
+    }
+    found = compare(
+        data, model=model, methods=arms, seeds=(0,), out=tmp_path / "runs",
+        overrides={"dtype": "float32", "against": "asked", "allow_unlike": ["out_of_domain"]},
+    )  # fmt: skip
+    assert list(found["elsewhere"]) == ["q"]
+
+
+def test_a_run_is_held_against_the_base_that_is_loaded(tmp_path, monkeypatch):
+    """As of a name on the hub, of which no file tells when it was written."""
+    monkeypatch.setattr("tunewise.comparison.stage.base_is_newer", lambda *_: False)
+    monkeypatch.setattr("tunewise.run.record.base_is_newer", lambda *_: False)
+    test_arms_on_two_states_of_a_base_are_not_compared(tmp_path)
 
 
 def test_every_arm_has_a_folder_of_runs_by_seed(compared):

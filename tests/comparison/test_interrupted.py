@@ -31,7 +31,7 @@ def test_a_comparison_that_was_killed_ends_as_one_that_was_not(workers, place, t
     command = [sys.executable, "-m", "tunewise", *words_for(place, tmp_path), "--workers", str(workers)]
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for_checkpoint(tmp_path)
-    children = _children(killed.pid)
+    children = _workers(killed.pid)
     killed.kill()
     killed.wait()
     assert len(children) == (0 if workers == 1 else 2)
@@ -46,9 +46,14 @@ def test_a_comparison_that_was_killed_ends_as_one_that_was_not(workers, place, t
     assert not [path for path in tmp_path.rglob("*") if path.name in (RUNNING, "checkpoints")]
 
 
+def _workers(pid: int) -> list[int]:
+    """The processes that were split off the server which that process has started."""
+    servers = [child for child in _children(pid) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [worker for server in servers for worker in _children(server)]
+
+
 def _children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _runs(pid: int) -> bool:

@@ -23,6 +23,7 @@ def test_items_are_paired_by_id_and_averaged_over_seeds(tmp_path):
     found = beside(first, second)
     assert found is not None
     assert (found["n"], found["gap"]) == (10, pytest.approx(100 * (14 - 4) / 20))
+    assert not found["by_metric"]
     assert 0 < found["low"] < found["gap"] < found["high"] < 100
     # items that most seeds have right: 0 to 5 of the first, none of the second (one seed in two is no majority)
     assert (found["only_first"], found["only_second"]) == (6, 0)
@@ -53,3 +54,8 @@ def test_what_a_metric_of_ones_own_says_of_each_item_is_paired(tmp_path):
     assert (found["n"], found["gap"]) == (3, pytest.approx((35 + 5 + 35) / 3))
     assert 5 <= found["low"] < found["gap"] < found["high"] <= 35
     assert (found["only_first"], found["only_second"]) == (0, 0)
+    assert found["by_metric"]
+
+
+def test_an_item_that_some_seed_has_not_answered_is_left_out(tmp_path):
+    assert list(written(tmp_path, "first", [True] * 4, [True] * 3)) == ["i0", "i1", "i2"]

@@ -510,3 +510,13 @@ def test_files_of_anything(content, suffix, behind_rows):
     whole = before * behind_rows + content
     Path(f"wild{suffix}").write_bytes(gzip.compress(whole) if suffix.endswith(".gz") else whole)
     assert told_or_exact(f"wild{suffix}")
+
+
+@pytest.mark.parametrize("told", ["NaN", "-Infinity", "inf"])
+def test_a_value_that_is_none_makes_no_classes_of_the_others(told, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,score\n" + "".join(f"soup {i},{told if i == 7 else i * 0.31}\n" for i in range(40)))
+    task = load_task(path)
+    assert task.kind == "regression"
+    (note,) = task.ledger.rejected
+    assert (note.line, note.reason) == (9, f"its value {told!r} is no number")

@@ -1,5 +1,6 @@
 """Big files, read row by row: the same task as of files that are read whole; `BIG` is forced down to a byte."""
 
+import gzip
 import json
 import os
 import random
@@ -83,6 +84,47 @@ def test_the_task_is_the_same(tmp_path, name):
     for seed in (0, 1):
         whole, streamed = both(DataConfig(path=path, seed=seed), bytes_without_begin())
         assert streamed == whole
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "parquet"])
+def test_so_is_that_of_files_of_other_kinds(tmp_path, kind, cache):
+    rows = [{"text": f"{row['text']} “{n}”", "label": row["label"]} for n, row in enumerate(SHAPES["labels"])]
+    rows[3]["text"], rows[7]["text"] = 'a "quoted", one' + "\nover two lines" * (kind[0] == "c"), ""
+    path = tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=40)
+    else:
+        quoted = kind.startswith("csv")
+        cells = [[row["text"], row["label"]] for row in rows]
+        marked = [
+            [f'"{text.replace(chr(34), 2 * chr(34))}"', label] if quoted else [text, label] for text, label in cells
+        ]
+        lines = ["text,label" if quoted else "text\tlabel", "", *("\t,"[quoted].join(row) for row in marked)]
+        content = ("\ufeff" + "\r\n".join(lines[:5]) + "\n" + "\n".join(lines[5:])).encode()
+        path.write_bytes(gzip.compress(content) if kind.endswith("gz") else content)
+    whole, streamed = both(DataConfig(path=str(path)))
+    assert streamed == whole
+    assert len(whole.ledger.rejected) == 1
+    (copy,) = cache.with_name("copies").glob("*/rows.jsonl")
+    before = copy.stat().st_mtime_ns
+    assert both(DataConfig(path=str(path), seed=1))[1].ledger.rejected == whole.ledger.rejected
+    assert copy.stat().st_mtime_ns == before, "it is written once"
+
+
+@pytest.mark.parametrize(
+    "content", [b"text,label\na,b\nc,d,e\n", b"text,label\na,b\nc\xff,d\n", b"t\0e\0x\0t\0,\0l\0\n\0"]
+)
+def test_what_is_wrong_with_a_table_is_told_as_ever(tmp_path, monkeypatch, content):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    told = []
+    for size in (1 << 30, 1):
+        monkeypatch.setattr(big, "BIG", size)
+        with pytest.raises(UserError) as error:
+            load_task(str(path))
+        told.append(str(error.value))
+    assert told[0] == told[1]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "A ", "c d", "", "é"]), st.sampled_from("xy")), max_size=30))

@@ -1,13 +1,17 @@
 """Rows that a program holds: what is kept of them, and that they train as their file would."""
 
 import json
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pyarrow import Table
+from pyarrow.parquet import write_table
 
-from tunewise.data.hub import saved_splits
+from tunewise.data.hub import parquet_rows, saved_splits
 from tunewise.data.in_memory import data_fields
 from tunewise.data.readers import read_rows
 from tunewise.errors import UserError
@@ -63,6 +67,7 @@ def test_what_a_data_frame_has_for_nothing_is_nothing():
         ({"train": ROWS, "test": []}, "there are no rows in test"),
         ([("a", "b")], "row 0 is a tuple"),
         ([{"text": object()}], "what JSON has not"),
+        ([{1: "a", "1": "b"}], "two columns of one name"),
     ],
 )
 def test_what_is_no_row_is_told(data, message):
@@ -131,3 +136,16 @@ def test_a_split_that_is_none_of_the_three_is_told():
     with pytest.raises(UserError, match="what unsupervised serves as is not known") as caught:
         data_fields({"train": ROWS, "test": ROWS, "unsupervised": ROWS})
     assert caught.value.hint == "give the others alone: {'train': data['train'], 'test': data['test']}"
+
+
+def test_dates_and_decimal_numbers_are_text_as_those_of_a_file(tmp_path):
+    row = {
+        "at": datetime(2026, 1, 31, 12),
+        "on": date(2026, 1, 31),
+        "price": Decimal("1.50"),
+        "for": timedelta(hours=1),
+    }
+    (kept,) = rows_at(data_fields([row])["path"])
+    write_table(Table.from_pylist([row]), tmp_path / "rows.parquet")
+    assert kept == parquet_rows(tmp_path / "rows.parquet")[0].fields
+    assert kept == {"at": "2026-01-31 12:00:00", "on": "2026-01-31", "price": "1.50", "for": "1:00:00"}

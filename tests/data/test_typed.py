@@ -8,7 +8,8 @@ from tests.bytes_tokenizer import bytes_tokenizer
 from tunewise.data.config import DataConfig
 from tunewise.data.load import load_task
 from tunewise.data.messages import Message
-from tunewise.data.typed import columns_of, free_task, told_in, typed_example
+from tunewise.data.readers import fields_of
+from tunewise.data.typed import columns_of, free_task, may_be_empty, told_in, typed_example
 from tunewise.errors import UserError
 from tunewise.files import write_jsonl
 
@@ -46,6 +47,18 @@ def test_a_typed_question_is_asked_as_that_of_a_row(name, tmp_path):
             assert typed.texts == expected.texts
 
 
+def test_an_instruction_does_without_its_input_and_a_pair_without_neither(tmp_path):
+    for name, without, bare in (("alpaca", ("input",), "Count 1"), ("pair", (), None), ("prompt", (), None)):
+        write_jsonl(tmp_path / f"{name}.jsonl", ROWS[name][0])
+        task = load_task(DataConfig(path=str(tmp_path / f"{name}.jsonl")), bytes_tokenizer())
+        assert may_be_empty(task) == without
+        if bare:
+            told = told_in(bare, columns_of(task), without)
+            assert typed_example(task, told).prompt == "Human: Count 1\nAssistant:"
+    with pytest.raises(UserError, match="nothing is asked"):
+        told_in(" ", ("instruction", "input"), ("input",))
+
+
 def test_tags_are_of_words_with_spaces_between(tmp_path):
     write_jsonl(tmp_path / "t.jsonl", [{"tokens": ["a", f"b{i}"], "tags": ["O", "B-x"]} for i in range(30)])
     task = load_task(DataConfig(path=str(tmp_path / "t.jsonl")), None)
@@ -69,6 +82,17 @@ def test_a_conversation_is_written_as_a_server_writes_it(tmp_path):
         assert typed.prompt == "<user>a?\n<assistant>b\n<user>and?\n<bot>"
 
 
+def test_an_answer_to_what_is_typed_ends_as_those_of_rows_do(tmp_path):
+    turn = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]
+    write_jsonl(tmp_path / "c.jsonl", [{"messages": [{**turn[0], "content": f"a {i}?"}, turn[1]]} for i in range(30)])
+    tokenizer = bytes_tokenizer()
+    tokenizer.add_tokens(["<stop>"], special_tokens=True)
+    turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<stop>\n{% endfor %}"
+    tokenizer.chat_template = turns + "{% if add_generation_prompt %}<assistant>{% endif %}"
+    task = load_task(DataConfig(path=str(tmp_path / "c.jsonl")), tokenizer)
+    assert typed_example(task, {"text": "a?"}).end == task.train[0].end == "<stop>"
+
+
 def test_without_a_chat_template_a_text_is_gone_on_with():
     task = free_task(bytes_tokenizer())
     assert typed_example(task, {"text": "Once upon"}).prompt == "Once upon"
@@ -82,11 +106,20 @@ def test_without_a_chat_template_a_text_is_gone_on_with():
         ({"premis": "a"}, ("premise", "hypothesis"), "premis"),
         ({"premise": " ", "hypothesis": ""}, ("premise", "hypothesis"), "nothing is asked"),
         ("  ", ("text",), "nothing is asked"),
+        ({"premise": None, "hypothesis": None}, ("premise", "hypothesis"), "nothing is asked"),
+        ("sm\udcf8r", ("text",), r"'\\udcf8', which is no character"),
+        ({"choices": ["a", "\ud800"]}, ("choices",), "which is no character"),
     ],
 )
 def test_what_is_no_question_is_told(said, columns, message):
     with pytest.raises(UserError, match=message):
         told_in(said, columns)
+
+
+def test_what_is_no_text_is_written_as_in_a_row():
+    said = {"a": 0.5, "b": True, "c": None, "d": "it"}
+    assert told_in(said, ("a", "b", "c", "d")) == fields_of("rows.jsonl", 1, said)
+    assert told_in(said, ("a", "b", "c", "d"))["c"] == ""
 
 
 def test_choices_are_typed_with_bars_between_or_given_as_a_list(tmp_path):
@@ -96,6 +129,8 @@ def test_choices_are_typed_with_bars_between_or_given_as_a_list(tmp_path):
     one = typed_example(task, told_in({"question": "q", "choices": "a | b"}, columns))
     other = typed_example(task, told_in({"question": "q", "choices": ["a", "b"]}, columns))
     assert one == other
+    with pytest.raises(UserError, match="a choice is there twice"):
+        typed_example(task, told_in({"question": "q", "choices": "a | b | a"}, columns))
     with pytest.raises(UserError, match="one choice is none"):
         typed_example(task, told_in({"question": "q", "choices": "a"}, columns))
 

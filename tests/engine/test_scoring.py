@@ -1,10 +1,13 @@
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests import more_bases
-from tests.bases import DECODERS, build
+from tests.bases import DECODERS, build, drawn
 from tests.rows import random_rows
 from tunewise.engine.scoring import option_log_probabilities, sequence_losses
+from tunewise.methods import parse_method
+from tunewise.methods.attach import attach
 
 PROMPTS = [list(row.ids[: row.prompt_length]) for row in random_rows(7)]
 
@@ -37,6 +40,49 @@ def test_a_shared_beginning_and_shared_prompts_change_nothing(family, prefix_ids
     for prompt, row, found in zip(prompts, options, scores, strict=True):
         expected = [log_probability(model, prompt, option, prefix_ids) for option in row]
         assert found == pytest.approx(expected, abs=1e-10 if family in DECODERS else 1e-4)
+
+
+def test_a_window_that_is_wider_than_what_is_tried_is_told_by_its_name():
+    """Nothing that is tried reaches beyond 40 columns, and these prompts do."""
+    small = more_bases.DECODERS["gpt_neo"]
+    config = AutoConfig.for_model(small.model_type, **{**small.fields, "window_size": 40})
+    model = drawn(lambda: AutoModelForCausalLM.from_config(config))
+    prompts = [[1, *SHOWN, *SHOWN, 7, 9, *range(3, 3 + n)] for n in (1, 12)]
+    scores = option_log_probabilities(model, prompts, [[[5, 9], [6]]] * 2, pad_id=0, packing=False)
+    expected = [[log_probability(model, prompt, option) for option in ([5, 9], [6])] for prompt in prompts]
+    for found, wanted in zip(scores, expected, strict=True):
+        assert found == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["qwen3_5_text", "lfm2"])
+def test_biases_that_are_added_reach_no_padding_of_a_convolution_or_a_recurrence(family):
+    model = more_bases.build(family, torch.float32)
+    tuned = attach(model, parse_method({"name": "bitfit", "add": True}))
+    with torch.no_grad():
+        for number, tensor in enumerate(tuned.trainable.values()):
+            tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(number)) / 3)
+    prompts, option = [[5, 7, 9], [1, *SHOWN], [8] * 9], [[4], [6, 3]]
+    together = option_log_probabilities(model, prompts, [option] * 3, pad_id=0, packing=False)
+    for prompt, found in zip(prompts, together, strict=True):
+        assert found == pytest.approx([log_probability(model, prompt, each) for each in option], abs=1e-4)
+    tuned.detach()
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "granite_swa"])
+def test_sinks_of_an_attention_count_on_padded_rows(family):
+    """As they do in the model's own forward of one row; without them it says something else."""
+    model = (more_bases.build if family in more_bases.MORE else build)(family, torch.float32)
+    sinks = [each for name, each in model.named_parameters() if "sinks" in name]
+    assert len(sinks) == 2
+    prompts, option, found = [[5, 7, 9], [1, *SHOWN], [8] * 9], [[4], [6, 3]], []
+    for value in (2.0, -1e9):
+        for sink in sinks:
+            torch.nn.init.constant_(sink, value)
+        together = option_log_probabilities(model, prompts, [option] * 3, pad_id=0)
+        alone = [[log_probability(model, prompt, each) for each in option] for prompt in prompts]
+        assert torch.tensor(together) == pytest.approx(torch.tensor(alone), abs=1e-4)
+        found.append(torch.tensor(together))
+    assert float((found[0] - found[1]).abs().max()) > 0.1
 
 
 def test_a_shared_beginning_is_read_once():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from tests.evaluation.test_evaluate import task
@@ -31,6 +33,16 @@ def test_a_class_that_counts_as_none_is_wrong():
     found = by_its_labels(evaluation(["neutral"], {"accuracy": 0.0}), asked)
     assert found.metrics == {"accuracy": 0.0}
     assert found.predictions[0]["predicted"] == "neutral"
+
+
+def test_a_metric_of_ones_own_is_told_anew_of_all_and_of_each(tmp_path):
+    """What a row was worth by the classes of the task is not what it is worth by the labels of the set."""
+    (tmp_path / "mine.py").write_text("def mine(told, right): return [90.0 * (a == b) for a, b in zip(told, right)]\n")
+    own = replace(task(), metrics=(f"{tmp_path}/mine.py:mine",))
+    before = Evaluation({"mine": 0.0}, [{"id": str(i), "predicted": "neutral", "worth": 0.0} for i in range(2)])
+    found = by_its_labels(before, OutOfDomain("hans", own, ("not", "yes"), {"neutral": "not"}, Ledger()))
+    assert found.metrics == {"mine": 45.0}
+    assert [row["worth"] for row in found.predictions] == [90.0, 0.0]
 
 
 def test_the_same_classes_are_left_as_they_are():

@@ -10,7 +10,7 @@ from tunewise.data.described import TaskFile
 from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
 from tunewise.evaluation.evaluate import Evaluation
-from tunewise.evaluation.metrics import Answers, by_row, check, score
+from tunewise.evaluation.metrics import Answers, check, score, with_worth
 from tunewise.evaluation.own_metrics import called, check_own, own_metric, spelled, without
 from tunewise.evaluation.suite import look_of
 from tunewise.report.words import metric_name
@@ -66,9 +66,10 @@ def test_it_is_told_under_the_name_of_its_function(file):
         "letters_off:lower": pytest.approx(2 / 3),
         "accuracy": pytest.approx(100 / 3),
     }
-    assert by_row(names[0], ANSWERS) == [100.0, 100.0, 0.0]
-    assert by_row(names[1], ANSWERS) is None
-    assert by_row(names[2], ANSWERS) is None
+    rows = [{"id": "a"}, {"id": "b"}, {"id": "c"}]
+    worths = [row["worth"] for row in with_worth(rows, names[0], ANSWERS)]
+    assert worths == [100.0, 100.0, 0.0]
+    assert with_worth(rows, names[1], ANSWERS) == with_worth(rows, names[2], ANSWERS) == rows
 
 
 def test_its_direction_is_that_of_its_name(file):
@@ -169,3 +170,20 @@ def test_a_folder_names_no_code(file):
     assert left["mixture"]["sources"] == {"a": {"path": "x.csv", "metrics": None}, "b": {"path": "y.csv"}}
     with pytest.raises(ValueError, match="no folder of data names"):
         TaskFile(name="a", kind="generation", prompt="{a}", answer="{b}", metrics=(f"{file}:f",))
+
+
+def shares(predictions, references):
+    return [0.5, 1.0][: len(references)]
+
+
+def counts_off(predictions, references):
+    return 1.0
+
+
+def test_numbers_from_0_to_1_are_told_once(caplog):
+    names = [spelled(each) for each in (shares, counts_off)]
+    for _ in range(2):
+        score((names[0], f"{names[1]}:lower"), Answers(predicted=("a", "b"), expected=("a", "b")))
+    assert [record.getMessage() for record in caplog.records if "above 1" in record.getMessage()] == [
+        "shares told nothing above 1: margins are points of 100, so return 100 where 1 would be perfect"
+    ]

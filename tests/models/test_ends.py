@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 import torch
 
-from tests import bases
+from tests import bases, more_bases
+from tests.bytes_tokenizer import bytes_tokenizer
 from tests.small_base import QUICK, write_base, write_encoder, write_place
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
@@ -197,6 +198,26 @@ def test_a_base_is_loaded_stored_and_found_again(tmp_path):
     assert on_top.fingerprint == base.fingerprint
     found = original(base.model)
     assert all(torch.equal(found.get_parameter(name).bfloat16(), p) for name, p in plain.model.named_parameters())
+
+
+@pytest.mark.parametrize(("family", "form"), [("marian", "int8-ends8"), ("codegen", "int8")])
+def test_what_was_stored_in_8_bits_is_read_in_the_precision_that_is_asked_for(family, form, tmp_path):
+    """Their layers have weights of norms and biases: transformers leaves the first of them as they were stored."""
+    more_bases.build(family, torch.float32).save_pretrained(tmp_path / "plain")
+    bytes_tokenizer().save_pretrained(tmp_path / "plain")
+    told = {"decoder_input_ids": IDS[:, :5]} if family == "marian" else {}
+    logits = {}
+    for stored in ("float32", "bfloat16"):
+        base = load_base(str(tmp_path / "plain"), stored, quantise=form)
+        base.model.save_pretrained(tmp_path / stored)
+        base.save_processor(tmp_path / stored)
+        for wanted in ("float32", "bfloat16"):
+            again = load_base(str(tmp_path / stored), wanted)
+            kinds = {each.dtype for each in again.model.parameters() if each.is_floating_point()}
+            assert (again.dtype, kinds) == (getattr(torch, wanted), {getattr(torch, wanted)})
+            logits[stored, wanted] = again.model(IDS[:, :5], **told).logits.float()
+    of_float = logits["float32", "float32"]
+    assert all(float((other - of_float).abs().max()) < 0.2 * float(of_float.std()) for other in logits.values())
 
 
 def test_without_bitsandbytes_too(tmp_path, monkeypatch):

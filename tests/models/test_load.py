@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+from functools import partial
 from threading import Thread
 
 import pytest
@@ -14,8 +15,10 @@ from tests import bases
 from tunewise.errors import UserError
 from tunewise.hub import answers
 from tunewise.models import fingerprint
+from tunewise.models.heads import TaskHead
 from tunewise.models.load import load_base
 from tunewise.models.precision import choose_dtype
+from tunewise.planning.shell import shell_of
 
 CPU = torch.device("cpu")
 
@@ -189,6 +192,14 @@ def test_a_device_that_is_not_there_is_named(name, message, monkeypatch):
     with pytest.raises(UserError, match=message):
         load_base("tiny")
     assert load_base("tiny", device="cpu").model.device.type == "cpu"
+
+
+@pytest.mark.parametrize("ask", [load_base, partial(load_base, quantise="nf4"), shell_of])
+def test_a_head_that_transformers_does_not_put_on_a_family_is_named(ask, folder, tmp_path):
+    place = shutil.copytree(folder, tmp_path / "opt")
+    bases.build("opt", torch.float32).save_pretrained(place)
+    with pytest.raises(UserError, match="transformers has no tagger for opt, the family of"):
+        ask(str(place), head=TaskHead("tags", ("O", "B-THING")))
 
 
 def test_a_tokenizer_that_grows_has_another_fingerprint(folder):

@@ -130,8 +130,7 @@ def test_packed_weights_are_not_trained_and_the_library_is_asked_for():
 @pytest.mark.parametrize(
     "told",
     [
-        {"quant_method": "gptq", "bits": 4},
-        {"quant_method": "awq", "bits": 4},
+        {"quant_method": "fp8"},
         {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8DynamicActivationInt8WeightConfig"}}},
         {**CONFIG, "include_input_output_embeddings": True},
     ],
@@ -139,7 +138,7 @@ def test_packed_weights_are_not_trained_and_the_library_is_asked_for():
 def test_what_others_wrote_is_refused_with_what_is_read(told):
     model = bases.build("llama", torch.float32)
     model.config.quantization_config = told
-    with pytest.raises(UserError, match="what bitsandbytes wrote is read, and what torchao wrote") as caught:
+    with pytest.raises(UserError, match="what bitsandbytes, GPTQ and AWQ wrote is read, and what torchao") as caught:
         format_of_checkpoint(model.config)
     assert "quantise=nf4" in caught.value.hint
 

@@ -199,6 +199,16 @@ def test_keys_and_fields_are_those_peft_writes(peer, family, tmp_path):
             assert reference[name] == value, name
 
 
+@pytest.mark.parametrize("family", ["llama_classes", "llama_tokens"])
+def test_a_prefix_under_a_classifier_on_a_decoder_is_pefts_both_ways(family, tmp_path, monkeypatch):
+    """A tagger hands no cache on, from which the prefix could be read."""
+    tags = {**bases.CONFIGS["llama"], "num_labels": bases.LABELS}
+    monkeypatch.setattr(bases, "CONFIGS", {**bases.CONFIGS, "llama_tokens": tags})
+    peer = next(peer for peer in PEERS if peer.name == "prefix_tuning")
+    test_peft_reads_ours(peer, family, tmp_path / "ours")
+    test_we_read_pefts(peer, family, tmp_path / "theirs")
+
+
 INSIDE = ("bert_classes", "bert_tokens", "roberta_classes", "t5", "t5_gated", "mt5", "bart")
 
 

@@ -38,6 +38,13 @@ def test_a_little_too_much_is_saved_in_several_ways_each_of_one_change() -> None
     ]
 
 
+@pytest.mark.parametrize("optimiser", ["lion", "adafactor", "muon", "sgd"])
+def test_another_rule_is_no_smaller_form_of_one(optimiser) -> None:
+    found = typed(found_in(160 * MB, work=replace(WORK, optimiser=optimiser)))
+    assert found
+    assert not [one for one in found if "optimiser" in one]
+
+
 def test_what_is_too_little_alone_is_combined() -> None:
     # no row fits in 16 bits; in 4 bits 49 MB are fixed, and 8-bit moments save 12 of them
     found = typed(found_in(52 * MB))

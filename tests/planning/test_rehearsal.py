@@ -206,10 +206,13 @@ def test_so_it_is_with_the_best_state_kept(shells, tmp_path, monkeypatch, config
     assert predicted.allocated == pytest.approx(peak, rel=0.01, abs=1 << 17)
 
 
-@pytest.mark.parametrize("optimiser", ["adafactor", "muon", "sgd"])
-def test_so_it_is_with_other_optimisers(shells, tmp_path, optimiser):
+@pytest.mark.parametrize(
+    ("optimiser", "decays"), [("adafactor", False), ("muon", False), ("sgd", False), ("sgd", True)]
+)
+def test_so_it_is_with_other_optimisers(shells, tmp_path, optimiser, decays):
     """Of a short row the update is the highest moment."""
-    predicted, peak = _both(shells, tmp_path, LLAMA, "full", replace(WORK, rows=1, tokens=8, optimiser=optimiser))
+    work = replace(WORK, rows=1, tokens=8, optimiser=optimiser, decays=decays)
+    predicted, peak = _both(shells, tmp_path, LLAMA, "full", work)
     assert predicted.allocated == pytest.approx(peak, rel=0.01, abs=1 << 15)
 
 
@@ -234,6 +237,7 @@ def _both(shells, tmp_path, config, method, work, packing=True):
     work = replace(work, labels=1 if kind in CLASSIFIERS else work.labels)
     predicted = rehearse(shell, parse_method(method), work).memory
     looks = {"evaluate_every": 1.0 if work.keeps_best else None, "optimiser": work.optimiser}
+    looks |= {"weight_decay": 0.1 if work.decays else 0.0}
     train = TrainConfig(steps=4, batch_size=work.rows, checkpoint_every=0, checkpointing=work.checkpointing, **looks)
     gc.collect()  # what earlier tests left behind is not to be freed on the way, and counted as given back
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:

@@ -16,9 +16,12 @@ LARGE = {
     "qwen3-30b-a3b": lambda: shape_named("qwen3-30b-a3b"),
     "gpt-oss-120b": lambda: shape_named("gpt-oss-120b"),
     "llama-3.1-405b": lambda: shape_named("llama-3.1-405b"),
-    **{name: (lambda name=name: AutoConfig.for_model(name)) for name in ("gemma4_text", "qwen3_5_text", "qwen2_moe")},
+    **{
+        name: (lambda name=name: AutoConfig.for_model(name))
+        for name in ("gemma3", "gemma4_text", "qwen3_5_text", "qwen2_moe")
+    },
 }
-"""Of many experts, many layers, and tables in every layer."""
+"""Of many experts, many layers, tables in every layer, and a tower that reads images."""
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -28,7 +31,7 @@ def test_no_sibling_is_large(name):
     with torch.device("meta"):
         made = AutoModelForCausalLM.from_config(narrow(config))
     assert made.num_parameters() < 12e6
-    assert made.config.num_hidden_layers == config.num_hidden_layers
+    assert made.config.get_text_config().num_hidden_layers == config.get_text_config().num_hidden_layers
 
 
 @pytest.mark.skipif(library() is None, reason="no kernels here")

@@ -132,3 +132,10 @@ def test_one_label_for_unlike_arms_names_neither(root, tmp_path):
     arms = [{"label": "mine", "folder": "tiny-sentiment/bitfit-2d", "seeds": [0, 1]}]
     (other / "comparison.json").write_text(json.dumps({"arms": arms}))
     assert [(arm.label, arm.seeds) for arm in shown_in([root, other]).arms] == [("lora", (0, 1)), ("bitfit", (0, 1))]
+
+
+@pytest.mark.parametrize("content", ['{"arms": 5}', "[]", '{"arms": [{"label": "a"}]}', '{"arms": ["a"]}'])
+def test_a_comparison_that_names_no_arms_is_damaged(content, tmp_path):
+    (tmp_path / "comparison.json").write_text(content)
+    with pytest.raises(UserError, match=r"comparison\.json is damaged"):
+        shown_in([tmp_path])

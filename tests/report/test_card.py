@@ -15,10 +15,12 @@ from tests.small_base import write_reviews
 from tunewise.cli import app
 from tunewise.errors import UserError
 from tunewise.report.arms import Arm, read_arms
-from tunewise.report.card import shipped_run, write_card
+from tunewise.report.card import scores_of, shipped_run, write_card
 from tunewise.report.decision import decide
+from tunewise.report.folders import Run
 from tunewise.report.proof_table import planner_grades
 from tunewise.report.words import base_called, cell
+from tunewise.stats import mean_interval
 
 CODE = re.compile(r"```python\n(.*?)```", re.S)
 TRAINING = {"train.steps": 4, "train.learning_rate": 4e-3}
@@ -125,7 +127,21 @@ def test_a_bar_in_a_name_ends_no_column() -> None:
 
 @pytest.mark.parametrize(
     ("base", "called"),
-    [("tiny", "tiny"), ("a/b/stories/hf", "stories/hf"), ("EleutherAI/pythia-70m", "pythia-70m"), ("hf", "hf")],
+    [
+        ("tiny", "tiny"),
+        ("a/b/stories/hf", "stories/hf"),
+        ("EleutherAI/pythia-70m", "pythia-70m"),
+        ("hf", "hf"),
+        ("o/n@refs/pr/3", "n"),
+        ("o/n@v1", "n"),
+    ],
 )
 def test_what_a_base_is_called(base: str, called: str) -> None:
     assert base_called(base) == called
+
+
+def test_the_score_of_the_seed_is_written_as_the_mean_beside_it() -> None:
+    test = {"macro_average": 50.0, "news.loss": 0.4625, "quiz.accuracy": 61.26}
+    run = Run(Path("seed0"), {}, {"test": test}, {}, ())
+    arm = Arm("lora", (run,), "macro_average", (50.0,), mean_interval([50.0]), None)
+    assert [(mean, own) for _, mean, own in scores_of(arm)] == [("50.0", "50.0"), ("0.463", "0.463"), ("61.3", "61.3")]

@@ -54,6 +54,12 @@ def test_right_answers_over_the_test_rows_stand_beside_in_the_same_direction():
     assert found.told.endswith("over 2 seeds, right answers −1.5 [−3.5, +0.5] over 200 test rows")
 
 
+def test_a_metric_of_ones_own_that_tells_of_each_row_is_not_called_right_answers():
+    items = {"gap": 0.015, "low": -0.005, "high": 0.035, "n": 200, "by_metric": True}
+    found = told([0.90, 0.91], [0.92, 0.92], metric="edit_distance:lower", items=items)
+    assert found.told.endswith("over 2 seeds, edit distance −0.015 [−0.035, +0.005] over 200 test rows")
+
+
 def test_of_a_loss_the_margin_is_told_in_its_units():
     found = told([2.011, 2.012, 2.013], [2.01, 2.011, 2.012], metric="loss", margin=1.0)
     assert found.told == "+0.001 [−0.001, +0.003] over 3 seeds"
@@ -74,6 +80,9 @@ def test_a_set_from_elsewhere_is_judged_by_itself():
     assert found.told.startswith("+22.0 [+17.0, +27.0] over 3 seeds, right answers +22.0 [+18.0, +26.0] over 400 test")
     assert found.known == "told apart (p = 0.003)"
     assert differences_elsewhere([arm("base", 50.0)], HowCompared(against={"lora": "base"})) == []
+    wide = HowCompared(Rule.of("accuracy", margin=40.0, alpha=0.001), against={"lora": "base"}, elsewhere={"twin": {}})
+    (found,) = differences_elsewhere([arm("base", 50.0, 50.0, 50.0), arm("lora", 70.0, 72.0, 74.0)], wide)
+    assert found.known.startswith("open: not told apart (p = 0.003), not shown to be within ±40 ")
 
 
 @pytest.mark.parametrize("left_out", ["diverged", "alone"])

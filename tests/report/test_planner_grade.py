@@ -8,7 +8,7 @@ import pytest
 from tunewise.errors import UserError
 from tunewise.report.planner_grade import grade
 from tunewise.report.planner_grade_figure import write_figure
-from tunewise.run.planned import SHORT
+from tunewise.run.planned import RESUMED, SHORT
 
 MB = 1_000_000
 
@@ -43,7 +43,10 @@ def runs(tmp_path: Path) -> Path:
 def test_errors_by_quantity_and_by_method(runs: Path) -> None:
     found = grade([runs, runs / "lora"])  # a folder inside another counts once
     assert found.n_runs == 6
-    assert found.left_out == {"3 runs shared its batches": 1, "it was planned by an earlier version": 1}
+    assert found.left_out == {
+        "memory and time: 3 runs shared its batches": 1,
+        "memory and time: it was planned by an earlier version": 1,
+    }
     trained, adapter, memory, time = found.by_quantity()
     assert (trained.n, trained.median, trained.worst) == (6, 0, 0)
     assert (adapter.n, adapter.worst) == (6, pytest.approx(-0.2))
@@ -67,6 +70,14 @@ def test_a_run_that_was_too_short_is_planned_now(tmp_path: Path) -> None:
     found = grade([tmp_path])
     assert (found.n_planned_now, dict(found.left_out)) == (1, {})
     assert {"train_memory_bytes", "train_seconds"} <= {point.quantity for point in found.points}
+
+
+def test_of_a_run_that_went_on_from_a_checkpoint_the_time_is_graded(tmp_path: Path) -> None:
+    told = plan(None, 12, RESUMED)
+    write_run(tmp_path / "resumed", "lora", told, train_memory_bytes=50 * MB, train_seconds=10)
+    found = grade([tmp_path])
+    assert found.left_out == {f"memory: {RESUMED}": 1}
+    assert [(point.quantity, round(point.error, 3)) for point in found.points][2:] == [("train_seconds", 0.2)]
 
 
 def test_the_figure_has_a_dot_a_run_and_its_bands(runs: Path, tmp_path: Path) -> None:

@@ -108,3 +108,18 @@ def test_what_cannot_be_gone_on_from_is_told_and_leaves_the_base(tmp_path, tiny)
         with pytest.raises(UserError, match=message):
             begun(recipe_of(**overrides), tiny, lambda: ())
     attach(tiny.model, LoRA(rank=2)).detach()  # nothing is on it
+
+
+def test_a_method_that_trains_nothing_or_is_far_too_large_is_refused(tmp_path, tiny):
+    with pytest.raises(UserError, match=r"lora trains nothing of tiny: method=lora .*layers=\[\]"):
+        run(recipe_of(**{"method.layers": []}), tmp_path / "run", base=tiny)
+    with pytest.raises(UserError, match="lora does not fit into memory beside tiny") as caught:
+        run(recipe_of(**{"method.rank": 10**12}), tmp_path / "run", base=tiny)
+    assert caught.value.hint == "make it smaller: method=lora method.rank=1000000000000"
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1])
+def test_a_seed_that_torch_does_not_know_is_refused(seed):
+    with pytest.raises(UserError, match="seed = "):
+        recipe_of(seed=seed)

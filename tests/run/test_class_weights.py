@@ -15,10 +15,12 @@ from tunewise.engine.objectives import NextToken, encode_rows
 from tunewise.errors import UserError
 from tunewise.models.load import load_base
 from tunewise.run import build_recipe, evaluate, plan, run
-from tunewise.run.class_weights import check_loss, weights_of
+from tunewise.run.class_weights import check_loss, weighed, weights_of
 from tunewise.run.estimate import plan as estimate
 from tunewise.run.examined import refuse_unfit
+from tunewise.run.prepare import drawn, load_for
 from tunewise.run.together import run_together
+from tunewise.run.training_rows import training_rows
 from tunewise.training.config import TrainConfig
 
 
@@ -120,6 +122,56 @@ def test_an_answer_in_words_counts_what_its_class_counts(place, tmp_path):
     assert first["loss"] == pytest.approx(float((losses * of_rows).sum() / (n_labels * of_rows).sum()), abs=1e-5)
     again = evaluate(tmp_path / "run", split="test")
     assert again["metrics"] == pytest.approx(metrics["test"], abs=1e-4)
+
+
+@pytest.mark.parametrize("asked", [{"good": 0.5, "bad": 4}, "balanced"])
+def test_rows_that_are_replayed_count_one_and_are_of_no_class(place, asked):
+    replay = {"path": str(place / "texts.txt"), "share": 0.25}
+    recipe = recipe_of(place, "rare.csv", **{"data.replay": replay, "train.class_weights": asked})
+    base, task = load_for(recipe.data, recipe.model, recipe.dtype)
+    found = training_rows(base, drawn(task, recipe), 96)
+    weights, weighing = weighed(recipe.train.class_weights, task, "lm", found)
+    assert weights == asked or weights["bad"] > 2 > 1 > weights["good"]
+    n_own, n_replayed = found.sources.sizes
+    assert n_replayed > 8
+    assert set(weighing.rows[:n_own]) == set(weights.values())
+    assert weighing.rows[n_own:] == [1.0] * n_replayed
+
+
+def mixed_of(place, other, **overrides):
+    sources = {"rare": str(place / "rare.csv"), "other": str(place / other)}
+    data = {"path": "both", "mixture": {"sources": sources, "temperature": 1e9}}
+    told = {"model": str(place / "base"), "data": data, "method": "lora", "dtype": "float32"}
+    return build_recipe(told, {**QUICK, "train.class_weights": "balanced", **overrides})
+
+
+def test_a_mixture_of_sources_with_the_same_classes_is_balanced_by_what_is_drawn_of_it(place, tmp_path):
+    rows = [f"the boat {i} was {'good' if i % 2 else 'bad'},{'good' if i % 2 else 'bad'}" for i in range(20)]
+    (place / "even.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    recipe = mixed_of(place, "even.csv")
+    run(recipe, tmp_path / "run", prove=False)
+    base = load_base(str(place / "base"), "float32")
+    shares = []
+    for source in recipe.data.each.values():  # each is drawn as often, at such a temperature
+        train = load_task(source, base.tokenizer).train
+        shares.append(sum(example.label == "bad" for example in train) / len(train))
+    bad = sum(shares) / 2
+    told = json.loads((tmp_path / "run" / "ledger.json").read_text())["class_weights"]
+    assert told == pytest.approx({"bad": 1 / (2 * bad), "good": 1 / (2 * (1 - bad))}, rel=1e-6)
+    steps = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    assert all(np.isfinite(step["loss"]) for step in steps if "loss" in step)
+
+
+def test_a_mixture_of_unlike_classes_is_not_weighed(place, tmp_path):
+    (place / "other.csv").write_text(
+        "text,label\n" + "".join(f"soup {i},{'hot' if i % 2 else 'bad'}\n" for i in range(40))
+    )
+    for other, told in (
+        ("other.csv", "rare: bad, good; other: bad, hot"),
+        ("answers.jsonl", "its source other is gen"),
+    ):
+        with pytest.raises(UserError, match=told):
+            run(mixed_of(place, other), tmp_path / "run")
 
 
 def test_a_tagger_and_a_frozen_trunk_weigh_what_they_are_trained_on(place, tmp_path):

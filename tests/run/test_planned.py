@@ -11,7 +11,7 @@ from tunewise.data.encode import MASKED, Encoded
 from tunewise.engine.sources import Sources
 from tunewise.models.load import load_base
 from tunewise.run import build_recipe, planned, run
-from tunewise.run.planned import SHORT
+from tunewise.run.planned import RESUMED, SHORT
 from tunewise.run.trained_on import TrainedOn, trained_on
 
 
@@ -49,14 +49,27 @@ def test_a_long_run_is_planned(place, tmp_path, monkeypatch):
     assert 0 < told["train_seconds"] < 60
 
 
-@pytest.mark.parametrize(
-    ("fields", "reason"), [({"method": "head", "train.trunk": "cached"}, "what left its 2 frozen layers was kept")]
-)
-def test_a_run_that_no_plan_is_about_says_why(place, tmp_path, monkeypatch, fields, reason):
+def test_what_leaves_the_frozen_layers_is_planned_where_the_run_itself_computed_it(place, tmp_path, monkeypatch):
     monkeypatch.setattr(planned, "LEAST_SECONDS", 0.0)
-    told = carried_out(place, tmp_path / "run", **fields)["planned"]
-    assert told["left_out"] == reason
-    assert "train_seconds" not in told
+    recipe = recipe_of(place, **{"method": "head", "train.trunk": "cached"})
+    base = load_base(str(place / "base"), dtype="float32")
+    told = run(recipe, tmp_path / "first", base=base, prove=False)["planned"]
+    assert told["left_out"] == ""
+    trained = TrainedOn.read(json.loads(json.dumps(told["trained_on"])))
+    assert trained.longest.seen is not None
+    assert (trained.longest.seen.rows, trained.longest.seen.passes) == (48, 1.0)
+    live = carried_out(place, tmp_path / "live", **{"method": "head", "train.trunk": "live"})["planned"]
+    assert 0 < told["train_seconds"] < 2 * live["train_seconds"]
+    again = run(recipe.model_copy(update={"seed": 1}), tmp_path / "second", base=base, prove=False)["planned"]
+    assert again["left_out"] == "what left its 2 frozen layers had been kept by an earlier run"
+    assert "train_seconds" not in again
+
+
+def test_of_a_run_that_goes_on_the_time_is_planned(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(planned, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(planned, "_why_not", lambda *told: RESUMED)
+    told = carried_out(place, tmp_path / "run")["planned"]
+    assert ("train_seconds" in told, "train_memory_bytes" in told) == (True, False)
 
 
 def test_a_planner_that_fails_loses_no_run(place, tmp_path, monkeypatch):

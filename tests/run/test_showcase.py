@@ -62,6 +62,18 @@ def test_each_says_what_it_said_in_its_run(place):
                 assert said.probabilities == pytest.approx(dict(zip(expected["scores"], shares, strict=True)), abs=1e-5)
 
 
+def test_demonstrations_are_those_of_the_run_and_the_base_is_asked_without_any(place):
+    _run(place, "few", {"method": METHODS["shown"], "data": {"path": str(place / "reviews.csv"), "few_shot": 2}})
+    (row, *_) = read_jsonl(place / "few" / "predictions.jsonl")
+    with _asked(place, "lora") as shown:
+        bare = shown.ask("the soup was good")[0]
+    with _asked(place, "few") as shown:
+        assert shown.ask("the soup was good")[0].probabilities == pytest.approx(bare.probabilities, abs=1e-9)
+        said = shown.ask(re.findall(r"the \w+ \d+ was \w+", row["prompt"])[-1])[1]
+    shares = probabilities([*row["scores"].values()])
+    assert said.probabilities == pytest.approx(dict(zip(row["scores"], shares, strict=True)), abs=1e-5)
+
+
 def test_one_after_another_they_say_the_same_and_the_base_is_left_as_it_was(place, monkeypatch):
     with _asked(place, *METHODS) as shown:
         at_once = shown.ask("the soup was good")
@@ -170,6 +182,13 @@ def test_what_does_not_go_together_is_refused(place, tmp_path):
         pytest.raises(UserError, match="lora and single stand on unlike bases: dtype float64 and float32\n"),
         _asked(place, "lora", "single"),
     ):
+        pass
+    with pytest.raises(UserError, match="goes by the name of its base"), showcase({BASE: place / "lora"}):
+        pass
+    _run(place, "bare", {"method": "frozen"})
+    with showcase({BASE: place / "bare"}) as shown:
+        assert shown.names == (BASE,)
+    with pytest.raises(UserError, match="belongs to no data"), _asked(place, "lora", free=True, data="tiny:sentiment"):
         pass
     with pytest.raises(UserError, match="system prompt"), _asked(place, "lora", system="S"):
         pass

@@ -379,7 +379,7 @@ def test_an_address_that_is_taken_and_a_missing_extra_are_told(server, runs, mon
         pass
     with pytest.raises(UserError, match="at_once is 0"):  # nobody would ever be answered
         ServerSettings(at_once=0)
-    with pytest.raises(UserError, match="lora is named 'base'"), serving({"base": runs["lora"]}):
+    with pytest.raises(UserError, match="goes by the name of its base"), serving({"base": runs["lora"]}):
         pass
     monkeypatch.setattr("tunewise.serve.server.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'tunewise\[serve\]'"), serving(runs):

@@ -129,6 +129,20 @@ def test_a_run_goes_on_from_any_cap_with_other_threads(undisturbed: list[Any], s
     assert read_jsonl(tmp_path / "rows.jsonl") == undisturbed
 
 
+def test_a_cap_behind_the_last_row_is_told_and_then_nothing_more_is_asked(seeds: Path, tmp_path: Path) -> None:
+    with Server(writes) as server:
+        whole = carried_out(server, seeds, tmp_path / "whole", n=7, concurrency=1)
+        assert whole["stopped"] == ""
+        cap = whole["requests"] - 1
+        found = carried_out(server, seeds, tmp_path / "capped", n=7, concurrency=1, max_requests=cap)
+        assert found["rows"] == 7, "the last answer was not needed"
+        assert found["stopped"] == f"{cap} requests were sent, and no more than {cap} were to be"
+        before = server.n_arrived
+        again = carried_out(server, seeds, tmp_path / "capped", n=7, concurrency=1)
+        assert (server.n_arrived, again["rows"], again["stopped"]) == (before, 7, "")
+    assert read_jsonl(tmp_path / "capped" / "rows.jsonl") == read_jsonl(tmp_path / "whole" / "rows.jsonl")
+
+
 def test_more_rows_are_asked_for_later(undisturbed: list[Any], seeds: Path, tmp_path: Path) -> None:
     with Server(writes) as server:
         for n in (7, 23, 40):

@@ -213,6 +213,20 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     assert (tmp_path / CHECKPOINTS / "step-00000001" / "state.json").exists()
 
 
+def test_what_is_minimised_and_how_is_the_same_behind_a_checkpoint_and_who_is_told_need_not_be(tmp_path):
+    with pytest.raises(Interrupted):
+        train(lora(), random_rows(8), tmp_path, progress=At(1, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    others = {
+        "label_smoothing": 0.1, "class_weights": "balanced", "beta2": 0.95, "epsilon": 1e-6, "warmup_steps": 1,
+        "schedule": "inverse_sqrt", "optimiser": "sgd", "weight_decay": 0.1, "packing": False,
+    }  # fmt: skip
+    for name, value in others.items():
+        with pytest.raises(UserError, match="belongs to another run"):
+            train(lora(), random_rows(8), tmp_path, **{name: value})
+    told = {"report_to": ("tensorboard",), "checkpoint_every": 1, "lanes": False}
+    assert train(lora(), random_rows(8), tmp_path, **told).resumed_from == 1
+
+
 def test_gradient_checkpointing_changes_nothing(tmp_path):
     plain, frugal = lora(), lora()
     a = train(plain, random_rows(8), tmp_path / "a", epochs=2)

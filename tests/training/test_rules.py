@@ -18,7 +18,10 @@ from tunewise.training.config import TrainConfig
 from tunewise.training.interrupt import Interrupted
 from tunewise.training.optimiser import Optimiser
 
-SHAPES = {"layers.0.wide": (80, 64), "layers.0.tall": (20, 5), "embedding": (30, 8), "layers.0.norm": (80,)}
+SHAPES = {
+    "layers.0.wide": (80, 64), "layers.0.tall": (20, 5), "embedding": (30, 8), "layers.0.norm": (80,),
+    "layers.0.experts": (3, 6, 4),
+}  # fmt: skip
 INSIDE = ("layers.0.wide", "layers.0.tall")
 RATE = 0.01
 OF_TORCH = ("adafactor", "muon", "sgd")
@@ -80,7 +83,8 @@ def test_it_is_what_trainer_takes(name, given, ours, tmp_path):
 def test_muon_updates_matrices_inside_layers_and_adamw_the_rest():
     theirs, found = parameters(), parameters()
     muon = torch.optim.Muon([theirs[name] for name in INSIDE], adjust_lr_fn="match_rms_adamw", weight_decay=0.1)
-    others = [{"params": [theirs["embedding"]], "weight_decay": 0.1}, {"params": [theirs["layers.0.norm"]]}]
+    decayed = [theirs["embedding"], theirs["layers.0.experts"]]
+    others = [{"params": decayed, "weight_decay": 0.1}, {"params": [theirs["layers.0.norm"]]}]
     adamw = torch.optim.AdamW(others, weight_decay=0.0, fused=True)
     for number in range(1, 6):
         gradients(theirs, number)

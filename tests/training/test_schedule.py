@@ -74,6 +74,12 @@ def test_a_decay_that_meets_the_warm_up_begins_behind_it():
     assert rates == sorted(rates[:6]) + sorted(rates[6:], reverse=True)
 
 
+def test_a_decay_over_a_part_of_a_step_takes_all_of_it():
+    config = TrainConfig(schedule="warmup_stable_decay", warmup=0.0, decay=0.25)
+    rates = [learning_rate_at(step, 10, 1.0, config) for step in range(10)]
+    assert rates == pytest.approx([1.0] * 8 + [0.75, 0.25])  # of 2.5 steps three, whose first is still at the peak
+
+
 @pytest.mark.parametrize(
     ("fields", "wanted"),
     [

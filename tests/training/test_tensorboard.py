@@ -15,6 +15,7 @@ from tunewise.config import parse
 from tunewise.errors import UserError
 from tunewise.training.config import TrainConfig
 from tunewise.training.interrupt import Interrupted
+from tunewise.training.tensorboard import TensorBoard
 
 pytestmark = pytest.mark.usefixtures("without_a_fresh_process")
 QUICK = {"data.train": 24, "data.dev": 8, "data.test": 8, "train.steps": 6, "retention": None}
@@ -52,6 +53,17 @@ def test_every_step_and_the_scores_of_a_run_that_was_interrupted_are_there_once(
     started = found.PluginTagToContent("hparams")["_hparams_/session_start_info"]
     told = HParamsPluginData.FromString(started).session_start_info.hparams
     assert (told["method.rank"].number_value, told["train.report_to"].string_value) == (8, '["tensorboard"]')
+
+
+def test_what_is_told_is_there_at_once_and_hides_what_was_told_behind_the_checkpoint(tmp_path):
+    def tell(steps, loss):
+        watcher = TensorBoard(tmp_path)
+        for step in steps:
+            watcher.line({"step": step, "loss": loss + step})
+        return [(each.step, each.value) for each in read(tmp_path).Scalars("train/loss")]
+
+    assert tell((1, 2, 3), 0.0) == [(1, 1.0), (2, 2.0), (3, 3.0)]  # whatever ends the process now
+    assert tell((2,), 10.0) == [(1, 1.0), (2, 12.0)]
 
 
 def test_nothing_is_told_unasked(tmp_path):

@@ -87,10 +87,12 @@ def merge(
 
         find(data)
     from tunewise import files
-    from tunewise.adapter_folders import find_adapter
+    from tunewise.adapter_folders import find_adapter, refuse_loss
     from tunewise.run import base_of_adapter, failed_proofs, merge_adapter, prove_merged, save_merged
 
     adapter = find_adapter(folder)
+    if out is not None:
+        refuse_loss(out, [adapter])
     base = base_of_adapter(adapter, model)
     if base.quantise or route or data is not None:
         place = folder if folder.is_dir() else adapter  # of a run its data are known as well

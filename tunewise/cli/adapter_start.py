@@ -20,7 +20,7 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Quantise a base around an adapter, so that both together begin nearer to the full-precision weights."""
-    from tunewise.config import in_one_word
+    from tunewise.config import in_one_word, parts_of
     from tunewise.run import start_adapter
 
     fields = in_one_word(method)
@@ -37,6 +37,6 @@ def start(
         f"lost of them: {100 * found['plain']:.2f} % without an adapter, with it {behind} % behind each turn",
         soft_wrap=True,
     )
-    words = [f"method.{each}" for each in (*method.split(":")[1:], "init=stored")]
+    words = [f"method.{each}" for each in (*parts_of(method, ":")[1:], "init=stored")]
     command = shlex.join(["tunewise", "train", "--model", str(out), "--method", str(fields["name"]), *words])
     console.print(f"train on it: {command}", soft_wrap=True, highlight=False)

@@ -50,11 +50,11 @@ def chat(
     as_json: AsJson = False,
 ) -> None:
     """Talk to a base and to what was made of it, side by side; from a terminal, a pipe (a question a line) or --ask."""
-    from tunewise.cli.recipes import assigned
+    from tunewise.cli.recipes import assigned, is_assignment
 
     given = words or []
-    targets = [Path(word) for word in given if "=" not in word]
-    overrides = assigned([word for word in given if "=" in word])
+    targets = [Path(word) for word in given if not is_assignment(word)]
+    overrides = assigned([word for word in given if is_assignment(word)])
     if not targets and model is None:
         raise UserError("nobody to talk to", "give runs or adapters, or --model tiny --free")
 
@@ -113,7 +113,8 @@ def _typed(shown: "Showcase") -> Iterator[Mapping[str, object]]:
     while True:
         told: dict[str, object] = {}
         for name in shown.columns:
-            told[name] = input(f"{name}> " if len(shown.columns) > 1 else "> ").strip()
+            without = " (or nothing)" if name in shown.may_be_empty else ""
+            told[name] = input(f"{name}{without}> " if len(shown.columns) > 1 else "> ").strip()
             if told[name] in (NEW, *LEAVE):
                 break
         if set(LEAVE) & set(told.values()):

@@ -13,19 +13,18 @@ from tunewise.cli.console import (
     Data,
     Model,
     Out,
-    leave_unproved,
     print_json,
     progress_lines,
     results,
     this_command,
 )
-from tunewise.cli.train import IgnoreFindings, look_at
+from tunewise.cli.train import IgnoreFindings
+from tunewise.cli.unproved import refuse_unproved
 from tunewise.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from tunewise.comparison import Ray
     from tunewise.comparison.protocol import Comparison
-    from tunewise.report.arms import Arm
 
 METHODS = "frozen,lora,bitfit:add=true,full"
 ITS_OWN = "that of the recipe, or"
@@ -204,7 +203,9 @@ def carry_out(comparison: "Comparison", root: Path, workers: "int | Ray | None",
     from tunewise.report.page import write_page
     from tunewise.report.protocol import how_compared
     from tunewise.report.table import print_comparison
+    from tunewise.training.reload import FRESH
 
+    FRESH.stand_by()
     first = [of_arm[0] for of_arm in comparison.recipes.values()]
     with RunsProgress(progress_lines()) as progress:
         found = carry_out_comparison(comparison, root, workers=workers, progress=progress)
@@ -227,21 +228,13 @@ def carry_out(comparison: "Comparison", root: Path, workers: "int | Ray | None",
         raise typer.Exit(DIVERGED)
 
 
-def refuse_unproved(arms: "Sequence[Arm]") -> None:
-    """Leave with UNPROVED where a proof of any of their runs failed."""
-    from tunewise.run import failed_proofs
-
-    failed = [(arm.label, run, name) for arm in arms for run in arm.runs for name in failed_proofs(run.proofs())]
-    names = dict.fromkeys(f"{name} of {label}" for label, _, name in failed)
-    leave_unproved(list(names), look_at(list(dict.fromkeys(run.folder for _, run, _ in failed))))
-
-
 def arms_of(text: str) -> dict[str, dict[str, Any]]:
     """Label -> recipe fields: each method of `text`."""
     from tunewise.cli.recipes import arm_of
+    from tunewise.config import parts_of
 
     arms: dict[str, dict[str, Any]] = {}
-    for word in filter(None, (part.strip() for part in text.split(","))):
+    for word in filter(None, (part.strip() for part in parts_of(text, ","))):
         label, own = arm_of(word)
         if label in arms:
             raise UserError(f"the method {word} is there twice", "leave one out, or change a field of it")

@@ -1,5 +1,6 @@
 """What every verb shares: errors without tracebacks, one place for results (stdout) and one for progress (stderr)."""
 
+import errno
 import functools
 import json
 import logging
@@ -16,6 +17,10 @@ from tunewise.errors import UserError
 from tunewise.training.interrupt import Interrupted
 
 BAD_INPUT, DIVERGED, UNPROVED, INTERRUPTED = 2, 3, 4, 130
+OF_A_PATH = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE)
+"""What a path that somebody typed may run into wherever it is first looked at; other errors of files are our own."""
+MOST_OF_A_PATH = 100
+"""Characters of a path that an error shows."""
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
@@ -35,14 +40,15 @@ OneMethod = Annotated[
 
 
 def results(*, markup: bool = False) -> Console:
-    """Where a verb prints what was asked for, brackets as they are: a label may hold some. With `markup` they are
-    styles, and texts of the user have to be escaped. Made anew: a test may have replaced sys.stdout."""
-    return Console(file=sys.stdout, highlight=False, markup=markup)
+    """Where a verb prints what was asked for, brackets and names of emoji (:cat:) as they are: a text may hold some.
+    With `markup` brackets are styles, and texts of the user have to be escaped. Made anew: a test may have replaced
+    sys.stdout."""
+    return Console(file=sys.stdout, highlight=False, markup=markup, emoji=False)
 
 
 def progress_lines() -> Console:
     """Where a verb says how it is getting on."""
-    return Console(file=sys.stderr, highlight=False, markup=False)
+    return Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
 
 
 def print_json(value: object) -> None:
@@ -51,7 +57,8 @@ def print_json(value: object) -> None:
 
 
 def verb(function: Callable[..., Any]) -> Callable[..., None]:
-    """Wrap a verb: a UserError is told without a traceback (exit code 2), Ctrl-C with the command to go on (130)."""
+    """Wrap a verb: a UserError, and what the system has against a path, is told without a traceback (exit code 2),
+    Ctrl-C with the command to go on (130)."""
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **options: Any) -> None:
@@ -64,6 +71,13 @@ def verb(function: Callable[..., Any]) -> Callable[..., None]:
             raise typer.Exit(INTERRUPTED) from None
         except UserError as error:
             complain(error)
+            raise typer.Exit(BAD_INPUT) from None
+        except OSError as error:
+            if error.filename is None or error.errno not in OF_A_PATH:
+                raise
+            place = str(error.filename)
+            told = f"the system refuses {place[:MOST_OF_A_PATH]}{'...' * (len(place) > MOST_OF_A_PATH)}"
+            complain(UserError(f"{told}: {error.strerror}", "name another path, or look at this one: ls -ld PATH"))
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
             sys.stderr.write(f"\ninterrupted; what is finished is kept. To go on:\n  {this_command()}\n")

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunewise.cli.compare import Workers, refuse_unproved, seeds_of
+from tunewise.cli.compare import Workers, seeds_of
 from tunewise.cli.console import AsJson, Out, print_json, progress_lines, results, this_command
+from tunewise.cli.unproved import refuse_unproved
 
 if TYPE_CHECKING:
     from tunewise.data.task import Task
@@ -57,6 +58,9 @@ def demo(
     from tunewise.report.protocol import how_compared
     from tunewise.report.samples import write_samples
     from tunewise.report.table import print_comparison, print_samples
+    from tunewise.training.reload import FRESH
+
+    FRESH.stand_by()
 
     console = results()
     overrides = {"train.steps": steps} if steps else {}

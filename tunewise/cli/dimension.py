@@ -1,6 +1,6 @@
 """`tunewise dimension`: in how many dimensions a task is learnt, searched and plotted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -9,6 +9,7 @@ import typer
 from tunewise.cli.compare import seeds_of
 from tunewise.cli.console import AsJson, Data, Model, Out, print_json, results
 from tunewise.cli.train import Words
+from tunewise.cli.unproved import refuse_unproved
 from tunewise.errors import UserError
 
 N = TypeVar("N", int, float)
@@ -35,7 +36,10 @@ def dimension(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the smallest dimension in which training reaches 90 % of full fine-tuning (d90), and plot the search."""
+    """Find the smallest dimension in which training reaches 90 % of full fine-tuning (d90), and plot the search.
+
+    Exits with 4 where a proof of a run failed.
+    """
     from tunewise.cli.recipes import gather
 
     fields = gather(words or [], {"model": model, "data": data})
@@ -48,6 +52,10 @@ def dimension(
     from tunewise import files
     from tunewise.comparison import intrinsic_dimension
     from tunewise.report import figure
+    from tunewise.report.arms import read_arms
+    from tunewise.training.reload import FRESH
+
+    FRESH.stand_by()
 
     root = out or Path("runs/intrinsic-dimension")
     found = intrinsic_dimension(
@@ -58,18 +66,23 @@ def dimension(
         files.write_text(root / "intrinsic_dimension.svg", figure.search_for_a_dimension(found))
     if as_json:
         print_json(found)
-        return
+    else:
+        _print(found, limits[0])
+        results().print(str(root), style="dim", soft_wrap=True)
+    refuse_unproved(read_arms(root))
+
+
+def _print(found: Mapping[str, Any], smallest: int) -> None:
+    """A line a dimension, and the answer."""
     for point in found["points"]:
         mark = "reached" if point["value"] >= found["target"] else ""
         told = f"{found['metric']} {point['value']:6.1f}  at learning rate {point['learning_rate']:g}"
         results().print(f"d = {point['dimension']:<8,} {told}  {mark}")
     reached, last = found["dimension"], found["points"][-1]["dimension"]
     answer = f"d = {reached:,}" if reached else f"more than {last:,}"
-    at_most = " or less" if reached == limits[0] else ""
-    results().print(
-        f"\n{share:.0%} of full fine-tuning's {found['full']:.1f} is {found['target']:.1f}: {answer}{at_most}"
-    )
-    results().print(str(root), style="dim", soft_wrap=True)
+    at_most = " or less" if reached == smallest else ""
+    told = f"{found['share']:.0%} of full fine-tuning's {found['full']:.1f} is {found['target']:.1f}"
+    results().print(f"\n{told}: {answer}{at_most}")
 
 
 def numbers(text: str, option: str, kind: Callable[[str], N]) -> list[N]:

@@ -16,6 +16,14 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Only so many examples of
 HarnessTasks = Annotated[
     Path | None, typer.Option(help="A folder with task files (yaml) of your own for it.", show_default=False)
 ]
+Shots = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Demonstrations in the prompt, drawn from the training split.",
+        show_default="the run's or the task's",
+    ),
+]
 
 
 def evaluate(
@@ -30,12 +38,7 @@ def evaluate(
     model: Model = None,
     data: Data = None,
     split: Annotated[str, typer.Option(help="test, dev, train or all.")] = "test",
-    shots: Annotated[
-        int | None,
-        typer.Option(
-            help="Demonstrations in the prompt, drawn from the training split.", show_default="the run's or the task's"
-        ),
-    ] = None,
+    shots: Shots = None,
     seed: Annotated[
         int | None, typer.Option(help="Which demonstrations and tokens are drawn.", show_default="the run's, or 0")
     ] = None,

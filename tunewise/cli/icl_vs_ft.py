@@ -1,11 +1,13 @@
 """`tunewise compare --protocol icl-vs-ft`: in-context learning against fine-tuning over model sizes."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tunewise.cli.console import print_json, progress_lines, results, this_command
-from tunewise.config import in_one_word, override
+from tunewise.cli.unproved import refuse_unproved
+from tunewise.config import in_one_word, named, override, parts_of
 from tunewise.errors import UserError
 
 PROTOCOL = "icl-vs-ft"
@@ -24,7 +26,11 @@ def carry_out(
     """The grid of these models on the recipe's data, printed, with icl-vs-ft.json and icl-vs-ft.html in `root`."""
     from tunewise.cli.progress import RunsProgress
     from tunewise.comparison.icl_vs_ft import icl_vs_ft
+    from tunewise.report.arms import read_arms
     from tunewise.report.size_grid import print_grids, write_size_page
+    from tunewise.training.reload import FRESH
+
+    FRESH.stand_by()
 
     own = {name: value for name, value in fields.items() if name not in ("model", "data", "out_of_domain", "seed")}
     with RunsProgress(progress_lines()) as progress:
@@ -38,11 +44,13 @@ def carry_out(
     else:
         print_grids(results(), found)
         results().print(f"\npage: {page}", soft_wrap=True)
+    arms = [(model["label"], arm) for model in found["models"] for arm in read_arms(root / model["label"])]
+    refuse_unproved([replace(arm, label=f"{arm.label} on {label}") for label, arm in arms])
 
 
 def fine_tuned(methods: str | None, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe with the one method that is held against in-context learning: full fine-tuning, unless one is said."""
-    words = [word for word in (methods or "full").split(",") if word.strip()]
+    words = [word for word in parts_of(methods or "full", ",") if word.strip()]
     if len(words) != 1 or words[0].startswith("frozen"):
         raise UserError(
             f"--methods {methods} is not one way of fine-tuning",
@@ -57,11 +65,12 @@ def models_of(text: str, protocol: str | None) -> dict[str, dict[str, Any]]:
         told = f"no protocol named {protocol!r}" if protocol else "--models is for a protocol, and none is given"
         raise UserError(told, f"write --protocol {PROTOCOL} --models tiny,FOLDER")
     models: dict[str, dict[str, Any]] = {}
-    for word in filter(None, (part.strip() for part in text.split(","))):
-        name, *assignments = word.split(":")
+    for word in filter(None, (part.strip() for part in parts_of(text, ","))):
+        name, *assignments = parts_of(word, ":")
+        name = override({}, [f"name={name}"])["name"] if name[0] in "\"'" else name
         if name in models:
             raise UserError(f"the model {name} is there twice", "leave one out")
-        models[name] = override({}, assignments)
+        models[name] = override({}, named(word, assignments))
     if not models:
         raise UserError(
             f"no models for --protocol {PROTOCOL}", "name them with commas: --models tiny,FOLDER,facebook/opt-125m"

@@ -49,7 +49,7 @@ def print_grade(folders: Sequence[str], plot: Path | None, *, as_json: bool) -> 
         told = f"{found.n_planned_now} were too short to wait for the planner: it has planned them now"
         console.print(Text(told, style="dim"))
     for reason, n in found.left_out.items():
-        console.print(Text(f"{n} without memory and time: {reason}", style="dim"))
+        console.print(Text(f"{n} without {reason}", style="dim"))
     if plot is not None:
         console.print(f"\nfigure: {plot}", soft_wrap=True)
 

@@ -25,7 +25,7 @@ class RunsProgress:
     way; elsewhere a line when a run ends, and now and then one on those under way. Use it as a context manager."""
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console or Console(file=sys.stderr, highlight=False, markup=False)
+        self._console = console or Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
         self._clock = clock
         self._runs: Sequence[Planned] = ()
         self._left = TimeLeft((), 1, clock)

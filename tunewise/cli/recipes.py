@@ -1,15 +1,16 @@
 """The command line's words -> one recipe: a file, flags, and dotted overrides, the later winning over the earlier."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunewise.config import in_one_word, override, read_yaml
+from tunewise.config import in_one_word, override, parts_of, read_yaml
 from tunewise.data.found import find
 from tunewise.elsewhere import ELSEWHERE, hint_for
 from tunewise.errors import UserError
 
-DEFAULTS = {"model": "tiny", "method": {"name": "lora"}, "seed": 0}
+DEFAULTS: dict[str, Any] = {"model": "tiny", "method": {"name": "lora"}, "seed": 0}
 OF_THE_BASE = ("dtype", "head", "quantise")  # fields of the recipe that an arm may be given beside those of its method
 ROWS = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
 """Ends of names of files that hold rows, and no recipe."""
@@ -21,7 +22,7 @@ def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     recipe: Path | None = None
     overrides: list[str] = []
     for word in words:
-        if "=" in word:
+        if is_assignment(word):
             overrides.append(word)
         elif recipe is None and not overrides:
             recipe = Path(word)
@@ -33,6 +34,11 @@ def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     return recipe, overrides
 
 
+def is_assignment(word: str) -> bool:
+    """Whether a word gives a field its value, and is no path that has a = in it, such as runs/lr=1e-3."""
+    return "=" in word and not os.path.exists(word)  # noqa: PTH110 - which has nothing against long words
+
+
 def assigned(assignments: Sequence[str]) -> dict[str, Any]:
     """Dotted field -> value, of words such as train.learning_rate=2e-4."""
     return {word.partition("=")[0]: override({}, ["value=" + word.partition("=")[2]])["value"] for word in assignments}
@@ -42,12 +48,12 @@ def arm_of(word: str) -> tuple[str, dict[str, Any]]:
     """Label and recipe fields of an arm in one word: a method, its fields, and fields of the recipe after them, as in
     frozen:shots=8:data.pattern=question, or lora:quantise=nf4."""
     method, own = _parted(word)
-    return " ".join(word.strip().split(":")), {"method": in_one_word(method), **assigned(own)}
+    return " ".join(parts_of(word.strip(), ":")), {"method": in_one_word(method), **assigned(own)}
 
 
 def _parted(word: str) -> tuple[str, list[str]]:
     """An arm's word without what it assigns to fields of the recipe, and those assignments."""
-    name, *assignments = word.strip().split(":")
+    name, *assignments = parts_of(word.strip(), ":")
     names = [assignment.partition("=")[0] for assignment in assignments]
     own = [each for each, field in zip(assignments, names) if "." in field or field in OF_THE_BASE]
     return ":".join([name, *(each for each in assignments if each not in own)]), own
@@ -66,13 +72,16 @@ def _of_file(file: Path) -> dict[str, Any]:
         raise
 
 
-def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:
+def gather(words: Sequence[str], flags: dict[str, Any], *, goes_on: bool = False) -> dict[str, Any]:
     """The recipe as plain data. `flags` are the options of the verb: model, data, method, seed; None where not given.
 
     Short forms (`data: tiny:sentiment`, `method: lora`) are opened into fields first, so that overrides reach inside.
+    Where `goes_on`, model and method of a recipe that goes on from an adapter are left to it, if nothing says them.
     """
     file, overrides = split_words(words)
-    recipe = {**DEFAULTS, **(_of_file(file) if file else {})}
+    recipe: dict[str, Any] = _of_file(file) if file else {}
+    if not (goes_on and ("adapter" in recipe or any(word.startswith("adapter=") for word in overrides))):
+        recipe = {**DEFAULTS, **recipe}
     given = {name: value for name, value in flags.items() if value is not None}
     # method=bitfit and data=reviews.csv mean the same as the flags
     for assignment in [o for o in overrides if o.partition("=")[0] in SHORT]:
@@ -89,7 +98,8 @@ def gather(words: Sequence[str], flags: dict[str, Any]) -> dict[str, Any]:
         word, of_the_recipe = _parted(given.pop("method"))
         fields, overrides = in_one_word(word), [*of_the_recipe, *overrides]
         # another method has other fields, so the recipe's own do not carry over
-        known = recipe["method"] if recipe["method"].get("name") == fields["name"] else {}
+        known = recipe.get("method", {})
+        known = known if known.get("name") == fields["name"] else {}
         recipe["method"] = {**known, **fields}
     recipe = override({**recipe, **given}, overrides)
     if "data" not in recipe:

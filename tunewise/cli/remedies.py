@@ -8,6 +8,7 @@ import typer
 from tunewise.cli.compare import seeds_of
 from tunewise.cli.console import AsJson, Data, Model, OneMethod, Out, print_json, progress_lines, results
 from tunewise.cli.train import Words
+from tunewise.cli.unproved import refuse_unproved
 
 
 def remedies(
@@ -26,7 +27,10 @@ def remedies(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train one method as it is, at a lower rank, with replay and in a mixture, turn it down, and compare."""
+    """Train one method as it is, at a lower rank, with replay and in a mixture, turn it down, and compare.
+
+    Exits with 4 where a proof of a run failed.
+    """
     from tunewise.cli.recipes import gather
 
     fields = gather(words or [], {"model": model, "data": data, "method": method})
@@ -34,7 +38,11 @@ def remedies(
 
     from tunewise.cli.progress import RunsProgress
     from tunewise.comparison import remedies as carry_out
+    from tunewise.report.arms import read_arms
     from tunewise.report.table import print_remedies
+    from tunewise.training.reload import FRESH
+
+    FRESH.stand_by()
 
     root, others = out or Path("runs/remedies"), None if mixture is None else mixture.split(",")
     with RunsProgress(progress_lines()) as progress:
@@ -46,3 +54,4 @@ def remedies(
         print_json(found)
     else:
         print_remedies(results(), found)
+    refuse_unproved(read_arms(root))

@@ -38,10 +38,10 @@ def serve(
     ] = 32768,
 ) -> None:
     """Serve a base and what was made of it as OpenAI's API, until Ctrl-C. Needs the extra serve."""
-    from tunewise.cli.recipes import assigned
+    from tunewise.cli.recipes import assigned, is_assignment
 
-    targets = [Path(word) for word in words or () if "=" not in word]
-    overrides = assigned([word for word in words or () if "=" in word])
+    targets = [Path(word) for word in words or () if not is_assignment(word)]
+    overrides = assigned([word for word in words or () if is_assignment(word)])
     if not targets and model is None:
         raise UserError("nobody to serve", "give runs or adapters, or --model tiny")
 

@@ -40,10 +40,10 @@ def studio(
     system: Annotated[str, typer.Option(help="A system prompt, where it is a conversation.", show_default="none")] = "",
 ) -> None:
     """Talk to a base and to what was made of it on a page in the browser, until Ctrl-C. Needs the extra ui."""
-    from tunewise.cli.recipes import assigned
+    from tunewise.cli.recipes import assigned, is_assignment
 
-    targets = [Path(word) for word in words or () if "=" not in word]
-    overrides = assigned([word for word in words or () if "=" in word])
+    targets = [Path(word) for word in words or () if not is_assignment(word)]
+    overrides = assigned([word for word in words or () if is_assignment(word)])
     if not targets and model is None:
         raise UserError("nobody to talk to", "give runs or adapters, or --model tiny --free")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported

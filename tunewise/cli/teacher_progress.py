@@ -66,6 +66,6 @@ def print_summary(console: Console, found: dict[str, Any]) -> None:
         f"{about}{found['prompt_tokens']:,} tokens read, {found['completion_tokens']:,} written{cost}",
         soft_wrap=True,
     )
-    if found["rows"] < found["wanted"] and found["stopped"]:
+    if found["stopped"]:
         console.print(Text.assemble(("stopped:", "yellow"), f" {found['stopped']}"), soft_wrap=True)
     console.print(f"wrote {found['folder']}/rows.jsonl: {found['rows']:,} of {found['wanted']:,} rows", soft_wrap=True)

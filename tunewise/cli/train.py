@@ -1,13 +1,12 @@
 """`tunewise train`: a base, a method and data in; a run folder with a proved adapter out."""
 
-import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tunewise.cli.console import AsJson, Data, Model, OneMethod, Out, leave_unproved, print_json, results
+from tunewise.cli.unproved import look_at
 from tunewise.errors import UserError
 
 Words = Annotated[
@@ -41,17 +40,20 @@ def train(
     """
     from tunewise.cli.recipes import gather
 
-    recipe = gather(words or [], {"model": model, "data": data, "method": method, "seed": seed})
+    recipe = gather(words or [], {"model": model, "data": data, "method": method, "seed": seed}, goes_on=True)
 
     if "arms" in recipe:
         raise UserError("this recipe has arms, which a single run has not", "tunewise compare carries them all out")
 
     from tunewise.config import parse
     from tunewise.report.table import print_run
-    from tunewise.run import Recipe, failed_proofs, is_done, refuse_unfit, run, run_folder
+    from tunewise.run import Recipe, failed_proofs, going_on, is_done, refuse_unfit, run, run_folder
     from tunewise.training.progress import watcher_for
+    from tunewise.training.reload import FRESH
 
-    parsed = parse(Recipe, recipe)
+    FRESH.stand_by()
+
+    parsed = parse(Recipe, going_on(recipe))
     folder = out if out is not None else run_folder(parsed, Path("runs"))
     if not (ignore_findings or is_done(folder)):
         refuse_unfit([parsed])
@@ -61,9 +63,3 @@ def train(
     else:
         print_run(results(), folder, metrics)
     leave_unproved(failed_proofs(metrics["proofs"]), look_at([folder]))
-
-
-def look_at(folders: Sequence[Path]) -> str:
-    """What to do about runs with a proof that failed."""
-    words = shlex.join(["tunewise", "adapter", "check", *map(str, folders)])
-    return f"the figures: {words}; until they are understood, trust neither scores nor adapter"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewise import files
+from tunewise.break_even import break_even_of
 from tunewise.comparison.at_once import n_at_once
-from tunewise.comparison.break_even import break_even_of
 from tunewise.comparison.cluster import OnCluster, Ray
 from tunewise.comparison.following import GridWatcher, Unfollowed
 from tunewise.comparison.outcome import Outcome, failures
@@ -26,6 +26,7 @@ from tunewise.comparison.workers import OneByOne, SideBySide, Workers
 from tunewise.data.in_memory import Data, data_fields
 from tunewise.errors import UserError
 from tunewise.run import Bases, Loading, Recipe, add_reload_proof, base_of, is_done, refuse_unfit, run_folder
+from tunewise.run.record import METRICS, mapping, refuse_another_base
 from tunewise.training.lane import Diverged
 
 COMPARISON = "comparison.json"
@@ -134,7 +135,9 @@ def _content(comparison: Comparison, arms: Sequence[Mapping[str, Any]], root: Pa
             for name in (_asked_of_all(comparison) if comparison.against else ())
         },
         "rows": rows_of(places),
-        "break_even": break_even_of(places),
+        "break_even": break_even_of(
+            {label: [mapping(folder / METRICS) for folder in folders] for label, folders in places.items()}
+        ),
     }
 
 
@@ -182,7 +185,10 @@ def carry_out(
         if not isinstance(outcome, Diverged) and place not in of_base:
             of_base.append(place)
     for loading, of_base in done.items():
-        add_reload_proof(of_base, base_of(next(each for each in in_order if Loading.of(each) == loading), bases))
+        base = base_of(next(each for each in in_order if Loading.of(each) == loading), bases)
+        for place in of_base:  # of a name on the hub, whose files may be others by now, nothing tells it before
+            refuse_another_base(place, base)
+        add_reload_proof(of_base, base)
     return {label: [found[jobs.index((label, number))] for number in range(n_seeds)] for label in recipes}
 
 

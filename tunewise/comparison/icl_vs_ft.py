@@ -16,6 +16,7 @@ from tunewise.comparison.following import GridWatcher
 from tunewise.comparison.grid import compare
 from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
+from tunewise.hub import apart, at_revision
 from tunewise.models.load import load_config
 from tunewise.run.record import METRICS, mapping
 from tunewise.stats import ALPHA, difference_interval, holm, of_rounding, welch
@@ -194,7 +195,7 @@ def _labels(models: Sequence[str]) -> list[str]:
     """The last part of each model's name, which names its folder."""
     if not models:
         raise UserError("no models given", "name two or more: --models facebook/opt-125m,facebook/opt-350m")
-    labels = [Path(model).name for model in models]
+    labels = [at_revision(Path(name).name, revision.replace("/", "-")) for name, revision in map(apart, models)]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
         raise UserError(f"two models are called {twice}", "give each once, from folders of different names")

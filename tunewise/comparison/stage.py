@@ -15,7 +15,7 @@ from tunewise.files import Held
 from tunewise.methods.attach import count
 from tunewise.run import Bases, Loading, Recipe, base_of, plan, run
 from tunewise.run.prepare import drawn
-from tunewise.run.record import in_use_by, is_done
+from tunewise.run.record import base_is_newer, in_use_by, is_done, refuse_another_base
 from tunewise.run.trials import known
 
 logger = logging.getLogger(__name__)
@@ -68,9 +68,12 @@ class Stage:
     def _known(self, number: int) -> Outcome | None:
         """What is written of a run that is done, or of a trial that has come so far."""
         recipe, place = self.recipes[number], self.places[number]
-        if self.share is not None:
-            return known(recipe, place, self.share)
-        return run(recipe, place) if is_done(place) else None
+        base = base_of(recipe, self.bases) if base_is_newer(recipe, place) else None
+        if self.share is None:
+            return run(recipe, place, base=base) if is_done(place) else None
+        if base is not None:
+            refuse_another_base(place, base)
+        return known(recipe, place, self.share)
 
     def _planned(self, done: set[int]) -> list[Planned]:
         tasks: dict[str, Task] = {}

@@ -1,6 +1,7 @@
-"""Big jsonl files: one pass makes an index, from which the task's parts are sequences that read rows when asked.
+"""Big files: one pass makes an index, from which the task's parts are sequences that read rows when asked.
 
-A file of more than `BIG` bytes is read so, the shape told from its first rows. The index is kept in the cache folder,
+A file of more than `BIG` bytes is read so, the shape told from its first rows; one that is no jsonl by its copy in the
+cache folder (`as_jsonl`). The index is kept in the cache folder,
 under a digest of the file and of all that its rows are read by, until `KEPT` others have been made; a pass that ends
 early leaves nothing. Where dev and test are split off, at most `MOST_HELD_OUT` rows go into each of them.
 """
@@ -10,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from array import array
@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tunewise import files
-from tunewise.cache import cache_folder
+from tunewise.cache import cache_folder, keep_newest
+from tunewise.data.as_jsonl import KINDS, as_jsonl
 from tunewise.data.build import RESULT, build, ids_of
 from tunewise.data.config import DataConfig
 from tunewise.data.conversations import Conversations
 from tunewise.data.detect import detect
 from tunewise.data.examples import Example, Note
-from tunewise.data.readers import Row, columns, fields_of
+from tunewise.data.readers import Row, columns, fields_of, suffix_of
 from tunewise.data.rows_read import RowsRead, how_asked, read_whole
 from tunewise.data.shapes import Shape
 from tunewise.data.sources import single_files
@@ -60,12 +61,12 @@ class NotByRows(Exception):
 
 
 def is_big(config: DataConfig) -> bool:
-    """Whether these are read row by row: jsonl files, one of them big, whose rows are asked as they are written."""
+    """Whether these are read row by row: files of rows, one of them big, whose rows are asked as they are written."""
     paths = list(single_files(config).values())
     as_written = config.pattern == "none" and not config.words and config.trained_on == "answers"
     if not (as_written and config.group is None and config.rows is None):
         return False
-    by_line = bool(paths) and all(path.suffix.lower() == ".jsonl" for path in paths)
+    by_line = bool(paths) and all(path.suffix.lower() == ".jsonl" or suffix_of(path) in KINDS for path in paths)
     return by_line and any(path.stat().st_size > BIG for path in paths) and not any(map(_is_one_list, paths))
 
 
@@ -74,12 +75,13 @@ def read_big(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> R
 
     They are read whole after all where a chat template cannot write every conversation in one text.
     """
-    paths = single_files(config)
+    named = single_files(config)
+    paths = {part: as_jsonl(path) for part, path in named.items()}
     first: list[Row] = []
-    for path in paths.values():
+    for part, path in paths.items():
         rows = [row for _, _, row in islice(_rows(path), DETECTED_FROM)]
         if not rows:
-            raise UserError(f"{path} is empty", "name a file with at least a few rows")
+            raise UserError(f"{named[part]} is empty", "name a file with at least a few rows")
         first += rows
     shape, known = detect(first, config), columns(first)
     template, chat = how_asked(shape, config, known, tokenizer)
@@ -90,7 +92,7 @@ def read_big(config: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> R
     try:
         for part, path in paths.items():
             whole[part], told = _read(path, reading)
-            rejected += [Note(line, f"{path.name}: {why}" if part else why) for line, why in told["rejected"]]
+            rejected += [Note(line, f"{named[part].name}: {why}" if part else why) for line, why in told["rejected"]]
             n_rows += told["n_rows"]
             changed.update(told["changed"])
     except NotByRows:
@@ -165,7 +167,7 @@ def _read(path: Path, reading: Reading) -> tuple[Streamed, dict[str, Any]]:
         with files.folder(folder) as temporary:
             _index(temporary, path, reading)
         told = _told(folder)
-        _make_room(folder)
+        keep_newest(folder, KEPT)
     assert told is not None, folder
     kinds = {name: np.dtype(kind) for name, kind in COLUMNS.items()}
     index = Index(**{name: _mapped(folder / f"{name}.bin", kind) for name, kind in kinds.items()})
@@ -297,13 +299,7 @@ def _mapped(path: Path, kind: np.dtype) -> np.ndarray:
 
 def _is_one_list(path: Path) -> bool:
     """Whether the file is one list of rows under a name that says otherwise."""
+    if suffix_of(path) in KINDS:
+        return False
     with path.open("rb") as stream:
         return stream.read(4096).decode("utf-8-sig", "replace").lstrip()[:1] == "["
-
-
-def _make_room(kept: Path) -> None:
-    """Remove all but the newest indexes."""
-    os.utime(kept)
-    found = sorted(kept.parent.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
-    for folder in found[KEPT:]:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -109,13 +109,20 @@ def chat_template(asked: str | None, tokenizer: PreTrainedTokenizerBase | None) 
 
     UserError where there is no such template, or it is none.
     """
+    name, source, with_tools = _source(asked, tokenizer)
+    return template_of_source(name, source, tokenizer, with_tools)
+
+
+def template_of_source(
+    name: str, source: str, tokenizer: PreTrainedTokenizerBase | None, with_tools: str = ""
+) -> ChatTemplate:
+    """The template with this text, as it writes for this tokenizer; UserError for a text that is none."""
     special: dict[str, Any] = {}
     tokens: tuple[str, ...] = ()
     if tokenizer is not None:
         special = dict(tokenizer.special_tokens_map)
         added = (str(token) for token in tokenizer.added_tokens_decoder.values())
         tokens = tuple(dict.fromkeys(token for token in added if token.strip()))
-    name, source, with_tools = _source(asked, tokenizer)
     _compiled(source, name)
     return ChatTemplate(name, source, with_tools, special, tokens)
 

@@ -30,6 +30,8 @@ PROMPT = tuple("prompt question instruction query input source article document 
 COMPLETION = tuple("completion answer response output target summary reply".split())
 ASKING = ("prompt", "question", "query")
 EXTRA = ("input", "context")
+NO_VALUES = ("nan", "inf", "infinity")
+"""What stands in a column of values where there is none, whatever its case and sign."""
 
 
 def detect(rows: Sequence[Row], config: DataConfig) -> Shape:
@@ -90,7 +92,9 @@ def _valued(shape: Shape, rows: Sequence[Row], config: DataConfig) -> Shape:
         raise UserError(
             f"no value in {shape.answered} of {config.path} is a number: {labels[0]!r}", "leave data.kind out"
         )
-    all_fractions = len(numbers) == sum(map(bool, labels)) and any(number % 1 for number in numbers)
+    # among values, NaN and infinities are rows to be rejected, and make no classes of the others
+    n_values = len(numbers) + sum(label.lower().lstrip("+-") in NO_VALUES for label in labels)
+    all_fractions = n_values == sum(map(bool, labels)) and any(number % 1 for number in numbers)
     if config.kind == "classification" or not (config.kind or all_fractions):
         return shape
     return Shape("text and value" if shape.name == "text and label" else "pair and value", shape.asked, shape.answered)

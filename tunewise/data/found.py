@@ -30,4 +30,6 @@ def find(spec: str) -> Path:
             if spec in known:
                 raise UserError(f"no such file: {path}", f"did you mean the embedded task tiny:{spec}?")
             raise missing_source(str(each))
+        if not (each.is_file() or each.is_dir()):
+            raise UserError(f"{each} is neither a file nor a folder", "write its rows into a file, such as rows.jsonl")
     return path

@@ -58,25 +58,33 @@ def saved_splits(folder: Path) -> dict[str, list[Row]]:
 
 
 def parquet_rows(path: Path, class_names: bool = True) -> list[Row]:
-    """The rows of a parquet file; UserError where pyarrow is not installed or cannot read it.
+    """The rows of a parquet file; errors as in `each_parquet_row`."""
+    return list(each_parquet_row(path, class_names))
+
+
+def each_parquet_row(path: Path, class_names: bool = True) -> Iterator[Row]:
+    """One row of a parquet file after the other; UserError where pyarrow is not installed or cannot read it.
 
     Where `datasets` wrote the file it knows the names of classes, which are told in place of their ids.
     """
     try:
         from pyarrow import ArrowException
-        from pyarrow.parquet import read_table
+        from pyarrow.parquet import ParquetFile
     except ImportError:
         raise _not_installed(str(path), "pyarrow", "convert it to jsonl") from None
     if not path.is_file():
         raise missing(path)
+    n_rows = 0
     try:
-        table = read_table(path)
-        table.validate(full=True)  # what is damaged inside ends the process when it is read
-        features = _features_of(table.schema.metadata or {}) if class_names else {}
-        rows = table.to_pylist()
+        with ParquetFile(path) as table:
+            classes = _classes(_features_of(table.schema_arrow.metadata or {})) if class_names else {}
+            for batch in table.iter_batches(1000):
+                batch.validate(full=True)  # what is damaged inside ends the process when it is read
+                for line, row in enumerate(batch.to_pylist(), start=n_rows + 1):
+                    yield _row(path, line, row, classes)
+                n_rows += len(batch)
     except (OSError, ArrowException, ValueError) as error:
         raise UserError(f"cannot read {path}: {_one_line(error)}", "is it a whole parquet file?") from None
-    return [_row(path, line, row, _classes(features)) for line, row in enumerate(rows, start=1)]
 
 
 def is_saved(folder: Path) -> bool:

@@ -4,6 +4,8 @@ import hashlib
 from pathlib import Path
 
 from tunewise.data.examples import Example, Part
+from tunewise.data.splits import SPLITS
+from tunewise.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
@@ -23,10 +25,12 @@ def read_images(folder: Path) -> dict[str, list[Example]]:
     """train, dev and test (or "" for images that are not split yet) -> examples, by the names of files.
 
     A text stands in for the image where texts are compared (splits, leaks): a digest of the file, so that one picture
-    under two names counts as one.
+    under two names counts as one. UserError for two folders of one part.
     """
-    parts = {name: folder / name for name in ("train", "dev", "valid", "validation", "test") if _classes(folder / name)}
-    found = {"dev" if part.startswith("val") else part: _examples(each, folder) for part, each in parts.items()}
+    there = {part: [name for name in names if _classes(folder / name)] for part, names in SPLITS.items()}
+    if twice := next((names for names in there.values() if len(names) > 1), None):
+        raise UserError(f"{folder} has {twice[0]} and {twice[1]} for one part", "keep one of them")
+    found = {part: _examples(folder / names[0], folder) for part, names in there.items() if names}
     return found if "train" in found else {"": _examples(folder, folder)}
 
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
 from os import PathLike
 from typing import Any, TypeGuard
 
@@ -11,7 +13,7 @@ import numpy as np
 from tunewise import files
 from tunewise.cache import cache_folder
 from tunewise.data.hub import class_names, named
-from tunewise.data.sources import SPLITS
+from tunewise.data.splits import SPLITS
 from tunewise.errors import UserError
 
 Rows = Iterable[Mapping[str, Any]]
@@ -80,11 +82,15 @@ def _plain(row: object, number: int, classes: Mapping[str, Sequence[str]]) -> di
             f"row {number} is a {type(row).__name__}, not a dict from columns to values: {str(row)[:60]!r}",
             "give rows as [{'text': ..., 'label': ...}, ...]; of a data frame, frame.to_dict('records')",
         )
-    return {str(name): named(_as_json_has_it(value), classes.get(str(name), ())) for name, value in row.items()}
+    fields = {str(name): named(_as_json_has_it(value), classes.get(str(name), ())) for name, value in row.items()}
+    if len(fields) < len(row):
+        raise UserError(f"row {number} has two columns of one name: {list(row)}", "give each a name of its own")
+    return fields
 
 
 def _as_json_has_it(value: Any) -> Any:
-    """Numbers of numpy as numbers, its arrays as lists, and what a data frame has where there is nothing as None."""
+    """Numbers of numpy as numbers, its arrays as lists, dates and decimal numbers as text, as of a file, and
+    what a data frame has where there is nothing as None."""
     if isinstance(value, str | bool | int | None):
         return value
     if isinstance(value, np.generic | np.ndarray):
@@ -93,7 +99,9 @@ def _as_json_has_it(value: Any) -> Any:
         return {name: _as_json_has_it(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_as_json_has_it(each) for each in value]
-    return None if _is_nothing(value) else value
+    if _is_nothing(value):
+        return None
+    return str(value) if isinstance(value, date | time | timedelta | Decimal) else value
 
 
 def _is_nothing(value: object) -> bool:

@@ -7,8 +7,9 @@ import math
 import re
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 
 from tunewise.data.nested import opened
@@ -62,7 +63,7 @@ def read_rows(path: str | Path, unit: Unit | None = None) -> list[Row]:
     if not text.strip():
         raise Empty(f"{path} is empty", "name a file with at least a few rows")
     if suffix in (".csv", ".tsv"):
-        rows = _separated(file, text, tabs=suffix == ".tsv")
+        rows = list(separated(file, lambda: text.split("\n")))
     elif suffix == ".txt":
         rows = [Row(line, {"text": piece}) for line, piece in pieces(text, unit or unit_of(text))]
     else:
@@ -111,16 +112,20 @@ def require(name: str, known: list[str], path: str) -> str:
     return name
 
 
-def _separated(path: Path, text: str, tabs: bool) -> list[Row]:
-    records = list(_tabbed(text) if tabs else _comma_separated(path, text))
-    if not records:
-        return []
-    header = _header(path, [cells for _, cells in records])
-    if header:
-        records = records[1:]
-    names = header or [f"column{number}" for number in range(1, len(records[0][1]) + 1)]
-    rows = []
-    for line, cells in records:
+Lines = Callable[[], Iterable[str]]
+"""The lines of a text from its first one on, without their line feeds, each time it is called."""
+
+
+def separated(path: Path, lines: Lines, most: int | None = None) -> Iterator[Row]:
+    """The rows of a csv or tsv; whether its first line is a header is told by so many lines at `most`, or by all."""
+    tabs = suffix_of(path) == ".tsv"
+    records = _tabbed(lines) if tabs else _comma_separated(path, lines)
+    first = list(islice(records, most))
+    if not first:
+        return
+    header = _header(path, [cells for _, cells in first])
+    names = header or [f"column{number}" for number in range(1, len(first[0][1]) + 1)]
+    for line, cells in chain(first[1:] if header else first, records):
         if len(cells) != len(names):
             n_inside, mark = sum(cell.count("\n") for cell in cells), "a tab" if tabs else "the separator"
             raise UserError(
@@ -129,29 +134,29 @@ def _separated(path: Path, text: str, tabs: bool) -> list[Row]:
                 if n_inside
                 else f"put quotes around text that holds {mark}, or correct line {line}",
             )
-        rows.append(Row(line, dict(zip(names, cells))))
-    return rows
+        yield Row(line, dict(zip(names, cells)))
 
 
-def _tabbed(text: str) -> Iterator[tuple[int, list[str]]]:
+def _tabbed(lines: Lines) -> Iterator[tuple[int, list[str]]]:
     """Lines cut at tabs, quotes being ordinary characters; quoted cells only where the lines disagree without them."""
-    lines = [
-        (number, line.rstrip("\r").split("\t")) for number, line in enumerate(text.split("\n"), start=1) if line.strip()
-    ]
-    if len({len(cells) for _, cells in lines}) > 1:
-        quoted = list(_records(text, "\t"))
-        if len({len(cells) for _, cells in quoted}) == 1:
-            return iter(quoted)
-    return iter(lines)
+
+    def cut() -> Iterator[tuple[int, list[str]]]:
+        for number, line in enumerate(lines(), start=1):
+            if line.strip():
+                yield number, line.rstrip("\r").split("\t")
+
+    if len({len(cells) for _, cells in cut()}) > 1 and len({len(cells) for _, cells in _records(lines, "\t")}) == 1:
+        return _records(lines, "\t")
+    return cut()
 
 
-def _comma_separated(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+def _comma_separated(path: Path, lines: Lines) -> Iterator[tuple[int, list[str]]]:
     """Records of a csv; the separator is the first of comma, semicolon and tab that the first line is cut by."""
-    first = next(line for line in text.split("\n") if line.strip())
+    first = next(line for line in lines() if line.strip())
     separator = next((mark for mark in ",;\t" if len(next(csv.reader([first], delimiter=mark))) > 1), ",")
     last_line = 1
     try:
-        for line, cells in _records(text, separator):
+        for line, cells in _records(lines, separator):
             last_line = line
             yield line, cells
     except csv.Error as error:
@@ -161,11 +166,11 @@ def _comma_separated(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         ) from None
 
 
-def _records(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+def _records(lines: Lines, separator: str) -> Iterator[tuple[int, list[str]]]:
     # one document in a cell may well exceed csv's default of 131,072 characters
     limit = csv.field_size_limit(sys.maxsize)
     try:
-        reader = csv.reader((f"{part}\n" for part in text.split("\n")), delimiter=separator)
+        reader = csv.reader((f"{part}\n" for part in lines()), delimiter=separator)
         line = 1
         for cells in reader:
             if any(cell.strip() for cell in cells):
@@ -277,7 +282,7 @@ def fields_of(path: str | Path, line: int, value: object) -> dict[str, str | lis
             f"{path}, line {line} holds {_kind(value)}, not an object",
             'write rows such as {"text": "...", "label": "..."}',
         )
-    fields = {str(key): _plain(item) for key, item in value.items()}
+    fields = {str(key): plain(item) for key, item in value.items()}
     try:
         _json(fields).encode()
     except UnicodeEncodeError as error:
@@ -289,7 +294,7 @@ def fields_of(path: str | Path, line: int, value: object) -> dict[str, str | lis
     return fields
 
 
-def _plain(value: object) -> str | list:
+def plain(value: object) -> str | list:
     """Text and lists as they are, nothing (None, NaN) as "", numbers and the rest as JSON writes them."""
     if isinstance(value, str | list):
         return value

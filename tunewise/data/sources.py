@@ -10,9 +10,9 @@ from tunewise.data.hub import hub_splits, is_saved, parquet_rows, saved_splits
 from tunewise.data.images import image_files, is_image_folder
 from tunewise.data.plain_text import Unit, unit_of
 from tunewise.data.readers import SUFFIXES, Empty, Row, read_rows, suffix_of, text_of
+from tunewise.data.splits import SPLITS
 from tunewise.errors import UserError, missing, unknown
 
-SPLITS = {"train": ("train",), "dev": ("dev", "valid", "validation", "val"), "test": ("test",)}
 FILES = (*SUFFIXES, ".parquet")
 HUB = "hf:"
 SHARD = "-[0-9]*-of-[0-9]*"

@@ -10,6 +10,9 @@ from tunewise.data.examples import Example
 from tunewise.data.groups import split_by_group
 from tunewise.errors import UserError
 
+SPLITS = {"train": ("train",), "dev": ("dev", "valid", "validation", "val"), "test": ("test",)}
+"""Part -> what its file, its folder or its split of a data set may be called."""
+
 
 def normalised(text: str) -> str:
     """What counts as the same text: letter case and white space aside."""

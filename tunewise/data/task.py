@@ -30,6 +30,15 @@ OF_WRITTEN_CHOICES = ("normalised_match", "token_f1", "exact_match")
 
 
 @dataclass(frozen=True)
+class Gist:
+    """What the rows of a task say of all its questions, where it stands without them."""
+
+    stop: str
+    """What a written answer ends before; "" where nothing but an end token ends one."""
+    reads_images: bool
+
+
+@dataclass(frozen=True)
 class Task:
     """Examples in three splits, and how to ask, answer and score them; the first of `metrics` is the one that decides.
 
@@ -60,6 +69,8 @@ class Task:
     """How its conversations are written."""
     mixture: Mixture | None = None
     """What it is made of, where it is several tasks in one: then those say how to ask, answer and score."""
+    gist: Gist | None = None
+    """Of a task without its rows."""
 
     @property
     def each(self) -> Mapping[str, Task]:
@@ -85,4 +96,6 @@ class Task:
 
     @property
     def reads_images(self) -> bool:
+        if self.gist is not None:
+            return self.gist.reads_images
         return any(example.image for part in (self.train, self.dev, self.test) for example in part[:1])

@@ -35,6 +35,11 @@ class Template:
         return fill(self.answer, {"label": self.words.get(label, label)})
 
     @property
+    def vanishing(self) -> tuple[str, ...]:
+        """The fields of the prompt of which nothing is written where they are empty: each has a line for itself."""
+        return tuple(line[1:-1] for line in self.prompt.split("\n") if _only_slot(line))
+
+    @property
     def end(self) -> str:
         """What stands behind the last field of the prompt, without the white space it begins with: "Label:"."""
         slots = [match.end() for match in _SLOT.finditer(self.prompt) if match[1] is not None]

@@ -1,6 +1,6 @@
 """What a person types -> an example of a task that nobody has answered yet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -10,6 +10,7 @@ from tunewise.data.choices import letter, lettered
 from tunewise.data.conversations import Conversations
 from tunewise.data.examples import Example, Ledger, Part
 from tunewise.data.messages import Message, json_of
+from tunewise.data.readers import plain
 from tunewise.data.sandbox import Refused
 from tunewise.data.task import METRICS, Task
 from tunewise.data.template import Template, fill
@@ -44,20 +45,31 @@ def columns_of(task: Task) -> tuple[str, ...]:
     return tuple(names | ({CHOICES: None} if task.kind == "multiple_choice" else {}))
 
 
-def told_in(said: str | Mapping[str, object], columns: Sequence[str]) -> dict[str, str]:
-    """Column -> text; a bare text is that of the only column. UserError for another column, and where all are empty."""
+def may_be_empty(task: Task) -> tuple[str, ...]:
+    """Of these columns those that a question does without, as an instruction does without its input."""
+    columns = columns_of(task)
+    return tuple(name for name in columns[1:] if task.kind == "generation" and name in task.template.vanishing)
+
+
+def told_in(
+    said: str | Mapping[str, object], columns: Sequence[str], may_be_empty: Collection[str] = ()
+) -> dict[str, str]:
+    """Column -> text, as a row of a file would have it; a bare text is that of the only column that may not be empty.
+
+    UserError for another column, where all are empty, and for bytes that are no characters.
+    """
     made_of = f"a question is made of {' and '.join(columns)}"
     if isinstance(said, str):
-        if len(columns) > 1:
+        if len([name for name in columns if name not in may_be_empty]) > 1:
             told = ", ".join(f'"{name}": {SEVERAL if name == CHOICES else ONE}' for name in columns)
             raise UserError(f"{made_of}, and this is one text: {said[:60]!r}", f"say each: {{{told}}}")
-        said = {columns[0]: said}
+        said = {next(name for name in columns if name not in may_be_empty): said}
     for name in said:
         if name not in columns:
             raise unknown("part of a question", name, columns)
-    texts = {name: said.get(name, "") for name in columns}
+    texts = {name: plain(said.get(name)) for name in columns}
     found = {
-        name: SEPARATOR.join(map(str, text)) if isinstance(text, list) else str(text) for name, text in texts.items()
+        name: whole(SEPARATOR.join(map(str, text)) if isinstance(text, list) else text) for name, text in texts.items()
     }
     if not any(text.strip() for text in found.values()):
         raise UserError("nothing is asked", made_of)
@@ -68,6 +80,16 @@ def question_in(text: str) -> str | dict[str, object]:
     """A question of one text, or of several in a JSON object."""
     found = json_of(text, text) if text.startswith("{") else text
     return found if isinstance(found, dict) else text
+
+
+def whole(text: str) -> str:
+    """The text itself; UserError for one with half a surrogate pair, as which bytes that are not UTF-8 are read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        told = f"{text[:60]!r} holds {text[error.start]!r}, which is no character"
+        raise UserError(told, "is it UTF-8? convert it first: iconv -f latin1 -t utf-8") from None
+    return text
 
 
 def free_task(tokenizer: PreTrainedTokenizerBase) -> Task:
@@ -101,6 +123,8 @@ def typed_example(task: Task, told: Mapping[str, str], before: Sequence[Message]
         texts = [text.strip() for text in told[CHOICES].split(SEPARATOR) if text.strip()]
         if len(texts) < 2:
             raise UserError(f"one choice is none: {told[CHOICES]!r}", f"write {SEPARATOR} between them")
+        if len(set(texts)) < len(texts):
+            raise UserError(f"a choice is there twice: {told[CHOICES]!r}", "leave one of them out")
         fields = {**told, CHOICES: lettered(texts)}
         rendered = [task.template.render(fields | {"choice": one, "letter": letter(n)}) for n, one in enumerate(texts)]
         answers = tuple(answer for _, answer in rendered)

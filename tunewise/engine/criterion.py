@@ -58,7 +58,7 @@ class OfLanes:
     n_labels: tuple[int, ...]
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        sizes = list(self.n_labels if labels.dim() == 1 else self.n_rows)
+        sizes = list(self.n_rows)
         parts = zip(self.own, logits.split(sizes), labels.split(sizes), strict=True)
         return torch.cat([criterion.losses(*part) for criterion, *part in parts])
 

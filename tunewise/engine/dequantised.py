@@ -10,6 +10,7 @@ from tunewise.engine.native.attention import DTYPES
 from tunewise.engine.native.dequantise import dequantised
 from tunewise.models.codes import EightBits, FourBits, product, product_by_rows, widened
 from tunewise.models.ends import EightBitEnd, EightBitHead
+from tunewise.models.packed_integers import in_order
 from tunewise.models.quantise import codes_of, dequantised_weight, packed_weights
 
 FEW = 256
@@ -30,10 +31,10 @@ def forwards(model: PreTrainedModel) -> list[tuple[nn.Module, Callable[[Tensor],
         if codes is None:
             continue
         dtype = codes.dtype if isinstance(codes, FourBits) else model.dtype
-        kind = str(module), dtype, isinstance(codes, FourBits) and (codes.block, type(codes.constants))
+        kind = str(module), dtype, isinstance(codes, FourBits) and (codes.block, type(codes.constants), _beside(codes))
         if kind not in tried:
             tried[kind] = dtype in DTYPES and torch.equal(
-                dequantised(codes, dtype), dequantised_weight(module).to(dtype)
+                dequantised(codes, dtype), in_order(dequantised_weight(module).to(dtype), _order(codes))
             )
         if tried[kind]:
             multiplying = _by_eight_bits if isinstance(codes, EightBits) else _by_four_bits
@@ -52,8 +53,18 @@ def _of_end(end: EightBitEnd) -> list[tuple[nn.Module, Callable[[Tensor], Tensor
     return [(end, lambda x: product_by_rows(x, end.bias, end.codes(), lambda some: dequantised(some, dtype)))]
 
 
+def _beside(codes: FourBits) -> tuple[bool, bool]:
+    """Whether its codes have zeros, and its columns an order of their own."""
+    return codes.zeros is not None, codes.order is not None
+
+
+def _order(codes: FourBits | EightBits | None) -> Tensor | None:
+    return codes.order if isinstance(codes, FourBits) else None
+
+
 def _by_four_bits(module: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    return lambda x: product(x, module.bias, lambda: dequantised(codes_of(module), dtype))
+    order = _order(codes_of(module))
+    return lambda x: product(in_order(x, order), module.bias, lambda: dequantised(codes_of(module), dtype))
 
 
 def _by_eight_bits(module: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

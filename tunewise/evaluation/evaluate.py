@@ -30,7 +30,7 @@ from tunewise.evaluation.asks import Asks, ByHead, Documents, How, Likelihoods, 
 from tunewise.evaluation.by_options import chosen_rows, right_losses
 from tunewise.evaluation.by_source import BySource, Prepared, examples_by_source, rows_of, scores_of
 from tunewise.evaluation.label_prior import calibrated, prior, questions_without_content
-from tunewise.evaluation.metrics import Answers, by_row, score
+from tunewise.evaluation.metrics import Answers, score, with_worth
 from tunewise.evaluation.questions import LabelledRows, Questions, ask, stop_text
 from tunewise.methods.selective.frozen import Calibration
 from tunewise.models.families import ENCODER_DECODER
@@ -302,7 +302,5 @@ def _evaluation(
     task: Task, rows: list[dict[str, Any]], loss: float, n_dropped: int = 0, n_truncated: int = 0
 ) -> Evaluation:
     answers = Answers.of(rows, loss, task.positive)
-    metrics, worths = score(task.metrics, answers), by_row(task.metrics[0], answers)
-    if worths is not None:
-        rows = [row | {"worth": worth} for row, worth in zip(rows, worths, strict=True)]
+    metrics, rows = score(task.metrics, answers), with_worth(rows, task.metrics[0], answers)
     return Evaluation(metrics, rows, n_dropped, n_truncated)

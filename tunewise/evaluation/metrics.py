@@ -78,10 +78,12 @@ def score(names: Sequence[str], answers: Answers) -> dict[str, float]:
     return {called(name): metric_of(name).of(answers) for name in names}
 
 
-def by_row(name: str, answers: Answers) -> list[float] | None:
-    """What a metric of one's own is of each row, where its function tells that."""
+def with_worth(rows: list[dict[str, Any]], name: str, answers: Answers) -> list[dict[str, Any]]:
+    """These rows, of which `answers` are, each with its `worth`: what a metric of one's own is of it, where its
+    function tells that."""
     of_rows = metric_of(name).by_row
-    return None if of_rows is None else of_rows(answers)
+    worths = None if of_rows is None else of_rows(answers)
+    return rows if worths is None else [row | {"worth": worth} for row, worth in zip(rows, worths, strict=True)]
 
 
 def check(names: Collection[str], kind: Kind | None = None) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from tunewise.data.out_of_domain import OutOfDomain
 from tunewise.evaluation.evaluate import Evaluation
-from tunewise.evaluation.metrics import Answers, metric_of, score
+from tunewise.evaluation.metrics import Answers, metric_of, score, with_worth
 from tunewise.evaluation.own_metrics import asked_as
 
 
@@ -20,7 +20,9 @@ def by_its_labels(found: Evaluation, asked: OutOfDomain) -> Evaluation:
     for row, expected in zip(found.predictions, asked.expected, strict=True):
         told = asked.counts_as.get(row["predicted"], row["predicted"])
         named = {"expected": expected, "predicted": told, "correct": told == expected, "chosen": row["predicted"]}
-        rows.append({key: value for key, value in row.items() if key != "worth"} | named)
+        rows.append(row | named)
     asked_for = [asked_as(told, asked.task.metrics) for told in found.metrics]
     names = [name for name in asked_for if metric_of(name).reads == "predicted"]
-    return replace(found, metrics=score(names, Answers.of(rows)), predictions=rows)
+    answers = Answers.of(rows)
+    rows = with_worth(rows, names[0], answers) if names else rows
+    return replace(found, metrics=score(names, answers), predictions=rows)

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -58,6 +58,9 @@ class OwnMetric:
 
     def of(self, predictions: Texts, references: Texts) -> float:
         found = self._asked(predictions, references)
+        largest = max(found, default=0.0) if isinstance(found, list) else found
+        if 0 < largest <= 1 and not self.told.endswith(LOWER):
+            _tell_of_shares(self.told)
         return math.fsum(found) / len(found) if isinstance(found, list) else found
 
     def _asked(self, predictions: Texts, references: Texts) -> float | list[float]:
@@ -122,6 +125,11 @@ def without(fields: Mapping[str, Any]) -> dict[str, Any]:
         sources = {name: without(each) for name, each in left["mixture"]["sources"].items()}
         left["mixture"] = {**left["mixture"], "sources": sources}
     return left
+
+
+@cache
+def _tell_of_shares(told: str) -> None:
+    logger.warning("%s told nothing above 1: margins are points of 100, so return 100 where 1 would be perfect", told)
 
 
 @lru_cache(maxsize=8)

@@ -102,6 +102,8 @@ def stop_text(task: Task) -> str:
     A base that was shown demonstrations goes on with the next one after its answer, so the separator ends an answer
     for every model alike; unless expected answers contain it themselves, in which case only the end token ends one.
     """
+    if task.gist is not None:
+        return task.gist.stop
     parts = (witnesses_of(part) for part in (task.train, task.dev, task.test))
     inside = any(task.separator in example.answer for part in parts for example in part)
     return "" if inside else task.separator

@@ -164,7 +164,8 @@ def _method_and_state(
     fields |= chosen.from_peft_fields(config, tensors, anatomy)
     if names.converted:
         method = parse(chosen, fields)
-        return method, method.from_peft_tensors(tensors, model, anatomy)
+        on_meta = model.device.type == "meta"  # a shell tells no more than the method
+        return method, {} if on_meta else method.from_peft_tensors(tensors, model, anatomy)
     if names.bare:
         ends = {end: tensor for tensor, end in names.tensors.items()}
         unknown = set(tensors) - set(ends)

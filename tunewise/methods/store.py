@@ -116,18 +116,8 @@ def load_adapter(
     if (folder / CARD).is_file():
         method, state = _read_own(model, folder, tokenizer, base_fingerprint)
         scale = float(read_card(folder).get("scale", 1.0))
-    elif (folder / PEFT_CONFIG).is_file():
-        config = files.read_json(folder / PEFT_CONFIG)
-        if not isinstance(config, dict):
-            raise UserError(f"{folder / PEFT_CONFIG} is no adapter configuration", hint="it must hold a json object")
-        if adapterhub.is_adapterhub(config):
-            tensors, has_head = _read_tensors(folder, adapterhub.TENSORS), (folder / adapterhub.HEAD_TENSORS).is_file()
-            head = _read_tensors(folder, adapterhub.HEAD_TENSORS) if has_head else {}
-            method, state = adapterhub.from_adapterhub(config, tensors, head, model)
-        else:
-            method, state = from_peft(config, _read_tensors(folder), model)
     else:
-        raise no_adapter(str(folder))
+        method, state = read_of_others(model, folder)
     tuned = attach(model, method, warm_start=False)  # the state is what the start would have become
     tuned.settle()
     try:
@@ -137,6 +127,24 @@ def load_adapter(
         raise
     tuned.scale = scale
     return tuned
+
+
+def read_of_others(model: PreTrainedModel, folder: Path) -> tuple[Method, dict[str, Tensor]]:
+    """Our method and our state for an adapter that peft or AdapterHub's library wrote, on `model`, which may live on
+    the `meta` device: then what its weights would tell of the state is left out.
+
+    UserError for a folder without one, and for what has no equal here.
+    """
+    if not (folder / PEFT_CONFIG).is_file():
+        raise no_adapter(str(folder))
+    config = files.read_json(folder / PEFT_CONFIG)
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / PEFT_CONFIG} is no adapter configuration", hint="it must hold a json object")
+    if not adapterhub.is_adapterhub(config):
+        return from_peft(config, _read_tensors(folder), model)
+    tensors, has_head = _read_tensors(folder, adapterhub.TENSORS), (folder / adapterhub.HEAD_TENSORS).is_file()
+    head = _read_tensors(folder, adapterhub.HEAD_TENSORS) if has_head else {}
+    return adapterhub.from_adapterhub(config, tensors, head, model)
 
 
 def check_probe(tuned: Tuned, folder: str | Path) -> dict[str, float]:

@@ -27,7 +27,7 @@ class Constants:
 
 @dataclass(frozen=True)
 class FourBits:
-    """NF4 or FP4: values[codes] · constant, the constant one for a block of so many."""
+    """NF4 or FP4: values[codes] · constant, the constant one for a block of so many; whole numbers: with zeros."""
 
     packed: Tensor
     """uint8, two codes a byte, the first in the upper half."""
@@ -39,6 +39,10 @@ class FourBits:
     shape: torch.Size
     dtype: torch.dtype
     """What the weight is rounded to: the one it was packed from."""
+    zeros: Tensor | None = None
+    """uint8 (d_out, blocks of a row), taken off the values of a block."""
+    order: Tensor | None = None
+    """int64 (d_in,): which input each column is for, where they do not lie in the order of the inputs."""
 
 
 @dataclass(frozen=True)

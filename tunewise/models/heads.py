@@ -23,7 +23,7 @@ class TaskHead:
     labels: tuple[str, ...] = ()
     """The names of classes or tags, by number."""
 
-    def auto_class(self, model_kind: str, name: str) -> Any:
+    def auto_class(self, model_kind: str, name: str, config: PreTrainedConfig) -> Any:
         """transformers' class for a base of a kind (families.KINDS) with this head; UserError where there is none."""
         if self.kind == "lm" and model_kind == ENCODER:
             raise UserError(
@@ -36,7 +36,13 @@ class TaskHead:
             )
         if model_kind == VISION and self.kind != "classes":
             raise UserError(f"{name} reads images, of which it can only tell the class", hint="give it images by class")
-        return _AUTO_CLASSES[self.kind, model_kind]
+        found = _AUTO_CLASSES[self.kind, model_kind]
+        if type(config) not in found._model_mapping:
+            raise UserError(
+                f"transformers has no {_CALLED[self.kind]} for {config.model_type}, the family of {name}",
+                "take a base of another family",
+            )
+        return found
 
     def configure(self, config: PreTrainedConfig) -> None:
         """Write what a new classifier has to be into the configuration of its base."""
@@ -58,6 +64,7 @@ _AUTO_CLASSES: dict[tuple[str, str], Any] = {
     **{("value", kind): transformers.AutoModelForSequenceClassification for kind in (DECODER, ENCODER)},
     **{("tags", kind): transformers.AutoModelForTokenClassification for kind in (DECODER, ENCODER)},
 }
+_CALLED = {"lm": "language-model head", "classes": "classifier", "value": "classifier", "tags": "tagger"}
 
 
 def head_of(model: PreTrainedModel) -> TaskHead:

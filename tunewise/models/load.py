@@ -31,9 +31,18 @@ from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
 from tunewise.models.families import NOT_IN_16_BITS, VISION, kind_of
 from tunewise.models.found import find_base
 from tunewise.models.heads import TaskHead, draw_head, head_of, is_told_by
+from tunewise.models.integer_checkpoints import IntegerConfig
+from tunewise.models.integer_formats import WRITERS
 from tunewise.models.on_disk import lacks_tokenizer, no_tokenizer
 from tunewise.models.precision import choose_dtype
-from tunewise.models.quantise import finish_loading, format_of, format_of_checkpoint, is_plain, loading
+from tunewise.models.quantise import (
+    finish_loading,
+    format_of,
+    format_of_checkpoint,
+    in_one_precision,
+    is_plain,
+    loading,
+)
 from tunewise.models.weights import bytes_at_rest
 
 logger = logging.getLogger(__name__)
@@ -62,7 +71,7 @@ class Base:
     image_processor: ImageProcessingMixin | None = None
     """Images -> pixel values, for a base that reads images."""
     quantise: str = ""
-    """The format its linear weights are in: nf4, fp4, int8, or plain."""
+    """The format its linear weights are in: nf4, fp4, int8, gptq, awq, ..., or plain."""
 
     def save_processor(self, folder: Path, chat_template: str = "") -> None:
         """Write what turns texts or images into what the model takes beside a model of this base.
@@ -103,7 +112,7 @@ def load_base(
     head, where = head or TaskHead(), _device(device)
     config = load_config(name)
     kind = kind_of(config)
-    auto_class = head.auto_class(kind, name)
+    auto_class = head.auto_class(kind, name, config)
     folder = find_base(name, "weights")
     tokenizer = None if kind == VISION else _tokenizer_in(folder, name, head)
     same_size, same_labels = config.num_labels == max(1, len(head.labels)), is_told_by(head, config)
@@ -163,10 +172,16 @@ def _read(
     """The model on the device, in the format wanted but for the modules `kept`, in evaluation mode; what it lacks."""
     config = options["config"]
     storage = loading(config, quantise, options["dtype"], where, kept)
-    if is_plain(config, quantise):
+    if format_of_checkpoint(config) in WRITERS:
+        packing = IntegerConfig(config.quantization_config)
+        del config.quantization_config  # by which transformers would ask for the library that wrote it
+        model, absent = _read_model(folder, auto_class, {**options, "quantization_config": packing})
+    elif is_plain(config, quantise):
         model, absent = _read_plain(folder, auto_class, options, kept)
     else:
         model, absent = _read_model(folder, auto_class, {**options, **storage})
+        if storage and format_of_checkpoint(config):
+            in_one_precision(model, options["dtype"])
     finish_loading(model, quantise)
     if options["dtype"] is torch.float64 and model._can_set_experts_implementation():
         model.set_experts_implementation("eager")  # one expert after another: torch's grouped product knows no float64

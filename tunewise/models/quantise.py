@@ -2,8 +2,9 @@
 
 NF4 with double quantisation: Dettmers et al. 2023, arXiv:2305.14314 (`models/nf4.py` writes it out); LLM.int8():
 Dettmers et al. 2022, arXiv:2208.07339. Quantisation is a way of loading: a site hands out its dequantised weight, and
-no method asks how it is stored. Needs the extra `quant`; NF4 alone is to be had without (`plain.py`). The embedding and
-the head stay as they are, or lie in int8 (`ends.py`): nf4-ends8.
+no method asks how it is stored. Needs the extra `quant`; NF4 alone is to be had without (`plain.py`), and what GPTQ,
+AWQ and compressed-tensors wrote is read without (`integer_checkpoints.py`). The embedding and the head stay as they
+are, or lie in int8 (`ends.py`): nf4-ends8.
 """
 
 import importlib.util
@@ -20,9 +21,11 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunewise.errors import UserError, unknown
-from tunewise.models import ends, plain, subclassed
+from tunewise.models import ends, integer_checkpoints, packed_integers, plain, subclassed
 from tunewise.models.codes import EightBits, FourBits
-from tunewise.models.packed_shell import PackedShell
+from tunewise.models.integer_formats import WRITERS
+from tunewise.models.packed_integers import IntegerLinear
+from tunewise.models.packed_shell import Layout, PackedShell
 
 NF4, FP4, INT8 = FORMATS = ("nf4", "fp4", "int8")
 """Of the linear layers."""
@@ -63,15 +66,11 @@ def loading(
     bitsandbytes is not installed, but for NF4 on a CPU, which `plain.py` has.
     """
     stored = format_of_checkpoint(config)
-    if wanted not in ("", stored):
-        check_format(wanted)
-    if wanted and stored and wanted not in (stored, stored + ENDS):
-        raise UserError(f"quantise={wanted}, and this checkpoint is stored in {stored}", f"leave quantise={stored}")
-    if not (wanted or stored):
+    if not format_to_be(config, wanted):
         return {}
     if dtype is torch.float64:
         raise UserError("quantised weights are multiplied in 16 or 32 bits, not in float64", "dtype=float32")
-    if is_plain(config, wanted) and device.type == "cpu":
+    if stored in WRITERS or (is_plain(config, wanted) and device.type == "cpu"):
         return {}
     if stored == TORCHAO:
         require("this checkpoint needs", TORCHAO, "accelerate", hint="pip install torchao accelerate")
@@ -79,6 +78,25 @@ def loading(
         require(f"quantise={wanted or stored} needs", "bitsandbytes", "accelerate")
     where = {"device_map": {"": device}}
     return where if stored else {**where, "quantization_config": _configuration(of_layers(wanted), dtype, kept)}
+
+
+def format_to_be(config: PreTrainedConfig, wanted: str) -> str:
+    """The format wanted, or where none is that of the checkpoint; UserError for one that it cannot be loaded in."""
+    stored = format_of_checkpoint(config)
+    if wanted not in ("", stored):
+        check_format(wanted)
+    if wanted and stored and wanted not in (stored, stored + ENDS):
+        raise UserError(f"quantise={wanted}, and this checkpoint is stored in {stored}", f"leave quantise={stored}")
+    return wanted or stored
+
+
+def layout_of(config: PreTrainedConfig, form: str) -> Layout:
+    """How the linear layers of a base in this format lie in memory; UserError where its config does not say."""
+    if form in WRITERS:
+        return integer_checkpoints.layout_of(config.to_dict()["quantization_config"])
+    if form == TORCHAO:
+        raise UserError("how large a checkpoint of torchao is in memory is not told by its config", "plan its original")
+    return Layout(8 if of_layers(form) == INT8 else 4)
 
 
 def check_format(form: str) -> None:
@@ -109,6 +127,15 @@ def finish_loading(model: PreTrainedModel, wanted: str) -> None:
     leave_file(model)
 
 
+def in_one_precision(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Put what is not packed of a base that was stored in 8 bits into `dtype`, as it should be loaded: transformers
+    leaves every `weight` beside the packed ones in what it was stored in."""
+    packed, kept = packed_weights(model), model._keep_in_fp32_modules_strict or ()
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and name not in packed and not any(each in name for each in kept):
+            parameter.data = parameter.data.to(dtype)
+
+
 def pack_ends(model: PreTrainedModel, wanted: str) -> None:
     """Pack the embedding and the head of a base whose layers have been loaded, where the format `wanted`, or that of
     its checkpoint, has them so."""
@@ -122,13 +149,16 @@ def format_of_checkpoint(config: PreTrainedConfig) -> str:
     if not told:
         return ""
     by, at_ends = told.get("quant_method"), ENDS if ends.MARK in vars(config) else ""
+    if by in WRITERS:
+        integer_checkpoints.check(told)
+        return by
     if by == TORCHAO and _packs_weights_alone(told):
         return TORCHAO
     if by != "bitsandbytes":
         raise UserError(
             f"this checkpoint is quantised by {by!r}{', inputs or embeddings too' if by == TORCHAO else ''}; what "
-            "bitsandbytes wrote is read, and what torchao wrote of linear weights alone",
-            hint="load its original, and quantise it while loading: quantise=nf4",
+            "bitsandbytes, GPTQ and AWQ wrote is read, and what torchao wrote of linear weights alone",
+            hint=integer_checkpoints.FROM_ORIGINAL,
         )
     return (INT8 if told.get("load_in_8bit") else told.get("bnb_4bit_quant_type", FP4)) + at_ends
 
@@ -147,7 +177,9 @@ def format_of(model: PreTrainedModel) -> str:
 
 def is_quantised(module: nn.Module) -> bool:
     """Whether its weight is stored packed; nothing is imported to tell."""
-    if isinstance(module, plain.NF4Linear | PackedShell | ends.EightBitEnd) or subclassed.is_packed(module):
+    if isinstance(module, plain.NF4Linear | IntegerLinear | PackedShell | ends.EightBitEnd):
+        return True
+    if subclassed.is_packed(module):
         return True
     return "bitsandbytes" in sys.modules and isinstance(module, _packed_layers().LAYERS)
 
@@ -202,6 +234,7 @@ def dequantise(model: PreTrainedModel) -> PreTrainedModel:
         model.dequantize()
     else:
         del model.config.quantization_config
+        vars(model).pop("hf_quantizer", None)  # which would save it as what it was read from
     for name, layer in plain_layers.items():
         model.set_submodule(name.removesuffix(".weight"), layer)
     return model
@@ -239,12 +272,14 @@ def _layers_of(module: nn.Module) -> ModuleType:
         return subclassed
     if isinstance(module, ends.EightBitEnd):
         return ends
+    if isinstance(module, IntegerLinear):
+        return packed_integers
     return plain if isinstance(module, plain.NF4Linear) else _packed_layers()
 
 
 def _by_bitsandbytes(model: PreTrainedModel) -> bool:
     found = next(iter(packed_weights(model).values()), None)
-    return found is not None and _layers_of(found) not in (plain, subclassed)
+    return found is not None and _layers_of(found) not in (plain, packed_integers, subclassed)
 
 
 def _plain_layer(module: Any, dtype: torch.dtype) -> nn.Module:

@@ -7,7 +7,7 @@ from itertools import combinations
 from tunewise.errors import UserError
 from tunewise.methods import METHODS
 from tunewise.methods.base import Method
-from tunewise.models.quantise import of_layers
+from tunewise.models.quantise import format_of_checkpoint, of_layers
 from tunewise.planning.fits import at_length, largest_rows, largest_tokens
 from tunewise.planning.rehearsals import Rehearsals
 from tunewise.planning.work import Memory, Work
@@ -143,7 +143,7 @@ class _Asked:
         free = [lever for lever in LEVERS if any(getattr(self.work, k) != v for k, v in lever.change.items())]
         if self.work.optimiser not in NARROWED:  # another rule would be more than another precision
             free = [lever for lever in free if lever.term != "optimiser"]
-        if of_layers(self.work.quantise) == "nf4":
+        if format_of_checkpoint(self.known.shell.config) or of_layers(self.work.quantise) == "nf4":
             free = [lever for lever in free if lever.term != "weights"]
             free += [OF_ENDS] if self.work.quantise == "nf4" else []
         if self.known.least(replace(self.work, quantise="nf4")) > self.known.device.memory_bytes:

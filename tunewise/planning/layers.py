@@ -3,7 +3,8 @@
 import copy
 from collections.abc import Mapping, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunewise.methods.base import Delta
@@ -56,3 +57,16 @@ def cut(model: PreTrainedModel, anatomy: Anatomy, kept: Sequence[int]) -> PreTra
         stack, _, name = path.rpartition(".")
         del copied.get_submodule(stack)._modules[name]
     return copied
+
+
+def hollow(deltas: Mapping[str, Delta]) -> dict[str, Delta] | None:
+    """Copies of deltas that lie on the meta device, with tensors as they are made now; None for those that hold more
+    than parameters, and have to be made anew with what they hold."""
+    modules = {id(module): module for delta in deltas.values() for module in delta.modules()}.values()
+    if any(module._buffers or any(isinstance(it, Tensor) for it in vars(module).values()) for module in modules):
+        return None
+    new: dict[int, nn.Parameter] = {}
+    for parameter in (each for module in modules for each in module.parameters(recurse=False)):
+        made = torch.empty(parameter.shape, dtype=parameter.dtype)
+        new[id(parameter)] = nn.Parameter(made, requires_grad=parameter.requires_grad)
+    return copy.deepcopy(dict(deltas), new)

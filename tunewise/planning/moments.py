@@ -20,8 +20,16 @@ STEPS_OF_MUON = 5
 class Moments:
     """What the rule of an optimiser keeps, and float32 masters of tensors in half precision."""
 
-    def __init__(self, tensors: Mapping[str, nn.Parameter], optimiser: str = "adamw", in_parts: bool = False) -> None:
-        """`in_parts` where there are so many masters that their gradients are not held all at once."""
+    def __init__(
+        self,
+        tensors: Mapping[str, nn.Parameter],
+        optimiser: str = "adamw",
+        in_parts: bool = False,
+        decays: bool = False,
+    ) -> None:
+        """`in_parts` where there are so many masters that their gradients are not held all at once; `decays` as in
+        Work."""
+        self._decays = decays
         self._rule = optimiser.removeprefix("paged_").removesuffix("_8bit")
         if self._rule not in RULES:
             raise unknown("optimiser", optimiser, RULES)
@@ -98,4 +106,6 @@ class Moments:
                 products = narrow @ narrow.T
                 narrow = torch.addmm(products, products, products) @ narrow
             return narrow.T if len(narrow) != len(gradient) else narrow
+        if self._rule == "sgd" and self._decays and gradient.ndim >= 2:
+            return gradient + self._updated[name]
         return gradient

@@ -12,6 +12,7 @@ import torch
 
 from tunewise.engine.backend import backend
 from tunewise.errors import UserError
+from tunewise.garbage import not_collecting
 from tunewise.methods.base import Method
 from tunewise.planning.layers import FEW, few_of
 from tunewise.planning.process import held_by_process
@@ -49,7 +50,7 @@ def rehearse(shell: Shell, method: Method, work: Work, device_type: str = "cpu",
     if work.seen is not None:
         backend()  # measured now, where it was not yet: inside it would be by one thread, on tensors that hold nothing
     try:
-        with _one_thread():
+        with _one_thread(), not_collecting():  # a search in the middle would move when tensors are freed
             stage = Stage(shell, method, work, device_type)
             if whole:
                 taken = stage.step([number for layers in stage.runs for number in layers])

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from tunewise.methods.base import Method
-from tunewise.models.anatomy import context_length, read_anatomy
-from tunewise.models.quantise import of_layers
+from tunewise.models.anatomy import context_length
+from tunewise.models.quantise import layout_of
 from tunewise.planning.correction import Correction
 from tunewise.planning.devices import Device
 from tunewise.planning.recorder import Computed
@@ -69,7 +69,8 @@ class Rehearsals:
 
     def least(self, work: Work) -> int:
         """Bytes of the base's weights below which no method comes; of quantised ones as if all were so."""
-        bits = 4 if of_layers(work.quantise) in ("nf4", "fp4") else 8 if work.quantise else 8 * work.dtype.itemsize
+        form = work.quantise
+        bits = layout_of(self.shell.config, form).bits if form else 8 * work.dtype.itemsize
         return self.shell.n_parameters * bits // 8
 
     def row_seconds(self, method: Method, work: Work) -> float | None:
@@ -109,7 +110,7 @@ class Surface:
 
     def __init__(self, shell: Shell, method: Method, device_type: str, work: Work) -> None:
         self._shell, self._method, self._device_type, self._work = shell, method, device_type, work
-        self._n_virtual = method.virtual_positions(read_anatomy(shell.model))
+        self._n_virtual = method.virtual_positions(shell.anatomy)
         self._made: dict[Work, Rehearsed] = {}
         self.first = self._rehearsed(work)
 

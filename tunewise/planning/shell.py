@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from tunewise.errors import UserError
-from tunewise.models.anatomy import read_anatomy
+from tunewise.models.anatomy import Anatomy, read_anatomy
 from tunewise.models.families import WRITERS, experts_per_token, has_own_head, kind_of
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import load_config
@@ -31,7 +32,11 @@ class Shell:
         """Whether a method that does not act on these kinds and families (`Method.not_on`) does not act on it."""
         return bool({self.kind, self.config.model_type, self.model.config.model_type} & set(not_on))
 
-    @property
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        return read_anatomy(self.model)
+
+    @cached_property
     def n_parameters(self) -> int:
         """Of the base, tied ones once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
@@ -39,7 +44,7 @@ class Shell:
     @property
     def n_active(self) -> int:
         """Of these, as many as one token meets: of each mixture the experts that it is sent to."""
-        experts = [site for site in read_anatomy(self.model).sites if site.n_experts]
+        experts = [site for site in self.anatomy.sites if site.n_experts]
         resting = 0
         for site in {site.module: site for site in experts}.values():
             held = sum(parameter.numel() for parameter in self.model.get_submodule(site.module).parameters())
@@ -58,7 +63,7 @@ def shell_of(name: str, head: TaskHead | None = None) -> Shell:
     head = head or (TaskHead() if kind in WRITERS else TaskHead("classes", ("0", "1")))
     head.configure(config)
     with torch.device("meta"):
-        model = head.auto_class(kind, name).from_config(config)
+        model = head.auto_class(kind, name, config).from_config(config)
     if has_own_head(config):
         output = model.get_output_embeddings()
         output.weight = nn.Parameter(torch.empty_like(output.weight))

@@ -24,13 +24,13 @@ def sibling_of(shell: Shell) -> PreTrainedModel | None:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            made = shell.head.auto_class(shell.kind, shell.name).from_config(narrow(shell.config))
+            made = shell.head.auto_class(shell.kind, shell.name, shell.config).from_config(narrow(shell.config))
             for parameter in made.parameters():
                 if parameter.dim() > 1:  # what enters a module is to be seen in the logits
                     nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, AssertionError):
         return None
-    return made.eval()
+    return (made.float() if made.dtype is torch.float16 else made).eval()  # as no base runs in float16 on a CPU
 
 
 def narrow(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -65,10 +65,22 @@ def narrow(config: PreTrainedConfig) -> PreTrainedConfig:
         number = told.get(name)
         if isinstance(number, list) or (isinstance(number, int) and number >= text.vocab_size):
             setattr(text, name, 0)
+    for name, tower in vars(found).items():
+        if name in ("vision_config", "audio_config") and isinstance(tower, PreTrainedConfig):  # which reads no text
+            _narrow_tower(tower)
     rotation = told.get("rope_parameters")
     if isinstance(rotation, dict) and rotation.get("rope_type") not in (None, "default"):
         text.rope_parameters = {**rotation, "rope_type": "default", "rope_theta": rotation.get("rope_theta", 10_000.0)}
     return found
+
+
+def _narrow_tower(config: PreTrainedConfig) -> None:
+    """Two heads, and the same patches."""
+    widths = dict.fromkeys(("hidden_size", "d_model"), 2 * HEAD_WIDTH) | dict.fromkeys(_INNER_WIDTHS, 2 * HEAD_WIDTH)
+    told = config.to_dict()
+    for name, value in {**widths, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": HEAD_WIDTH}.items():
+        if told.get(name) is not None:
+            setattr(config, name, value)
 
 
 def with_method(sibling: PreTrainedModel, method: Method) -> Tuned | None:

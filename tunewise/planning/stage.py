@@ -25,7 +25,7 @@ from tunewise.engine.trunk_store import Store
 from tunewise.errors import UserError
 from tunewise.methods.attach import Tuned
 from tunewise.methods.base import Method
-from tunewise.methods.reach import added_by, delta_dtype, n_trained, refuse_to_act, selected_by
+from tunewise.methods.reach import added_by, delta_dtype, n_trained, refuse_to_act, selected_by, sites_by_name
 from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
 from tunewise.models.aside import is_large
 from tunewise.models.codes import EightBits
@@ -33,15 +33,16 @@ from tunewise.models.ends import pack_ends
 from tunewise.models.load import Base
 from tunewise.models.packed_shell import pack
 from tunewise.models.plain import packed_paths
-from tunewise.models.quantise import WITH_ENDS, of_layers
+from tunewise.models.quantise import WITH_ENDS, layout_of
 from tunewise.models.weights import frozen_weight
-from tunewise.planning.layers import cut, runs
+from tunewise.planning.layers import cut, hollow, runs
 from tunewise.planning.moments import LOW_PRECISION
 from tunewise.planning.recorder import recording
 from tunewise.planning.rows import unlike_rows
 from tunewise.planning.shell import Shell
 from tunewise.planning.sibling import sibling_of, with_method
 from tunewise.planning.step import Step, Taken
+from tunewise.planning.thinned import thinned
 from tunewise.planning.trunk import TrunkPlan, plan_of, try_trunk, with_bytes
 from tunewise.planning.work import Work
 
@@ -83,7 +84,7 @@ _KNOWN: WeakKeyDictionary[PreTrainedModel, _Known] = WeakKeyDictionary()
 
 def _known(shell: Shell) -> _Known:
     if shell.model not in _KNOWN:
-        found = _KNOWN[shell.model] = _Known(read_anatomy(shell.model), sibling_of(shell))
+        found = _KNOWN[shell.model] = _Known(shell.anatomy, sibling_of(shell))
         if found.sibling is not None:  # tried here, where tensors have numbers
             fuse_as(found.sibling, found.sibling)
             read_as(found.sibling, found.sibling)
@@ -100,7 +101,7 @@ class Stage:
         self._packed = packed_paths(shell.model, _kept(shell)) if work.quantise else []
         refuse_to_act(method, self._anatomy)
         with torch.device("meta"):
-            deltas = dict(method.deltas(self._anatomy))
+            self._deltas = deltas = dict(method.deltas(self._anatomy))
         chosen = selected_by(shell.model, method, self._anatomy)
         selected, n_selected = list(chosen), sum(parameter.numel() for parameter in chosen.values())
         n_added = n_trained(added_by(deltas))
@@ -115,7 +116,7 @@ class Stage:
         )
         name = str(method.configuration())
         if name not in known.tried:
-            known.tried[name] = self._tried()
+            known.tried[name] = self._tried(selected)
         tried = known.tried[name]
         self._objective = minimising(tried.objective, CrossEntropy(work.label_smoothing))
         self.trunk_plan, self._trunk = TrunkPlan(), None
@@ -174,19 +175,28 @@ class Stage:
         passed = {path: arity for path, arity in self._trunk.passed.items() if path in there}
         return replace(self._trunk, model=model, passed=passed)
 
-    def _tried(self) -> _Tried:
-        """With the method on the sibling, where it can be."""
+    def _tried(self, selected: Sequence[str]) -> _Tried:
+        """With the method, which trains these tensors of the base, on the sibling, where it can be."""
         prefix, no_trunk = self._method.prefix_ids(self._anatomy), "it cannot be tried on a narrow base of this kind"
         if self._sibling is None:
             return _Tried(objective_for(self._base(self._shell.model, self._anatomy), prefix), None, no_trunk)
         tuned = with_method(self._sibling, self._method)
-        objective, trunk = self._objective_with(tuned), None
+        with thinned(self._sibling, self._anatomy, self.runs):
+            objective, trunk = self._objective_with(tuned), None
         if tuned is not None:
+            frozen = [layers for layers in self.runs if not self._acts_in(layers[0], selected)]
             try:
-                trunk, no_trunk = try_trunk(tuned, objective)
+                with thinned(self._sibling, self._anatomy, frozen):
+                    trunk, no_trunk = try_trunk(tuned, objective)
             finally:
                 tuned.detach()
         return _Tried(replace(objective, prefix_ids=prefix), trunk, no_trunk)
+
+    def _acts_in(self, layer: int, selected: Sequence[str]) -> bool:
+        """Whether the method adds something to a layer, or trains something of it."""
+        path, sites = f"{self._anatomy.layers[layer]}.", sites_by_name(self._anatomy)
+        added = any(sites[name].layer == layer for name in self._deltas)
+        return added or any(name.startswith(path) for name in selected)
 
     def _objective_with(self, tuned: Tuned | None) -> Any:
         """That of the sibling as it is now; tried once for all methods that add nothing to it."""
@@ -233,7 +243,9 @@ class Stage:
                 module._parameters[name] = new[id(parameter)]
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
-        pack(model, [path for path in self._packed if path in there], of_layers(self._work.quantise), self._work.dtype)
+        if self._packed:
+            layout = layout_of(self._shell.config, self._work.quantise)
+            pack(model, [path for path in self._packed if path in there], layout, self._work.dtype)
         if self._work.quantise in WITH_ENDS:
             pack_ends(model, self._work.dtype, _hollow_codes)
         return model
@@ -243,7 +255,9 @@ class Stage:
         sites = {site.name: site for site in (*anatomy.sites, *anatomy.keys)}
         ends = {site.name: site for site in (anatomy.embedding, anatomy.head) if site is not None}
         there = sites | ends
-        deltas = {name: delta for name, delta in self._method.deltas(self._anatomy).items() if name in there}
+        deltas = hollow({name: delta for name, delta in self._deltas.items() if name in there})
+        if deltas is None:
+            deltas = {name: delta for name, delta in self._method.deltas(self._anatomy).items() if name in there}
         for name, delta in deltas.items():
             delta.bind(partial(frozen_weight, model, there[name]))
         if self._originals_on_disk:

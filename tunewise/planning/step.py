@@ -68,7 +68,7 @@ class Step:
         best = tuned.state() if self._work.keeps_best else {}
         self._note("weights", recorder.present())
         before = recorder.present()
-        optimiser = Moments(tuned.trainable, self._work.optimiser, self._in_parts)
+        optimiser = Moments(tuned.trainable, self._work.optimiser, self._in_parts, self._work.decays)
         self._note("optimiser", recorder.present() - before)
         tuned.model.train()
         if self._work.checkpointing:

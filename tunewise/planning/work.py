@@ -43,6 +43,8 @@ class Work:
     """`train.optimiser`."""
     label_smoothing: float = 0.0
     """`train.label_smoothing`; it takes next to nothing more."""
+    decays: bool = False
+    """Whether `train.weight_decay` is above 0, for which sgd makes one more gradient, of a tensor after the other."""
     keeps_best: bool = False
     """The best state so far is kept, as by a run that looks at dev: beside the present one, unless it is large."""
     seen: Seen | None = None

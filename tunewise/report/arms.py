@@ -13,6 +13,9 @@ from tunewise.report.folders import Run, read_run, read_runs
 from tunewise.stats import Interval, mean_interval
 from tunewise.verdict import Contender, step_of
 
+OF_AN_ARM = {"label", "folder", "seeds"}
+"""What comparison.json says of an arm at least."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -164,10 +167,17 @@ def gather_arms(
 
 
 def comparison_of(root: Path) -> dict[str, Any]:
-    """What comparison.json says of the comparison that was carried out in `root`; {} where none was."""
+    """What comparison.json says of the comparison that was carried out in `root`; {} where none was.
+
+    UserError for a file that does not say which arms there are.
+    """
     path = root / "comparison.json"
-    content = read_json(path) if path.is_file() else {}
-    return content if isinstance(content, dict) else {}
+    found = read_json(path) if path.is_file() else {}
+    content: dict[str, Any] = found if isinstance(found, dict) else {"arms": None}
+    arms = content.get("arms", [])
+    if not (isinstance(arms, list) and all(isinstance(arm, dict) and arm.keys() >= OF_AN_ARM for arm in arms)):
+        raise UserError(f"{path} is damaged: it names no arms", "run the command that made it again, or remove it")
+    return content
 
 
 def arms_of(root: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tunewise.comparison.break_even import BreakEven, between, can_break_even
+from tunewise.break_even import BreakEven, between, can_break_even
 from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report import words
 from tunewise.report.arms import Arm

@@ -75,7 +75,7 @@ def card_text(arms: Sequence[Arm], decision: Decision) -> str:
         by_peft=by_peft,
         writes=base["head"]["kind"] == "lm",
         templates=templates_of(adapter["notes"]),
-        scores=_scores(pick),
+        scores=scores_of(pick),
         metric=words.in_unit(pick.metric),
         qualities={arm.label: words.quality(arm.metric, arm.quality) for arm in arms},
         proofs=proof_table([pick]),
@@ -116,14 +116,14 @@ def _front_matter(pick: Arm, run: Run, adapter: Mapping[str, Any], by_peft: bool
     )
 
 
-def _scores(arm: Arm) -> list[tuple[str, str, str]]:
+def scores_of(arm: Arm) -> list[tuple[str, str, str]]:
     """(metric, mean over the seeds with its interval, the shipped seed's own) of each test metric."""
     shipped = shipped_run(arm).metrics["test"]
     return [
         (
             words.in_unit(name),
             words.quality(name, arm.interval_of(name)),
-            f"{shipped[name]:.{3 if name in LOWER_IS_BETTER else 1}f}",
+            f"{shipped[name]:.{words.digits(name)}f}",
         )
         for name in shipped
         if all(name in run.metrics["test"] for run in arm.runs)
@@ -137,8 +137,9 @@ def _model_name(arm: Arm, run: Run) -> str:
 
 
 def hub_name(name: str) -> str:
-    """A base as the hub knows it; of a folder on disk its name, which says nothing of the machine it lies on."""
-    return words.base_called(name) if Path(name).is_absolute() or Path(name).exists() else name
+    """A base as the hub knows it; of a folder on disk its name, which says nothing of the machine it lies on; "" of
+    none."""
+    return words.base_called(name) if name and (Path(name).is_absolute() or Path(name).exists()) else name
 
 
 def _slug(text: str) -> str:

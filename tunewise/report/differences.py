@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report import words
 from tunewise.report.arms import Arm
 from tunewise.report.protocol import HowCompared
@@ -22,19 +21,20 @@ class Difference:
     name: str
     """As in QLoRA − LoRA."""
     told: str
-    """As in −0.4 [−1.9, +1.1] over 5 seeds, and where answers are right or wrong, the same over the test rows."""
+    """As in −0.4 [−1.9, +1.1] over 5 seeds, and where answers are right or wrong, the same over the test rows: in right
+    answers, or in a metric of one's own that tells of each row."""
     known: str
     """Whether they are equivalent, told apart, both, or neither."""
 
 
 def differences_of(verdict: Verdict, how: HowCompared, *, metric: str) -> list[Difference]:
     """Of each arm less that which it is held against, where both have a result."""
-    digits = 3 if words.of_any_source(metric) in LOWER_IS_BETTER else 1
+    digits = words.digits(metric)
     found = []
     for label, other in how.against.items():
         for pair in verdict.pairs:
             if {pair.first, pair.second} == {label, other}:
-                told = ", ".join([_over_seeds(pair, label, digits), *_over_items(pair, label, how)])
+                told = ", ".join([_over_seeds(pair, label, digits), *_over_items(pair, label, how, metric)])
                 found.append(Difference(f"{label} − {other}", told, _known(pair, verdict)))
     return found
 
@@ -62,15 +62,17 @@ def _over_seeds(pair: Pair, label: str, digits: int) -> str:
     return f"{_between(sign * pair.gap.mean, *ends, digits)} over {pair.gap.n} seeds"
 
 
-def _over_items(pair: Pair, label: str, how: HowCompared) -> list[str]:
-    """In right answers, whatever the metric; seeds of what trains nothing do not scatter, test rows do."""
+def _over_items(pair: Pair, label: str, how: HowCompared, metric: str) -> list[str]:
+    """In right answers, whatever the metric, unless it is one's own; seeds of what trains nothing do not scatter, test
+    rows do."""
     found = how.items.get((pair.first, pair.second))
     if found is None:
         return []
     ends = ("low", "high") if pair.first == label else ("high", "low")
     sign = 1 if pair.first == label else -1
     low, high = (sign * found[end] for end in ends)
-    return [f"right answers {_between(sign * found['gap'], low, high, 1)} over {found['n']} test rows"]
+    of, digits = (words.metric_name(metric), words.digits(metric)) if found.get("by_metric") else ("right answers", 1)
+    return [f"{of} {_between(sign * found['gap'], low, high, digits)} over {found['n']} test rows"]
 
 
 def _between(mean: float, low: float, high: float, digits: int) -> str:

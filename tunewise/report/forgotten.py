@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report import words
 from tunewise.report.arms import Arm
 
@@ -43,7 +42,7 @@ def _looks(arm: Arm) -> list[dict[str, Any]]:
 
 def _row(arm: Arm, looks: Sequence[dict[str, Any]]) -> Forgotten:
     metric, means = looks[0]["metric"], {name: fmean(look[name] for look in looks) for name in MEANS}
-    digits = 3 if metric in LOWER_IS_BETTER else 1
+    digits = words.digits(metric)
     before, after = (f"{means[name]:.{digits}f}" for name in ("base", "tuned"))
     name = "nats per token" if metric == "loss" else words.in_unit(metric)
     return Forgotten(

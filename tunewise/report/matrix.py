@@ -51,7 +51,7 @@ def matrix_of(arms: Sequence[Arm], verdict: Verdict) -> Matrix | None:
 def _cell(row: Arm, column: Arm, verdict: Verdict, levels: Sequence[float]) -> Cell:
     pair = verdict.pair(row.label, column.label)
     gap = pair.gap.mean if pair.first == row.label else -pair.gap.mean
-    digits = 3 if row.metric in LOWER_IS_BETTER else 1
+    digits = words.digits(row.metric)
     strength = sum(pair.p_holm < level for level in levels)
     is_higher = gap > 0
     return Cell(

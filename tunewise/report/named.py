@@ -35,9 +35,10 @@ def named(targets: Sequence[Path]) -> dict[str, Named]:
         if holds_runs(target):
             each = {arm.label: Named(arm.middle.folder, arm) for arm in read_arms(target)}
         else:
-            each = {target.resolve().name: Named(target)}  # of . too
+            # of . and .. too
+            each = {target.name if target.name not in ("", "..") else target.resolve().name: Named(target)}
         for name, one in each.items():
-            own = str(one.folder.resolve()) if name == BASE else name
+            own = str(one.folder.absolute()) if name == BASE else name
             found[own if own not in found else str(one.folder)] = one
     return found
 

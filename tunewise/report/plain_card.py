@@ -8,6 +8,7 @@ from huggingface_hub import ModelCardData
 
 from tunewise import files
 from tunewise.adapter_folders import CARD, PEFT_CONFIG, base_named, card_of
+from tunewise.errors import UserError
 from tunewise.hub import apart
 from tunewise.report.card import PIPELINES, hub_name, templates_of
 from tunewise.report.templating import template
@@ -52,7 +53,8 @@ def adapter_card(folder: Path, name: str) -> str:
 def model_card(folder: Path, name: str) -> str:
     """The card of the model in `folder`, called `name`: what `adapter merge` or `quantize` wrote, or any other."""
     config = files.read_json(folder / "config.json")
-    assert isinstance(config, dict), folder
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.json'} describes no model", "write it again: model.save_pretrained(FOLDER)")
     architecture = (config.get("architectures") or ["CausalLM"])[0]
     end = next((end for end in TASK_CLASSES if architecture.endswith(end)), "CausalLM")
     base, relation, what = _made_from(folder)

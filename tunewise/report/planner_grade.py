@@ -12,7 +12,7 @@ from tunewise.methods import parse_method
 from tunewise.planning.shell import shell_of
 from tunewise.report.folders import Run, read_runs
 from tunewise.report.proof_table import NAMES
-from tunewise.run.planned import SHORT, foretold
+from tunewise.run.planned import SHORT, TIME, foretold
 from tunewise.run.trained_on import TrainedOn
 
 HARD = ("train_memory_bytes", "train_seconds")
@@ -60,7 +60,7 @@ class PlannerGrade:
     n_planned_now: int
     """Runs that were too short to wait for the planner, which has planned them now."""
     left_out: Mapping[str, int]
-    """Reason -> runs whose memory and time are not graded."""
+    """What of a run is not graded, and why -> such runs: "memory and time: 3 runs shared its batches, ..."."""
 
     def by_quantity(self) -> list[Graded]:
         return [_graded(each, "", self.points) for each in NAMES if any(p.quantity == each for p in self.points)]
@@ -105,7 +105,7 @@ def grade(folders: Sequence[Path]) -> PlannerGrade:
             told, reason = _planned_now(run)
             plan, n_planned_now = {**plan, **told}, n_planned_now + bool(told)
         if reason:
-            left_out[reason] += 1
+            left_out[f"{'memory' if plan.get(TIME) else 'memory and time'}: {reason}"] += 1
         points += _points(run, plan)
     if not n_runs:
         where = ", ".join(map(str, folders))

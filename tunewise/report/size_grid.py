@@ -15,7 +15,6 @@ from rich.text import Text
 
 from tunewise import files
 from tunewise.comparison.icl_vs_ft import FINE_TUNED, IN_CONTEXT
-from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report import figure, words
 from tunewise.report.figure import GRID, INK, QUIET, SERIES, as_written, subplots, svg
 from tunewise.report.templating import template
@@ -31,7 +30,7 @@ Found = Mapping[str, Any]  # the content of icl-vs-ft.json
 
 def difference(cell: Found, metric: str, alpha: float) -> str:
     """+3.1, with a true minus sign, and a mark where only the uncorrected p is below alpha."""
-    digits = 3 if metric in LOWER_IS_BETTER else 1
+    digits = words.digits(metric)
     told = f"{cell['difference']:+.{digits}f}".replace("-", "−")
     return told + (ALONE if cell["better"] is None and cell["p"] < alpha else "")
 

@@ -4,7 +4,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from tunewise.report import words
 
-FILTERS = ("average", "cell", "count", "duration", "signed", "size", "spaced", "unbroken")
+FILTERS = ("average", "cell", "count", "duration", "quoted", "signed", "size", "spaced", "unbroken")
 """Functions of `words` that templates call."""
 
 

@@ -1,10 +1,12 @@
 """Numbers as a reader wants them: percent, bytes, seconds, counts."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from tunewise.directions import LOWER, LOWER_IS_BETTER
+from tunewise.hub import apart
 from tunewise.stats import Interval
 
 PERCENT = (  # scores are 0 to 100 throughout
@@ -40,9 +42,13 @@ def metric_name(metric: str) -> str:
 
 def quality(metric: str, interval: Interval) -> str:
     """91.2 ± 1.3, or only the mean where one seed allows no interval."""
-    digits = 3 if of_any_source(metric) in LOWER_IS_BETTER else 1
-    mean = f"{interval.mean:.{digits}f}"
-    return f"{mean} ± {interval.half_width:.{digits}f}" if interval.n > 1 else mean
+    mean = f"{interval.mean:.{digits(metric)}f}"
+    return f"{mean} ± {interval.half_width:.{digits(metric)}f}" if interval.n > 1 else mean
+
+
+def digits(metric: str) -> int:
+    """Decimals of its scores: what is better the lower it is, such as a loss, is small."""
+    return 3 if of_any_source(metric) in LOWER_IS_BETTER else 1
 
 
 def unit(metric: str) -> str:
@@ -124,9 +130,15 @@ def spaced(name: str) -> str:
 
 
 def base_called(name: str) -> str:
-    """The last part of a base's path or hub name; with the folder before it where that tells no base from another."""
-    *before, last = Path(name).parts
+    """The last part of a base's path, or of its hub name without a revision; with the folder before it where that
+    tells no base from another."""
+    *before, last = Path(apart(name)[0]).parts
     return f"{before[-1]}/{last}" if before and last.lower() in NAMELESS else last
+
+
+def quoted(text: str) -> str:
+    """A text as it stands in Python code."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def cell(text: str) -> str:

@@ -6,6 +6,7 @@ from tunewise.run.adapters import combine_adapters, compare_adapters, merge_adap
 from tunewise.run.carry_out import add_reload_proof, run, train
 from tunewise.run.dial import dial_adapter
 from tunewise.run.examined import examine_data, refuse_unfit
+from tunewise.run.going_on import going_on
 from tunewise.run.measure import evaluate, evaluate_with_harness
 from tunewise.run.mixing_table import mixing_table
 from tunewise.run.prepare import Bases, Loading, base_of
@@ -33,6 +34,7 @@ __all__ = [
     "evaluate_with_harness",
     "examine_data",
     "failed_proofs",
+    "going_on",
     "in_columns",
     "is_done",
     "merge_adapter",

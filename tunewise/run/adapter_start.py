@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewise import files
+from tunewise.adapter_folders import refuse_loss
 from tunewise.errors import UserError, unknown
 from tunewise.methods import parse_method
 from tunewise.methods.attach import attach
@@ -36,6 +37,7 @@ def start_adapter(
     if by not in WAYS:
         raise unknown("way to quantise around an adapter", by, WAYS)
     check_format(format)
+    refuse_loss(out, [model])
     if turns < 1:
         raise UserError(f"{turns} turns quantise nothing", "--turns 1, or the 5 of the paper")
     chosen = parse_method(method)

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tunewise import files
+from tunewise.adapter_folders import refuse_loss
 from tunewise.errors import UserError
 from tunewise.methods.arithmetic import change_of, combine, extract_lora
 from tunewise.methods.attach import Tuned, attach
@@ -36,8 +37,9 @@ def combine_adapters(
 
     Without a rank a linear sum keeps all it needs to be exact. Returns the folder, the method, and by how much the
     LoRA misses the sum: the largest relative error of a site, in Frobenius norms. Raises UserError for adapters whose
-    change is no change of linear sites, and where ties or dare are given no rank.
+    change is no change of linear sites, where ties or dare are given no rank, and where `out` is one of them.
     """
+    refuse_loss(out, adapters)
     changes = [_change(base, Path(folder)) for folder in adapters]
     total = combine(changes, weights, how, density=density, seed=seed)
     if rank is None and how != "linear":

@@ -11,19 +11,21 @@ from tunewise.errors import UserError
 from tunewise.methods.attach import Tuned, attach
 from tunewise.methods.base import Method
 from tunewise.methods.reparam.adalora import AdaLoRA
+from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter
 from tunewise.models.load import Base
 from tunewise.run.recipe import Recipe
+from tunewise.training.proofs import is_out_of_memory
 
 
 def begun(recipe: Recipe, base: Base, losses: Callable[[], Iterable[Tensor]]) -> Tuned:
     """The base with the recipe's method on it, or with the adapter that the recipe goes on from.
 
     `losses` are those of `attach`. UserError where the adapter is of another method than the recipe's, and where it
-    cannot be trained further.
+    cannot be trained further, where the method trains nothing, and where it does not fit into memory.
     """
     if not recipe.adapter:
-        return attach(base.model, recipe.method, tokenizer=base.tokenizer, losses=losses, seed=recipe.seed)
+        return _attached(recipe, base, losses)
     folder = find_adapter(recipe.adapter)
     tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer, base_fingerprint=base.fingerprint)
     try:
@@ -31,6 +33,24 @@ def begun(recipe: Recipe, base: Base, losses: Callable[[], Iterable[Tensor]]) ->
     except UserError:
         tuned.detach()
         raise
+    return tuned
+
+
+def _attached(recipe: Recipe, base: Base, losses: Callable[[], Iterable[Tensor]]) -> Tuned:
+    method = recipe.method
+    try:
+        tuned = attach(base.model, method, tokenizer=base.tokenizer, losses=losses, seed=recipe.seed)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        told = f"{method.name} does not fit into memory beside {base.name}"
+        raise UserError(told, f"make it smaller: {' '.join(_words(method))}") from error
+    if not (tuned.n_trainable or isinstance(method, Frozen)):
+        tuned.detach()
+        raise UserError(
+            f"{method.name} trains nothing of {base.name}: {' '.join(_words(method))}",
+            "leave out the fields that choose its places, or take method=frozen",
+        )
     return tuned
 
 

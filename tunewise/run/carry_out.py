@@ -42,6 +42,8 @@ from tunewise.run.class_weights import check_loss, weighed
 from tunewise.run.dial import DIAL, measure_dial
 from tunewise.run.examined import refuse_unfit
 from tunewise.run.forgetting import RETENTION, check_suite, forgotten
+from tunewise.run.going_on import going_on
+from tunewise.run.kept import ASKED, kept, shown
 from tunewise.run.longest_batch import longest_batch_fits
 from tunewise.run.planned import planned
 from tunewise.run.prepare import drawn, fields_of, load_for
@@ -84,11 +86,14 @@ def run(
     out = Path(out)
     digest = record.digest_of(recipe)
     finished = record.finished(recipe, out, digest)
-    if finished is not None:
+    if finished is not None and not record.base_is_newer(recipe, out):
         return finished
     check_optimiser(recipe.train)
     check_report_to(recipe.train)
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
+    if finished is not None:
+        record.refuse_another_base(out, base)
+        return finished
     peak = Peak(base.model.device)
     with record.alone(out):
         carried = Run(recipe, out, base, drawn(task, recipe))
@@ -120,8 +125,8 @@ def done(out: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
 def train(
     data: Data,
     *,
-    model: str | Base = "tiny",
-    method: str | Mapping[str, Any] = "lora",
+    model: str | Base | None = None,
+    method: str | Mapping[str, Any] | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -130,12 +135,15 @@ def train(
 ) -> dict[str, Any]:
     """`tunewise train`: one run, into `out` or runs/<task>/<method>-<hash>/seed<k>; its metrics and its folder.
 
-    `model` is a name, or what `load_base` returned, which is reused. `overrides` holds dotted fields,
+    `model` is a name, or what `load_base` returned, which is reused; it and `method` are `tiny` and `lora` where
+    nothing is said, or those of the adapter that the run goes on from. `overrides` holds dotted fields,
     {"train.learning_rate": 2e-4, "data.train": 500}. UserError where the data doctor finds errors, unless they are to
     be ignored.
     """
-    fields, base = fields_of(model)
-    recipe = build_recipe({**fields, "data": data, "method": method, "seed": seed}, overrides)
+    fields, base = ({}, None) if model is None else fields_of(model)
+    said = {**fields, "data": data, "seed": seed, "adapter": (overrides or {}).get("adapter", "")}
+    said |= {} if method is None else {"method": method}
+    recipe = build_recipe({"model": "tiny", "method": "lora", **going_on(said)}, overrides)
     folder = run_folder(recipe) if out is None else Path(out)
     if not (ignore_findings or record.is_done(folder)):
         refuse_unfit([recipe])
@@ -222,7 +230,7 @@ class Run:
 
     def begin(self, digest: str, *, beside_others: bool = False) -> None:
         """The first files, and the proofs before training, which is alone or `beside_others` in one batch."""
-        record.refuse_changed(self.recipe, self.out, digest)
+        record.refuse_changed(self.recipe, self.out, digest, self.base)
         self.tuned.model.eval()
         check_suite(self.recipe, self.base)
         self.answers.begin()
@@ -241,6 +249,9 @@ class Run:
         files.write_text(self.out / record.RECIPE, dump_yaml(self.recipe))
         files.write_json(self.out / record.ENVIRONMENT, record.environment(self.base, digest))
         files.write_json(self.out / record.LEDGER, self._accounts(ledger))
+        if not self.tuned.n_trainable:  # an adapter holds the same
+            demonstrations = shown(self.task, self.recipe.in_context, self.recipe.seed)
+            files.write_json(self.out / ASKED, {**kept(self.task, self.tokenizer), "demonstrations": demonstrations})
         if self.rows:
             criterion = CrossEntropy(self.recipe.train.label_smoothing, self.weighing.classes)
             objective = minimising(self.objective, criterion)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewise import files
+from tunewise.adapter_folders import refuse_loss
 from tunewise.data.task import Task
 from tunewise.directions import LOWER_IS_BETTER
 from tunewise.errors import UserError
@@ -173,12 +174,14 @@ def dial_adapter(
     """`tunewise adapter dial`: a finished run, or an adapter folder, at `points` λ; the content of dial.json.
 
     Written into the run folder. With `save` an adapter goes there that loads at the chosen λ. UserError where there is
-    no adapter, and as `measure_dial`.
+    no adapter, where `save` is that adapter, and as `measure_dial`.
     """
     place = Path(target)
     found = asked_of(place, model, data, {})
     if found.adapter is None:
         raise UserError(f"{target} trained nothing", "give a run, or the folder of an adapter")
+    if save is not None:
+        refuse_loss(save, [found.adapter])
     fields = {**found.recipe.model_dump(mode="json"), "dial": {"points": points, "keep": keep}}
     recipe = Recipe.model_validate(fields)
     if not recipe.dial.points:

@@ -17,6 +17,7 @@ from tunewise.models.families import NOT_IN_16_BITS, VISION, kind_of
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import load_config, load_tokenizer
 from tunewise.models.precision import choose_dtype
+from tunewise.models.quantise import format_to_be
 from tunewise.planning.alternatives import OTHER_METHODS
 from tunewise.planning.base_plan import Plan
 from tunewise.planning.devices import Device, device_named
@@ -170,10 +171,11 @@ def _steps(recipe: Recipe, shell: Shell, device: Device, lengths: RowLengths | N
         tokens=longest,
         labels=labels,
         dtype=dtype,
-        quantise=recipe.quantise,
+        quantise=format_to_be(shell.config, recipe.quantise),
         checkpointing=train.checkpointing,
         optimiser=train.optimiser,
         label_smoothing=train.label_smoothing,
+        decays=train.weight_decay > 0,
         keeps_best=train.evaluate_every is not None,
         seen=_seen(recipe, *of_rows),
     )

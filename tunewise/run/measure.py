@@ -11,6 +11,7 @@ from tunewise import files
 from tunewise.adapter_folders import CARD, base_named, card_of, find_adapter
 from tunewise.config import parse, read_yaml
 from tunewise.data.examples import Example
+from tunewise.data.found import find
 from tunewise.data.in_memory import Data
 from tunewise.data.task import Task
 from tunewise.errors import UserError, no_adapter_yet, unknown
@@ -22,6 +23,7 @@ from tunewise.evaluation.serving import cost_of_a_query
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter, read_card
 from tunewise.models.load import Base, load_base
+from tunewise.run.kept import DRAWS, Kept, kept_in
 from tunewise.run.prepare import drawn, fields_of, load_for
 from tunewise.run.recipe import Recipe, build_recipe
 from tunewise.run.record import ADAPTER, PREDICTIONS, RECIPE
@@ -49,10 +51,13 @@ def evaluate(
     evaluation reads: {"seed": 1, "generation.do_sample": True, "quantise": "nf4"}.
     With `out`, predictions.jsonl and evaluation.json are written there.
     """
+    _refuse_counts(shots, limit)
     fields, held = ({}, None) if model is None else fields_of(model)
     overrides = {**{name: value for name, value in fields.items() if name != "model"}, **(overrides or {})}
     asked = asked_of(None if target is None else Path(target), fields.get("model"), data, overrides)
     recipe = asked.recipe
+    if target is not None:
+        find_rows(recipe, str(target))
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, held)
     task = drawn(task, recipe)
     shots = recipe.in_context.shots if shots is None else shots
@@ -87,6 +92,27 @@ def evaluate(
     return summary
 
 
+def find_rows(recipe: Recipe, target: str) -> None:
+    """UserError where a file of rows is not there, as in a copy of a run on another machine."""
+    for name, each in recipe.data.each.items():
+        try:
+            find(each.path)
+        except UserError as error:
+            field = f"data.mixture.sources.{name}.path" if name else "data.path"
+            raise UserError(
+                f"{error.message}, whose rows {target} is asked",
+                f"say where they lie, {field}=FILE, or give others: --data FILE",
+            ) from None
+
+
+def _refuse_counts(shots: int | None, limit: int | None) -> None:
+    """UserError for numbers of rows that are none."""
+    if shots is not None and shots < 0:
+        raise UserError(f"shots={shots} are no demonstrations", "give 0, or how many of the training rows to show")
+    if limit is not None and limit < 1:
+        raise UserError(f"limit={limit} leaves no row to ask", "give 1 or more, or leave it out")
+
+
 def _examples(task: Task, split: str, shots: int, limit: int | None) -> list[Example]:
     """The rows of a split, or of all, that are asked: at most so many, of a mixture of each source."""
     splits = {"train": [task.train], "dev": [task.dev], "test": [task.test], "all": [task.train, task.dev, task.test]}
@@ -117,6 +143,7 @@ def evaluate_with_harness(
 
     `tasks_folder` holds task files of one's own. With `out`, predictions.jsonl and evaluation.json are written there.
     """
+    _refuse_counts(shots, limit)
     asked = asked_of(None if target is None else Path(target), model, f"harness:{','.join(tasks)}", overrides or {})
     recipe = asked.recipe
     base = load_base(recipe.model, recipe.dtype, quantise=recipe.quantise)
@@ -154,6 +181,8 @@ class Asked:
 
     recipe: Recipe
     adapter: Path | None
+    kept: Kept | None = None
+    """How its task is asked, where that is known without the task's rows and nothing else is wanted."""
 
 
 def asked_of(target: Path | None, model: str | None, data: Data | None, overrides: Mapping[str, Any]) -> Asked:
@@ -170,7 +199,8 @@ def asked_of(target: Path | None, model: str | None, data: Data | None, override
             raise no_adapter_yet(target)
         # metrics that are named anew are not those that the folder names
         named = fields["data"] | ({"metrics": None} if "data.metrics" in overrides else {})
-        return Asked(build_recipe({**fields, **({"data": without(named)} | given)}, overrides), adapter)
+        recipe = build_recipe({**fields, **({"data": without(named)} | given)}, overrides)
+        return Asked(recipe, adapter, _kept(target, adapter, recipe, [*given, *overrides]))
     if target is None:
         if model is None or data is None:
             raise UserError(
@@ -186,4 +216,12 @@ def asked_of(target: Path | None, model: str | None, data: Data | None, override
             raise UserError(f"{target} does not say which {of_what} it belongs to", f"add {wanted}")
     fields |= {"dtype": card.get("dtype", "auto"), "head": card["notes"].get("head", "auto")}
     fields |= {"quantise": card["base"].get("quantise", ""), "method": "frozen"}
-    return Asked(build_recipe(fields, overrides), target)
+    recipe = build_recipe(fields, overrides)
+    return Asked(recipe, target, _kept(None, target, recipe, [*given, *overrides]))
+
+
+def _kept(run: Path | None, adapter: Path | None, recipe: Recipe, said: Sequence[str]) -> Kept | None:
+    """How the task is asked as these folders have it; None where these fields that were `said` want it otherwise."""
+    otherwise = any(name.partition(".")[0] == "data" for name in said)
+    others = recipe.in_context.shots and any(name in DRAWS for name in said)
+    return None if otherwise or others else kept_in(run, adapter)

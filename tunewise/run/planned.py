@@ -17,7 +17,7 @@ from tunewise.planning.rehearsal import rehearse
 from tunewise.planning.seconds import step_seconds
 from tunewise.planning.shell import Shell, shell_of
 from tunewise.run.recipe import Recipe
-from tunewise.run.trained_on import TrainedOn, trained_on
+from tunewise.run.trained_on import TrainedOn, from_trunk, trained_on
 from tunewise.training.lane import FitResult
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ LEAST_SECONDS = 40.0
 """A training that is shorter is not kept waiting for two rehearsals, a second each."""
 SHORT = f"its training took less than {LEAST_SECONDS:.0f} s, and was not to wait for the planner"
 """The one reason that is none to leave the run out later: `tunewise plan --grade` plans it."""
+RESUMED = "it went on from a checkpoint"
+"""Its time is that of all its steps, and its memory that of the last of them."""
 
 
 def planned(
@@ -41,21 +43,26 @@ def planned(
     """For metrics.json: what was `planned`, each figure under the name that its measurement has, and how many bytes
     training took at its peak, beside nothing else, which nothing else measures.
 
-    Of memory and time nothing is planned where the run was none that a plan is made for: `left_out` tells the reason.
+    Of memory and time nothing is planned where the run was none that a plan is made for, and of one that went on from a
+    checkpoint time alone: `left_out` tells the reason.
     """
     if result is None:
         return {"planned": None, MEMORY: None}
     shell, trained = shell_of(base.name, base.head), trained_on(base, recipe, rows, sources)
+    if trunk["cached"]:
+        trained = from_trunk(trained, rows)
     shell.model.to(base.dtype)  # in which trained tensors of the base are saved
     counted = count_on(shell, recipe.method)
-    reason = _why_not(result, trunk) or (SHORT if result.seconds < LEAST_SECONDS else "")
+    reason = _why_not(result, trunk, len(rows)) or (SHORT if result.seconds < LEAST_SECONDS else "")
     told: dict[str, Any] = {}
-    if not reason:
+    if reason in ("", RESUMED):
         try:
             told = foretold(shell, recipe.method, trained)
         except Exception as error:  # whatever it is: a run that is done is not lost to what was thought of it before
             reason = f"the planner fails on it: {type(error).__name__}: {error}"
             logger.warning("%s", reason)
+    if reason == RESUMED:
+        told.pop(MEMORY, None)
     sizes = {"n_trainable": counted.n_trainable, "adapter_bytes": counted.adapter_bytes}
     memory = None if result.own_bytes is None or result.lanes > 1 else result.own_bytes + tuned.held_bytes
     return {
@@ -71,19 +78,20 @@ def foretold(shell: Shell, method: Method, trained: TrainedOn) -> dict[str, Any]
     mean = at_length(longest, max(1, round(trained.mean_tokens)))
     at_most = rehearse(shell, method, longest, device.type)
     on_average = at_most if mean == longest else rehearse(shell, method, mean, device.type)
-    seconds = step_seconds(on_average, device)
-    return {
-        MEMORY: in_warm_process(at_most.memory).total,
-        TIME: None if seconds is None else round(seconds / mean.rows * trained.n_rows, 3),
-    }
+    seconds, once = step_seconds(on_average, device), step_seconds(on_average.trunk_pass, device)
+    taken = None
+    if seconds is not None and once is not None:
+        n_once = 0 if longest.seen is None else longest.seen.rows  # through the frozen layers
+        taken = round((seconds * trained.n_rows + once * n_once) / mean.rows, 3)
+    return {MEMORY: in_warm_process(at_most.memory).total, TIME: taken}
 
 
-def _why_not(result: FitResult, trunk: Mapping[str, Any]) -> str:
+def _why_not(result: FitResult, trunk: Mapping[str, Any], n_rows: int) -> str:
     """Why memory and time are not those that a plan is about; "" where they are."""
     if result.lanes > 1:
         return f"{result.lanes} runs shared its batches, and their memory"
     if result.resumed_from:
-        return "it went on from a checkpoint"
-    if trunk["cached"]:
-        return f"what left its {trunk['layers']} frozen layers was kept"
+        return RESUMED
+    if trunk["cached"] and trunk["n_computed"] < n_rows / 2:
+        return f"what left its {trunk['layers']} frozen layers had been kept by an earlier run"
     return ""

@@ -25,6 +25,7 @@ from tunewise.models.families import ENCODER_DECODER, VISION, WRITERS, kind_of
 from tunewise.models.fingerprint import of_chat_template, of_cutting
 from tunewise.models.heads import HeadChoice, HeadKind, TaskHead
 from tunewise.models.load import Base, load_base, load_config, load_tokenizer
+from tunewise.run.kept import Kept, task_kept
 from tunewise.run.recipe import Recipe
 from tunewise.run.record import data_digest
 
@@ -72,14 +73,15 @@ def load_for(
     head: HeadChoice = "auto",
     quantise: str = "",
     base: Base | None = None,
+    kept: Kept | None = None,
 ) -> tuple[Base, Task]:
-    """The base and the task; `base` itself where it has the head that this task wants.
+    """The base and the task, or what was `kept` of it; `base` itself where it has the head that this task wants.
 
     The data is read first: what is wrong with it is told before a large model is loaded.
     """
     kind = kind_of(load_config(model)) if base is None else base.anatomy.kind
     tokenizer = base.tokenizer if base is not None else None if kind == VISION else load_tokenizer(model)
-    task = task_of(data, tokenizer)
+    task = task_of(data, tokenizer) if kept is None else task_kept(kept, data.path, tokenizer)
     for each in task.each.values():
         assert each.kind != MIXTURE
         check_own(each.metrics)
@@ -109,6 +111,13 @@ def task_of(data: DataConfig, tokenizer: PreTrainedTokenizerBase | None) -> Task
     while len(_TASKS) > N_TASKS:
         _TASKS.popitem(last=False)
     return task
+
+
+def task_asked(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None, kept: Kept | None) -> Task:
+    """The task as the run of this recipe has it, or what was `kept` of it."""
+    return (
+        drawn(task_of(recipe.data, tokenizer), recipe) if kept is None else task_kept(kept, recipe.data.path, tokenizer)
+    )
 
 
 def drawn(task: Task, recipe: Recipe) -> Task:

@@ -16,6 +16,7 @@ from tunewise.data.config import DataConfig
 from tunewise.data.in_memory import data_fields
 from tunewise.data.out_of_domain import OutOfDomainConfig
 from tunewise.data.sources import name_of
+from tunewise.elsewhere import ELSEWHERE
 from tunewise.errors import UserError
 from tunewise.evaluation.config import DialConfig, GenerationConfig, RetentionTask
 from tunewise.evaluation.evaluate import Asking
@@ -57,7 +58,7 @@ class Recipe(Strict):
     adapter: str = ""
     """A run or adapter folder, ours or peft's, or one on the hub, that training goes on from, not from a new start."""
     train: TrainConfig = Field(default_factory=TrainConfig)
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**63), lt=2**63)
     """Initialisation, data order, few-shot sample, demonstrations, tokens that are drawn."""
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
     retention: Literal["auto"] | tuple[RetentionTask, ...] = "auto"
@@ -67,7 +68,7 @@ class Recipe(Strict):
     @model_validator(mode="before")
     @classmethod
     def _inner_fields_have_their_section(cls, data: Any) -> Any:
-        """`r=4` or `learning_rate=1e-4` alone, as peft and Trainer name them: say where they belong."""
+        """`r=4` or `learning_rate=1e-4` alone, as peft and Trainer name them, or train.seed=1: where they belong."""
         if isinstance(data, Mapping):
             chosen = data.get("method")
             name = chosen.get("name") if isinstance(chosen, Mapping) else chosen
@@ -76,13 +77,11 @@ class Recipe(Strict):
                 "train": TrainConfig,
             }
             sections["data"], sections["generation"] = DataConfig, GenerationConfig
-            lost = [
-                (key, f"{section}.{field}={value}")
-                for key, value in data.items()
-                if key not in cls.model_fields
-                for section, fields in sections.items()
-                if fields and (field := field_named(fields, key))
-            ]
+            lost = [(key, place) for key, value in data.items() for place in _places(sections, "", key, value)]
+            for section in sections:
+                inner = data.get(section)
+                for key, value in inner.items() if isinstance(inner, Mapping) else ():
+                    lost += [(f"{section}.{key}", place) for place in _places(sections, section, str(key), value)]
             if lost:
                 names = ", ".join(dict.fromkeys(key for key, _ in lost))
                 raise UserError(f"no field named {names}", f"write {' '.join(place for _, place in lost)}")
@@ -150,6 +149,21 @@ class Recipe(Strict):
         writes = self.model == "tiny" and self.head != "classifier"
         trained = [each.path for each in self.data.each.values()]
         return tuple(each for each in OF_TINY if each.data.path not in trained) if writes else ()
+
+
+def _places(sections: Mapping[str, type[BaseModel] | None], here: str, key: str, value: object) -> list[str]:
+    """What to type for a field that has no such name in the section `here`, and has it elsewhere."""
+    own = Recipe if not here else sections[here]
+    if own is None or field_named(own, key) or (here == "method" and key == "name"):
+        return []
+    if here and key in Recipe.model_fields:
+        return [f"{key}={value}"]
+    others = ((name, fields) for name, fields in sections.items() if name != here and fields is not None)
+    places = [f"{name}.{field}={value}" for name, fields in others if (field := field_named(fields, key))]
+    if places or key in ELSEWHERE:
+        return places
+    methods = ((name, field_named(method, key)) for name, method in METHODS.items())
+    return next(([f"method={name} method.{field}={value}"] for name, field in methods if field), [])
 
 
 def build_recipe(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:

@@ -81,6 +81,32 @@ def finished(recipe: Recipe, out: Path, digest: str) -> dict[str, Any] | None:
     return mapping(out / METRICS)
 
 
+def base_is_newer(recipe: Recipe, out: Path) -> bool:
+    """Whether a file of the base, where that is a folder, was written or copied after the run in `out` began.
+
+    Only then can a run here have been on another base; who wants to know has to load it.
+    """
+    folder, begun = Path(recipe.model), out / ENVIRONMENT
+    if not (folder.is_dir() and begun.is_file()):
+        return False
+    began = begun.stat().st_mtime_ns
+    return any(max(file.stat().st_mtime_ns, file.stat().st_ctime_ns) > began for file in [folder, *folder.glob("*")])
+
+
+def refuse_another_base(out: Path, base: Base) -> None:
+    """UserError where the run in `out` was on other weights than those of `base`, which is loaded as it asks.
+
+    Quantised weights are not looked at, which machines may round unlike, nor those in another precision, in which a
+    new classifier is drawn otherwise.
+    """
+    told = mapping(out / ENVIRONMENT)
+    there = (told.get("base") or {}).get("fingerprint") if told.get("dtype") == dtype_of(base) else None
+    if there and not base.quantise and there != base.fingerprint:
+        raise UserError(
+            f"the base {base.name} has changed since {out} was made", "give another --out, or remove that folder"
+        )
+
+
 def another(there: Recipe, recipe: Recipe, out: Path) -> UserError:
     """The error for a folder that holds the run of another recipe; to be raised by the caller."""
     was, asked = dict(dotted(there.model_dump(mode="json"))), dict(dotted(recipe.model_dump(mode="json")))
@@ -97,11 +123,14 @@ def _inline(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def refuse_changed(recipe: Recipe, out: Path, digest: str) -> None:
-    """UserError where an unfinished run would go on from a checkpoint on other data than it began with."""
-    begun = out / ENVIRONMENT
-    if any((out / CHECKPOINTS).glob("step-*")) and begun.is_file() and mapping(begun).get("data_sha256") != digest:
+def refuse_changed(recipe: Recipe, out: Path, digest: str, base: Base) -> None:
+    """UserError where an unfinished run would go on from a checkpoint on other data, or another base, than it began
+    with."""
+    if not (any((out / CHECKPOINTS).glob("step-*")) and (out / ENVIRONMENT).is_file()):
+        return
+    if mapping(out / ENVIRONMENT).get("data_sha256") != digest:
         raise changed_since(recipe, out)
+    refuse_another_base(out, base)
 
 
 def changed_since(recipe: Recipe, out: Path) -> UserError:
@@ -189,6 +218,11 @@ def _files_of(data: DataConfig) -> list[_File]:
     return [*found, *(file for each in replayed for file in _files_of(each))]
 
 
+def dtype_of(base: Base) -> str:
+    """As it is written."""
+    return str(base.dtype).removeprefix("torch.")
+
+
 def environment(base: Base, digest: str) -> dict[str, Any]:
     """Versions, machine, and fingerprints of what was loaded."""
     device = base.model.device
@@ -199,7 +233,7 @@ def environment(base: Base, digest: str) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "dtype": str(base.dtype).removeprefix("torch."),
+        "dtype": dtype_of(base),
         "base": {
             "name": base.name,
             "fingerprint": base.fingerprint,

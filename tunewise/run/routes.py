@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunewise import files
+from tunewise.adapter_folders import refuse_loss
 from tunewise.data.encode import Encoded
 from tunewise.data.examples import Example
 from tunewise.data.task import Task
@@ -74,7 +75,9 @@ def merge_by(
     base: Base, folder: str | Path, route: Route, out: str | Path, *, data: str | None = None, limit: int = N_ROWS
 ) -> dict[str, Any]:
     """Merge the adapter in `folder` by this route into the model folder `out`; what `weigh_routes` finds of it is
-    returned, and stands in its merge.json. Raises UserError where the route cannot be taken."""
+    returned, and stands in its merge.json. Raises UserError where the route cannot be taken, and where `out` is the
+    adapter itself."""
+    refuse_loss(out, [folder])
     with files.folder(out) as new, _attached(base, Path(folder), data, limit) as attached:
         merged, without = merged_by(base, attached.tuned, route), attached.without()
         found = {ATTACHED: attached.weighed(ATTACHED, without), route: attached.dense(merged)}

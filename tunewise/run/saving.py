@@ -3,19 +3,17 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from tunewise.data.encode import end_ids
-from tunewise.data.streamed import witnesses_of
 from tunewise.data.task import Task
 from tunewise.methods.attach import Tuned
 from tunewise.methods.store import read_card, save_adapter
 from tunewise.models.load import Base
 from tunewise.run import record
+from tunewise.run.kept import kept
 from tunewise.run.recipe import Recipe
 from tunewise.training.proofs import Proof, at_most
 
@@ -57,24 +55,11 @@ class Saving:
     def _notes(self) -> dict[str, object]:
         """What serving has to know: how the prompts were written that this adapter was trained on."""
         tokenizer, each = self.base.tokenizer, self.task.each if self.task.mixture else {}
-        of_each = {name: _asked(task, tokenizer) for name, task in each.items()}
+        of_each = {name: kept(task, tokenizer) for name, task in each.items()}
         return {
             "task": self.task.name,
-            **_asked(self.task, tokenizer),
+            **kept(self.task, tokenizer),
             **({"sources": of_each} if of_each else {}),
             "head": self.recipe.head,
             "data": self.recipe.data.model_copy(update={"replay": ()}).model_dump(mode="json"),
         }
-
-
-def _asked(task: Task, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, object]:
-    """How a task is asked and answered; of conversations the template, and the ids that end an answer."""
-    told = {
-        "kind": task.kind,
-        "template": asdict(task.template),
-        "labels": list(task.labels),
-        "separator": task.separator,
-    }
-    if task.chat is None or tokenizer is None:
-        return told
-    return {**told, "chat_template": task.chat.source, "ends": list(end_ids(witnesses_of(task.train), tokenizer))}

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -11,11 +12,13 @@ from typing import Any
 from tunewise.data.in_memory import Data
 from tunewise.data.messages import Message
 from tunewise.data.task import Task
-from tunewise.data.typed import TYPED, columns_of, free_task, told_in, typed_example
+from tunewise.data.typed import TYPED, columns_of, free_task, may_be_empty, told_in, typed_example, whole
 from tunewise.engine.decoding import Sampling
 from tunewise.errors import UserError
 from tunewise.evaluation.asks import Asks
 from tunewise.evaluation.questions import Questions
+from tunewise.run.measure import find_rows
+from tunewise.run.prepare import task_of
 from tunewise.run.speakers import WRITES, Said, Speaker, Speakers, speakers_of
 
 
@@ -38,6 +41,8 @@ class Showcase:
         self._speakers, self._asked, self._system = speakers, asked, system
         self.columns = columns
         """What a question is made of."""
+        self.may_be_empty = {name for speaker in asked.values() for name in may_be_empty(speaker.task)}
+        """Of these columns those that it does without."""
         self._so_far: dict[str, list[Message]] = {}
         self.begin_again()
 
@@ -55,6 +60,17 @@ class Showcase:
     def task(self) -> Task:
         """That of the first who is asked: a question to all of them is made of the same columns."""
         return self._first.task
+
+    @cached_property
+    def rows(self) -> Task | None:
+        """The same task with its rows, where they still are."""
+        if self.task.gist is None:
+            return self.task
+        try:
+            find_rows(self._first.recipe, self._first.name)
+            return task_of(self._first.recipe.data, self._speakers.base.tokenizer)
+        except UserError:
+            return None
 
     @property
     def writing(self) -> Writing | None:
@@ -88,7 +104,7 @@ class Showcase:
 
         UserError for a question that lacks something.
         """
-        told = told_in(question, self.columns)
+        told = told_in(question, self.columns, self.may_be_empty)
         asks = {number: self._asks(speaker, told, writing) for number, speaker in self._asked.items()}
         found = list(self._speakers.answers(asks).values())
         for speaker, said in zip(self._asked.values(), found, strict=True):
@@ -151,7 +167,7 @@ def showcase(
     speakers = speakers_of(
         targets, model=model, data=data, free=free, overrides=overrides, max_new_tokens=max_new_tokens
     )
-    shown = Showcase(speakers, dict(enumerate(speakers.each)), _columns(speakers.each), system)
+    shown = Showcase(speakers, dict(enumerate(speakers.each)), _columns(speakers.each), whole(system))
     if system and not shown.is_conversation:
         raise UserError("a system prompt belongs to a conversation, and this is none", "leave --system out")
     with speakers.at_once():

@@ -26,8 +26,8 @@ from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter, read_card
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base, load_base
-from tunewise.run.measure import Asked, asked_of
-from tunewise.run.prepare import Loading, drawn, head_for, load_for, task_of
+from tunewise.run.measure import Asked, asked_of, find_rows
+from tunewise.run.prepare import Loading, head_for, load_for, task_asked
 from tunewise.run.recipe import NO_DATA, Recipe
 
 BASE, AUTO = "base", "auto"
@@ -171,29 +171,32 @@ def speakers_of(
     `evaluate`, and `max_new_tokens` are those of a written answer, in place of the task's own. UserError for targets on
     unlike bases, and with `free` for those that write no text.
     """
+    if free and data is not None:
+        raise UserError("what is asked freely belongs to no data", "leave --free out, or --data")
     given = NO_DATA if free else data
     asked = {name: asked_of(Path(target), model, given, overrides or {}) for name, target in targets.items()}
     if free:
         _refuse_heads({name: each.adapter for name, each in asked.items() if each.adapter is not None})
     if not asked:
         asked = {BASE: asked_of(None, model, given, overrides or {})}
-    base, tasks = _loaded({name: each.recipe for name, each in asked.items()}, free)
+    base, tasks = _loaded(asked, free)
     if max_new_tokens is not None:
         tasks = {name: replace(task, max_new_tokens=max_new_tokens) for name, task in tasks.items()}
     # without demonstrations a run that trained nothing is the base
     bare = [name for name, each in asked.items() if each.adapter is None and (free or not each.recipe.in_context.shots)]
     speakers = [_speaker(base, name, asked[name], tasks[name]) for name in asked if name not in bare]
     if base.head.kind == "lm":
-        if any(speaker.name == BASE for speaker in speakers):
-            raise UserError(f"{targets[BASE]} is named {BASE!r}, as the base itself is", "give it another name")
+        if BASE in asked and BASE not in bare:
+            raise UserError(f"{asked[BASE].adapter or BASE} goes by the name of its base", "give it another name")
         name = next(iter(asked))
         bare_recipe = asked[name].recipe.model_copy(update={"method": Frozen(), "adapter": ""})
         speakers.insert(0, _speaker(base, BASE, Asked(bare_recipe, None), tasks[name]))
     return Speakers(base, speakers)
 
 
-def _loaded(recipes: Mapping[str, Recipe], free: bool) -> tuple[Base, dict[str, Task]]:
-    """The base of all, and the task of each."""
+def _loaded(asked: Mapping[str, Asked], free: bool) -> tuple[Base, dict[str, Task]]:
+    """The base of all, and the task of each: of its rows, or as its folder has it."""
+    recipes = {name: each.recipe for name, each in asked.items()}
     first_name, first = next(iter(recipes.items()))
     dtype = AUTO if any(recipe.dtype == AUTO for recipe in recipes.values()) else first.dtype
     for name, recipe in recipes.items():
@@ -203,11 +206,14 @@ def _loaded(recipes: Mapping[str, Recipe], free: bool) -> tuple[Base, dict[str, 
         assert base.tokenizer is not None
         _check_dtype(base, recipes)
         return base, dict.fromkeys(recipes, free_task(base.tokenizer))
-    base, _ = load_for(first.data, first.model, dtype, first.head, first.quantise)
+    for name, each in asked.items():
+        if each.kept is None:
+            find_rows(each.recipe, name)
+    base, _ = load_for(first.data, first.model, dtype, first.head, first.quantise, kept=asked[first_name].kept)
     _check_dtype(base, recipes)
     tasks = {}
     for name, recipe in recipes.items():
-        own = drawn(task_of(recipe.data, base.tokenizer), recipe)
+        own = task_asked(recipe, base.tokenizer, asked[name].kept)
         if head_for(own, base.anatomy.kind, recipe.model, recipe.head) != base.head:
             raise UserError(f"{name} answers by another head than {first_name}", "talk to those alike at a time")
         tasks[name] = own

@@ -1,7 +1,7 @@
 """What a run trains on, in the terms of the planner: its longest batch, the mean of all, and how many rows it draws."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from tunewise.data.encode import MASKED, Encoded
 from tunewise.data.token_store import lengths
 from tunewise.engine.sources import Sources
+from tunewise.engine.trunk_store import caps
 from tunewise.models.heads import HeadKind, TaskHead
 from tunewise.models.load import Base
-from tunewise.planning.work import Work
+from tunewise.planning.work import Seen, Work
 from tunewise.run.recipe import Recipe
 
 
@@ -43,9 +44,18 @@ class TrainedOn:
     @classmethod
     def read(cls, told: Mapping[str, Any]) -> "TrainedOn":
         """What `as_data` tells."""
-        work = {each.name: told[each.name] for each in fields(Work) if each.name in told}
+        work = {each.name: told[each.name] for each in fields(Work) if each.name in told and each.name != "seen"}
         longest = Work(**{**work, "dtype": getattr(torch, told["dtype"])})
+        if told.get("seen"):
+            longest = replace(longest, seen=Seen(**told["seen"]))
         return cls(longest, **{each.name: told[each.name] for each in fields(cls) if each.name != "longest"})
+
+
+def from_trunk(trained: TrainedOn, rows: Sequence[Encoded]) -> TrainedOn:
+    """The same of a run that keeps what leaves its frozen layers."""
+    n, n_tokens = len(rows), int(lengths(rows).sum())
+    seen = Seen(n, n_tokens, n * trained.longest.labels, trained.n_rows / max(1, n), "cached", *caps())
+    return replace(trained, longest=replace(trained.longest, seen=seen))
 
 
 def trained_on(base: Base, recipe: Recipe, rows: Sequence[Encoded], sources: Sources) -> TrainedOn:
@@ -64,6 +74,7 @@ def trained_on(base: Base, recipe: Recipe, rows: Sequence[Encoded], sources: Sou
         checkpointing=config.checkpointing,
         optimiser=config.optimiser,
         label_smoothing=config.label_smoothing,
+        decays=config.weight_decay > 0,
     )
     mean_tokens = round(float(n_tokens[np.concatenate(batches)].mean()), 2)
     return TrainedOn(work, mean_tokens, config.n_drawn(sources.n), base.head.kind, len(base.head.labels))

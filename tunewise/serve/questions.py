@@ -6,7 +6,16 @@ from dataclasses import dataclass, replace
 
 from tunewise.data.examples import Example
 from tunewise.data.messages import Message, all_messages
-from tunewise.data.typed import TYPED, columns_of, free_task, next_turn, question_in, told_in, typed_example
+from tunewise.data.typed import (
+    TYPED,
+    columns_of,
+    free_task,
+    may_be_empty,
+    next_turn,
+    question_in,
+    told_in,
+    typed_example,
+)
 from tunewise.engine.decoding import Decoding
 from tunewise.errors import UserError
 from tunewise.evaluation.by_source import BySource
@@ -104,7 +113,7 @@ def _asked(speaker: Speaker, messages: list[Message]) -> Example:
         raise UserError(
             f"a system prompt belongs to a conversation, and {speaker.name} was asked for none", "leave it out"
         )
-    return typed_example(task, told_in(question_in(last.content.strip()), columns_of(task)))
+    return typed_example(task, told_in(question_in(last.content.strip()), columns_of(task), may_be_empty(task)))
 
 
 def _question(

@@ -95,7 +95,8 @@ class Sitting:
 
     def drawn(self, number: int) -> Drawn | None:
         """The row of dev that this number draws."""
-        return draw(self._ways[self.way].task, random.Random(number))
+        task = self._ways[self.way].rows
+        return None if task is None else draw(task, random.Random(number))
 
 
 def written_by(

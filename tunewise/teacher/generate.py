@@ -44,7 +44,8 @@ def generate(
     with files.held(folder / "RUNNING"), Interrupts() as interrupts:
         journal = Journal(folder / JOURNAL, budget)
         _same_run(folder, wanted, journal)
-        if _n_written(folder) >= n:  # the last answers of a round may be missing, and are not needed
+        is_whole = _n_written(folder) >= n
+        if is_whole:  # the last answers of a round may be missing, and are not needed
             budget.max_requests = budget.sent
         desk = Desk(teacher, journal, budget, interrupts, told or (lambda n, budget: None))
         maker = Outputs(asked, wanted, desk, account) if outputs else SelfInstruct(seeds, wanted, desk, account)
@@ -56,7 +57,7 @@ def generate(
             "teacher": teacher.name,
             "rows": len(rows),
             "wanted": n,
-            "stopped": desk.why_stopped if len(rows) < n else "",
+            "stopped": "" if is_whole else desk.why_stopped,
             **costs(budget, journal.replies, extent.prices),
             "proposals": account.table(),
         }

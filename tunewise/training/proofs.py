@@ -87,6 +87,11 @@ def check_labels(rows: Sequence[Encoded]) -> dict[str, Proof]:
     return {"labels_are_trained": at_most(len(unlabelled), 0)}
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether that is why torch gave up, on a GPU or on the CPU."""
+    return "out of memory" in str(error) or "allocate memory" in str(error)
+
+
 def check_longest_batch(
     tuned: Tuned, rows: Sequence[Encoded], config: TrainConfig, objective: Objective[Any]
 ) -> dict[str, Proof]:
@@ -102,7 +107,7 @@ def check_longest_batch(
         with torch.random.fork_rng(devices), training_mode(tuned, config), objective.ready(tuned.model):
             objective.loss(tuned.model, batch).backward()
     except RuntimeError as error:
-        if "out of memory" not in str(error) and "allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise UserError(
             f"the longest batch does not fit: {config.batch_size} rows of up to {n_longest} tokens",

@@ -1,12 +1,8 @@
-"""A fresh process that reloads adapters of one base, and says what `check_probe` finds in each.
+"""Adapters are reloaded in a fresh process, which says what `check_probe` finds in each.
 
-One process serves many adapters, since importing torch and loading the base cost more than all the checks.
+One process serves many adapters of one base, since loading the base costs more than all the checks.
 """
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,40 +13,22 @@ from tunewise.errors import UserError
 from tunewise.methods.store import check_probe, head_noted, load_adapter
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base, load_base
+from tunewise.training.fresh import Failed, Fresh
 from tunewise.training.proofs import Proof, reloaded
-
-FRESH = (
-    "from tunewise.garbage import collect_rarely; collect_rarely(); from tunewise.training.reload import main; main()"
-)
 
 
 def prove_in_fresh_process(
     folders: Sequence[str | Path], base_name: str, dtype: torch.dtype, device: str = "cpu", quantise: str = ""
 ) -> list[Proof]:
-    """For each adapter folder, whether a new Python process reloads it to the logits that were saved with it."""
+    """For each adapter folder, whether a process that has read nothing else reloads it to the logits that were saved
+    with it."""
     if not folders:
         return []
-    words = [
-        base_name,
-        str(dtype).removeprefix("torch."),
-        device,
-        quantise,
-        *(str(Path(folder).absolute()) for folder in folders),
-    ]
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    environment["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-c", FRESH, *words],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return [{"passed": False, "value": reason, "tolerance": None} for _ in folders]
-    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    paths = (str(Path(folder).absolute()) for folder in folders)
+    try:
+        found = FRESH.ask([base_name, str(dtype).removeprefix("torch."), device, quantise, *paths], device)
+    except Failed as reason:
+        return [{"passed": False, "value": str(reason), "tolerance": None} for _ in folders]
     return [
         {"passed": False, "value": each["error"], "tolerance": None} if "error" in each else reloaded(each, dtype)
         for each in found
@@ -74,6 +52,10 @@ def _check(base_name: str, dtype: str, device: str, quantise: str, folders: Sequ
     return found
 
 
-def main() -> None:
-    """Print a json list: what was found in each folder of BASE DTYPE DEVICE QUANTISE FOLDER..."""
-    sys.stdout.write(json.dumps(_check(*sys.argv[1:5], folders=sys.argv[5:])) + "\n")
+def check(words: list[str]) -> list[dict[str, Any]]:
+    """What is found in each folder of BASE DTYPE DEVICE QUANTISE FOLDER..."""
+    return _check(words[0], words[1], words[2], words[3], words[4:])
+
+
+FRESH = Fresh(check)
+"""`FRESH.stand_by()` before anything is read saves a command an import of torch."""

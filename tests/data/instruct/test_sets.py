@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from importlib import resources
 
 import pytest
 import yaml
@@ -50,6 +51,18 @@ def test_each_row_is_asked_once_by_some_template_and_the_same_on_every_machine()
         ("how-does-it-come-across", "positive"),
         ("write-one", "The driver was never lazy and the stay was wonderful."),
     ]
+
+
+def test_templates_of_ones_own_are_held_out_by_their_file_and_by_the_name_of_their_cluster(tmp_path):
+    own = tmp_path / "moods.yaml"
+    own.write_text(resources.files("tunewise.data.instruct").joinpath("clusters/sentiment.yaml").read_text("utf-8"))
+    tasks = [{"data": "tiny:sentiment", "templates": str(own)}, {"data": "tiny:translation"}]
+    for hold_out in (str(own), "moods"):
+        found, _ = build_instructions({"tasks": tasks, "hold_out": [hold_out], "limit": 4})
+        assert (found.cluster, found.held_out) == ("moods", "cluster")
+        assert not found.parts["train"]
+    with pytest.raises(UserError, match=r"elsewhere/moods\.yaml"):
+        build_instructions({"tasks": tasks, "hold_out": ["elsewhere/moods.yaml"], "limit": 4})
 
 
 def test_held_out_rows_are_asked_forwards_without_demonstrations_and_with_a_choice():

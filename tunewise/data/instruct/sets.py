@@ -130,7 +130,8 @@ def build_instructions(
             raise UserError(f"two of the tasks are called {built.name}", "give one of them another name: name: NAME")
         found.append(built)
     known = {each for built in found for each in (built.name, built.cluster)}
-    if lost := next((name for name in plan.hold_out if Path(name).stem not in known), ""):
+    files_of_templates = {source.templates for source in plan.tasks}
+    if lost := next((name for name in plan.hold_out if name not in known | files_of_templates), ""):
         raise UserError(
             f"hold_out names {lost!r}, of which there is no task",
             f"name a cluster or a task: {', '.join(sorted(known))}",
@@ -188,7 +189,8 @@ def instruction_set(source: Source, plan: InstructionSets) -> InstructionSet:
     cluster = read_cluster(name)
     reading = reading_of(task, cluster, source.slots, name)
     own_name = source.name or re.sub(r"[^\w-]+", "-", task.name)
-    held_out: HeldOut = "cluster" if name in plan.hold_out else "task" if own_name in plan.hold_out else ""
+    own_cluster = {name, Path(name).stem} & set(plan.hold_out)
+    held_out: HeldOut = "cluster" if own_cluster else "task" if own_name in plan.hold_out else ""
     if held_out and "split" not in source.data.model_fields_set and find(source.data.path).is_file():
         task = load_task(source.data, all_asked=True)
     rejected = list(task.ledger.rejected)

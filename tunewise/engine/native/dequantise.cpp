@@ -1,5 +1,5 @@
-// Weights out of their codes: 4 bits with a constant a block (NF4, FP4), the constants in 8 bits or not, and 8 bits
-// with a scale a row.
+// Weights out of their codes: 4 bits with a constant a block (NF4, FP4, whole numbers), the constants in 8 bits or not,
+// and 8 bits with a scale a row.
 //
 // Legend: n weights, of which `block` have a constant in common. Products are those of float32, each rounded by itself;
 // a weight in bfloat16 is the float32 one rounded once more.
@@ -28,9 +28,10 @@ struct Constants {
 
 // The weights of one block: two codes a byte, the first in the upper half; of the last one `n` may be odd.
 template <class Number>
-static void dequantise_block(const uint8_t* codes, const float* values, float constant, Number* weights, int n) {
+static void dequantise_block(const uint8_t* codes, const float* values, float zero, float constant, Number* weights,
+                             int n) {
     Number table[16];
-    for (int code = 0; code < 16; code++) narrow(values[code] * constant, table + code);
+    for (int code = 0; code < 16; code++) narrow((values[code] - zero) * constant, table + code);
     int i = 0;
 #ifdef __AVX512F__
     __m512i words;  // of the table, each in a word of its own
@@ -60,13 +61,14 @@ static void dequantise_block(const uint8_t* codes, const float* values, float co
 }
 
 template <class Number>
-static void four_bits(const uint8_t* codes, const float* values, const Constants& constants, Number* weights, long n,
-                      int block) {
+static void four_bits(const uint8_t* codes, const float* values, const Constants& constants, const uint8_t* zeros,
+                      Number* weights, long n, int block) {
     const long n_blocks = (n + block - 1) / block;
 #pragma omp parallel for schedule(static) if (n > FEW)
     for (long i = 0; i < n_blocks; i++) {
         const long first = i * block;
-        dequantise_block(codes + first / 2, values, constants.of(i), weights + first, std::min<long>(block, n - first));
+        const int size = std::min<long>(block, n - first);
+        dequantise_block(codes + first / 2, values, zeros ? zeros[i] : 0, constants.of(i), weights + first, size);
     }
 }
 
@@ -81,15 +83,16 @@ static void eight_bits(const int8_t* codes, const float* scales, Number* weights
 }
 
 extern "C" {
-// either `plain` constants or the four others, with how many share a scale
+// either `plain` constants or the four others, with how many share a scale; zeros of blocks or none
 void tunewise_four_bits(int is_bfloat16, const uint8_t* codes, const float* values, long n, int block,
                         const float* plain, const uint8_t* constants, const float* values_of_constants,
-                        const float* scales, const float* mean, int block_of_constants, void* weights) {
+                        const float* scales, const float* mean, int block_of_constants, const uint8_t* zeros,
+                        void* weights) {
     const Constants all{plain, constants, values_of_constants, scales, mean, block_of_constants};
     if (is_bfloat16)
-        four_bits(codes, values, all, (Bfloat16*)weights, n, block);
+        four_bits(codes, values, all, zeros, (Bfloat16*)weights, n, block);
     else
-        four_bits(codes, values, all, (float*)weights, n, block);
+        four_bits(codes, values, all, zeros, (float*)weights, n, block);
 }
 
 void tunewise_eight_bits(int is_bfloat16, const int8_t* codes, const float* scales, void* weights, long n, int d) {

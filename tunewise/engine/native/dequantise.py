@@ -19,11 +19,11 @@ def dequantised(codes: FourBits | EightBits, dtype: torch.dtype) -> Tensor:
         n_rows, width = weight.shape
         call("tunewise_eight_bits", dtype, codes.codes, codes.scales, weight, ctypes.c_long(n_rows), width)
         return weight
-    weight, of_blocks = torch.empty(codes.shape, dtype=dtype), codes.constants
+    weight, of_blocks = torch.empty(codes.shape, dtype=dtype), codes.constants  # columns in the order of the codes
     if isinstance(of_blocks, Tensor):
         constants = (of_blocks, None, None, None, None, 0)
     else:
         constants = (None, of_blocks.codes, of_blocks.values, of_blocks.scales, of_blocks.mean, of_blocks.block)
     size = ctypes.c_long(weight.numel())
-    call("tunewise_four_bits", dtype, codes.packed, codes.values, size, codes.block, *constants, weight)
+    call("tunewise_four_bits", dtype, codes.packed, codes.values, size, codes.block, *constants, codes.zeros, weight)
     return weight

@@ -20,8 +20,9 @@ def cached(method: Method, model: PreTrainedModel, anatomy: Anatomy) -> list[tup
     `method`."""
     ids = torch.tensor([method.prefix_ids(anatomy)], device=model.device)
     whole = DynamicCache()  # of no config: a window narrower than the prefix would drop what is behind it
-    cache: Any = model(ids, use_cache=True, past_key_values=whole).past_key_values
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    model(ids, use_cache=True, past_key_values=whole)  # a tagger hands no cache on, and fills this one
+    layers: Any = whole.layers
+    return [(layer.keys, layer.values) for layer in layers]
 
 
 @torch.no_grad()

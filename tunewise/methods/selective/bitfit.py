@@ -12,17 +12,21 @@ from torch import Tensor, nn
 from tunewise.errors import UserError
 from tunewise.methods.base import SERVE, CannotFold, Delta, Method, PeftNames
 from tunewise.models.anatomy import Anatomy
+from tunewise.models.families import RECURRENT
 
 
 class AddedBias(Delta):
     """Δb (1, d_out), as peft keeps it, zero at birth; on a module that may have a bias of its own or none."""
 
-    def __init__(self, d_out: int) -> None:
+    def __init__(self, d_out: int, *, passes_over_zeros: bool = False) -> None:
+        """`passes_over_zeros` where padding enters as zeros, out of which the base is to make zeros."""
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(1, d_out))
+        self._passes_over_zeros = passes_over_zeros
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + self.bias[0].to(y.dtype)
+        added = self.bias[0].to(y.dtype)
+        return y + added * (x != 0).any(-1, keepdim=True) if self._passes_over_zeros else y + added
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if bias is not None:
@@ -65,8 +69,9 @@ class BitFit(Method):
 
     def deltas(self, anatomy: Anatomy) -> Mapping[str, Delta]:
         if self.roles:
-            return {site.name: AddedBias(site.d_out) for site in anatomy.find(self.roles, self.layers)}
-        if not self.add:
-            return {}
-        sites = anatomy.find(["all"])
-        return {site.name: AddedBias(site.d_out) for site in sites if not site.has_bias}
+            sites = anatomy.find(self.roles, self.layers)
+        else:
+            sites = [site for site in anatomy.find(["all"]) if self.add and not site.has_bias]
+        # what enters a convolution or a recurrence in the place of padding would be heard by the tokens behind it
+        mixes = anatomy.model_type in RECURRENT
+        return {site.name: AddedBias(site.d_out, passes_over_zeros=mixes and site.role == "qkv") for site in sites}

@@ -9,11 +9,8 @@ et al. 2020, arXiv:2001.08361, section 2.1: 6 N operations against 2 N), the mos
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
-
-from tunewise.run.record import METRICS, mapping
 
 READS_OF_A_TRAINED_TOKEN = 3
 
@@ -53,9 +50,10 @@ def between(
     )
 
 
-def break_even_of(arms: Mapping[str, Sequence[Path]]) -> list[dict[str, Any]]:
-    """For comparison.json: every tuned arm (label -> its run folders) beside every one that shows demonstrations."""
-    runs = {label: [mapping(folder / METRICS) for folder in folders] for label, folders in arms.items() if folders}
+def break_even_of(arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """For comparison.json: every tuned arm (label -> metrics.json of its seeds) beside every one that shows
+    demonstrations."""
+    runs = {label: of_arm for label, of_arm in arms.items() if of_arm}
     return [
         _written(between(label, of_arm, shown, of_shown))
         for label, of_arm in runs.items()

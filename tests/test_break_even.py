@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tunewise.comparison.break_even import between, break_even_of, can_break_even
+from tunewise.break_even import between, break_even_of, can_break_even
 from tunewise.report.arms import gather_arms
 from tunewise.report.break_even import paid_back
 from tunewise.report.decision import decide
@@ -69,7 +69,8 @@ def root(tmp_path):
 
 
 def test_a_comparison_has_every_such_pair(root):
-    arms = {name: [root / "task" / name / "seed0"] for name in ("frozen-8", "frozen-0", "lora-1", "bitfit-1")}
+    names = ("frozen-8", "frozen-0", "lora-1", "bitfit-1")
+    arms = {name: [json.loads((root / "task" / name / "seed0" / "metrics.json").read_text())] for name in names}
     found = break_even_of({**arms, "lost": []})
     assert [(each["tuned"], each["shown"], each["queries"]) for each in found] == [
         ("lora-1", "frozen-8", 4000), ("bitfit-1", "frozen-8", None),

@@ -1,0 +1,197 @@
+"""Processes that know nothing of the work of this one, and do not cost an import of torch each.
+
+One process waits that has imported code and read nothing. For each question it splits a new one off itself, which has
+the answer and ends: whatever it reads is new to it. Where this process is ours and has read nothing yet either, the one
+that waits is split off it (`stand_by`); else it is started with the first question.
+"""
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import torch
+
+from tunewise.garbage import has_only_imported
+
+IDLE_SECONDS = 300.0
+"""Until the process that waits is gone: it holds as much memory as the imports take."""
+CAN_SPLIT = sys.platform == "linux"
+"""Elsewhere libraries start threads as they are imported, and a process that is split off cannot use them."""
+ROOT = Path(__file__).parents[2]
+START = (
+    "from tunewise.garbage import collect_rarely; collect_rarely(); from tunewise.training.fresh import serve; "
+    "from {module} import {name}; serve({channel}, {name})"
+)
+Work = Callable[[list[str]], Any]
+"""A function of a module, of words: what it returns can be written as json."""
+
+
+class Failed(Exception):
+    """Why there is no answer: the error that the work raised, or how its process ended."""
+
+
+@dataclass
+class _Waiting:
+    """The process that waits, as the one that asks has it."""
+
+    pid: int
+    channel: IO[bytes]
+    ended: Callable[[], int]
+    """Wait for its end: its exit code."""
+    asked_by: int
+
+    def answer_to(self, question: bytes) -> bytes:
+        """A line of json; b"" from a process that is gone."""
+        try:
+            self.channel.write(question)
+            self.channel.flush()
+            return self.channel.readline()
+        except OSError:
+            return b""
+
+    def end(self) -> int:
+        """End it, with what it split off; its exit code."""
+        with suppress(OSError):  # what is left of a question cannot be told to a process that is gone
+            self.channel.close()
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        return self.ended()
+
+
+class Fresh:
+    """One kind of work, each time in a process of its own that nothing else was done in."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._waiting: _Waiting | None = None
+        self._exit_code = 0  # of the one that waited last
+        self._lock = threading.Lock()
+
+    def stand_by(self) -> None:
+        """Split the process that waits off this one now, where this one is ours and has only imported: no question
+        costs an import then. Elsewhere nothing."""
+        is_alone = has_only_imported() and threading.active_count() == 1 and not torch.cuda.is_initialized()
+        if self._waiting is not None or not (CAN_SPLIT and is_alone):
+            return
+        ours, its = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            os.setsid()
+            serve(its.detach(), self._work)
+        its.close()
+        self._waiting = _Waiting(pid, ours.makefile("rwb"), lambda: _end_of(pid), os.getpid())
+
+    def ask(self, words: Sequence[str], device: str = "cpu") -> Any:
+        """What the work returns for `words`, which may name files from this folder; Failed where it raises.
+
+        For a GPU, which may be closed to a process that was split off, a process is started.
+        """
+        splits = CAN_SPLIT and device == "cpu"
+        told = {"words": list(words), "folder": str(Path.cwd()), "environment": dict(os.environ)}
+        question = json.dumps({**told, "threads": torch.get_num_threads(), "splits": splits}).encode() + b"\n"
+        with self._lock:
+            if not splits or (self._waiting is not None and self._waiting.asked_by != os.getpid()):
+                self._waiting = None  # or of the process that this one was split off
+            answer = self._answer(question) or (self._answer(question) if splits else b"")  # it had waited too long
+            if not splits:
+                self.end()
+        found = json.loads(answer) if answer else {"failed": f"exit code {self._exit_code}"}
+        if "failed" in found:
+            raise Failed(found["failed"])
+        return found["found"]
+
+    def end(self) -> None:
+        """End the process that waits."""
+        if self._waiting is not None:
+            self._exit_code, self._waiting = self._waiting.end(), None
+
+    def _answer(self, question: bytes) -> bytes:
+        answer = b""
+        try:
+            self._waiting = self._waiting or _started(self._work)
+            answer = self._waiting.answer_to(question)
+        finally:
+            if not answer:  # it is gone, or we are interrupted
+                self.end()
+        return answer
+
+
+def _started(work: Work) -> _Waiting:
+    """A new Python process that waits."""
+    ours, its = socket.socketpair()
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    line = START.format(module=work.__module__, name=work.__name__, channel=its.fileno())
+    process = subprocess.Popen(
+        [sys.executable, "-c", line], env=environment, pass_fds=[its.fileno()], start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    its.close()
+    return _Waiting(process.pid, ours.makefile("rwb"), process.wait, os.getpid())
+
+
+def serve(channel: int, work: Work) -> NoReturn:
+    """Answer questions until who asks them is gone, or asks no more."""
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks ends us where that is to stop
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for standard in range(3):
+            os.dup2(nothing, standard)  # whoever reads them sees their end with the end of the one that asks
+        gc.freeze()
+        with socket.socket(fileno=channel) as both, both.makefile("rwb") as lines:
+            while select.select([both], [], [], IDLE_SECONDS)[0] and (line := lines.readline()):
+                question = json.loads(line)
+                answer = _split_off(question, work) if question["splits"] else _found(question, work)
+                lines.write(answer + b"\n")
+                lines.flush()
+    finally:
+        os._exit(0)
+
+
+def _split_off(question: dict[str, Any], work: Work) -> bytes:
+    """The answer of a new process."""
+    told, tells = Pipe(duplex=False)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            tells.send_bytes(_found(question, work))
+            code = 0
+        finally:
+            os._exit(code)
+    tells.close()
+    try:
+        answer = told.recv_bytes()
+    except EOFError:
+        answer = b""
+    told.close()
+    code = _end_of(pid)
+    return answer or json.dumps({"failed": f"exit code {code}"}).encode()
+
+
+def _found(question: dict[str, Any], work: Work) -> bytes:
+    try:
+        os.chdir(question["folder"])
+        os.environ.clear()
+        os.environ.update(question["environment"])
+        torch.set_num_threads(question["threads"])
+        return json.dumps({"found": work(question["words"])}).encode()
+    except BaseException as error:
+        return json.dumps({"failed": f"{type(error).__name__}: {error}".splitlines()[0]}).encode()
+
+
+def _end_of(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
