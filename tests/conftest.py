@@ -81,7 +81,8 @@ def reloads_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     reload = import_module("tunewise.training.reload")
 
-    monkeypatch.setattr(reload, "FRESH", SimpleNamespace(ask=lambda words, device: reload.check(list(words))))
+    here = SimpleNamespace(ask=lambda words, device: reload.check(list(words)), stand_by=lambda: None)
+    monkeypatch.setattr(reload, "FRESH", here)
 
 
 def leave_out_fresh_processes(patch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_every_verb_has_help() -> None:
     for name in names:
         found = tunewise(*name.split(), "--help")
         assert found.code == 0
-        assert "--json" in found.out, name
+        assert ("--json" in found.out) != (name in ("serve", "studio")), name
 
 
 @pytest.mark.parametrize("shape", ["reviews", "pairs", "chats"])

@@ -25,7 +25,7 @@ def work(words):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """One that was split off this process, whatever that has read."""
+    """One that was split off this process, whatever that has read; where other threads run here, one that is started."""
     monkeypatch.setattr(fresh, "has_only_imported", lambda: True)
     found = Fresh(work)
     found.stand_by()
@@ -50,6 +50,7 @@ def test_what_went_wrong_is_told_and_the_next_question_is_answered(asked, word, 
 
 
 def test_a_process_is_started_where_none_waits_any_more(asked):
+    asked.ask(["first"])
     os.kill(asked._waiting.pid, signal.SIGKILL)
     assert asked.ask(["one"])["seen"] == 1  # by a new Python process, which imported this module
     started = asked._waiting.pid
