@@ -45,7 +45,7 @@ def test_a_base_is_served_until_ctrl_c(base: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "nobody to serve"),
+        ((), "nobody to talk to"),
         (("nowhere",), "nowhere"),
         (("--model", "tiny", "train.steps=3"), "changes nothing"),
         (("--model", "tiny", "--host", "no.such.host.invalid"), "cannot listen at no.such.host.invalid:8000"),

@@ -25,7 +25,7 @@ def work(words):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """One that was split off this process, whatever that has read; where other threads run here, one that is started."""
+    """One that was split off this process, whatever that has read; beside other threads one is started."""
     monkeypatch.setattr(fresh, "has_only_imported", lambda: True)
     found = Fresh(work)
     found.stand_by()

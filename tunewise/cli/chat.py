@@ -3,13 +3,12 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tunewise.cli.console import AsJson, Data, Model, print_json, progress_lines, results
-from tunewise.errors import UserError
+from tunewise.cli.who import System, Words, targets_and_overrides
 
 if TYPE_CHECKING:
     from tunewise.run.showcase import Said, Showcase
@@ -28,15 +27,7 @@ Question = Annotated[
 
 
 def chat(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[RUN_OR_ADAPTER]... [FIELD=VALUE]...",
-            help="Runs, adapters, or a folder of runs (the middle seed of each arm), all of one base; and overrides "
-            "such as generation.do_sample=true.",
-            show_default=False,
-        ),
-    ] = None,
+    words: Words = None,
     model: Model = None,
     data: Data = None,
     ask: Question = None,
@@ -46,17 +37,11 @@ def chat(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Of a written answer.", show_default="the task's; 100 with --free")
     ] = None,
-    system: Annotated[str, typer.Option(help="A system prompt, where it is a conversation.", show_default="none")] = "",
+    system: System = "",
     as_json: AsJson = False,
 ) -> None:
     """Talk to a base and to what was made of it, side by side; from a terminal, a pipe (a question a line) or --ask."""
-    from tunewise.cli.recipes import assigned, is_assignment
-
-    given = words or []
-    targets = [Path(word) for word in given if not is_assignment(word)]
-    overrides = assigned([word for word in given if is_assignment(word)])
-    if not targets and model is None:
-        raise UserError("nobody to talk to", "give runs or adapters, or --model tiny --free")
+    targets, overrides = targets_and_overrides(words, model)
 
     from tunewise.report.named import named
     from tunewise.run.showcase import showcase

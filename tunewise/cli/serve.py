@@ -1,30 +1,19 @@
 """`tunewise serve`: the base and what was made of it behind HTTP, for whatever speaks OpenAI's API."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tunewise.cli.console import Data, Model, progress_lines, results
-from tunewise.errors import UserError
+from tunewise.cli.who import Host, Port, Words, targets_and_overrides
 
 
 def serve(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[RUN_OR_ADAPTER]... [FIELD=VALUE]...",
-            help="Runs, adapters, or a folder of runs (the middle seed of each arm), all of one base; and overrides "
-            "such as generation.do_sample=true.",
-            show_default=False,
-        ),
-    ] = None,
+    words: Words = None,
     model: Model = None,
     data: Data = None,
-    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 lets the whole network in.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
     free: Annotated[
         bool, typer.Option("--free", help="Ask chats by the tokenizer's template, not by the task's.")
     ] = False,
@@ -38,12 +27,7 @@ def serve(
     ] = 32768,
 ) -> None:
     """Serve a base and what was made of it as OpenAI's API, until Ctrl-C. Needs the extra serve."""
-    from tunewise.cli.recipes import assigned, is_assignment
-
-    targets = [Path(word) for word in words or () if not is_assignment(word)]
-    overrides = assigned([word for word in words or () if is_assignment(word)])
-    if not targets and model is None:
-        raise UserError("nobody to serve", "give runs or adapters, or --model tiny")
+    targets, overrides = targets_and_overrides(words, model)
 
     from tunewise.report.named import named
     from tunewise.serve.server import ServerSettings, opened

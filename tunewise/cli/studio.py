@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunewise.cli.console import Data, Model, progress_lines, results
+from tunewise.cli.who import Host, Port, System, Words, targets_and_overrides
 from tunewise.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,33 +20,18 @@ INSTALL = "pip install 'tunewise[ui]'"
 
 
 def studio(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[RUN_OR_ADAPTER]... [FIELD=VALUE]...",
-            help="Runs, adapters, or a folder of runs (the middle seed of each arm), all of one base; and overrides "
-            "such as generation.do_sample=true.",
-            show_default=False,
-        ),
-    ] = None,
+    words: Words = None,
     model: Model = None,
     data: Data = None,
-    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 lets the whole network in.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 7860,
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
     free: Annotated[
         bool, typer.Option("--free", help="Only say what is typed as it is, not by the task's template.")
     ] = False,
-    system: Annotated[str, typer.Option(help="A system prompt, where it is a conversation.", show_default="none")] = "",
+    system: System = "",
 ) -> None:
     """Talk to a base and to what was made of it on a page in the browser, until Ctrl-C. Needs the extra ui."""
-    from tunewise.cli.recipes import assigned, is_assignment
-
-    targets = [Path(word) for word in words or () if not is_assignment(word)]
-    overrides = assigned([word for word in words or () if is_assignment(word)])
-    if not targets and model is None:
-        raise UserError("nobody to talk to", "give runs or adapters, or --model tiny --free")
+    targets, overrides = targets_and_overrides(words, model)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported
     try:
         from tunewise.studio.page import Page
