@@ -24,6 +24,10 @@ from tests.bytes_tokenizer import VOCABULARY, bytes_tokenizer
 from tunewise.files import write_jsonl
 
 QUICK = {"train.steps": 6, "train.batch_size": 8, "train.learning_rate": 1e-2}
+TURNS = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+)
+"""A chat template."""
 
 
 def write_base(folder: Path, seed: int = 0, width: int = 32) -> Path:
@@ -50,6 +54,19 @@ def write_place(folder: Path) -> Path:
     """A base and reviews to train it on: folder/base and folder/reviews.csv."""
     write_base(folder / "base")
     write_reviews(folder / "reviews.csv")
+    return folder
+
+
+def write_talker(folder: Path, chats: Path) -> Path:
+    """A base with a chat template, in `folder`, and conversations to train it on, in the file `chats`."""
+    tokenizer = bytes_tokenizer()
+    tokenizer.chat_template = TURNS
+    write_base(folder, seed=3)
+    tokenizer.save_pretrained(folder)
+    turns = [
+        [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": f"boat {i}"}] for i in range(40)
+    ]
+    write_jsonl(chats, [{"messages": messages} for messages in turns])
     return folder
 
 

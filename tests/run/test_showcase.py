@@ -5,8 +5,7 @@ import re
 import pytest
 import torch
 
-from tests.bytes_tokenizer import bytes_tokenizer
-from tests.small_base import QUICK, write_base, write_place
+from tests.small_base import QUICK, write_place, write_talker
 from tunewise.calibration import probabilities
 from tunewise.errors import UserError
 from tunewise.files import read_jsonl, write_jsonl
@@ -21,9 +20,6 @@ METHODS = {
     "prompts": {"name": "prompt_tuning", "virtual_tokens": 3},
     "shown": {"name": "frozen", "shots": 2},
 }
-TURNS = (
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
-)
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +114,7 @@ def test_an_answer_ends_where_the_context_does(place):
 
 
 def test_a_conversation_goes_on_for_each_with_what_it_said_itself(place, tmp_path):
-    tokenizer = bytes_tokenizer()
-    tokenizer.chat_template = TURNS
-    write_base(tmp_path / "base", seed=3)
-    tokenizer.save_pretrained(tmp_path / "base")
-    turns = [
-        [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": f"boat {i}"}] for i in range(40)
-    ]
-    write_jsonl(tmp_path / "chats.jsonl", [{"messages": messages} for messages in turns])
+    write_talker(tmp_path / "base", tmp_path / "chats.jsonl")
     _run(tmp_path, "lora", {"method": METHODS["lora"], "data": str(tmp_path / "chats.jsonl")})
     with _asked(tmp_path, "lora", system="S", max_new_tokens=4) as shown:
         assert shown.is_conversation

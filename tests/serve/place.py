@@ -2,14 +2,9 @@
 
 from pathlib import Path
 
-from tests.bytes_tokenizer import bytes_tokenizer
-from tests.small_base import QUICK, write_base, write_reviews
-from tunewise.files import write_jsonl
+from tests.small_base import QUICK, write_reviews, write_talker
 from tunewise.run import build_recipe, run
 
-TURNS = (
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
-)
 RUNS = {
     "lora": ({"name": "lora", "rank": 2}, "chats.jsonl"),
     "prompts": ({"name": "prompt_tuning", "virtual_tokens": 3}, "chats.jsonl"),
@@ -20,14 +15,7 @@ RUNS = {
 
 def write_runs(folder: Path, dtype: str = "float32") -> dict[str, Path]:
     """By name."""
-    tokenizer = bytes_tokenizer()
-    tokenizer.chat_template = TURNS
-    write_base(folder / "base", seed=3)
-    tokenizer.save_pretrained(folder / "base")
-    turns = [
-        [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": f"boat {i}"}] for i in range(40)
-    ]
-    write_jsonl(folder / "chats.jsonl", [{"messages": messages} for messages in turns])
+    write_talker(folder / "base", folder / "chats.jsonl")
     write_reviews(folder / "reviews.csv")
     for name, (method, data) in RUNS.items():
         asked = {"model": str(folder / "base"), "data": str(folder / data), "retention": None, "dtype": dtype}

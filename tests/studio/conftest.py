@@ -4,10 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bytes_tokenizer import bytes_tokenizer
-from tests.run.test_showcase import TURNS
-from tests.small_base import QUICK, write_base, write_place
-from tunewise.files import write_jsonl
+from tests.small_base import QUICK, write_place, write_talker
 from tunewise.run import build_recipe, run
 
 
@@ -17,14 +14,7 @@ def studio_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_place(tmp_path_factory.mktemp("studio"))
     for arm, method in {"lora-1": {"name": "lora", "rank": 2}, "frozen-2": {"name": "frozen", "shots": 2}}.items():
         _run(folder / f"runs/task/{arm}/seed0", folder / "base", folder / "reviews.csv", method)
-    tokenizer = bytes_tokenizer()
-    tokenizer.chat_template = TURNS
-    write_base(folder / "talker", seed=3)
-    tokenizer.save_pretrained(folder / "talker")
-    turns = [
-        [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": f"boat {i}"}] for i in range(40)
-    ]
-    write_jsonl(folder / "chats.jsonl", [{"messages": messages} for messages in turns])
+    write_talker(folder / "talker", folder / "chats.jsonl")
     _run(folder / "chat", folder / "talker", folder / "chats.jsonl", {"name": "lora", "rank": 2})
     return folder
 
