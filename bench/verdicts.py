@@ -7,7 +7,7 @@ of 260,000 parameters that was really trained; the encoder is the one in the pac
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,6 @@ class Work:
     model: str | None
     arms: Arms
     overrides: Mapping[str, Any]
-    shared: Mapping[str, Any] = field(default_factory=lambda: {"train.batch_size": 16, "retention": None})
     task: Callable[[Path, Path], str] = lambda data, _: str(data)
     """The rows' path and a folder of one's own -> what is compared on."""
 
@@ -68,7 +67,7 @@ def ten_classes(data: Path, own: Path) -> str:
 def every_way() -> Arms:
     """All methods that an encoder can have, with their own fields; biases are there to be trained."""
     given = {"multitask_prompt": {"name": "multitask_prompt", "virtual_tokens": 20}}
-    return {name: {"method": given.get(name, name)} for name in METHODS if name not in ("frozen", "llama_adapter")}
+    return {name: {"method": given.get(name, name)} for name in METHODS if name != "frozen"}
 
 
 WORKS = {
@@ -104,7 +103,7 @@ def carry_out(name: str, data: Path, out: Path, seeds: int) -> dict[str, Any]:
     work, folder = WORKS[name], out / name
     compared_on = work.task(data / work.rows, out / "tasks")
     model = encoder() if work.model is None else str(data / work.model)
-    overrides = {**work.shared, **work.overrides}
+    overrides = {"train.batch_size": 16, "retention": None, **work.overrides}
     compare(compared_on, model=model, methods=work.arms, seeds=range(seeds), overrides=overrides, out=folder, workers=1)
     arms, how = read_arms(folder), how_compared(folder)
     print_comparison(Console(), arms, diverged_of(folder), how)
