@@ -43,6 +43,7 @@ from tunewise.methods import parse_method
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import load_base
 from tunewise.models.precision import choose_dtype
+from tunewise.report.folders import Run, read_run
 from tunewise.report.page import write_page
 from tunewise.training.config import TrainConfig
 
@@ -171,27 +172,18 @@ def answer(question: dict[str, Any]) -> list[Any]:
     return [time.perf_counter() - start, [[*run, vars(found)] for run, found in runs.items()]]
 
 
-def read_runs(folders: dict[str, list[Path]]) -> tuple[Runs, list[dict[str, Any]]]:
-    """What our runs gave, and their records."""
-    runs, records = {}, []
+def read_runs(folders: dict[str, list[Path]]) -> tuple[Runs, list[Run]]:
+    """What our runs gave, and the runs."""
+    found, runs = {}, []
     for arm, of_arm in folders.items():
         for seed, folder in enumerate(of_arm):
-            metrics = json.loads((folder / "metrics.json").read_text())
-            failed = [name for name, proof in metrics["proofs"].items() if not proof["passed"]]
+            run = read_run(folder)
+            failed = [name for name, proof in run.metrics["proofs"].items() if not proof["passed"]]
             assert not failed, f"{arm}, seed {seed}: {failed}"
-            log = folder / "log.jsonl"
-            steps = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
-            told = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-            scores = [[row["scores"][label] for label in CLASSES] for row in told]
-            runs[arm, seed] = Found([step["loss"] for step in steps], scores, metrics["train_seconds"])
-            records.append(metrics)
-    return runs, records
-
-
-def n_side_by_side(folders: dict[str, list[Path]]) -> int:
-    """How many runs went at once: each had its share of the threads."""
-    first = next(iter(folders.values()))[0]
-    return torch.get_num_threads() // json.loads((first / "environment.json").read_text())["threads"]
+            scores = [[row["scores"][label] for label in CLASSES] for row in run.predictions()]
+            found[arm, seed] = Found([step["loss"] for step in run.log], scores, run.metrics["train_seconds"])
+            runs.append(run)
+    return found, runs
 
 
 def differences(ours: Runs, theirs: Runs) -> tuple[float, float, int]:
@@ -223,8 +215,8 @@ def measure(work: Work, dtypes: Sequence[str], n_rounds: int) -> list[dict[str, 
                 compared = clock()
                 write_page(Path(out) / "runs", Path(out) / "report.html")
                 seconds, page_seconds = clock() - start, clock() - compared
-                runs, records = read_runs(folders)
-            loss, score, n_other = differences(runs, peer_runs)
+                found, runs = read_runs(folders)
+            loss, score, n_other = differences(found, peer_runs)
             assert loss < SAME[dtype][0], f"{work.shape}, {dtype}: losses differ by {loss}"
             assert score < SAME[dtype][1], f"{work.shape}, {dtype}: log-probabilities differ by {score}"
             told = {
@@ -232,8 +224,9 @@ def measure(work: Work, dtypes: Sequence[str], n_rounds: int) -> list[dict[str, 
                 "ours": seconds,
                 "peer_training": sum(run.seconds for run in peer_runs.values()),
             }
-            n_at_once = n_side_by_side(folders)
-            told |= parts_of(records, n_at_once) | {"page": page_seconds}
+            # how many runs went at once: each had its share of the threads
+            n_at_once = torch.get_num_threads() // runs[0].environment["threads"]
+            told |= parts_of([run.metrics for run in runs], n_at_once) | {"page": page_seconds}
             rounds[dtype].append(told | {"loss": loss, "score": score, "other": n_other, "workers": n_at_once})
     return [summary(work, dtype, found) for dtype, found in rounds.items()]
 
