@@ -12,9 +12,11 @@ from huggingface_hub import constants
 from transformers import PreTrainedTokenizerFast
 
 from tests import bases
+from tunewise import hub
 from tunewise.errors import UserError
 from tunewise.hub import answers
 from tunewise.models import fingerprint
+from tunewise.models.found import find_base
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import load_base
 from tunewise.models.precision import choose_dtype
@@ -84,6 +86,40 @@ def test_weights_that_a_link_leads_to_and_that_are_gone_are_named(folder):
     (folder / "model.safetensors").symlink_to("nowhere")
     with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
         load_base(str(folder))
+
+
+DAMAGED_INDEXES = [
+    ("{", "is no valid JSON"),
+    ("[]", 'no "weight_map"'),
+    ('{"metadata": {}}', 'no "weight_map"'),
+    ('{"weight_map": {"a": 3}}', 'no "weight_map"'),
+    ('{"weight_map": {"a": "model-2-of-2.safetensors"}}', "has no model-2-of-2.safetensors"),
+]
+
+
+@pytest.mark.parametrize(("content", "told"), DAMAGED_INDEXES)
+def test_a_damaged_index_of_shards_is_named(folder, content, told):
+    (folder / "model.safetensors").rename(folder / "model-1-of-2.safetensors")
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(UserError, match=told) as caught:
+        load_base(str(folder))
+    assert str(folder) in caught.value.message
+
+
+@pytest.mark.parametrize(("content", "told"), DAMAGED_INDEXES)
+def test_a_damaged_index_of_a_repository_is_named(tmp_path, monkeypatch, content, told):
+    """Before anything that it names is asked for."""
+
+    class Fetched(hub.Repository):
+        def fetch(self, wanted):
+            assert not any(file.endswith(".safetensors") for file in wanted)
+            return tmp_path
+
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    there = {"config.json": 2, "tokenizer.json": 2, "model.safetensors.index.json": 2, "model-1-of-2.safetensors": 2}
+    monkeypatch.setattr(hub, "look_up", lambda name: Fetched(name, "", there, "commit"))
+    with pytest.raises(UserError, match=told):
+        find_base("org/sharded", "weights")
 
 
 def test_a_folder_without_a_tokenizer_is_told_what_to_copy(folder):

@@ -5,15 +5,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
-from tunewise import files, hub
+from tunewise import hub
 from tunewise.errors import UserError, nearest
-from tunewise.models.on_disk import TOKENIZERS, UNSAFE_WEIGHTS, check_weights, pickled
+from tunewise.models.on_disk import INDEX, TOKENIZERS, UNSAFE_WEIGHTS, WEIGHTS, check_weights, pickled, shards_in
 from tunewise.models.shapes import is_shape
 from tunewise.models.tiny import FOLDER as TINY
 
 Part = Literal["config", "processor", "weights"]
 EMBEDDED = {"tiny": TINY}
-CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"
+CONFIG = "config.json"
 ADAPTERS = ("adapter_config.json", "tunewise.json")
 READ_BESIDE = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 """Ends of the small files of a repository that configurations, tokenizers and processors are read from."""
@@ -72,9 +72,10 @@ def _weights_of(found: hub.Repository, folder: Path) -> list[str]:
     if WEIGHTS in found.files:
         return [WEIGHTS, *beside]
     if INDEX in found.files:
-        index = files.read_json(folder / INDEX)
-        assert isinstance(index, dict), folder
-        return [*dict.fromkeys(index["weight_map"].values()), *beside]
+        shards = shards_in(folder / INDEX)
+        if found.cached is None and (lacking := [file for file in shards if file not in found.files]):
+            raise UserError(f"{found.full_name} has no {lacking[0]}, which its {INDEX} names", "take another revision")
+        return [*shards, *beside]
     if found.cached is not None:  # where a configuration may have been all that was wanted
         raise hub.Refused(f"{hub.why_not_asked()}; its weights were not downloaded before", "try again with a network")
     if unsafe := [file for file in found.files if file.endswith(UNSAFE_WEIGHTS) and "/" not in file]:

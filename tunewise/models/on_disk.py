@@ -5,8 +5,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from tunewise import files
 from tunewise.errors import UserError
 
+INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 UNSAFE_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 """Files of which a folder with a tokenizer has one at least."""
@@ -21,8 +23,24 @@ def check_weights(folder: Path) -> None:
         if unsafe:
             raise pickled(str(folder), unsafe[0])
         raise UserError(f"{folder} has no *.safetensors file", hint="copy model.safetensors beside config.json")
+    if WEIGHTS not in weights and INDEX in names:  # as transformers chooses
+        for name in shards_in(folder / INDEX):
+            if not (folder / name).is_file():
+                raise UserError(f"{folder} has no {name}, which its {INDEX} names", hint="copy or download it again")
     for name in weights:
         check_whole(folder / name)
+
+
+def shards_in(index: Path) -> list[str]:
+    """The files of tensors that an index names, each once; UserError for one that names none."""
+    content = files.read_json(index)
+    tensors = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(tensors, dict) or not tensors or not all(isinstance(file, str) for file in tensors.values()):
+        raise UserError(
+            f'{index} is damaged: it has no "weight_map" of tensors and their files',
+            hint="copy or download this file again",
+        )
+    return list(dict.fromkeys(tensors.values()))
 
 
 def pickled(name: str, file: str) -> UserError:
