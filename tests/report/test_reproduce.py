@@ -6,8 +6,9 @@ from pathlib import Path
 from tests.report.runs import write_runs
 from tunewise.config import dump_yaml, read_yaml
 from tunewise.files import sha256
+from tunewise.identity import digest_of_arm
 from tunewise.report.arms import read_arms
-from tunewise.report.reproduce import digests_of, environment_of, recipe_digest
+from tunewise.report.reproduce import digests_of, environment_of
 from tunewise.run.recipe import build_recipe, run_folder
 
 
@@ -16,7 +17,7 @@ def test_a_recipe_has_the_digest_that_names_its_folder(tmp_path: Path) -> None:
         recipe = build_recipe({"data": "tiny:sentiment", "method": method, "seed": 3}, {"train.learning_rate": 2e-4})
         (tmp_path / "recipe.yaml").write_text(dump_yaml(recipe))
         folder = run_folder(recipe).parent.name
-        assert folder.endswith("-" + recipe_digest(read_yaml(tmp_path / "recipe.yaml")))
+        assert folder.endswith("-" + digest_of_arm(read_yaml(tmp_path / "recipe.yaml")))
 
 
 def test_each_arm_has_its_digests_and_a_command(tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
 """How to make the runs of a page again: commands, versions, seeds, and digests of base, data, recipes and adapters."""
 
-import hashlib
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunewise.files import read_json
+from tunewise.identity import digest_of_arm
 from tunewise.report.arms import Arm
 from tunewise.report.folders import Run
 
@@ -15,12 +14,6 @@ from tunewise.report.folders import Run
 def command_of(run: Run) -> str:
     """The command that carries out this run's recipe again."""
     return f"tunewise train {shlex.quote(str(run.folder / 'recipe.yaml'))}"
-
-
-def recipe_digest(recipe: Mapping[str, Any]) -> str:
-    """The eight characters that name the folder of a run: of everything in its recipe but the seed."""
-    content = {name: value for name, value in recipe.items() if name != "seed"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def environment_of(runs: Sequence[Run]) -> dict[str, str]:
@@ -38,7 +31,7 @@ def digests_of(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     return [
         {
             "arm": arm,
-            "recipe": recipe_digest(arm.runs[0].recipe),
+            "recipe": digest_of_arm(arm.runs[0].recipe),
             "seeds": ", ".join(map(str, arm.seeds)),
             "command": command_of(arm.runs[0]),
             "adapters": [sha for run in arm.runs if (sha := _tensors_sha256(run.folder / "adapter"))],

@@ -40,6 +40,7 @@ from tunewise.run.answers import Answers, AtTheEnd
 from tunewise.run.begun import begun
 from tunewise.run.class_weights import check_loss, weighed
 from tunewise.run.dial import DIAL, measure_dial
+from tunewise.run.ended import done, there_already
 from tunewise.run.examined import refuse_unfit
 from tunewise.run.forgetting import RETENTION, check_suite, forgotten
 from tunewise.run.going_on import going_on
@@ -50,15 +51,14 @@ from tunewise.run.prepare import drawn, fields_of, load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.saving import Saving
 from tunewise.run.training_rows import tell, tell_limit, training_rows
-from tunewise.training import checkpoint
 from tunewise.training.lane import FitResult, Training
-from tunewise.training.loop import CHECKPOINTS, fit_alone
+from tunewise.training.loop import fit_alone
 from tunewise.training.memory import Peak
 from tunewise.training.progress import Watcher
-from tunewise.training.proofs import Proof, at_most, check_labels, check_rows, check_tuned, failed_proofs, probe_logits
+from tunewise.training.proofs import Proof, at_most, check_labels, check_rows, check_tuned, probe_logits
 from tunewise.training.reload import prove_in_fresh_process
 from tunewise.training.rules import check_optimiser
-from tunewise.training.tensorboard import TensorBoard, check_report_to, tell_the_end
+from tunewise.training.tensorboard import TensorBoard, check_report_to
 from tunewise.training.weighing import ALIKE
 
 logger = logging.getLogger(__name__)
@@ -87,13 +87,13 @@ def run(
     digest = record.digest_of(recipe)
     finished = record.finished(recipe, out, digest)
     if finished is not None and not record.base_is_newer(recipe, out):
-        return finished
+        return there_already(out, recipe, finished)
     check_optimiser(recipe.train)
     check_report_to(recipe.train)
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
     if finished is not None:
         record.refuse_another_base(out, base)
-        return finished
+        return there_already(out, recipe, finished)
     peak = Peak(base.model.device)
     with record.alone(out):
         carried = Run(recipe, out, base, drawn(task, recipe))
@@ -109,17 +109,6 @@ def run(
             metrics["seconds"] = round(time.perf_counter() - start, 3)
         done(out, recipe, metrics)
     return metrics
-
-
-def done(out: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
-    """Write metrics.json and, last of all, DONE; the checkpoints are needed no more."""
-    if failed := failed_proofs(metrics["proofs"]):
-        logger.warning("%s: proofs failed: %s", out, ", ".join(failed))
-    files.write_json(out / record.METRICS, metrics)
-    if recipe.train.report_to:
-        tell_the_end(out, recipe.model_dump(mode="json"), metrics)
-    files.write_text(out / record.DONE, "")
-    checkpoint.remove(out / CHECKPOINTS)
 
 
 def train(

@@ -1,6 +1,5 @@
 """The recipe of a run, and where its folder lies."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from tunewise.errors import UserError
 from tunewise.evaluation.config import DialConfig, GenerationConfig, RetentionTask
 from tunewise.evaluation.evaluate import Asking
 from tunewise.evaluation.own_metrics import spelled
+from tunewise.identity import digest_of_arm
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.base import Method
 from tunewise.methods.selective.frozen import Frozen
@@ -180,9 +180,8 @@ def build_recipe(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None 
 
 
 def run_folder(recipe: Recipe, root: str | Path = "runs") -> Path:
-    """runs/<task>/<method>-<hash>/seed<k>, where the hash stands for everything in the recipe but the seed."""
-    content = json.dumps(recipe.model_dump(mode="json", exclude={"seed"}), sort_keys=True)
+    """runs/<task>/<method>-<hash>/seed<k>, where the hash stands for all of the recipe's identity but the seed."""
     path = recipe.data.path
     task = path.replace(":", "-") if path.startswith("tiny:") or is_benchmark(path) else name_of(path)
-    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    digest = digest_of_arm(recipe.model_dump(mode="json"))
     return Path(root) / task / f"{recipe.method.name}-{digest}" / f"seed{recipe.seed}"

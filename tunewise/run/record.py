@@ -21,6 +21,7 @@ from tunewise.data.config import DataConfig
 from tunewise.data.sources import files_at
 from tunewise.errors import UserError
 from tunewise.evaluation import own_metrics
+from tunewise.identity import identity
 from tunewise.models import fingerprint
 from tunewise.models.load import Base
 from tunewise.models.weights import bytes_at_rest
@@ -74,7 +75,7 @@ def finished(recipe: Recipe, out: Path, digest: str) -> dict[str, Any] | None:
     if not is_done(out):
         return None
     there = parse(Recipe, read_yaml(out / RECIPE), where=str(out / RECIPE))
-    if there != recipe:
+    if _identity(there) != _identity(recipe):
         raise another(there, recipe, out)
     if mapping(out / ENVIRONMENT).get("data_sha256") != digest:
         raise changed_since(recipe, out)
@@ -109,7 +110,7 @@ def refuse_another_base(out: Path, base: Base) -> None:
 
 def another(there: Recipe, recipe: Recipe, out: Path) -> UserError:
     """The error for a folder that holds the run of another recipe; to be raised by the caller."""
-    was, asked = dict(dotted(there.model_dump(mode="json"))), dict(dotted(recipe.model_dump(mode="json")))
+    was, asked = dict(dotted(_identity(there))), dict(dotted(_identity(recipe)))
     unlike = [name for name in was | asked if was.get(name) != asked.get(name)]
     told = [f"{name} was {_inline(was.get(name))} and is {_inline(asked.get(name))}" for name in unlike[:MOST_TOLD]]
     more = [f"{len(unlike) - MOST_TOLD} more"] if len(unlike) > MOST_TOLD else []
@@ -117,6 +118,10 @@ def another(there: Recipe, recipe: Recipe, out: Path) -> UserError:
         f"{out} holds a finished run of another recipe: {', '.join(told + more)}",
         "give another --out, or remove that folder",
     )
+
+
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    return identity(recipe.model_dump(mode="json"))
 
 
 def _inline(value: object) -> str:

@@ -19,7 +19,8 @@ from tunewise.models.quantise import why_rows_mix
 from tunewise.run import record
 from tunewise.run.answers import AtTheEnd
 from tunewise.run.asked_together import AskedTogether, asked_together
-from tunewise.run.carry_out import Run, done
+from tunewise.run.carry_out import Run
+from tunewise.run.ended import done
 from tunewise.run.prepare import drawn, load_for
 from tunewise.run.recipe import Recipe
 from tunewise.run.training_rows import training_rows

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunewise import files
 from tunewise.config import dotted
 from tunewise.models.quantise import require
 from tunewise.training.config import TENSORBOARD, TrainConfig
+from tunewise.training.state import LOG
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -49,6 +51,20 @@ def tell_the_end(folder: Path, recipe: Mapping[str, Any], metrics: Mapping[str, 
     fields = {n: each if isinstance(each, str | int | float) else json.dumps(each) for n, each in dotted(recipe)}
     writer.add_hparams(fields, scores, run_name=".", global_step=metrics["steps"])
     writer.close()
+
+
+def tell_afterwards(folder: Path, recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """The same of a run that was told to nobody while it went on: the lines of its log, and its end."""
+    watcher = TensorBoard(folder)
+    for line in files.read_jsonl(folder / LOG) if (folder / LOG).is_file() else ():
+        assert isinstance(line, dict), folder
+        watcher.line(line)
+    tell_the_end(folder, recipe, metrics)
+
+
+def is_told(folder: Path) -> bool:
+    """Whether TensorBoard has something of the run in this folder."""
+    return (folder / TENSORBOARD).is_dir()
 
 
 def _require() -> None:
