@@ -28,7 +28,9 @@ def done(out: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> None:
 
 
 def there_already(out: Path, recipe: Recipe, metrics: dict[str, Any]) -> dict[str, Any]:
-    """The metrics of a run that is done; who is to be told of it only now is told."""
+    """The metrics of a run that is done; who is to be told of it only now is told, and what a process that was killed
+    behind DONE left is removed."""
+    checkpoint.remove(out / CHECKPOINTS)
     if recipe.train.report_to and not is_told(out):
         tell_afterwards(out, recipe.model_dump(mode="json"), metrics)
     return metrics
