@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from transformers import get_scheduler
+from transformers import TrainingArguments, get_scheduler
 
 from tests import bases
 from tests.training.test_lanes import alone, training
@@ -65,6 +65,15 @@ def test_warm_up_is_a_share_or_a_number_of_steps():
     assert rates(warmup=0) == rates(warmup_steps=0) == [1.0] * 10
     assert rates(warmup=0.3) == rates(warmup_steps=3) == [0.25, 0.5, 0.75, *[1.0] * 7]
     assert rates(warmup_steps=30)[-1] == pytest.approx(10 / 31)
+
+
+def test_a_share_is_as_many_steps_as_for_the_hugging_face_trainer(tmp_path):
+    shares = (0.0, 0.01, 0.03, 0.06, 0.07, 0.1, 0.14, 0.28, 1 / 3, 0.55, 0.9999)
+    for share in shares:
+        theirs = TrainingArguments(str(tmp_path), warmup_steps=share)
+        ours = TrainConfig(warmup=share)
+        assert [ours.n_warmup(n) for n in range(1, 500)] == [theirs.get_warmup_steps(n) for n in range(1, 500)]
+    assert TrainConfig(warmup=0.1).n_warmup(30) == 3
 
 
 def test_a_decay_that_meets_the_warm_up_begins_behind_it():
