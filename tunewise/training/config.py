@@ -172,8 +172,8 @@ class TrainConfig(Strict):
         return self.beta1, (0.99 if self.rule == "lion" else 0.999) if self.beta2 is None else self.beta2
 
     def n_warmup(self, n_steps: int) -> int:
-        """Steps of warm-up, of so many in all: as many as `TrainingArguments.get_warmup_steps` says, whose product is of
-        floats too (0.07 of 100 steps are 8)."""
+        """Steps of warm-up, of so many in all; as `TrainingArguments.get_warmup_steps` rounds them, in floats (0.07 of
+        100 steps are 8)."""
         return math.ceil(self.warmup * n_steps) if self.warmup_steps is None else self.warmup_steps
 
     @field_validator("class_weights", mode="before")
