@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from tunewise.listening import names_of
 from tunewise.run.speakers import BASE, Speakers
+from tunewise.serve.body import BodyLimit
 from tunewise.serve.fields import Chat, Completion
 from tunewise.serve.job import Done, Event, Job, Piece
 from tunewise.serve.refusal import FAILED, INVALID, UNAUTHORISED, Refusal, no_such_model
@@ -28,7 +29,8 @@ MOST_BYTES = 4 << 20
 
 def app_of(speakers: Speakers, scheduler: Scheduler, *, host: str, api_key: str = "") -> FastAPI:
     """Everything that is served. On loopback no page of a browser reaches it under a name of its own."""
-    app = FastAPI(title="tunewise", docs_url=None, redoc_url=None, openapi_url=None, max_body_size=MOST_BYTES)
+    app = FastAPI(title="tunewise", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(BodyLimit, most_bytes=MOST_BYTES)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=names_of(host), www_redirect=False)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
