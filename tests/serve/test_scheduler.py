@@ -3,7 +3,8 @@ takes nobody else with it."""
 
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,7 @@ from tunewise.run.speakers import speakers_of
 from tunewise.serve.fields import Chat
 from tunewise.serve.job import Done, Job, Piece
 from tunewise.serve.refusal import Refusal
-from tunewise.serve.scheduler import Scheduler
+from tunewise.serve.scheduler import Scheduler, _Group
 
 WRITERS = ("base", "lora", "prompts")
 
@@ -46,7 +47,7 @@ class Heard:
 @contextmanager
 def scheduler_of(runs, heard=(), n_places=8, **more):
     """Running, with jobs that came before it began."""
-    found = Scheduler(speakers_of(runs, **more), n_places, 1024)
+    found = Scheduler(speakers_of(runs, **more), n_places, 1024, 1024)
     for each in heard:
         found.ask(each.job)
     with found.started():
@@ -138,7 +139,7 @@ def test_a_batch_that_fails_is_told_and_the_next_is_answered(runs):
 
 
 def test_one_that_ends_breaks_off_what_waits(runs):
-    found = Scheduler(speakers_of(runs), 8, 1024)
+    found = Scheduler(speakers_of(runs), 8, 1024, 1024)
     heard = Heard("base")
     found.ask(heard.job)
     found.close()
@@ -150,8 +151,36 @@ def test_one_that_ends_breaks_off_what_waits(runs):
     assert late.outcome().status == 503
 
 
+def test_while_too_many_wait_nobody_else_is_taken(runs):
+    found = Scheduler(speakers_of({"lora": runs["lora"]}), 8, 1024, most_waiting=3)
+    two, many, one = Heard("lora", n=2, temperature=1.0), Heard("lora", n=9, temperature=1.0), Heard("base")
+    for each in (two, many, one):  # 2 wait, then 11
+        found.ask(each.job)
+    with found.started():
+        refusal = one.outcome()
+        assert (refusal.status, refusal.code) == (503, "server_overloaded")
+        assert refusal.message == "11 answers wait already; ask again later"
+        assert int(refusal.headers["retry-after"]) > 0
+        assert not any(isinstance(each.outcome(), Refusal) for each in (two, many))
+        late = Heard("base")
+        found.ask(late.job)
+        assert not isinstance(late.outcome(), Refusal)
+
+
+def test_those_who_have_gone_away_do_not_wait_wherever_they_stand():
+    class Full:
+        def add(self, wanted):
+            return False
+
+    group = _Group([0], nullcontext, Full, is_shared=True, writing=Full())
+    held = [SimpleNamespace(job=SimpleNamespace(is_over=is_over), wanted=None) for is_over in (False, True, False)]
+    group.queue(held)
+    group.admit()
+    assert [*group.waiting] == [held[0], held[2]]
+
+
 def test_ctrl_c_before_it_has_begun_ends_its_thread(runs, monkeypatch):
-    found = Scheduler(speakers_of({"lora": runs["lora"]}), 8, 1024)
+    found = Scheduler(speakers_of({"lora": runs["lora"]}), 8, 1024, 1024)
 
     def interrupt():
         raise KeyboardInterrupt

@@ -25,6 +25,7 @@ def serve(
     cache_tokens: Annotated[
         int, typer.Option(min=64, help="Tokens of all answers in a batch, prompts included.")
     ] = 32768,
+    most_waiting: Annotated[int, typer.Option(min=1, help="Answers that wait; who comes then gets a 503.")] = 1024,
 ) -> None:
     """Serve a base and what was made of it as OpenAI's API, until Ctrl-C. Needs the extra serve."""
     targets, overrides = targets_and_overrides(words, model)
@@ -34,7 +35,7 @@ def serve(
 
     folders = {name: each.folder for name, each in named(targets).items()}
     free = free or (not targets and data is None)
-    settings = ServerSettings(host, port, api_key.strip(), at_once, cache_tokens)
+    settings = ServerSettings(host, port, api_key.strip(), at_once, cache_tokens, most_waiting)
     with (
         progress_lines().status("loading") as status,
         opened(folders, model=model, data=data, free=free, overrides=overrides, settings=settings) as server,

@@ -158,7 +158,7 @@ async def _gone(http: HttpRequest) -> None:
 
 
 async def _refused(_: HttpRequest, refusal: Any) -> Response:
-    return JSONResponse(refusal.body(), status_code=refusal.status)
+    return JSONResponse(refusal.body(), status_code=refusal.status, headers=refusal.headers)
 
 
 async def _invalid(http: HttpRequest, error: Any) -> Response:

@@ -72,6 +72,11 @@ class Request(_Fields):
         return given
 
     @property
+    def n_answers(self) -> int:
+        """How many are to come."""
+        return self.n
+
+    @property
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
@@ -148,6 +153,10 @@ class Completion(Request):
     @property
     def n_best(self) -> int | None:
         return self.logprobs
+
+    @property
+    def n_answers(self) -> int:
+        return self.n * len(self.prompts)
 
     @property
     def prompts(self) -> tuple[str, ...]:

@@ -5,7 +5,9 @@ from typing import Any
 from tunewise.errors import UserError, nearest
 
 INVALID, UNAUTHORISED, FAILED = "invalid_request_error", "authentication_error", "server_error"
-TOO_LONG = "context_length_exceeded"
+TOO_LONG, OVERLOADED = "context_length_exceeded", "server_overloaded"
+SECONDS_TO_RETRY = 1
+"""After which one who was sent away as too many waited may come again."""
 
 
 class Refusal(Exception):
@@ -16,6 +18,7 @@ class Refusal(Exception):
     ) -> None:
         super().__init__(message)
         self.message, self.status, self.kind, self.param, self.code = message, status, kind, param, code
+        self.headers = {"retry-after": str(SECONDS_TO_RETRY)} if code == OVERLOADED else {}
 
     def body(self) -> dict[str, Any]:
         """What is sent."""

@@ -19,7 +19,7 @@ from tunewise.models.families import ENCODER_DECODER
 from tunewise.run.speakers import Said, Speakers
 from tunewise.serve.job import Choice, Chosen, Job, choices_of
 from tunewise.serve.questions import questions_of
-from tunewise.serve.refusal import FAILED, Refusal
+from tunewise.serve.refusal import FAILED, OVERLOADED, Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +52,12 @@ class _Group:
         self.waiting = deque(sorted([*self.waiting, *choices], key=lambda choice: choice.turn))
 
     def admit(self) -> None:
-        """Begin with as many of those that wait as there are places."""
-        while self.waiting:
-            choice = self.waiting[0]
-            if not choice.job.is_over:
-                if not self.writing.add(choice.wanted):
-                    return
-                self.running.append(choice)
-                self.turn = choice.turn
-            self.waiting.popleft()
+        """Begin with as many of those that wait as there are places, and forget those that nobody waits for."""
+        self.waiting = deque(choice for choice in self.waiting if not choice.job.is_over)
+        while self.waiting and self.writing.add(self.waiting[0].wanted):
+            choice = self.waiting.popleft()
+            self.running.append(choice)
+            self.turn = choice.turn
 
     def step(self) -> None:
         self.writing.step()
@@ -74,10 +71,12 @@ class _Group:
 
 
 class Scheduler:
-    """Answers jobs between `start` and `close`, `n_places` of them at a time, in a cache of `n_slots` tokens."""
+    """Answers jobs between `start` and `close`, `n_places` of them at a time, in a cache of `n_slots` tokens; while
+    `most_waiting` answers wait, it takes no more."""
 
-    def __init__(self, speakers: Speakers, n_places: int, n_slots: int) -> None:
+    def __init__(self, speakers: Speakers, n_places: int, n_slots: int, most_waiting: int) -> None:
         self._speakers, self._n_places, self._n_slots = speakers, n_places, n_slots
+        self._most_waiting = most_waiting
         self._prefixes = [speaker.how.prefix_ids for speaker in speakers.each]
         self._ends: set[int] = set()
         self._changed = threading.Condition()
@@ -105,10 +104,13 @@ class Scheduler:
             self._thread.join()
 
     def ask(self, job: Job) -> None:
-        """Answer this one in its turn."""
+        """Answer this one in its turn, or refuse it."""
         with self._changed:
             if self._is_closed:
                 job.refuse(_ending())
+                return
+            if (n_waiting := self.n_waiting) >= self._most_waiting:
+                job.refuse(_overloaded(n_waiting))
                 return
             self._arrived.append(job)
             self._changed.notify()
@@ -127,7 +129,8 @@ class Scheduler:
     @property
     def n_waiting(self) -> int:
         """Answers that wait for a place."""
-        return len(self._arrived) + len(self._to_choose) + sum(len(group.waiting) for group in self._groups)
+        arrived = sum(job.request.n_answers for job in self._arrived)
+        return arrived + len(self._to_choose) + sum(len(group.waiting) for group in self._groups)
 
     @property
     def n_running(self) -> int:
@@ -263,6 +266,11 @@ class Scheduler:
     def _all_jobs(self) -> list[Job]:
         choices = [choice for group in self._groups for choice in (*group.waiting, *group.running)]
         return [*self._arrived, *(one.job for one in (*self._to_choose, *choices))]
+
+
+def _overloaded(n_waiting: int) -> Refusal:
+    told = f"{n_waiting} answers wait already; ask again later"
+    return Refusal(told, status=UNAVAILABLE, kind=FAILED, code=OVERLOADED)
 
 
 def _ending() -> Refusal:

@@ -40,9 +40,12 @@ class ServerSettings:
     """Answers that are written in one batch."""
     cache_tokens: int = 32768
     """Of all answers in a batch together, prompts included, where they are packed; memory is taken as it is needed."""
+    most_waiting: int = 1024
+    """Answers that wait for a place; while there are so many, nobody else is let in, and is told to come again."""
 
     def __post_init__(self) -> None:
-        for name, told in (("at_once", self.at_once), ("cache_tokens", self.cache_tokens)):
+        least_one = {"at_once": self.at_once, "cache_tokens": self.cache_tokens, "most_waiting": self.most_waiting}
+        for name, told in least_one.items():
             if told < 1:
                 raise UserError(f"{name} is {told}", "set it to 1 at least")
 
@@ -123,7 +126,7 @@ def opened(
     with listening(settings.host, settings.port) as at:
         speakers = speakers_of(targets, model=model, data=data, free=free, overrides=overrides)
         refuse_unserved(speakers)
-        scheduler = Scheduler(speakers, settings.at_once, settings.cache_tokens)
+        scheduler = Scheduler(speakers, settings.at_once, settings.cache_tokens, settings.most_waiting)
         app = app_of(speakers, scheduler, host=settings.host, api_key=settings.api_key)
 
         class Http(uvicorn.Server):
