@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tunewise.engine.growing_text import GrowingText
 from tunewise.engine.loss import wide
 from tunewise.engine.owners import ALONE, Apart, Owner
 from tunewise.engine.packed_reading import TOKENS, Reader, Row, reading, why_not_read
@@ -166,6 +167,7 @@ class Answer:
         self.ended: Literal["", "stop", "length", "given up"] = ""
         """Why nothing is written any more: an end token or a stop came, or as many tokens as it may have."""
         self._before_stop: str | None = None
+        self._growing = GrowingText(tokenizer)
 
     def take(self, token: int) -> bool:
         """Whether it goes on behind this token."""
@@ -192,6 +194,8 @@ class Answer:
         """What is written so far."""
         if self._before_stop is not None:
             return self._before_stop
+        if not self.ended:
+            return self._growing.of(self.tokens)
         text = self._tokenizer.decode(self.tokens, skip_special_tokens=True)
         assert isinstance(text, str)
         return text

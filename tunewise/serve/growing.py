@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-UNFINISHED = "\ufffd"
-"""What stands for a character of which some bytes are not written yet."""
+from tunewise.engine.growing_text import UNFINISHED
 
 
 class Growing:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite
 from typing import Any
 
+from tunewise.engine.growing_text import UNFINISHED
 from tunewise.serve.fields import Chat, Completion
-from tunewise.serve.growing import UNFINISHED
 from tunewise.serve.job import Done, Piece, Token
 
 END_OF_STREAM = "data: [DONE]\n\n"
