@@ -45,3 +45,8 @@ def test_they_say_what_they_say_in_a_showcase(place, name, text):
         if name == "reviews":
             with pytest.raises(openai.BadRequestError, match="new head, which writes no text"):
                 client.completions.create(model=name, prompt="the")
+        else:
+            plain, echoed = (client.completions.create(model=name, prompt=text, echo=echo) for echo in (False, True))
+            assert echoed.choices[0].text == text + plain.choices[0].text
+            with pytest.raises(openai.BadRequestError, match="without expecting it"):
+                client.completions.create(model=name, prompt=text, echo=True, logprobs=1)

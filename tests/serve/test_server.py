@@ -14,6 +14,8 @@ import torch
 from tunewise.data.chat_template import chat_template
 from tunewise.engine.decoding import Sampling
 from tunewise.errors import UserError
+from tunewise.methods import parse_method
+from tunewise.methods.store import load_adapter
 from tunewise.models.load import load_base
 from tunewise.run.showcase import showcase
 from tunewise.serve.fields import Completion
@@ -21,6 +23,7 @@ from tunewise.serve.server import ServerSettings, serving
 
 ASKED = "say 7"
 OWN = Sampling(0.7, 0.9, 1, 5)
+METHOD_OF_PROMPTS = parse_method({"name": "prompt_tuning", "virtual_tokens": 3})
 WRITERS, CHOOSERS = ("base", "lora", "prompts"), ("reviews", "shown")
 
 
@@ -159,6 +162,90 @@ def test_log_probabilities_are_those_of_the_model(server, client):
     chat = asked(client, "lora", logprobs=True, top_logprobs=2, max_tokens=5).choices[0].logprobs.content
     assert all(token.logprob == token.top_logprobs[0].logprob for token in chat)  # the most probable was written
     assert 0 < len(chat) <= 5
+
+
+def test_a_prompt_may_be_the_ids_of_its_tokens(server, client):
+    texts, fields = ["the soup was", "the boat"], {"max_tokens": 6, "temperature": 0}
+    ids = [server._speakers.base.tokenizer(text)["input_ids"] for text in texts]
+    for model in ("base", "prompts"):
+        expected = client.completions.create(model=model, prompt=texts, **fields)
+        for prompt, found in ((ids, expected.choices), (ids[0], expected.choices[:1])):
+            told = client.completions.create(model=model, prompt=prompt, **fields)
+            assert told.choices == found
+        assert client.completions.create(model=model, prompt=ids, **fields).usage == expected.usage
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("as_ids", [False, True])
+@pytest.mark.parametrize("name", ["base", "lora", "prompts"])
+def test_an_echo_is_the_prompt_with_how_probable_it_was(runs, client, name, as_ids):
+    fresh, n_virtual = load_base(str(runs["lora"].parent / "base"), "float64"), 3 if name == "prompts" else 0
+    tokenizer = fresh.tokenizer
+    ids = tokenizer("the soup was")["input_ids"]
+    fields = {"model": name, "prompt": ids if as_ids else "the soup was", "temperature": 0, "max_tokens": 4}
+    plain = client.completions.create(**fields, logprobs=2).choices[0]
+    choice = client.completions.create(**fields, logprobs=2, echo=True).choices[0]
+    opening = tokenizer.decode(ids) if as_ids else "the soup was"
+    assert choice.text == opening + plain.text
+    found = choice.logprobs
+    assert found.tokens[: len(ids)] == [tokenizer.decode([token]) for token in ids]
+    assert found.tokens[len(ids) :] == plain.logprobs.tokens
+    n_before = len(opening) - len("the soup was")
+    assert found.text_offset[1] == n_before
+    assert [choice.text[at:].startswith(token) for at, token in zip(found.text_offset, found.tokens, strict=True)][1:]
+    model = fresh.model
+    if name != "base":
+        model = load_adapter(model, runs[name] / "adapter", tokenizer=tokenizer).model
+    read = torch.tensor([[*(METHOD_OF_PROMPTS.prefix_ids(fresh.anatomy) if n_virtual else ()), *ids]])
+    expected = model(read).logits[0, n_virtual:-1].log_softmax(-1)
+    own = expected.gather(1, torch.tensor(ids)[1:, None])[:, 0].tolist()
+    assert found.token_logprobs[0] is found.top_logprobs[0] is None
+    assert found.token_logprobs[1 : len(ids)] == pytest.approx(own, abs=1e-4)
+    assert found.token_logprobs[len(ids) :] == pytest.approx(plain.logprobs.token_logprobs, abs=1e-5)
+    for told, row in zip(found.top_logprobs[1:], expected, strict=False):
+        assert max(told.values()) == pytest.approx(float(row.max()), abs=1e-4)
+    pieces = list(client.completions.create(**fields, logprobs=2, echo=True, stream=True))
+    assert "".join(piece.choices[0].text for piece in pieces) == choice.text
+    assert pieces[0].choices[0].text == opening
+    assert [at for piece in pieces for at in piece.choices[0].logprobs.text_offset] == found.text_offset
+    only = client.completions.create(**fields | {"max_tokens": 0}, logprobs=2, echo=True)
+    assert (only.choices[0].text, only.choices[0].finish_reason) == (opening, "length")
+    assert only.choices[0].logprobs.token_logprobs == found.token_logprobs[: len(ids)]
+    assert (only.usage.prompt_tokens, only.usage.completion_tokens) == (len(ids), 0)
+
+
+def test_each_of_several_answers_echoes_its_prompt(client):
+    fields = {"model": "lora", "prompt": ["the", "a b"], "n": 2, "max_tokens": 3, "seed": 3, "temperature": 1.0}
+    found = client.completions.create(**fields, echo=True)
+    plain = client.completions.create(**fields)
+    expected = [prompt + one.text for prompt, one in zip(("the", "the", "a b", "a b"), plain.choices, strict=True)]
+    assert [one.text for one in found.choices] == expected
+    both = client.completions.create(**fields, echo=True, logprobs=1)
+    assert [one.text for one in both.choices] == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "told"),
+    [
+        ({"prompt": []}, "prompt", "a list of token ids"),
+        ({"prompt": [[1], []]}, "prompt", "a list of token ids"),
+        ({"prompt": [1, "a"]}, "prompt", "a list of token ids"),
+        ({"prompt": ["a", [1]]}, "prompt", "a list of token ids"),
+        ({"prompt": [1, True]}, "prompt", "a list of token ids"),
+        ({"prompt": [1, -1]}, "prompt", "a list of token ids"),
+        ({"prompt": [1.5]}, "prompt", "a list of token ids"),
+        ({"prompt": 7}, "prompt", "a list of token ids"),
+        ({"prompt": ["a"] * 257}, "prompt", "257 of them"),
+        ({"prompt": [1, 100_000]}, "prompt", "no token 100000"),
+        ({"prompt": [3] * 97}, "prompt", "context of 96"),
+        ({"prompt": "a", "max_tokens": 0}, "max_tokens", "by echo"),
+    ],
+)
+def test_prompts_that_are_none_are_refused(client, fields, param, told):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(**{"model": "base"} | fields)
+    assert caught.value.body["param"] == param
+    assert told in caught.value.body["message"]
 
 
 def test_a_stream_is_the_answer_in_pieces(client):

@@ -7,17 +7,17 @@ read together once all of the batch before have ended.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tunewise.engine.decoding import Answer, Choose, PaddedBatch, Piece, most_probable, step_packed
-from tunewise.engine.loss import wide
 from tunewise.engine.owners import ALONE, Owner, Owners
 from tunewise.engine.packed_reading import TOKENS, Reader
 from tunewise.engine.packing import packed_attention
 from tunewise.engine.prefill import prefill
+from tunewise.engine.weighed import Weighed, weighed
 from tunewise.engine.writing import read_batches, write_batch
 from tunewise.methods.lanes import Lanes
 from tunewise.models.families import ENCODER_DECODER
@@ -25,16 +25,6 @@ from tunewise.models.load import Base
 
 FIRST_SLOTS = 1024
 """Of a cache before it grows."""
-
-
-class Weighed(NamedTuple):
-    """What the model made of a token that was written: natural logarithms of softmax(logits), before anything is cut
-    or cooled."""
-
-    token: int
-    log_probability: float
-    best: tuple[tuple[int, float], ...]
-    """The most probable tokens, whichever was written."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +98,7 @@ class _Places:
             if wanted.choose is not most_probable:
                 chosen[row] = wanted.choose(logits[row : row + 1], [wanted.number])[0]
             if wanted.n_best is not None and not wanted.answer.ended:
-                wanted.weighed.append(_weighed(logits[row], int(chosen[row]), wanted.n_best))
+                wanted.weighed.extend(weighed(logits[row : row + 1], [int(chosen[row])], wanted.n_best))
         return chosen
 
     def take(self, place: int, token: int) -> bool:
@@ -116,12 +106,6 @@ class _Places:
         if wanted.is_given_up():
             wanted.answer.give_up()
         return wanted.answer.take(token)
-
-
-def _weighed(logits: Tensor, token: int, n_best: int) -> Weighed:
-    shares = wide(logits).log_softmax(dim=-1)
-    values, ids = shares.topk(min(n_best, len(shares)))
-    return Weighed(token, float(shares[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
 
 
 class _Packed:

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tunewise.engine.decoding import Sampling
 from tunewise.errors import nearest
@@ -15,6 +15,7 @@ IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "pr
 """They are about the service, and change no answer."""
 MOST_CHOICES, MOST_STOPS, MOST_PROMPTS, MOST_BEST = 128, 16, 256, 20
 Stop = Annotated[str, Field(min_length=1)]
+Prompt = str | list[int]
 
 
 class _Fields(BaseModel):
@@ -77,6 +78,11 @@ class Request(_Fields):
         return self.n
 
     @property
+    def weighs_prompts(self) -> bool:
+        """Whether it is told how probable the tokens of its prompts are."""
+        return False
+
+    @property
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
@@ -103,6 +109,10 @@ def _refuse_half_characters(data: object) -> None:
         raise Refusal(f"the body holds {half!r}, half of a character of UTF-16 without the other half") from None
     except RecursionError:
         raise Refusal("the body is nested too deeply") from None
+
+
+def _is_ids(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(one) is int and one >= 0 for one in value)
 
 
 class Chat(Request):
@@ -139,16 +149,31 @@ class Chat(Request):
 class Completion(Request):
     """The body of /v1/completions."""
 
-    NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {
-        **Request.NEUTRAL,
-        "echo": (False,),
-        "suffix": ("",),
-        "best_of": (1,),
-    }
+    NEUTRAL: ClassVar[Mapping[str, tuple[object, ...]]] = {**Request.NEUTRAL, "suffix": ("",), "best_of": (1,)}
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
-    max_tokens: int | None = Field(None, ge=1)
+    prompt: list[Prompt]
+    """Texts, or the ids of their tokens; a single one may stand there alone."""
+    max_tokens: int | None = Field(None, ge=0)
     logprobs: int | None = Field(None, ge=0, le=MOST_BEST)
+    echo: bool = False
+    """Whether the prompt is told before its answer."""
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _of_one_kind(cls, value: Any) -> Any:
+        each = value if isinstance(value, list) and any(isinstance(one, str | list) for one in value) else [value]
+        if not all(isinstance(one, str) for one in each) and not all(map(_is_ids, each)):
+            told = "a prompt is a text or a list of token ids (whole numbers), and several are a list of either kind"
+            raise Refusal(f"prompt: {told}", param="prompt")
+        if len(each) > MOST_PROMPTS:
+            raise Refusal(f"prompt: {len(each)} of them are more than {MOST_PROMPTS}", param="prompt")
+        return each
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if self.max_tokens == 0 and not self.echo:
+            raise Refusal("max_tokens: 0 are answered with nothing but the prompt, by echo", param="max_tokens")
+        return self
 
     @property
     def n_best(self) -> int | None:
@@ -156,11 +181,11 @@ class Completion(Request):
 
     @property
     def n_answers(self) -> int:
-        return self.n * len(self.prompts)
+        return self.n * len(self.prompt)
 
     @property
-    def prompts(self) -> tuple[str, ...]:
-        return (self.prompt,) if isinstance(self.prompt, str) else tuple(self.prompt)
+    def weighs_prompts(self) -> bool:
+        return self.echo and self.logprobs is not None
 
     @property
     def longest(self) -> int | None:

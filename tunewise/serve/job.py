@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tunewise.engine.continuous import Wanted
 from tunewise.engine.decoding import Answer, Choose, most_probable
+from tunewise.engine.weighed import Weighed
 from tunewise.run.speakers import Said
 from tunewise.serve.fields import Chat, Completion
 from tunewise.serve.growing import Growing
@@ -16,11 +17,14 @@ from tunewise.serve.refusal import Refusal
 
 @dataclass(frozen=True)
 class Token:
-    """A token that was written, its log-probability, and those of the most probable ones there."""
+    """A token that was read or written, its log-probability, and those of the most probable ones there."""
 
     text: str
-    log_probability: float
+    log_probability: float | None
+    """None of the first one of a prompt, which nothing stands before."""
     best: tuple[tuple[str, float], ...]
+    is_in_text: bool = True
+    """False of one that a prompt begins with and its text does not, as a begin token."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +118,41 @@ class Choice:
     def _tokens(self) -> tuple[Token, ...]:
         """Those that were weighed since it was asked, the one that ends the answer aside."""
         n_before, self._n_weighed = self._n_weighed, len(self.wanted.answer.tokens)
-        return tuple(
-            Token(self._text(token), value, tuple((self._text(other), share) for other, share in best))
-            for token, value, best in self.wanted.weighed[n_before : self._n_weighed]
-        )
+        return tuple(_told(one, self._tokenizer) for one in self.wanted.weighed[n_before : self._n_weighed])
 
-    def _text(self, token: int) -> str:
-        text = self._tokenizer.decode([token])
-        assert isinstance(text, str)
-        return text
+
+@dataclass
+class Weighing:
+    """A job whose prompts are weighed, one after another, before they are answered."""
+
+    job: Job
+    questions: Sequence[Question]
+    told: list[tuple[Token, ...]] = field(default_factory=list)
+    """Of those that are done: their tokens."""
+
+    @property
+    def next(self) -> Question:
+        """The one whose turn it is."""
+        return self.questions[len(self.told)]
+
+    def tell(self, found: Sequence[Weighed], tokenizer: PreTrainedTokenizerBase) -> bool:
+        """All tokens of the next one but its first were `found` to be so probable; whether others are left."""
+        first = self.next.ids[0]
+        is_in_text = first not in tokenizer.all_special_ids or self.next.echo.startswith(_text(first, tokenizer))
+        opening = Token(_text(first, tokenizer), None, (), is_in_text)
+        self.told.append((opening, *(_told(one, tokenizer) for one in found)))
+        return len(self.told) < len(self.questions)
+
+
+def _told(one: Weighed, tokenizer: PreTrainedTokenizerBase) -> Token:
+    best = tuple((_text(other, tokenizer), share) for other, share in one.best)
+    return Token(_text(one.token, tokenizer), one.log_probability, best)
+
+
+def _text(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    text = tokenizer.decode([token])
+    assert isinstance(text, str)
+    return text
 
 
 @dataclass(frozen=True)
@@ -146,21 +176,28 @@ def choices_of(
     tokenizer: PreTrainedTokenizerBase,
     ends: set[int],
     has_ended: Callable[[], bool],
+    read: Sequence[tuple[Token, ...]] = (),
 ) -> list[Choice]:
     """The answers that are to be written: `n` to each question, behind the virtual tokens of their lanes. They are
-    given up with the job, and once the server `has_ended`."""
+    given up with the job, and once the server `has_ended`. What is to be told before them, and of those of no token
+    everything, is handed on: of their prompts these tokens were `read`."""
 
     def is_given_up() -> bool:
         return job.is_over or has_ended()
 
-    found = []
-    for question in questions:
+    found: list[Choice] = []
+    for number, question in enumerate(questions):
         how = question.how
         assert how is not None
+        tokens = read[number] if read else ()
         choose: Choose = most_probable if how.sampling is None else how.sampling.chooser()
         ids = (*prefixes[question.lane], *question.ids)
-        for _ in range(job.request.n):
-            answer, index = Answer(tokenizer, ends, how), len(found)
+        for index in range(number * job.request.n, (number + 1) * job.request.n):
+            job.hand_on(Piece(index, question.echo, "" if how.max_new_tokens else "length", tokens=tokens))
+            if not how.max_new_tokens:
+                job.end_one(0)
+                continue
+            answer = Answer(tokenizer, ends, how)
             wanted = Wanted(
                 question.lane, ids, answer, how.max_new_tokens, choose, index, job.request.n_best,
                 is_given_up=is_given_up,

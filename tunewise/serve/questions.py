@@ -22,6 +22,7 @@ from tunewise.evaluation.by_source import BySource
 from tunewise.evaluation.evaluate import written
 from tunewise.evaluation.questions import LabelledRows, Questions
 from tunewise.methods.selective.frozen import Frozen
+from tunewise.models.families import ENCODER_DECODER
 from tunewise.run.speakers import WRITES, Speaker, Speakers
 from tunewise.serve.fields import Chat, Completion
 from tunewise.serve.refusal import TOO_LONG, Refusal, no_such_model, refusal_of
@@ -39,6 +40,8 @@ class Question:
     """How its answer is written; None where one is chosen."""
     is_raw: bool = False
     """Whether the answer is told as it is written, white space at its ends and all."""
+    echo: str = ""
+    """What is told before each answer."""
 
 
 def refuse_unserved(speakers: Speakers) -> None:
@@ -92,9 +95,15 @@ def _raw(speakers: Speakers, lane: int, request: Completion) -> Iterator[Questio
     task = replace(free_task(base.tokenizer), chat=None)
     bare = speaker.recipe.model_copy(update={"method": Frozen()})
     bare_speaker = _as_long(replace(speaker, task=task, recipe=bare), request.longest)
-    for prompt in request.prompts:
-        example = typed_example(task, {TYPED: prompt})
-        yield replace(_question(speakers, lane, bare_speaker, example, request), is_raw=True)
+    if request.echo and request.n_best is not None and base.anatomy.kind == ENCODER_DECODER:
+        raise UserError(f"{base.name} reads a prompt without expecting it", "leave logprobs or echo out")
+    for prompt in request.prompt:
+        text, ids = (prompt, None) if isinstance(prompt, str) else (str(base.tokenizer.decode(prompt)), prompt)
+        if ids is not None and max(ids) >= base.anatomy.vocab_size:
+            raise UserError(f"there is no token {max(ids)}", f"{base.name} knows those below {base.anatomy.vocab_size}")
+        example = typed_example(task, {TYPED: "" if ids else text})
+        found = _question(speakers, lane, bare_speaker, example, request, ids)
+        yield replace(found, is_raw=True, echo=text if request.echo else "")
 
 
 def _as_long(speaker: Speaker, longest: int | None) -> Speaker:
@@ -117,10 +126,19 @@ def _asked(speaker: Speaker, messages: list[Message]) -> Example:
 
 
 def _question(
-    speakers: Speakers, lane: int, speaker: Speaker, example: Example, request: Chat | Completion
+    speakers: Speakers,
+    lane: int,
+    speaker: Speaker,
+    example: Example,
+    request: Chat | Completion,
+    as_ids: list[int] | None = None,
 ) -> Question:
+    """The example as this one reads it; `as_ids` are read in place of its prompt."""
     found = speaker.questions(speakers.base, [example])
     assert not isinstance(found, BySource)
+    if as_ids is not None:
+        assert isinstance(found, Questions)
+        found = replace(found, prompts=[as_ids])
     if isinstance(found, LabelledRows):
         (row,) = found.rows
         ids, is_cut = tuple(row.ids), row.truncated

@@ -70,22 +70,27 @@ class Reply:
         return found | ({"probabilities": dict(last.probabilities)} if last.probabilities else {})
 
     def _of_completion(self, index: int, tokens: Sequence[Token]) -> dict[str, Any]:
-        """Lists, an entry for each token; where each begins is counted in what was written."""
+        """Lists, an entry for each token; where each begins is counted in the text."""
         offsets = []
         for token in tokens:
             offsets.append(self._offsets.get(index, 0))
-            self._offsets[index] = offsets[-1] + len(token.text)
+            self._offsets[index] = offsets[-1] + len(token.text) * token.is_in_text
         return {
             "tokens": [token.text for token in tokens],
             "token_logprobs": [_finite(token.log_probability) for token in tokens],
             # of those with one text the best is told
-            "top_logprobs": [{text: _finite(value) for text, value in reversed(token.best)} for token in tokens],
+            "top_logprobs": [
+                None
+                if token.log_probability is None
+                else {text: _finite(value) for text, value in reversed(token.best)}
+                for token in tokens
+            ],
             "text_offset": offsets,
         }
 
 
 def _of_chat(tokens: Sequence[Token]) -> dict[str, Any]:
-    def told(text: str, value: float) -> dict[str, Any]:
+    def told(text: str, value: float | None) -> dict[str, Any]:
         return {"token": text, "logprob": _finite(value), "bytes": None if UNFINISHED in text else [*text.encode()]}
 
     content = [
@@ -95,8 +100,8 @@ def _of_chat(tokens: Sequence[Token]) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
-def _finite(value: float) -> float:
-    return value if isfinite(value) else LEAST
+def _finite(value: float | None) -> float | None:
+    return value if value is None or isfinite(value) else LEAST
 
 
 def sent(body: dict[str, Any]) -> str:

@@ -14,11 +14,12 @@ from tunewise.engine.backend import chosen
 from tunewise.engine.continuous import Writing, writing
 from tunewise.engine.decoding import end_ids
 from tunewise.engine.packed_reading import why_not_read
+from tunewise.engine.weighed import weigh_prompt
 from tunewise.evaluation.asks import Asks
 from tunewise.models.families import ENCODER_DECODER
 from tunewise.run.speakers import Said, Speakers
-from tunewise.serve.job import Choice, Chosen, Job, choices_of
-from tunewise.serve.questions import questions_of
+from tunewise.serve.job import Choice, Chosen, Job, Token, Weighing, choices_of
+from tunewise.serve.questions import Question, questions_of
 from tunewise.serve.refusal import FAILED, OVERLOADED, Refusal
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class Scheduler:
         self._arrived: list[Job] = []
         self._is_closed = False
         self._to_choose: deque[Chosen] = deque()
+        self._to_weigh: deque[Weighing] = deque()
         self._groups: list[_Group] = []
         self._is_ready = threading.Event()
         self._error: Exception | None = None
@@ -130,7 +132,8 @@ class Scheduler:
     def n_waiting(self) -> int:
         """Answers that wait for a place."""
         arrived = sum(job.request.n_answers for job in self._arrived)
-        return arrived + len(self._to_choose) + sum(len(group.waiting) for group in self._groups)
+        weighed = sum(each.job.request.n_answers for each in self._to_weigh)
+        return arrived + weighed + len(self._to_choose) + sum(len(group.waiting) for group in self._groups)
 
     @property
     def n_running(self) -> int:
@@ -156,6 +159,7 @@ class Scheduler:
             self._is_ready.set()
             while self._hear():
                 self._choose()
+                self._weigh()
                 for group in self._groups:
                     self._write(group)
 
@@ -187,7 +191,7 @@ class Scheduler:
     def _hear(self, *, waits: bool = True) -> bool:
         """Take what has arrived, waiting for it where nothing is to be done; False once the server ends."""
         with self._changed:
-            if waits and not self._to_choose and not any(group.waiting for group in self._groups):
+            if waits and not self._others_wait():
                 self._changed.wait_for(lambda: self._arrived or self._is_closed)
                 self._changed.wait_for(lambda: self._is_closed, SECONDS_TO_GATHER)
             arrived, self._arrived = self._arrived, []
@@ -207,13 +211,19 @@ class Scheduler:
             job.refuse(Refusal("the question could not be read", status=500, kind=FAILED))
             return
         job.begin(questions)
-        tokenizer = self._speakers.base.tokenizer
         if questions[0].how is None:
             self._to_choose += [Chosen(job, question) for question in questions]
-            return
+        elif job.request.weighs_prompts:
+            self._to_weigh.append(Weighing(job, questions))
+        else:
+            self._queue(job, questions)
+
+    def _queue(self, job: Job, questions: Sequence[Question], read: Sequence[tuple[Token, ...]] = ()) -> None:
+        """Let its answers be written in their turn."""
+        tokenizer = self._speakers.base.tokenizer
         assert tokenizer is not None
         group = next(group for group in self._groups if questions[0].lane in group.lanes)
-        group.queue(choices_of(job, questions, self._prefixes, tokenizer, self._ends, lambda: self._is_closed))
+        group.queue(choices_of(job, questions, self._prefixes, tokenizer, self._ends, lambda: self._is_closed, read))
 
     def _write(self, group: _Group) -> None:
         """Until nothing of this group is being written; while others wait, it begins with nothing new."""
@@ -224,6 +234,7 @@ class Scheduler:
             while group.writing.is_busy and self._hear(waits=False):
                 if group.is_shared:
                     self._choose()
+                    self._weigh()
                 if not self._others_wait(group):
                     group.admit()
                 try:
@@ -232,8 +243,32 @@ class Scheduler:
                     logger.exception("a batch failed")
                     group.fail(Refusal(f"the answer failed: {error}", status=500, kind=FAILED))
 
-    def _others_wait(self, group: _Group) -> bool:
-        return bool(self._to_choose) or any(other.waiting for other in self._groups if other is not group)
+    def _others_wait(self, group: _Group | None = None) -> bool:
+        """Whether anything waits but answers of this group."""
+        others = (other for other in self._groups if other is not group)
+        return bool(self._to_choose or self._to_weigh) or any(other.waiting for other in others)
+
+    def _weigh(self) -> None:
+        """Weigh one prompt of one of the jobs that want it, in turn; a job with all of them weighed is answered."""
+        if not self._to_weigh:
+            return
+        one, base = self._to_weigh.popleft(), self._speakers.base
+        question, n_best = one.next, one.job.request.n_best
+        if one.job.is_over:
+            return
+        assert base.tokenizer is not None
+        assert n_best is not None
+        try:
+            with self._speakers.only(question.lane):
+                found = weigh_prompt(base.model, question.ids, n_best, prefix_ids=self._prefixes[question.lane])
+        except Exception as error:
+            logger.exception("a prompt failed")
+            one.job.refuse(Refusal(f"the prompt failed: {error}", status=500, kind=FAILED))
+            return
+        if one.tell(found, base.tokenizer):
+            self._to_weigh.append(one)
+        else:
+            self._queue(one.job, one.questions, one.told)
 
     def _choose(self) -> None:
         """Answer what is chosen among given answers: of all lanes in one batch."""
@@ -265,7 +300,7 @@ class Scheduler:
 
     def _all_jobs(self) -> list[Job]:
         choices = [choice for group in self._groups for choice in (*group.waiting, *group.running)]
-        return [*self._arrived, *(one.job for one in (*self._to_choose, *choices))]
+        return [*self._arrived, *(one.job for one in (*self._to_choose, *self._to_weigh, *choices))]
 
 
 def _overloaded(n_waiting: int) -> Refusal:
