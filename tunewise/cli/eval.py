@@ -12,7 +12,12 @@ from tunewise.errors import UserError
 Harness = Annotated[
     str | None, typer.Option(help="Tasks of lm-evaluation-harness instead of --data: mmlu,bbh.", show_default=False)
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only so many examples of each source.", show_default="all")]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Only so many of each source, drawn by data.seed; of --harness the first.", show_default="all"
+    ),
+]
 HarnessTasks = Annotated[
     Path | None, typer.Option(help="A folder with task files (yaml) of your own for it.", show_default=False)
 ]

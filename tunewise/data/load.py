@@ -25,8 +25,7 @@ from tunewise.data.replay import Rehearsed, drawn, n_replayed
 from tunewise.data.rows_read import completed, read_whole
 from tunewise.data.shapes import Kind, sentence
 from tunewise.data.sources import name_of
-from tunewise.data.splits import few_shot
-from tunewise.data.streamed import Streamed, frozen, witnesses_of
+from tunewise.data.streamed import Streamed, frozen, some_of, witnesses_of
 from tunewise.data.task import LABELLED, METRICS, OF_WRITTEN_CHOICES, Task
 from tunewise.data.template import Template
 from tunewise.data.trained_on import trained_on
@@ -245,19 +244,11 @@ def _limited(task: Task, config: DataConfig) -> Task:
     parts = {"training": (task.train, config.train), "dev": (task.dev, config.dev), "test": (task.test, config.test)}
     told, taken = task.ledger.detected, {}
     for name, (examples, n) in parts.items():
-        taken[name] = examples if n is None or n >= len(examples) else _some_of(examples, n, config.seed)
+        taken[name] = some_of(examples, n, config.seed)
         if len(taken[name]) < len(examples):
             told += f"; {len(taken[name])} of {len(examples)} {name} examples taken"
     ledger = replace(task.ledger, detected=told)
     return replace(task, train=taken["training"], dev=taken["dev"], test=taken["test"], ledger=ledger)
-
-
-def _some_of(examples: Sequence[Example], n: int, seed: int) -> Sequence[Example]:
-    """So many of these, all classes alike, in their order."""
-    if isinstance(examples, Streamed):
-        return examples.only(examples.drawn(n, seed, balanced=False))
-    chosen = {id(example) for example in few_shot(examples, n, seed, balanced=False)}
-    return tuple(example for example in examples if id(example) in chosen)
 
 
 def _marked(task: Task, config: DataConfig) -> Task:

@@ -22,7 +22,7 @@ import numpy as np
 
 from tunewise.data.examples import Example, Note
 from tunewise.data.readers import Row, fields_of
-from tunewise.data.splits import Unread, digest_number, normalised, sizes_of
+from tunewise.data.splits import Unread, digest_number, few_shot, normalised, sizes_of
 from tunewise.errors import UserError
 
 Numbers = np.ndarray
@@ -257,6 +257,16 @@ def numbers_of(example: Example, seed: int) -> tuple[int, int, int]:
     first, second = digest_number(seed, prompt), digest_number(seed, text)
     known = {prompt: first, text: second}
     return first, second, known[asked] if asked in known else digest_number(seed, asked)
+
+
+def some_of(examples: Sequence[Example], n: int | None, seed: int) -> Sequence[Example]:
+    """So many of these at most, labels in their shares, in their order; None takes all."""
+    if n is None or n >= len(examples):
+        return examples
+    if isinstance(examples, Streamed):  # which makes a row anew whenever it is asked for
+        return examples.only(examples.drawn(n, seed, balanced=False))
+    chosen = {id(example) for example in few_shot(examples, n, seed, balanced=False)}
+    return tuple(example for example in examples if id(example) in chosen)
 
 
 def telling(asked: Numbers, texts: Numbers) -> bool:

@@ -172,7 +172,8 @@ def print_evaluation(console: Console, found: dict[str, Any]) -> None:
     table.add_column()
     _add_scores(table, found["split"], found["metrics"], console.width)
     shots = f" behind {found['shots']} demonstrations" if found["shots"] else ""
-    table.add_row("asked", f"{words.rows(found['n_examples'])} of {found['task']}{shots}")
+    few = ", drawn" if found["limit"] else ""
+    table.add_row("asked", f"{words.rows(found['n_examples'])} of {found['task']}{few}{shots}")
     table.add_row("of", found["model"] + (f" with {found['adapter']}" if found["adapter"] else ""))
     if found["n_truncated_prompts"]:
         table.add_row("cut", f"{words.rows(found['n_truncated_prompts'])} longer than what the base can read")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tunewise.config import parse, read_yaml
 from tunewise.data.examples import Example
 from tunewise.data.found import find
 from tunewise.data.in_memory import Data
+from tunewise.data.streamed import some_of
 from tunewise.data.task import Task
 from tunewise.errors import UserError, no_adapter_yet, unknown
 from tunewise.evaluation.by_source import examples_by_source
@@ -61,7 +62,7 @@ def evaluate(
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, held)
     task = drawn(task, recipe)
     shots = recipe.in_context.shots if shots is None else shots
-    examples = _examples(task, split, shots, limit)
+    examples = _examples(task, split, shots, limit, recipe.data.seed)
     prefix_ids, n_virtual = (), 0
     with ExitStack() as attached:
         if asked.adapter is not None:
@@ -81,6 +82,7 @@ def evaluate(
         "calibration": recipe.in_context.calibration,
         "seed": recipe.seed,
         "generation": recipe.generation.model_dump(mode="json"),
+        "limit": limit,
         "n_examples": len(examples),
         "n_dropped_demonstrations": found.n_dropped,
         "n_truncated_prompts": found.n_truncated,
@@ -113,18 +115,20 @@ def _refuse_counts(shots: int | None, limit: int | None) -> None:
         raise UserError(f"limit={limit} leaves no row to ask", "give 1 or more, or leave it out")
 
 
-def _examples(task: Task, split: str, shots: int, limit: int | None) -> list[Example]:
-    """The rows of a split, or of all, that are asked: at most so many, of a mixture of each source."""
+def _examples(task: Task, split: str, shots: int, limit: int | None, seed: int) -> list[Example]:
+    """The rows of a split, or of all, that are asked: at most so many, of a mixture of each source, drawn as
+    `data.test` draws them."""
     splits = {"train": [task.train], "dev": [task.dev], "test": [task.test], "all": [task.train, task.dev, task.test]}
     if split not in splits:
         raise unknown("split", split, splits)
     if split == "all" and shots:
         raise UserError("demonstrations are drawn from train, and split=all asks its rows too", "choose another split")
-    every = chain.from_iterable(splits[split])
+    parts = splits[split]
+    every = parts[0] if len(parts) == 1 else tuple(chain.from_iterable(parts))
     if task.mixture is None:
-        return list(islice(every, limit))
+        return list(some_of(every, limit, seed))
     by_source = examples_by_source(task, list(every)).values()
-    return [example for of_source in by_source for example in of_source[:limit]]
+    return [example for of_source in by_source for example in some_of(of_source, limit, seed)]
 
 
 def evaluate_with_harness(

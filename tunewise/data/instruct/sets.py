@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from tunewise import files
 from tunewise.config import Strict, dump_yaml, parse
 from tunewise.data.config import DataConfig
-from tunewise.data.examples import Example, Note
+from tunewise.data.examples import Note
 from tunewise.data.found import find
 from tunewise.data.instruct.clusters import read_cluster
 from tunewise.data.instruct.drawing import Drawing, Drawn, drawn
@@ -20,8 +20,7 @@ from tunewise.data.instruct.reading import ACCEPTED, OPTIONS
 from tunewise.data.instruct.recognition import AUTO, recognised
 from tunewise.data.instruct.records import Record, reading_of
 from tunewise.data.load import load_task
-from tunewise.data.splits import few_shot
-from tunewise.data.streamed import Streamed
+from tunewise.data.streamed import some_of
 from tunewise.data.task import Task
 from tunewise.errors import UserError
 
@@ -199,7 +198,7 @@ def instruction_set(source: Source, plan: InstructionSets) -> InstructionSet:
     for part, examples in (("train", task.train), ("dev", task.dev), ("test", task.test)):
         if held_out and part != "test":
             continue
-        taken = _limited(examples, source.limit or plan.limit, plan.seed)
+        taken = some_of(examples, source.limit or plan.limit, plan.seed)
         records = _told_apart([reading.record(example) for example in taken])
         shown = records if part == "train" else shown
         parts[part], left = drawn(records, shown, cluster, plan, part == "train")
@@ -242,15 +241,6 @@ def _told_apart(records: Sequence[Record]) -> list[Record]:
         again = seen[record.id]
         found.append(record if again == 1 else replace(record, id=f"{record.id}.{again}"))
     return found
-
-
-def _limited(examples: Sequence[Example], limit: int | None, seed: int) -> Sequence[Example]:
-    if limit is None or len(examples) <= limit:
-        return examples
-    if isinstance(examples, Streamed):  # which makes a row anew whenever it is asked for
-        return examples.only(examples.drawn(limit, seed, balanced=False))
-    chosen = {id(example) for example in few_shot(examples, limit, seed, balanced=False)}
-    return [example for example in examples if id(example) in chosen]
 
 
 def _why_none(plan: InstructionSets) -> str:
