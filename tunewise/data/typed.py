@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
+from transformers.image_utils import load_image
 
 from tunewise.data.chat_template import OWN_NAME, ChatTemplate, chat_template
 from tunewise.data.choices import letter, lettered
@@ -24,6 +25,15 @@ ONE, SEVERAL = '"..."', '["...", "..."]'
 MOST_NEW_TOKENS = 100
 """Of an answer to a text that belongs to no task."""
 _NAME = "typed"
+
+
+def _check_image(path: Path) -> None:
+    if not path.is_file():
+        raise missing(path)
+    try:
+        load_image(str(path))
+    except (OSError, ValueError, SyntaxError) as error:  # what pillow raises for a file that is none, or is cut
+        raise UserError(f"{path.name} is no image that can be read", "give one as PNG or JPEG") from error
 
 
 def columns_of(task: Task) -> tuple[str, ...]:
@@ -112,8 +122,7 @@ def typed_example(task: Task, told: Mapping[str, str], before: Sequence[Message]
     if task.kind == "language_modelling":
         return _written(told[TYPED])
     if task.reads_images:
-        if not Path(told[IMAGE]).is_file():
-            raise missing(Path(told[IMAGE]))
+        _check_image(Path(told[IMAGE]))
         return Example(_NAME, (), task.labels[0], image=told[IMAGE])
     asked = tuple(told[name] for name in task.asked if name in told)
     if task.kind == "tagging":

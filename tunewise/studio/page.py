@@ -5,16 +5,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import gradio
+from gradio.processing_utils import save_file_to_cache
 
 from tunewise.data.drawn import Drawn
-from tunewise.data.typed import CHOICES, IMAGE, SEPARATOR
+from tunewise.data.typed import CHOICES, SEPARATOR
 from tunewise.errors import UserError
 from tunewise.studio.showing import Column, Heading, before_html, columns_html, error_html, heading_html
 from tunewise.studio.sitting import AS_IN_ITS_RUN, Sitting, Turns, temperature_of, written_by
 
 MOST_TOKENS, HOTTEST = 4096, 2.0
 ANY_ROW = 2**31
-PLACEHOLDERS = {CHOICES: f"write {SEPARATOR} between the choices", IMAGE: "the path of an image file"}
+PLACEHOLDERS = {CHOICES: f"write {SEPARATOR} between the choices"}
+MOST_BYTES, SECONDS_KEPT = 8 << 20, 3600
+"""Of an image that is uploaded."""
 
 
 class Page:
@@ -23,7 +26,12 @@ class Page:
     def __init__(self, sitting: Sitting, columns: Sequence[Column], heading: Heading) -> None:
         self._sitting, self._columns = sitting, columns
         self._names = tuple(dict.fromkeys(name for way in sitting.ways for name in sitting.columns(way)))
-        with gradio.Blocks(title=heading.title, analytics_enabled=False, fill_width=True) as self.blocks:
+        self.most_bytes = MOST_BYTES if sitting.reads_images else 0
+        """Of a file that is uploaded."""
+        self.blocks = gradio.Blocks(
+            title=heading.title, analytics_enabled=False, fill_width=True, delete_cache=(SECONDS_KEPT, SECONDS_KEPT)
+        )
+        with self.blocks:
             _html(heading_html(heading))
             self._fields = [self._field(name) for name in self._names]
             with gradio.Row(elem_classes="buttons"):
@@ -44,7 +52,13 @@ class Page:
             self._turns, self._drawn = gradio.State({}), gradio.State(None)
             self._connect()
 
-    def _field(self, name: str) -> gradio.Textbox:
+    def _field(self, name: str) -> gradio.Textbox | gradio.Image:
+        if self._sitting.reads_images:
+            # the file as it was sent: the model reads what it would read of a run's own
+            return gradio.Image(
+                type="filepath", image_mode=None, sources=["upload", "clipboard"], label=name, show_label=False,
+                height=240, buttons=[], placeholder="an image for all of them", elem_classes="question-field",
+            )  # fmt: skip
         many = len(self._sitting.columns(self._sitting.way)) > 1
         first = {self._names[0]: "ask all of them"}
         return gradio.Textbox(
@@ -63,7 +77,7 @@ class Page:
             "api_visibility": "private",
         }
         at_once: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        typed = [self._ask.click, *(field.submit for field in self._fields)]
+        typed = [self._ask.click, *(field.submit for field in self._fields if isinstance(field, gradio.Textbox))]
         gradio.on(typed, self.ask, asked, answered, **waited_for)
         drawn = self._draw.click(self.draw, None, [self._drawn, *self._fields], **at_once)
         drawn.then(self.ask, asked, answered, **waited_for)
@@ -73,7 +87,7 @@ class Page:
 
     def ask(
         self, way: str, tokens: float | None, temperature: float, turns: dict[str, Turns], drawn: Drawn | None,
-        *texts: str,
+        *texts: str | None,
     ) -> tuple[Any, ...]:  # fmt: skip
         """Error, answers, what was asked before, all turns, and the fields."""
         told = dict(zip(self._names, texts, strict=True))
@@ -92,7 +106,9 @@ class Page:
         """A row of dev, and the texts of its columns."""
         drawn = self._sitting.drawn(random.randrange(ANY_ROW))
         told = drawn.told if drawn else {}
-        return (drawn, *(told.get(name, "") for name in self._names))
+        if self._sitting.reads_images:  # a page shows no file but those that were put there for it
+            told = {name: save_file_to_cache(path, self.blocks.GRADIO_CACHE) for name, path in told.items()}
+        return (drawn, *(told.get(name, None if self._sitting.reads_images else "") for name in self._names))
 
     def begin_again(self, way: str, turns: dict[str, Turns]) -> tuple[Any, ...]:
         """A new conversation."""

@@ -21,14 +21,15 @@ SECONDS_TO_CLOSE = 1
 
 def app_of(page: Page, heading: Heading, host: str) -> FastAPI:
     """The page at /, and the report of the comparison at /report. Nothing is fetched from elsewhere, or told there; on
-    loopback no other page of a browser reaches it, and nobody uploads anything."""
+    loopback no other page of a browser reaches it, and nobody uploads anything but images where these are asked."""
     app = FastAPI(title=heading.title, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=names_of(host), www_redirect=False)
     if heading.report is not None:
         app.add_api_route("/report", lambda: FileResponse(str(heading.report), media_type="text/html"))
+    page.blocks.has_launched = True  # else gradio reads any file of this machine that a client names
     return mount_gradio_app(
-        app, page.blocks, path="/", footer_links=[], run_history=False,
-        show_error=True, max_file_size=0, ssr_mode=False, pwa=False, mcp_server=False, theme=theme(), css=STYLE,
+        app, page.blocks, path="/", footer_links=[], run_history=False, show_error=True, ssr_mode=False, pwa=False,
+        max_file_size=page.most_bytes, mcp_server=False, theme=theme(), css=STYLE,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tunewise.data.drawn import Drawn, draw
 from tunewise.engine.decoding import Sampling
@@ -17,7 +18,7 @@ AS_IN_ITS_RUN, FREE = "as in its run", "free"
 
 @dataclass(frozen=True)
 class Turn:
-    """One question to all, and what they said; `drawn` is the row of dev that it was."""
+    """One question to all (of an image its name), and what they said; `drawn` is the row of dev that it was."""
 
     question: Mapping[str, str]
     said: tuple[Said, ...]
@@ -53,6 +54,11 @@ class Sitting:
         """Whether there is a row of dev that can be typed."""
         return self.drawn(0) is not None
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether a question is the path of an image."""
+        return self._ways[self.way].task.reads_images
+
     def names(self, way: str) -> tuple[str, ...]:
         """Who is asked: freely all but those who are the base behind demonstrations."""
         return self._ways[way].names
@@ -78,14 +84,21 @@ class Sitting:
         UserError for a question that lacks something.
         """
         shown = self._ways[way]
-        if drawn is not None and any(question[name] != drawn.told[name] for name in shown.columns):
+        if drawn is not None and not all(self._is_alike(question[name], drawn.told[name]) for name in shown.columns):
             drawn = None
         if drawn is not None and shown.is_conversation:
             before = ()
         with self._lock:
             shown.begin_again(_conversations(shown, before))
             said = tuple(shown.ask(question, writing))
-        return (*before, Turn(dict(question), said, drawn))
+        told = {name: Path(text).name if self.reads_images else text for name, text in question.items()}
+        return (*before, Turn(told, said, drawn))
+
+    def _is_alike(self, one: str, other: str) -> bool:
+        """Whether these are the same text, or files of the same image."""
+        if not self.reads_images:
+            return one == other
+        return Path(one).is_file() and Path(one).read_bytes() == Path(other).read_bytes()
 
     def end(self) -> None:
         """Break off what is being asked, and answer no more."""
