@@ -1,5 +1,6 @@
 """`tunewise serve`: the base and what was made of it behind HTTP, for whatever speaks OpenAI's API."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -31,15 +32,14 @@ def serve(
     targets, overrides = targets_and_overrides(words, model)
 
     from tunewise.report.named import named
+    from tunewise.run.speakers import speakers_of
     from tunewise.serve.server import ServerSettings, opened
 
     folders = {name: each.folder for name, each in named(targets).items()}
     free = free or (not targets and data is None)
     settings = ServerSettings(host, port, api_key.strip(), at_once, cache_tokens, most_waiting)
-    with (
-        progress_lines().status("loading") as status,
-        opened(folders, model=model, data=data, free=free, overrides=overrides, settings=settings) as server,
-    ):
+    loaded = partial(speakers_of, folders, model=model, data=data, free=free, overrides=overrides)
+    with progress_lines().status("loading") as status, opened(loaded, settings) as server:
         status.stop()
         results().print(f"serving {', '.join(server.names)} at {server.url} (Ctrl-C ends it)", soft_wrap=True)
         server.run()

@@ -3,9 +3,10 @@
 import logging
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,9 +90,10 @@ def serving(
 ) -> Iterator[Server]:
     """`tunewise serve`, in a thread of its own inside the block: the runs and adapters of `targets`, by these names.
 
-    They are asked as `showcase` asks them.
+    They are asked as `showcase` asks them. UserError as there, and as in `opened`.
     """
-    with opened(targets, model=model, data=data, free=free, overrides=overrides, settings=settings) as server:
+    loaded = partial(speakers_of, targets, model=model, data=data, free=free, overrides=overrides)
+    with opened(loaded, settings) as server:
         thread = threading.Thread(target=server.run, name="http", daemon=True)
         thread.start()
         try:
@@ -102,17 +104,10 @@ def serving(
 
 
 @contextmanager
-def opened(
-    targets: Mapping[str, str | Path],
-    *,
-    model: str | None = None,
-    data: Data | None = None,
-    free: bool = False,
-    overrides: Mapping[str, Any] | None = None,
-    settings: ServerSettings = ServerSettings(),
-) -> Iterator[Server]:
-    """The same before it answers anyone: `run` does that. UserError as `showcase` raises it, for what is not served,
-    and for an address that is not to be had."""
+def opened(loaded: Callable[[], Speakers], settings: ServerSettings) -> Iterator[Server]:
+    """A server of those that are `loaded` once it has its address, before it answers anyone: `run` does that.
+
+    UserError for what is not served, and for an address that is not to be had."""
     if find_spec("fastapi") is None or find_spec("uvicorn") is None:
         raise UserError("a server needs fastapi and uvicorn, which are not installed", INSTALL)
     import uvicorn
@@ -124,7 +119,7 @@ def opened(
             "everyone who reaches %s is answered; --api-key, or TUNEWISE_API_KEY, asks for a key", settings.host
         )
     with listening(settings.host, settings.port) as at:
-        speakers = speakers_of(targets, model=model, data=data, free=free, overrides=overrides)
+        speakers = loaded()
         refuse_unserved(speakers)
         scheduler = Scheduler(speakers, settings.at_once, settings.cache_tokens, settings.most_waiting)
         app = app_of(speakers, scheduler, host=settings.host, api_key=settings.api_key)
