@@ -56,6 +56,21 @@ def test_a_report_is_written_without_torch() -> None:
     assert done.stdout == "False\n"
 
 
+def test_a_planner_is_graded_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    planned = {"n_trainable": 9, "adapter_bytes": 90, "train_memory_bytes": 5e6, "train_seconds": 50, "left_out": ""}
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps({**planned, "train_seconds": 60, "planned": planned}))
+    (tmp_path / "run" / "recipe.yaml").write_text("model: tiny\nmethod: {name: lora}\n")
+    (tmp_path / "run" / "DONE").touch()
+    code = (
+        f"import sys; sys.argv = ['tunewise', 'plan', '--grade', {str(tmp_path)!r}]\nfrom tunewise.cli import main\n"
+        "try: main()\nfinally: print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "1 run that trained, planned and measured" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
 def test_a_typing_error_in_a_path_is_told_before_torch_is_imported() -> None:
     words = ["train", "--data", "nothing-there.csv"]
     for verb in (words, ["compare", *words[1:]], ["eval", "--model", "tiny", *words[1:]]):

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from tunewise.errors import UserError
+from tunewise.planning.left_out import RESUMED, SHORT
 from tunewise.report.planner_grade import grade
 from tunewise.report.planner_grade_figure import write_figure
-from tunewise.run.planned import RESUMED, SHORT
+from tunewise.run.planned import planned_now
 
 MB = 1_000_000
 
@@ -41,7 +42,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_errors_by_quantity_and_by_method(runs: Path) -> None:
-    found = grade([runs, runs / "lora"])  # a folder inside another counts once
+    found = grade([runs, runs / "lora"], planned_now)  # a folder inside another counts once
     assert found.n_runs == 6
     assert found.left_out == {
         "memory and time: 3 runs shared its batches": 1,
@@ -67,7 +68,7 @@ def test_a_run_that_was_too_short_is_planned_now(tmp_path: Path) -> None:
     trained_on = {**kept, "optimiser": "adamw", "mean_tokens": 12.5, "n_rows": 40, "head_kind": "lm", "n_labels": 0}
     told = {**plan(left_out=SHORT), "trained_on": trained_on}
     write_run(tmp_path / "short", "lora", told, train_memory_bytes=50 * MB, train_seconds=1.0)
-    found = grade([tmp_path])
+    found = grade([tmp_path], planned_now)
     assert (found.n_planned_now, dict(found.left_out)) == (1, {})
     assert {"train_memory_bytes", "train_seconds"} <= {point.quantity for point in found.points}
 
@@ -75,25 +76,25 @@ def test_a_run_that_was_too_short_is_planned_now(tmp_path: Path) -> None:
 def test_of_a_run_that_went_on_from_a_checkpoint_the_time_is_graded(tmp_path: Path) -> None:
     told = plan(None, 12, RESUMED)
     write_run(tmp_path / "resumed", "lora", told, train_memory_bytes=50 * MB, train_seconds=10)
-    found = grade([tmp_path])
+    found = grade([tmp_path], planned_now)
     assert found.left_out == {f"memory: {RESUMED}": 1}
     assert [(point.quantity, round(point.error, 3)) for point in found.points][2:] == [("train_seconds", 0.2)]
 
 
 def test_the_figure_has_a_dot_a_run_and_its_bands(runs: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    write_figure(grade([runs]), tmp_path / "grade.svg")
+    write_figure(grade([runs], planned_now), tmp_path / "grade.svg")
     drawn = (tmp_path / "grade.svg").read_text("utf-8")
     assert drawn.count("<svg") == 1
-    write_figure(grade([runs]), tmp_path / "grade.png")
+    write_figure(grade([runs], planned_now), tmp_path / "grade.png")
     assert (tmp_path / "grade.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UserError, match="cannot draw"):
-        write_figure(grade([runs]), tmp_path / "grade.doc")
+        write_figure(grade([runs], planned_now), tmp_path / "grade.doc")
 
 
 def test_folders_without_a_trained_run_say_so(tmp_path: Path) -> None:
     write_run(tmp_path / "frozen", "frozen", None)
     with pytest.raises(UserError, match="has trained anything"):
-        grade([tmp_path])
+        grade([tmp_path], planned_now)
     with pytest.raises(UserError, match="no such folder"):
-        grade([tmp_path / "nowhere"])
+        grade([tmp_path / "nowhere"], planned_now)

@@ -10,8 +10,8 @@ from tests.small_base import QUICK, write_place
 from tunewise.data.encode import MASKED, Encoded
 from tunewise.engine.sources import Sources
 from tunewise.models.load import load_base
+from tunewise.planning.left_out import RESUMED, SHORT
 from tunewise.run import build_recipe, planned, run
-from tunewise.run.planned import RESUMED, SHORT
 from tunewise.run.trained_on import TrainedOn, trained_on
 
 

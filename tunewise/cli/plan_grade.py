@@ -1,7 +1,8 @@
 """`tunewise plan --grade`: how far the planner was from what runs measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tunewise.cli.console import print_json, results
 from tunewise.errors import UserError
@@ -15,13 +16,19 @@ def print_grade(folders: Sequence[str], plot: Path | None, *, as_json: bool) -> 
     from rich.text import Text
 
     from tunewise.report.planner_grade import HARD, Graded, grade
-    from tunewise.report.planner_grade_figure import write_figure
     from tunewise.report.proof_table import NAMES
 
-    found = grade([Path(folder) for folder in folders or (RUNS,)])
+    def plan_now(model: str, method: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+        from tunewise.run.planned import planned_now
+
+        return planned_now(model, method, told)
+
+    found = grade([Path(folder) for folder in folders or (RUNS,)], plan_now)
     if plot is not None:
         if not any(point.quantity in HARD for point in found.points):
             raise UserError("of no run both is known, what was planned and what was measured", "leave --plot out")
+        from tunewise.report.planner_grade_figure import write_figure
+
         write_figure(found, plot)
     if as_json:
         print_json(found.as_data())

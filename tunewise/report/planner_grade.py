@@ -1,20 +1,19 @@
 """`tunewise plan --grade`: what the planner said of runs, beside what they measured, over all of them so far."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from tunewise.errors import UserError
-from tunewise.methods import parse_method
-from tunewise.planning.shell import shell_of
+from tunewise.planning.left_out import SHORT, TIME
 from tunewise.report.folders import Run, read_runs
 from tunewise.report.proof_table import NAMES
-from tunewise.run.planned import SHORT, TIME, foretold
-from tunewise.run.trained_on import TrainedOn
 
+PlanNow = Callable[[str, Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+"""The base's name, the method, and what the run was trained on -> what is planned of it now."""
 HARD = ("train_memory_bytes", "train_seconds")
 """Those of which a plan can be wrong: the others are counted."""
 
@@ -86,11 +85,12 @@ class PlannerGrade:
         }
 
 
-def grade(folders: Sequence[Path]) -> PlannerGrade:
+def grade(folders: Sequence[Path], plan_now: PlanNow) -> PlannerGrade:
     """Of every finished run in these folders that has trained something.
 
     A run that was too short to wait for the planner is planned now, from what it kept of its batches, where its base
-    is still to be found. UserError where a folder has no finished run, and where none was planned.
+    is still to be found: `plan_now` does that, as `planned_now` of `tunewise.run.planned`, which needs torch. UserError
+    where a folder has no finished run, and where none was planned.
     """
     points: list[Point] = []
     left_out: Counter[str] = Counter()
@@ -102,7 +102,7 @@ def grade(folders: Sequence[Path]) -> PlannerGrade:
         n_runs += 1
         reason = plan.get("left_out", "it was planned by an earlier version")
         if reason == SHORT:
-            told, reason = _planned_now(run)
+            told, reason = _planned_now(run, plan_now)
             plan, n_planned_now = {**plan, **told}, n_planned_now + bool(told)
         if reason:
             left_out[f"{'memory' if plan.get(TIME) else 'memory and time'}: {reason}"] += 1
@@ -120,12 +120,10 @@ def _points(run: Run, plan: Mapping[str, Any]) -> Iterable[Point]:
             yield Point(str(run.folder), str(run.method["name"]), quantity, float(told), float(was))
 
 
-def _planned_now(run: Run) -> tuple[dict[str, Any], str]:
+def _planned_now(run: Run, plan_now: PlanNow) -> tuple[dict[str, Any], str]:
     """Memory and time of a run by the planner of today, or the reason why there are none."""
-    trained = TrainedOn.read(run.metrics["planned"]["trained_on"])
     try:
-        shell = shell_of(str(run.recipe["model"]), trained.head)
-        return foretold(shell, parse_method(run.method), trained), ""
+        return plan_now(str(run.recipe["model"]), run.method, run.metrics["planned"]["trained_on"]), ""
     except UserError as error:
         return {}, error.message
 

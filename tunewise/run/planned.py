@@ -6,12 +6,14 @@ from typing import Any
 
 from tunewise.data.encode import Encoded
 from tunewise.engine.sources import Sources
+from tunewise.methods import parse_method
 from tunewise.methods.attach import Tuned
 from tunewise.methods.base import Method
 from tunewise.models.load import Base
 from tunewise.planning.correction import in_warm_process
 from tunewise.planning.devices import device_named
 from tunewise.planning.fits import at_length
+from tunewise.planning.left_out import LEAST_SECONDS, MEMORY, RESUMED, SHORT, TIME
 from tunewise.planning.parameters import count_on
 from tunewise.planning.rehearsal import rehearse
 from tunewise.planning.seconds import step_seconds
@@ -21,14 +23,6 @@ from tunewise.run.trained_on import TrainedOn, from_trunk, trained_on
 from tunewise.training.lane import FitResult
 
 logger = logging.getLogger(__name__)
-
-MEMORY, TIME = "train_memory_bytes", "train_seconds"
-LEAST_SECONDS = 40.0
-"""A training that is shorter is not kept waiting for two rehearsals, a second each."""
-SHORT = f"its training took less than {LEAST_SECONDS:.0f} s, and was not to wait for the planner"
-"""The one reason that is none to leave the run out later: `tunewise plan --grade` plans it."""
-RESUMED = "it went on from a checkpoint"
-"""Its time is that of all its steps, and its memory that of the last of them."""
 
 
 def planned(
@@ -84,6 +78,13 @@ def foretold(shell: Shell, method: Method, trained: TrainedOn) -> dict[str, Any]
         n_once = 0 if longest.seen is None else longest.seen.rows  # through the frozen layers
         taken = round((seconds * trained.n_rows + once * n_once) / mean.rows, 3)
     return {MEMORY: in_warm_process(at_most.memory).total, TIME: taken}
+
+
+def planned_now(model: str, method: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a run that is done, by the planner of today, from what it was `told` to have trained on. UserError
+    where its base is not to be found."""
+    trained = TrainedOn.read(told)
+    return foretold(shell_of(model, trained.head), parse_method(method), trained)
 
 
 def _why_not(result: FitResult, trunk: Mapping[str, Any], n_rows: int) -> str:
