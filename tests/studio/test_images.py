@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from tests.small_base import QUICK, write_image_model, write_pictures
 from tunewise.cli.studio import above
@@ -76,6 +78,26 @@ def test_all_of_them_say_what_they_say_to_the_file(page: Page, shown: Showcase, 
         assert f'aria-label="{one.speaker}"' in answers
         assert set(one.probabilities) == {"bright", "dark"}
         assert f"{100 * one.probabilities[one.text]:.1f} %" in answers
+
+
+def test_a_base_that_knows_the_classes_is_asked_beside_them(place: Path, tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(
+        place / "vit", id2label={0: "bright", 1: "dark"}, label2id={"bright": 0, "dark": 1}
+    )
+    torch.manual_seed(0)
+    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path / "classifier")
+    AutoImageProcessor.from_pretrained(place / "vit").save_pretrained(tmp_path / "classifier")
+    asked = {"model": str(tmp_path / "classifier"), "data": str(place / "pictures"), "method": METHODS["lora"]}
+    run(build_recipe({**asked, "retention": None, "dtype": "float32"}, QUICK), tmp_path / "run", prove=False)
+    (tmp_path / "a.png").write_bytes(picture(220))
+    with showcase({"run": tmp_path / "run"}) as shown:
+        base, tuned = shown.ask(str(tmp_path / "a.png"))
+    assert (base.speaker, tuned.speaker) == ("base", "run")
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "classifier")
+    pixels = AutoImageProcessor.from_pretrained(place / "vit")(Image.open(tmp_path / "a.png"), return_tensors="pt")
+    expected = model(**pixels).logits[0].softmax(-1)
+    assert [*base.probabilities.values()] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert tuned.probabilities["bright"] > base.probabilities["bright"] + 0.1
 
 
 def test_what_is_no_image_is_told(page: Page, tmp_path: Path) -> None:

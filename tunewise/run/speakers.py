@@ -185,7 +185,7 @@ def speakers_of(
     # without demonstrations a run that trained nothing is the base
     bare = [name for name, each in asked.items() if each.adapter is None and (free or not each.recipe.in_context.shots)]
     speakers = [_speaker(base, name, asked[name], tasks[name]) for name in asked if name not in bare]
-    if base.head.kind == "lm":
+    if not base.new_parameters:
         if BASE in asked and BASE not in bare:
             raise UserError(f"{asked[BASE].adapter or BASE} goes by the name of its base", "give it another name")
         name = next(iter(asked))
