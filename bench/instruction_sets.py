@@ -7,6 +7,7 @@ so was the one wording by which the base answers best. FOLDER holds the public s
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,14 +22,14 @@ from tunewise.config import dump_yaml, read_yaml
 from tunewise.data.instruct.clusters import FOLDER as CLUSTERS
 from tunewise.data.instruct.sets import build_instructions
 from tunewise.data.load import load_task
-from tunewise.files import read_json, write_jsonl, write_text
+from tunewise.files import write_jsonl, write_text
 from tunewise.models.tiny.reviews import clause, sentence
 from tunewise.report.arms import diverged_of, read_arms
 from tunewise.report.page import write_page
 from tunewise.report.protocol import how_compared
 from tunewise.report.table import print_comparison
 from tunewise.run import evaluate
-from tunewise.run.record import METRICS, predictions_of
+from tunewise.run.record import METRICS, mapping, predictions_of
 from tunewise.stats import difference_interval, mean_interval, of_rounding, welch
 
 HELD_OUT = "tiny:sentiment"
@@ -44,28 +45,36 @@ STEPS, LEARNING_RATE, RANK, BATCH = 400, 2e-3, 8, 16
 ASKED = {"reviews": "eleven wordings", "cue": "the base's best wording", "own": "Review: …, Sentiment:"}
 
 
-def sources(folder: Path, own: Path) -> list[dict[str, Any]]:
-    """The tasks: those of FOLDER, and those whose files are written below `own`."""
+def of(path: Path, name: str, templates: str = "auto", **fields: Any) -> dict[str, Any]:
+    """A task whose rows lie at that path."""
+    return {"name": name, "data": {"path": str(path), **fields}, "templates": templates}
 
-    def of(name: str, path: str, templates: str = "auto", **fields: Any) -> dict[str, Any]:
-        return {"name": name, "data": {"path": str(folder / path), **fields}, "templates": templates}
 
+def public(folder: Path) -> list[dict[str, Any]]:
+    """Nine sets of FOLDER."""
     english, norwegian = folder / "ntrex/src.eng.txt", folder / "ntrex/ref.nob.txt"
-    trained = [
-        of("banking77", "banking77", "intent"),
-        of("sms_spam", "sms_spam/SMSSpamCollection.tsv", "category", words={"ham": "no spam"}),
-        of("web_of_lies", "bbh/web_of_lies.json", "category"),
-        of("copa", "copa_en"),
-        of("pawsx", "pawsx/dev-en.tsv", "paraphrase"),
-        of("gsm8k", "gsm8k/train_300.jsonl"),
+    return [
+        of(folder / "banking77", "banking77", "intent"),
+        of(folder / "sms_spam/SMSSpamCollection.tsv", "sms_spam", "category", words={"ham": "no spam"}),
+        of(folder / "bbh/web_of_lies.json", "web_of_lies", "category"),
+        of(folder / "copa_en", "copa"),
+        of(folder / "pawsx/dev-en.tsv", "pawsx", "paraphrase"),
+        of(folder / "gsm8k/train_300.jsonl", "gsm8k"),
         {
             "name": "ntrex",
             "data": f"{english},{norwegian}",
             "templates": "translation",
             "slots": {"source_language": "English", "target_language": "Norwegian"},
         },
-        of("xquad", "xquad/xquad.en.json"),
-        of("anaphor", "blimp/anaphor_number_agreement.jsonl", "grammaticality"),
+        of(folder / "xquad/xquad.en.json", "xquad"),
+        of(folder / "blimp/anaphor_number_agreement.jsonl", "anaphor", "grammaticality"),
+    ]
+
+
+def sources(folder: Path, own: Path) -> list[dict[str, Any]]:
+    """The tasks: those of FOLDER, and those whose files are written below `own`."""
+    trained = [
+        *public(folder),
         {"name": "headline", "data": "tiny:headline", "templates": "summarisation"},
         {"name": "judgements", "data": str(own / "judgements"), "templates": "sentiment"},
     ]
@@ -76,10 +85,10 @@ def sources(folder: Path, own: Path) -> list[dict[str, Any]]:
     ]
 
 
-def plan(folder: Path, own: Path) -> dict[str, Any]:
+def plan(tasks: Sequence[dict[str, Any]], hold_out: Sequence[str]) -> dict[str, Any]:
     """What `tunewise data build` carries out: answers always listed, as FLAN lists them, and no task turned round."""
     how = {"options": "always", "inverted": 0.0, "chain_of_thought": 0.0, "options_at_most": 4, "per_row": 6}
-    return {"tasks": sources(folder, own), "hold_out": ("reviews", "reviews_cue"), "limit": 800, **how}
+    return {"tasks": tasks, "hold_out": hold_out, "limit": 800, **how}
 
 
 def write_own(own: Path) -> None:
@@ -100,15 +109,15 @@ def write_own(own: Path) -> None:
     write_text(own / "reviews_cue.yaml", dump_yaml({**cluster, "templates": templates}))
 
 
-def row(name: str, compared: dict[str, Any]) -> dict[str, Any]:
+def row(name: str, compared: dict[str, Any], metric: str = "accuracy") -> dict[str, Any]:
     """What both arms reach on one held-out set, and the difference over seeds and over its rows."""
-    scores = {each["arm"]: each["out_of_domain"][name]["accuracy"] for each in compared["rows"]}
+    scores = {each["arm"]: each["out_of_domain"][name][metric] for each in compared["rows"]}
     (pair,) = compared["elsewhere"][name]["pairs"]
     sign = 1 if pair["first"] == "lora" else -1
     items = {key: sign * pair["items"][key] for key in ("gap", "low", "high")}
     items |= {} if sign == 1 else {"low": items["high"], "high": items["low"]}
     gap = {"mean": sign * pair["gap"]["mean"], "half_width": pair["gap"]["half_width"]}
-    return {"asked": ASKED[name], "base": scores["base"]["mean"], "lora": scores["lora"], "gap": gap,
+    return {"base": scores["base"]["mean"], "lora": scores["lora"], "gap": gap,
             "p": pair["p"], "items": items, "n_items": pair["items"]["n"]}  # fmt: skip
 
 
@@ -118,7 +127,7 @@ def beside_the_best(compared: dict[str, Any], out: Path) -> dict[str, Any]:
     base = float(best["metrics"]["accuracy"])
     (arm,) = (each for each in compared["arms"] if each["label"] == "lora")
     runs = [out / arm["folder"] / f"seed{seed}" for seed in arm["seeds"]]
-    found = [read_json(run / METRICS)["out_of_domain"]["cue"]["accuracy"] for run in runs]
+    found = [mapping(run / METRICS)["out_of_domain"]["cue"]["accuracy"] for run in runs]
     written = items_of([run / predictions_of("cue") for run in runs])
     right = {name.partition("/")[0]: share for name, share in written.items()}
     items = beside(right, items_of([out / "calibrated" / predictions_of()]))
@@ -163,7 +172,7 @@ def main() -> None:
     given = parser.parse_args()
     sets = given.out / "sets"
     write_own(given.out)
-    build_instructions(plan(given.data.resolve(), given.out), sets)
+    build_instructions(plan(sources(given.data.resolve(), given.out), ("reviews", "reviews_cue")), sets)
     held_out = {"reviews": sets / "reviews" / "test.jsonl", "cue": sets / "reviews_cue" / "test.jsonl", "own": HELD_OUT}
     lora = {"method": {"name": "lora", "roles": ["all"], "rank": RANK}}
     overrides = {
@@ -190,7 +199,10 @@ def main() -> None:
     print_comparison(Console(), read_arms(given.out), diverged_of(given.out), how_compared(given.out))
     print(write_page(given.out, given.out / "report.html"))
     rows = [
-        *({**row(name, compared), "without": without["out_of_domain"][name]["accuracy"]} for name in ASKED),
+        *(
+            {"asked": ASKED[name], **row(name, compared), "without": without["out_of_domain"][name]["accuracy"]}
+            for name in ASKED
+        ),
         beside_the_best(compared, given.out),
     ]
     keep("instruction_sets", rows)

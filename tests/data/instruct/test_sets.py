@@ -1,11 +1,13 @@
 """Which templates ask which rows, what is written, and how it is read again."""
 
 import json
+import re
 from collections import Counter
 from importlib import resources
 
 import pytest
 import yaml
+from transformers import AutoTokenizer
 
 from tests.data.instruct.samples import SAMPLES, sample_tasks, write_rows
 from tunewise.data import big
@@ -17,6 +19,7 @@ from tunewise.data.load import load_task
 from tunewise.data.splits import normalised
 from tunewise.errors import UserError
 from tunewise.files import write_jsonl
+from tunewise.models.tiny import FOLDER
 
 SENTIMENT = {"data": "tiny:sentiment", "templates": "sentiment"}
 
@@ -126,8 +129,29 @@ def test_possible_answers_are_listed_as_wished(options, least, most):
     found = one(options=options, inverted=0.0)
     listed = [each for each in found.parts["train"] if "options" in each.form]
     assert least <= len(listed) <= most
-    assert all("\n- " in each.instruction.prompt for each in listed)
-    assert all("\n- " not in each.instruction.prompt for each in found.parts["train"] if each not in listed)
+    for each in found.parts["train"]:
+        lines = [line.removeprefix("- ") for line in each.instruction.prompt.split("\n")]
+        assert set(each.instruction.options).issubset(lines) == (each in listed)
+
+
+def test_an_answer_stands_in_the_list_as_the_tokens_that_it_is_answered_with():
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)  # byte-level: other tokens behind a space than behind a line's end
+    found = one(options="always", inverted=0.0, shots=1, limit=200)
+    n_cued = 0
+    for each in found.parts["train"]:
+        prompt, answer = each.instruction.prompt, each.instruction.completion
+        n_cued += not prompt[-1].isspace()
+        behind = "" if prompt[-1].isspace() else " "
+        text = f"{prompt}{behind}{answer}"
+        ids, offsets = (tokenizer(text, return_offsets_mapping=True)[name] for name in ("input_ids", "offset_mapping"))
+        listed = next(m.start(1) for m in re.finditer(r"\n(?:- )?(.+)", prompt) if m[1] == answer)
+
+        def of(start):
+            end = start + len(answer)
+            return [i for i, (a, b) in zip(ids, offsets, strict=True) if a < end and b > start]
+
+        assert of(listed) == of(len(prompt) + len(behind)), prompt
+    assert 40 < n_cued < 160
 
 
 def test_rows_of_one_line_are_drawn_for_apart(tmp_path):

@@ -139,9 +139,12 @@ def _written(
     name: str, template: InstructionTemplate, record: Record, shown: Sequence[Record], drawing: Drawing, draw: Random
 ) -> Drawn:
     listed = draw.random() < 0.5 if drawing.options == "mixed" else drawing.options == "always"
-    form, frame = Form(listed, draw.choice(HEADS), drawing.options_at_most), draw.choice(FRAMES)
+    head, frame = draw.choice(HEADS), draw.choice(FRAMES)
+    before = _demonstrations(template, record, shown, drawing, draw)
+    _, cue, _ = frame
+    form = Form(listed, head, drawing.options_at_most, cued=bool(before and cue))
     last = asked(template, record, form, draw)
-    others = [asked(template, each, form, draw) for each in _demonstrations(template, record, shown, drawing, draw)]
+    others = [asked(template, each, form, draw) for each in before]
     is_shown = CHOICES in template.asked or (listed and OPTIONS in template.asked)
     told = (
         "inverted" if template.inverted else "",

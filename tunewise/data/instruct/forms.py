@@ -40,6 +40,8 @@ class Form:
     listed: bool = True
     head: str = HEADS[0]
     most: int = 16
+    cued: bool = False
+    """Whether the answer comes behind a cue of its frame, such as A:, where it had a line of its own."""
 
 
 def fits(template: InstructionTemplate, record: Record) -> bool:
@@ -73,10 +75,14 @@ def asked(template: InstructionTemplate, record: Record, form: Form, draw: Rando
     if record.labels:
         fields["label"] = template.words.get(record.label, readable(record.label))
     fields[CHOICES] = lettered(answers)
-    fields[OPTIONS] = "\n".join([form.head, *(f"- {answer}" for answer in answers)]) if form.listed and answers else ""
-    prompt = fill(template.prompt, fields).rstrip()
+    is_listed = form.listed and bool(answers)
     # an answer has a line of its own, unless the words run on into it: "Sentiment:", "I would say"
-    prompt = prompt if _runs_on(template, record, bool(fields[OPTIONS])) else f"{prompt}\n"
+    runs_on = _runs_on(template, record, is_listed)
+    # most tokenizers have other tokens behind a space than where a line begins: it stands in the list as it is answered
+    item = "- " if runs_on or form.cued else ""
+    fields[OPTIONS] = "\n".join([form.head, *(f"{item}{answer}" for answer in answers)]) if is_listed else ""
+    prompt = fill(template.prompt, fields).rstrip()
+    prompt = prompt if runs_on else f"{prompt}\n"
     slot = "answer" if record.choices and "label" not in template.told else "label"
     options = tuple(
         fill(template.answer, fields | {slot: answer, LETTER: letter(number)}).strip()
