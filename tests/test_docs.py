@@ -40,7 +40,7 @@ NOT_RUN = {
     "README.md": 4, "train.md": 2, "tiny.md": 5, "index.md": 1, "runs.md": 0, "data.md": 0, "methods.md": 2,
     "methods-table.md": 1, "performance.md": 1, "in-context.md": 1, "metrics.md": 0, "benchmarks.md": 1,
     "teacher.md": 2, "cluster.md": 2, "compare.md": 0, "forgetting.md": 1, "icl-vs-ft.md": 2, "mixtures.md": 0,
-    "chat.md": 0, "showcase.md": 1, "qlora.md": 1, "instruction-sets.md": 1, "hub.md": 3, "serve.md": 2,
+    "chat.md": 0, "showcase.md": 1, "qlora.md": 1, "instruction-sets.md": 2, "hub.md": 3, "serve.md": 2,
     "verdicts.md": 1,
 }  # fmt: skip
 

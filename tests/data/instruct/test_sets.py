@@ -135,22 +135,21 @@ def test_possible_answers_are_listed_as_wished(options, least, most):
 
 
 def test_an_answer_stands_in_the_list_as_the_tokens_that_it_is_answered_with():
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER)  # byte-level: other tokens behind a space than behind a line's end
-    found = one(options="always", inverted=0.0, shots=1, limit=200)
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)  # byte-level: a space belongs to the token behind it
+
+    def tokens(text, start, answer):
+        told = tokenizer(text, return_offsets_mapping=True)
+        pairs = zip(told["input_ids"], told["offset_mapping"], strict=True)
+        return [number for number, (first, last) in pairs if first < start + len(answer) and last > start]
+
     n_cued = 0
-    for each in found.parts["train"]:
+    for each in one(options="always", inverted=0.0, shots=1, limit=200).parts["train"]:
         prompt, answer = each.instruction.prompt, each.instruction.completion
         n_cued += not prompt[-1].isspace()
-        behind = "" if prompt[-1].isspace() else " "
-        text = f"{prompt}{behind}{answer}"
-        ids, offsets = (tokenizer(text, return_offsets_mapping=True)[name] for name in ("input_ids", "offset_mapping"))
-        listed = next(m.start(1) for m in re.finditer(r"\n(?:- )?(.+)", prompt) if m[1] == answer)
-
-        def of(start):
-            end = start + len(answer)
-            return [i for i, (a, b) in zip(ids, offsets, strict=True) if a < end and b > start]
-
-        assert of(listed) == of(len(prompt) + len(behind)), prompt
+        before = prompt if prompt[-1].isspace() else f"{prompt} "
+        listed = next(found.start(1) for found in re.finditer(r"\n(?:- )?(.+)", prompt) if found[1] == answer)
+        text = f"{before}{answer}"
+        assert tokens(text, listed, answer) == tokens(text, len(before), answer), prompt
     assert 40 < n_cued < 160
 
 
