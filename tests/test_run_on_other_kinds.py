@@ -218,7 +218,7 @@ def test_a_batch_of_rows_gives_each_the_loss_it_has_alone(place):
         ("encoder", "reviews.csv", {"head": "lm"}, "head=lm does not fit"),
         ("vision", "reviews.csv", {}, "reads images, and reviews holds text"),
         ("encoder", "pictures", {}, "reads text, and pictures holds images"),
-        ("encoder_decoder", "values.csv", {}, "encoder-decoder, which answers by writing"),
+        ("encoder_decoder", "values.csv", {}, "answers by writing, and tells no numbers\ntake a decoder or an encoder"),
         ("encoder", "reviews.csv", {"method": {"name": "frozen", "shots": 4}}, "reads no demonstrations"),
         ("encoder", "reviews.csv", {"retention": "tiny:retention"}, "is a loss on text"),
     ],

@@ -54,9 +54,10 @@ def unreadable(path: str | Path, error: OSError | UnicodeDecodeError) -> UserErr
         return missing(path)
     if isinstance(error, UnicodeDecodeError):
         line = error.object.count(b"\n", 0, error.start) + 1
+        encoding = "utf-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
         return UserError(
             f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8",
-            f"convert it first, for example: iconv -f latin1 -t utf-8 {path} > converted{Path(path).suffix}",
+            f"convert it first, for example: iconv -f {encoding} -t utf-8 {path} > converted{Path(path).suffix}",
         )
     if isinstance(error, IsADirectoryError):
         return UserError(f"cannot read {path}: it is a folder", "name a file in it")

@@ -128,6 +128,7 @@ def test_what_python_writes_as_csv_is_read_back(tmp_path_factory, pairs):
         ("a.csv", ",\n,\n", "a.csv has no rows", "a few rows"),
         ("a.json", "[]", "a.json has no rows", "a few rows"),
         ("a.csv", b"text,label\na,b\nbl\xe5,b\n", "a.csv, line 3: byte 0xe5 is not UTF-8", "iconv -f latin1 -t utf-8"),
+        ("a.csv", "text,label\n".encode("utf-16"), "a.csv, line 1: byte 0xff is not UTF-8", "iconv -f utf-16 -t utf-8"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "a.jsonl, line 2: byte 0xff is not UTF-8", "iconv"),
         ("a.csv", "text,label\na,b\nc,d,e\n", "a.csv, line 3 has 3 cells, the lines before it have 2", "put quotes"),
         ("a.csv", 'text,label\na,b\n"c,d\ne,f\ng",h,i\n', "a.csv, line 3 has 3 cells", "takes in 2 lines below"),

@@ -646,3 +646,15 @@ def test_every_method_is_documented():
         assert method.learning_rate > 0 or name == "frozen"
         assert parse_method(method().configuration() if name != "bitfit" else {"name": name}).name == name
     assert len(METHODS) >= 24
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "message"),
+    [
+        (None, "lora", "'lora' is no method"),
+        (torch.nn.Linear(2, 2), LoRA(rank=2), "a Linear is no transformers model"),
+    ],
+)
+def test_attach_says_what_it_takes(model, method, message):
+    with pytest.raises(UserError, match=message):
+        attach(model or bases.build("llama", torch.float32), method)

@@ -244,7 +244,6 @@ def test_a_slice_stays_ours_alone(tmp_path):
     ("change", "message"),
     [
         ({"modules_to_save": ["lm_head"]}, "sets modules_to_save="),
-        ({"target_modules": ".*(q|v)_proj"}, "names its modules by a pattern"),
         ({"init_lora_weights": "pissa"}, "changes the base's weights too"),
         ({"rank_pattern": {"q_pr.*": 2}}, "patterns of strangers are not run"),
         ({"peft_type": "BOFT"}, "has no counterpart here yet"),
@@ -259,6 +258,36 @@ def test_what_we_cannot_express_is_refused_by_name(change, message, tmp_path):
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(UserError, match=message):
+        load_adapter(bases.build("llama", torch.float32), tmp_path)
+
+
+def test_a_pattern_of_modules_is_not_run_but_read_off_the_tensors(tmp_path):
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=r".*\.(q|down)_proj")
+    theirs = peft.get_peft_model(bases.build("llama", torch.float32), config)
+    randomise(parameter for name, parameter in theirs.named_parameters() if "lora_" in name)
+    theirs.save_pretrained(tmp_path)
+    tuned = load_adapter(bases.build("llama", torch.float32), tmp_path)
+    assert set(tuned.method.roles) == {"q", "down"}
+    torch.testing.assert_close(tuned.model(IDS).logits, theirs(input_ids=IDS).logits, rtol=0, atol=1e-5)
+
+
+def test_a_prefix_that_a_network_wrote_is_read(tmp_path):
+    config = peft.PrefixTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=8
+    )
+    theirs = peft.get_peft_model(bases.build("llama", torch.float32), config).eval()
+    theirs.save_pretrained(tmp_path)
+    tuned = load_adapter(bases.build("llama", torch.float32), tmp_path)
+    ids = torch.cat([torch.tensor([tuned.prefix_ids]).expand(len(IDS), -1), IDS], dim=1)
+    ours = tuned.model(ids).logits[:, len(tuned.prefix_ids) :]
+    torch.testing.assert_close(ours, theirs(input_ids=IDS).logits, rtol=0, atol=1e-5)
+    assert (ours - bases.build("llama", torch.float32)(IDS).logits).abs().max() > 1e-3
+
+
+def test_lora_on_the_embedding_says_what_to_do(tmp_path):
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "embed_tokens"])
+    peft.get_peft_model(bases.build("llama", torch.float32), config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is of the embedding, which LORA does not change here"):
         load_adapter(bases.build("llama", torch.float32), tmp_path)
 
 

@@ -173,6 +173,11 @@ def test_an_unfinished_run_is_not_read(tmp_path: Path) -> None:
     assert len(read_runs(root)) == 3 * len(ARMS) - 1
     with pytest.raises(UserError, match="no finished run"):
         read_runs(tmp_path.joinpath("empty").mkdir() or tmp_path / "empty")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "recipe.yaml").write_text("model: tiny\n")
+    with pytest.raises(UserError, match="no finished run") as error:
+        read_runs(tmp_path / "begun")
+    assert "tunewise train " in error.value.hint and "recipe.yaml --out " in error.value.hint
     with pytest.raises(UserError, match="no such folder"):
         read_runs(tmp_path / "nowhere")
 

@@ -48,6 +48,7 @@ def detect(rows: Sequence[Row], config: DataConfig) -> Shape:
             "or data.text=COLUMN alone for plain text",
         )
     _refuse_what_changes_nothing(shape, config)
+    _refuse_several_labels(shape, rows, config)
     if config.desirable:
         return replace(shape, desirable=config.desirable)
     return _valued(shape, rows, config)
@@ -65,6 +66,21 @@ def _refuse_what_changes_nothing(shape: Shape, config: DataConfig) -> None:
         raise UserError(
             f"data.{unused[0]} changes nothing: {config.path} is taken as {shape.name}",
             "name the columns of the conversation too: data.messages=COLUMN, or data.prompt and data.completion",
+        )
+
+
+def _refuse_several_labels(shape: Shape, rows: Sequence[Row], config: DataConfig) -> None:
+    """UserError where a row has a list of labels, or a 0 or 1 for each of them: a row is told one."""
+    if shape.name not in ("text and label", "pair and label"):
+        return
+    lists = [row for row in rows if isinstance(row.fields.get(shape.answered), list)]
+    several = next((row for row in lists if len(row.fields[shape.answered]) > 1), None)
+    if several is not None:
+        raise UserError(
+            f"{config.path}, line {several.line}: {shape.answered} holds several labels, "
+            f"{list(several.fields[shape.answered])}, and a row is told one: there is no multi-label classification",
+            "make a column of each label, yes or no, and train one after another: data.label=COLUMN; or have a decoder "
+            "write them as text: data.prompt=COLUMN data.completion=COLUMN",
         )
 
 

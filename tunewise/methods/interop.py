@@ -2,7 +2,8 @@
 
 Each method says in `Method.peft` what peft calls its parts; this module puts them together. Keys and configuration
 fields are those of peft 0.21 (`adapter_config.json` + `adapter_model.safetensors`). A config from a stranger is read by
-allow-list: literal module names, no patterns, and every field that would change the equation refused by name.
+allow-list: every field that would change the equation is refused by name. Which modules it changes is told by the names
+of its tensors, so that a pattern of `target_modules` is never run.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tunewise.errors import UserError
 from tunewise.hub import apart
 from tunewise.methods import METHODS
 from tunewise.methods.base import BARE_PREFIX, PREFIX, Method, PeftNames
-from tunewise.models.anatomy import ROLE_GROUPS, Anatomy, Site, read_anatomy
+from tunewise.models.anatomy import Anatomy, Site, read_anatomy
 from tunewise.models.families import DECODER, ENCODER_DECODER, SCALES_IDS
 
 if TYPE_CHECKING:
@@ -136,7 +137,6 @@ def from_peft(
             f"{anatomy.model_type} reads embeddings, which peft gives it, otherwise than token ids",
             hint="train the prompt here: method=prompt_tuning",
         )
-    _refuse_patterns(config)
     _refuse_other_fields(config, names)
     _refuse_other_modules(config, names, model, anatomy)
     # a classifier that the adapter does not hold was not trained with it, and stays what it is
@@ -219,6 +219,11 @@ def _state(
         end = next((end for end in ends if path.endswith(f".{end}")), None)
         module = path.removesuffix(f".{end}")
         if end is None or module not in by_module:
+            if anatomy.embedding is not None and anatomy.embedding.path in module:
+                raise UserError(
+                    f"tensor {key!r} is of the embedding, which {names.peft_type} does not change here",
+                    hint="merge the adapter in peft (model.merge_and_unload()) and load the merged model as a base",
+                )
             raise UserError(
                 f"tensor {key!r} belongs to no site of this base", hint="is it an adapter for another base?"
             )
@@ -288,13 +293,4 @@ def _refuse_other_modules(
             f"adapter_config.json sets num_transformer_submodules={config['num_transformer_submodules']}: "
             "virtual tokens before the decoder's input too, which has no counterpart here",
             hint="train it with num_transformer_submodules=1, as Lester et al. 2021 do",
-        )
-
-
-def _refuse_patterns(config: Mapping[str, object]) -> None:
-    targets = config.get("target_modules")
-    if isinstance(targets, str) and targets not in ("all-linear", *ROLE_GROUPS):
-        raise UserError(
-            f"adapter_config.json names its modules by a pattern, {targets!r}, and patterns of strangers are not run",
-            hint="write target_modules as a list of names",
         )

@@ -32,7 +32,8 @@ class TaskHead:
             )
         if self.kind != "lm" and model_kind == ENCODER_DECODER:
             raise UserError(
-                f"{name} is an encoder-decoder, which answers by writing", hint="leave `head` out, or set head=lm"
+                f"{name} is an encoder-decoder, which answers by writing, and {_CALLED_HERE[self.kind]}",
+                hint="leave `head` out, or set head=lm" if self.kind == "classes" else "take a decoder or an encoder",
             )
         if model_kind == VISION and self.kind != "classes":
             raise UserError(f"{name} reads images, of which it can only tell the class", hint="give it images by class")
@@ -64,6 +65,9 @@ _AUTO_CLASSES: dict[tuple[str, str], Any] = {
     **{("value", kind): transformers.AutoModelForSequenceClassification for kind in (DECODER, ENCODER)},
     **{("tags", kind): transformers.AutoModelForTokenClassification for kind in (DECODER, ENCODER)},
 }
+_CALLED_HERE = {
+    "classes": "tells classes in words", "value": "tells no numbers", "tags": "tells no tags",
+}  # fmt: skip
 _CALLED = {"lm": "language-model head", "classes": "classifier", "value": "classifier", "tags": "tagger"}
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from tunewise.config import read_yaml
@@ -88,9 +89,12 @@ def read_runs(root: Path) -> list[Run]:
         raise UserError(f"no such folder: {root}", "give a run folder, or a folder of run folders such as runs/")
     runs = [read_run(marker.parent) for marker in sorted(root.rglob("DONE"))]
     if not runs:
-        raise UserError(
-            f"no finished run in {root}", "make one first: tunewise train --data tiny:sentiment --method lora"
-        )
+        begun = sorted(path.parent for path in root.rglob("recipe.yaml"))
+        hint = "make one first: tunewise train --data tiny:sentiment --method lora"
+        if begun:
+            again = f"tunewise train {quote(str(begun[0] / 'recipe.yaml'))} --out {quote(str(begun[0]))}"
+            hint = f"{begun[0]} was begun, and goes on by {again}"
+        raise UserError(f"no finished run in {root}", hint)
     return runs
 
 

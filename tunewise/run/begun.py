@@ -14,6 +14,7 @@ from tunewise.methods.reparam.adalora import AdaLoRA
 from tunewise.methods.selective.frozen import Frozen
 from tunewise.methods.store import load_adapter
 from tunewise.models.load import Base
+from tunewise.run.classes_told import head_in, refuse_other_classes
 from tunewise.run.recipe import Recipe
 from tunewise.training.proofs import is_out_of_memory
 
@@ -27,6 +28,8 @@ def begun(recipe: Recipe, base: Base, losses: Callable[[], Iterable[Tensor]]) ->
     if not recipe.adapter:
         return _attached(recipe, base, losses)
     folder = find_adapter(recipe.adapter)
+    if (head := head_in(folder)) is not None:
+        refuse_other_classes(head, base.head, recipe.data.path, recipe.adapter)
     tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer, base_fingerprint=base.fingerprint)
     try:
         _check(tuned, recipe.method, recipe.adapter)

@@ -59,7 +59,9 @@ def evaluate(
     recipe = asked.recipe
     if target is not None:
         find_rows(recipe, str(target))
-    base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, held)
+    base, task = load_for(
+        recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, held, adapter=asked.adapter
+    )
     task = drawn(task, recipe)
     shots = recipe.in_context.shots if shots is None else shots
     examples = _examples(task, split, shots, limit, recipe.data.seed)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,6 +26,7 @@ from tunewise.models.families import ENCODER_DECODER, VISION, WRITERS, kind_of
 from tunewise.models.fingerprint import of_chat_template, of_cutting
 from tunewise.models.heads import HeadChoice, HeadKind, TaskHead
 from tunewise.models.load import Base, load_base, load_config, load_tokenizer
+from tunewise.run.classes_told import head_in, told_by
 from tunewise.run.kept import Kept, task_kept
 from tunewise.run.recipe import Recipe
 from tunewise.run.record import data_digest
@@ -74,10 +76,12 @@ def load_for(
     quantise: str = "",
     base: Base | None = None,
     kept: Kept | None = None,
+    adapter: Path | None = None,
 ) -> tuple[Base, Task]:
     """The base and the task, or what was `kept` of it; `base` itself where it has the head that this task wants.
 
-    The data is read first: what is wrong with it is told before a large model is loaded.
+    The data is read first: what is wrong with it is told before a large model is loaded. Of an `adapter` with a
+    classifier the task is asked by its classes.
     """
     kind = kind_of(load_config(model)) if base is None else base.anatomy.kind
     tokenizer = base.tokenizer if base is not None else None if kind == VISION else load_tokenizer(model)
@@ -86,7 +90,7 @@ def load_for(
         assert each.kind != MIXTURE
         check_own(each.metrics)
         check(each.metrics, each.kind)
-    wanted = head_for(task, kind, model, head)
+    task, wanted = told_by(head_in(adapter), task, head_for(task, kind, model, head), adapter)
     refuse_untrained(data, kind, wanted)
     task = as_read(task, data, wanted)
     if base is None or base.head != wanted:

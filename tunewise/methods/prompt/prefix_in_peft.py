@@ -28,7 +28,8 @@ class PrefixInPeft(Method):
         fields={"virtual_tokens": "num_virtual_tokens"},
         tensors={},
         constants={"prefix_projection": False},
-        training_only=frozenset({"encoder_hidden_size"}),
+        # what is saved is the prefix that the network wrote, with the network or without
+        training_only=frozenset({"prefix_projection", "encoder_hidden_size"}),
         bare=True,
         converted=True,
     )
