@@ -18,6 +18,7 @@ from tunewise.data.doctor import tokens
 from tunewise.data.doctor.reading import flattened
 from tunewise.data.encode import CHUNK, MASKED, Encoded
 from tunewise.data.token_store import longest
+from tunewise.engine.backend import chosen
 from tunewise.engine.batches import plain
 from tunewise.engine.objectives import Objective, objective_for
 from tunewise.errors import UserError
@@ -99,12 +100,17 @@ def check_longest_batch(
 
     The value is the number of tokens in that batch, padding included. Nothing is changed by it.
     """
-    chosen = [rows[number] for number in longest(rows, config.batch_size)]
-    n_longest = len(tuned.prefix_ids) + len(chosen[0].ids)
-    batch = objective.collate(chosen).to(tuned.model.device)
+    tried = [rows[number] for number in longest(rows, config.batch_size)]
+    n_longest = len(tuned.prefix_ids) + len(tried[0].ids)
+    batch = objective.collate(tried).to(tuned.model.device)
     devices = [tuned.model.device] if tuned.model.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices), training_mode(tuned, config), objective.ready(tuned.model):
+        with (
+            torch.random.fork_rng(devices),
+            chosen(tuned.model.device),
+            training_mode(tuned, config),
+            objective.ready(tuned.model),
+        ):
             objective.loss(tuned.model, batch).backward()
     except RuntimeError as error:
         if not is_out_of_memory(error):
@@ -114,7 +120,7 @@ def check_longest_batch(
             f"train.batch_size={max(1, config.batch_size // 2)} train.accumulation={2 * config.accumulation}, "
             "train.checkpointing=true, or a smaller train.max_length",
         ) from error
-    return {"longest_batch_fits": {"passed": True, "value": len(chosen) * n_longest, "tolerance": None}}
+    return {"longest_batch_fits": {"passed": True, "value": len(tried) * n_longest, "tolerance": None}}
 
 
 @torch.no_grad()
