@@ -53,8 +53,10 @@ def save_adapter(
     base_fingerprint: str = "",
     notes: Mapping[str, object] | None = None,
     probe: Sequence[Probe] = (),
+    said: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """Write the adapter folder in one step. `probe` holds what a few forwards take, for `check_probe`.
+    """Write the adapter folder in one step. `probe` holds what a few forwards take, for `check_probe`, and `said` what
+    comes of them with the method on and off (`last_logits` of each), where that is known.
 
     It is saved at its present λ (of one that is off: at 1): `load_adapter` puts it on so, and peft finds it so or not
     at all. `base_fingerprint` spares reading the base again where it is known, as in `Base.fingerprint`.
@@ -95,7 +97,7 @@ def save_adapter(
             files.write_json(new / PEFT_CONFIG, form.config)
         if probe:
             with files.writing(new / PROBE) as path:
-                save_file(_probe(tuned, probe), path, metadata={"format": "pt"})
+                save_file(_probe(tuned, probe, said), path, metadata={"format": "pt"})
 
 
 def load_adapter(
@@ -269,21 +271,24 @@ def _read_tensors(folder: Path, name: str = TENSORS) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _probe(tuned: Tuned, probes: Sequence[Probe]) -> dict[str, Tensor]:
-    """Logits of each probe at evenly spaced entries, with the method on and off."""
+def _probe(tuned: Tuned, probes: Sequence[Probe], said: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
+    """Logits of each probe at evenly spaced entries, with the method on and off: those that are `said`, or asked for
+    now."""
     was_training = tuned.model.training
     tuned.model.eval()
-
-    def logits(inputs: Probe) -> Tensor:
-        found = last_logits(tuned.model, inputs, tuned.prefix_ids)
-        return found[:: max(1, len(found) // PROBED_LOGITS)].float().cpu().contiguous()
-
+    if said is None:
+        on = [last_logits(tuned.model, inputs, tuned.prefix_ids) for inputs in probes]
+        with tuned.disabled():
+            off = [last_logits(tuned.model, inputs) for inputs in probes]
+    else:
+        on, off = map(list, said)
+    tuned.model.train(was_training)
     found: dict[str, Tensor] = {}
     for index, inputs in enumerate(probes):
         found |= {f"input.{index}.{name}": tensor.cpu().contiguous() for name, tensor in inputs.items()}
-        found[f"tuned.{index}"] = logits(inputs)
-    with tuned.disabled():
-        for index, inputs in enumerate(probes):
-            found[f"base.{index}"] = logits(inputs)
-    tuned.model.train(was_training)
+        found |= {f"tuned.{index}": _few_of(on[index]), f"base.{index}": _few_of(off[index])}
     return found
+
+
+def _few_of(logits: Tensor) -> Tensor:
+    return logits[:: max(1, len(logits) // PROBED_LOGITS)].float().cpu().contiguous()
