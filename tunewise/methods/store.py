@@ -37,6 +37,8 @@ PROBE, TENSORS, OWN_TENSORS = "probe.safetensors", "adapter_model.safetensors", 
 PROBED_LOGITS = 256
 Probe = Mapping[str, Tensor]
 """What a model's forward takes for one row: input_ids (1, T), or pixel_values, ...; virtual tokens left out."""
+Said = tuple[Tensor | None, Tensor | None]
+"""What comes of probes (`last_logits` of each) with the method on and off, where that is known."""
 # A stranger's file -> the pickle it may have been saved as instead, and how it is saved again.
 PICKLES = {
     TENSORS: ("adapter_model.bin", "peft's save_pretrained(safe_serialization=True)"),
@@ -53,10 +55,10 @@ def save_adapter(
     base_fingerprint: str = "",
     notes: Mapping[str, object] | None = None,
     probe: Sequence[Probe] = (),
-    said: tuple[Tensor, Tensor] | None = None,
+    said: Said = (None, None),
 ) -> None:
     """Write the adapter folder in one step. `probe` holds what a few forwards take, for `check_probe`, and `said` what
-    comes of them with the method on and off (`last_logits` of each), where that is known.
+    comes of them.
 
     It is saved at its present λ (of one that is off: at 1): `load_adapter` puts it on so, and peft finds it so or not
     at all. `base_fingerprint` spares reading the base again where it is known, as in `Base.fingerprint`.
@@ -149,17 +151,17 @@ def read_of_others(model: PreTrainedModel, folder: Path) -> tuple[Method, dict[s
     return adapterhub.from_adapterhub(config, tensors, head, model)
 
 
-def check_probe(tuned: Tuned, folder: str | Path) -> dict[str, float]:
+def check_probe(tuned: Tuned, folder: str | Path, base_logits: Tensor | None = None) -> dict[str, float]:
     """The largest absolute differences between the probe saved in `folder` and this model now.
 
-    `tuned` with the method on, `base` with it off, `effect` between the two as saved: 0 would be an adapter that
-    does nothing.
+    `tuned` with the method on, `base` with it off (or as it was before it was attached, where those logits are given),
+    `effect` between the two as saved: 0 would be an adapter that does nothing.
     """
     path = Path(folder) / PROBE
     if not path.is_file():
         raise UserError(f"{folder} holds no {PROBE}", hint="adapters saved by a run have one; save with probe=[...]")
     saved, probes = load_file(path), saved_probes(folder)
-    now = _probe(tuned, probes)
+    now = _probe(tuned, probes, (None, base_logits))
 
     def largest(names: Sequence[tuple[dict[str, Tensor], str, dict[str, Tensor], str]]) -> float:
         return max(float((a[x] - b[y]).abs().max()) for a, x, b, y in names)
@@ -271,17 +273,16 @@ def _read_tensors(folder: Path, name: str = TENSORS) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _probe(tuned: Tuned, probes: Sequence[Probe], said: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
-    """Logits of each probe at evenly spaced entries, with the method on and off: those that are `said`, or asked for
-    now."""
+def _probe(tuned: Tuned, probes: Sequence[Probe], said: Said = (None, None)) -> dict[str, Tensor]:
+    """Logits of each probe at evenly spaced entries, with the method on and off: as `said`, or asked for now."""
     was_training = tuned.model.training
     tuned.model.eval()
-    if said is None:
+    on, off = said
+    if on is None:
         on = [last_logits(tuned.model, inputs, tuned.prefix_ids) for inputs in probes]
+    if off is None:
         with tuned.disabled():
             off = [last_logits(tuned.model, inputs) for inputs in probes]
-    else:
-        on, off = map(list, said)
     tuned.model.train(was_training)
     found: dict[str, Tensor] = {}
     for index, inputs in enumerate(probes):

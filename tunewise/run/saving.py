@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tunewise.data.task import Task
 from tunewise.methods.attach import Tuned
-from tunewise.methods.store import Probe, read_card, save_adapter
+from tunewise.methods.store import Probe, Said, read_card, save_adapter
 from tunewise.models.load import Base
 from tunewise.run import record
 from tunewise.run.kept import kept
@@ -46,7 +46,7 @@ class Saving:
         saved = read_card(folder)["notes"]
         return {"the_template_is_saved": at_most(int(saved != json.loads(json.dumps(self._notes()))), 0)}, said
 
-    def _write(self, folder: Path, probes: Sequence[Probe] = (), said: tuple[Tensor, Tensor] | None = None) -> None:
+    def _write(self, folder: Path, probes: Sequence[Probe] = (), said: Said = (None, None)) -> None:
         base = self.base
         save_adapter(
             self.tuned, folder, tokenizer=base.tokenizer, base_name=base.name, base_fingerprint=base.fingerprint,
