@@ -270,8 +270,7 @@ class Run:
         proofs, rows = self.proofs, self.rows
         said: Tensor | None = None
         if rows:
-            saved, said = self.saving.save(self.untouched)
-            proofs |= saved
+            proofs["the_template_is_saved"], said = self.saving.save(self.untouched)
         before_training = peak.bytes() if result is None else max(peak.bytes(), result.peak_bytes)
         if found is None:
             found = self.answers.alone(self.answers.at_the_end(result))

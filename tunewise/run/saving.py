@@ -37,14 +37,14 @@ class Saving:
         finally:
             shutil.rmtree(trial, ignore_errors=True)
 
-    def save(self, before: Untouched) -> tuple[dict[str, Proof], Tensor]:
+    def save(self, before: Untouched) -> tuple[Proof, Tensor]:
         """Write the adapter; the proof that it says how its prompts were written, and what it says to the probes by
         which its reload is proved."""
         folder, tuned = self.out / record.ADAPTER, self.tuned
         said = probe_logits(tuned.model, before.probes, tuned.prefix_ids)
         self._write(folder, before.probes, (said, before.logits))
         saved = read_card(folder)["notes"]
-        return {"the_template_is_saved": at_most(int(saved != json.loads(json.dumps(self._notes()))), 0)}, said
+        return at_most(int(saved != json.loads(json.dumps(self._notes()))), 0), said
 
     def _write(self, folder: Path, probes: Sequence[Probe] = (), said: Said = (None, None)) -> None:
         base = self.base
