@@ -81,7 +81,9 @@ def reloads_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     reload = import_module("tunewise.training.reload")
 
-    here = SimpleNamespace(ask=lambda words, device: reload.check(list(words)), stand_by=lambda: None)
+    here = SimpleNamespace(
+        ask=lambda words, device: reload.check(list(words)), stand_by=lambda: None, come_from=lambda server: None
+    )
     monkeypatch.setattr(reload, "FRESH", here)
 
 

@@ -25,7 +25,7 @@ from tunewise.run import Recipe, build_recipe, evaluate, longest_batch, prove_ad
 from tunewise.training import proofs
 from tunewise.training.interrupt import Interrupted
 from tunewise.training.progress import Silent
-from tunewise.training.proofs import check_longest_batch, check_rows, check_tuned, checksums, probe_logits
+from tunewise.training.proofs import check_longest_batch, check_rows, check_tuned, checksums, untouched
 from tunewise.training.state import State
 
 
@@ -442,15 +442,15 @@ def test_proofs_fail_where_they_should(place):
 
     own = load_base(str(place / "base"), "float32")
     prompts = [{"input_ids": torch.tensor([ids])} for ids in ([1, 5, 9], [1, 7])]
-    logits, sums = probe_logits(own.model, prompts), checksums(own.model)
+    before = untouched(own.model, prompts)
     tuned = attach(own.model, parse_method("lora"))
-    proofs, _ = check_tuned(tuned, prompts, logits, sums)
+    proofs, _ = check_tuned(tuned, before)
     assert [name for name, proof in proofs.items() if not proof["passed"]] == ["has_an_effect"]
     with torch.no_grad():
         for name, tensor in tuned.trainable.items():
             tensor.add_(0.1) if name.endswith("lora_B") else None
         own.model.model.layers[0].mlp.up_proj.weight[0, 0] += 1e-3
-    proofs, _ = check_tuned(tuned, prompts, logits, sums)
+    proofs, _ = check_tuned(tuned, before)
     assert [name for name, proof in proofs.items() if not proof["passed"]] == ["off_is_the_base", "base_unchanged"]
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,26 @@ def test_a_process_is_started_where_none_waits_any_more(asked):
     started = asked._waiting.pid
     assert asked.ask(["other"])["seen"] == 1
     assert asked._waiting.pid == started
+
+
+def test_the_process_that_the_workers_come_from_may_split_it_off():
+    server = get_context("forkserver")
+    server.set_forkserver_preload([__name__])
+    asked = Fresh(work)
+    asked.come_from(server)
+    try:
+        SEEN.append("here")
+        one, other = asked.ask(["one"]), asked.ask(["other"])
+        assert one["process"] != other["process"] != os.getpid()
+        assert (one["seen"], other["seen"]) == (1, 1)
+        with pytest.raises(Failed, match="exit code 3"):
+            asked.ask(["leave"])
+        waiting = asked._waiting.pid
+    finally:
+        asked.end()
+        SEEN.clear()
+    with pytest.raises(ProcessLookupError):
+        os.kill(waiting, 0)
 
 
 def test_for_a_gpu_a_process_is_started_which_nothing_is_split_off():

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing import Queue, get_context, parent_process
 from multiprocessing.connection import wait
-from multiprocessing.context import BaseContext
+from multiprocessing.context import BaseContext, ForkServerContext
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,6 +29,7 @@ from tunewise.comparison.relay import Begins, Listener, Telling, Told, log_throu
 from tunewise.errors import UserError
 from tunewise.files import Held
 from tunewise.run import Bases, Recipe, base_of
+from tunewise.training import reload
 from tunewise.training.progress import Watcher
 from tunewise.training.sharing import threads_of
 
@@ -95,6 +96,8 @@ class SideBySide(Workers):
 
     def __enter__(self) -> Self:
         context = _context()
+        if isinstance(context, ForkServerContext):
+            reload.FRESH.come_from(context)
         told: Queue[object] = context.Queue()
         self._listener = Listener(told)
         start = (threads_of(self.n_workers), told, dict(os.environ))

@@ -40,6 +40,7 @@ from tunewise.engine.packed_classifier import (
 )
 from tunewise.engine.packed_writing import PackedPairs, Place, logits, pack_pairs, packed_pairs, places, why_not_pairs
 from tunewise.engine.packing import PackedBatch, pack, packed_attention, packed_losses, why_not_packed
+from tunewise.engine.tried import tried
 from tunewise.models.families import ENCODER_DECODER
 from tunewise.models.fingerprint import of_cutting
 from tunewise.models.heads import TaskHead
@@ -137,13 +138,16 @@ def _padded(base: Base, prefix: tuple[int, ...], why: str = "") -> Objective[Any
 
 def _packed(base: Base, prefix: tuple[int, ...]) -> tuple[Objective[Any] | None, str]:
     """The objective on packed rows, or why there is none."""
+    model, anatomy = base.model, base.anatomy
     if base.head.kind != "lm":
-        first, reason = first_position(base.model, base.anatomy, prefix, reads_of(base.head, base.anatomy))
+        reads = reads_of(base.head, anatomy)
+        what = first_position, prefix, reads
+        first, reason = tried(model, what, lambda: first_position(model, anatomy, prefix, reads))
         return (None if reason else PackedLabels(base, prefix, first)), reason
-    if base.anatomy.kind == ENCODER_DECODER:
-        reason = why_not_pairs(base.model, base.anatomy, prefix)
-        return (None if reason else PackedWriting(base, prefix, places(base.model, base.anatomy))), reason
-    reason = why_not_packed(base.model, prefix)
+    if anatomy.kind == ENCODER_DECODER:
+        reason = tried(model, (why_not_pairs, prefix), lambda: why_not_pairs(model, anatomy, prefix))
+        return (None if reason else PackedWriting(base, prefix, places(model, anatomy))), reason
+    reason = tried(model, (why_not_packed, prefix), lambda: why_not_packed(model, prefix))
     return (None if reason else PackedNextToken(base.tokenizer.pad_token_id, prefix)), reason
 
 

@@ -9,16 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunewise.engine.native.attention import Pattern, attend, why_no_kernel
-from tunewise.engine.native.build import library
 from tunewise.engine.native.prefix_attention import Prefix, attend_behind
 from tunewise.engine.packing import APART, ROUND, packed_attention
+from tunewise.engine.tried import note, tried
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +29,6 @@ SHORTEST_SHARED = 16
 """Tokens that a common beginning must have to be worth a forward of its own."""
 ALIKE = {torch.float32: 1e-4, torch.bfloat16: 0.25}
 """How far they may lie from those of the prompt alone; in bfloat16 a trained model's on tokens at random are coarse."""
-KEPT = 64
-"""Of a model, how many of the things that were attached to it are known to read packed, or not to."""
 FEW, ROUND_FEW = 64, 8
 """A row of few tokens, as of a step of decoding, is rounded up by less."""
 
@@ -196,46 +193,30 @@ def rows_of(n_tokens: Sequence[int], n_logits: Sequence[int], vocabulary: int) -
         yield held
 
 
-_tried: WeakKeyDictionary[PreTrainedModel, dict[object, str]] = WeakKeyDictionary()
-
-
 def why_not_read(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> str:
-    """Why prompts cannot be read packed by this decoder, with what is attached to it; "" where they can.
-
-    Tried, and not again until something else is attached: hooks are numbered through, so that theirs tell.
-    """
-    known, key = _tried.setdefault(model, {}), _key(model, prefix_ids)
-    why = known.get(key)
-    if why is None:
-        why = _try(model, prefix_ids)
-        if why:
-            logger.info("prompts are padded: %s", why)
-    _note(known, key, why)
-    return why
+    """Why prompts cannot be read packed by this decoder, with what is attached to it; "" where they can."""
+    return tried(model, _what(prefix_ids), lambda: _try(model, prefix_ids))
 
 
 def found_to_read(model: PreTrainedModel, prefix_ids: Sequence[int] = ()) -> None:
     """Note that prompts can be read packed: what is attached was taken off since that was tried, and put on again."""
-    _note(_tried.setdefault(model, {}), _key(model, prefix_ids), "")
+    note(model, _what(prefix_ids), "")
 
 
-def _note(known: dict[object, str], key: object, why: str) -> None:
-    """As the last of those that are kept: what is put on and taken off for each question has a key of its own."""
-    known.pop(key, None)
-    known[key] = why
-    if len(known) > KEPT:
-        del known[next(iter(known))]
-
-
-def _key(model: PreTrainedModel, prefix_ids: Sequence[int]) -> object:
-    by_module = [(module._forward_pre_hooks, module._forward_hooks) for module in model.modules()]
-    hooks = tuple(number for before, behind in by_module for number in (*before, *behind))
-    return tuple(prefix_ids), model.dtype, model.device, hooks, library() is None
+def _what(prefix_ids: Sequence[int]) -> tuple[object, ...]:
+    return _try, tuple(prefix_ids)
 
 
 @torch.no_grad()
 def _try(model: PreTrainedModel, prefix_ids: Sequence[int]) -> str:
     """Two prompts with a common beginning and a continuation of one have to come out as they do alone."""
+    reason = _why_not(model, prefix_ids)
+    if reason:
+        logger.info("prompts are padded: %s", reason)
+    return reason
+
+
+def _why_not(model: PreTrainedModel, prefix_ids: Sequence[int]) -> str:
     if reason := why_no_kernel(model.device, model.dtype):
         return reason
     if _turns_by_length(model):

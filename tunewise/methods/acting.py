@@ -1,7 +1,7 @@
 """A delta at work: the forward hooks by which it acts at its site, and which models carry a method already."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,9 @@ from tunewise.methods.base import Delta
 from tunewise.models.anatomy import MIXTURE, Site
 from tunewise.models.weights import frozen_weight
 
-_CARRIED: "weakref.WeakKeyDictionary[PreTrainedModel, str]" = weakref.WeakKeyDictionary()
+Acts = Callable[[], tuple[Hashable, list[RemovableHandle]]]
+"""What tells a method that is attached from another one, and the hooks by which it acts."""
+_CARRIED: "weakref.WeakKeyDictionary[PreTrainedModel, tuple[str, Acts]]" = weakref.WeakKeyDictionary()
 
 Before = Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]
 After = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
@@ -96,10 +98,10 @@ def _of_first(leave: After) -> After:
     return first
 
 
-def occupy(model: PreTrainedModel, name: str) -> None:
-    """Note that `name` is attached to `model`; UserError where something is."""
+def occupy(model: PreTrainedModel, name: str, acts: Acts = lambda: (None, [])) -> None:
+    """Note that `name` is attached to `model`, and how it acts; UserError where something is."""
     refuse_a_second(model)
-    _CARRIED[model] = name
+    _CARRIED[model] = name, acts
 
 
 def vacate(model: PreTrainedModel) -> None:
@@ -107,9 +109,22 @@ def vacate(model: PreTrainedModel) -> None:
     _CARRIED.pop(model, None)
 
 
+def acts_on(model: PreTrainedModel) -> Hashable:
+    """What acts on `model` beside its weights: the same for methods of the same fields, whatever they have learned.
+
+    All other hooks are numbered through, so that theirs tell.
+    """
+    told, handles = _CARRIED[model][1]() if model in _CARRIED else (None, [])
+    own = {handle.id for handle in handles}
+    by_module = [(module._forward_pre_hooks, module._forward_hooks) for module in model.modules()]
+    hooks = [number for before, behind in by_module for number in (*before, *behind)]
+    others = tuple(number for number in hooks if number not in own)
+    return None if len(others) == len(hooks) else told, others
+
+
 def refuse_a_second(model: PreTrainedModel) -> None:
     """UserError where something is attached to `model`, and for what is no model."""
     if not isinstance(model, nn.Module):
         raise UserError(f"a {type(model).__name__} is no model", hint="of what load_base returns, give base.model")
     if model in _CARRIED:
-        raise UserError(f"this model already carries {_CARRIED[model]!r}", hint="call .detach() on that one first")
+        raise UserError(f"this model already carries {_CARRIED[model][0]!r}", hint="call .detach() on that one first")

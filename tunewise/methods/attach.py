@@ -256,7 +256,8 @@ class Tuned:
         return self
 
     def _put_on(self) -> None:
-        occupy(self.model, self.method.name)
+        fields = str(self.method.configuration())
+        occupy(self.model, self.method.name, lambda: ((fields, self._scale == 0.0), self._hooks))
         self.model.requires_grad_(False)
         for parameter in self.trainable.values():
             parameter.requires_grad_(True)

@@ -37,6 +37,8 @@ PROBE, TENSORS, OWN_TENSORS = "probe.safetensors", "adapter_model.safetensors", 
 PROBED_LOGITS = 256
 Probe = Mapping[str, Tensor]
 """What a model's forward takes for one row: input_ids (1, T), or pixel_values, ...; virtual tokens left out."""
+Said = tuple[Tensor | None, Tensor | None]
+"""What comes of probes (`last_logits` of each) with the method on and off, where that is known."""
 # A stranger's file -> the pickle it may have been saved as instead, and how it is saved again.
 PICKLES = {
     TENSORS: ("adapter_model.bin", "peft's save_pretrained(safe_serialization=True)"),
@@ -53,8 +55,10 @@ def save_adapter(
     base_fingerprint: str = "",
     notes: Mapping[str, object] | None = None,
     probe: Sequence[Probe] = (),
+    said: Said = (None, None),
 ) -> None:
-    """Write the adapter folder in one step. `probe` holds what a few forwards take, for `check_probe`.
+    """Write the adapter folder in one step. `probe` holds what a few forwards take, for `check_probe`, and `said` what
+    comes of them.
 
     It is saved at its present λ (of one that is off: at 1): `load_adapter` puts it on so, and peft finds it so or not
     at all. `base_fingerprint` spares reading the base again where it is known, as in `Base.fingerprint`.
@@ -95,7 +99,7 @@ def save_adapter(
             files.write_json(new / PEFT_CONFIG, form.config)
         if probe:
             with files.writing(new / PROBE) as path:
-                save_file(_probe(tuned, probe), path, metadata={"format": "pt"})
+                save_file(_probe(tuned, probe, said), path, metadata={"format": "pt"})
 
 
 def load_adapter(
@@ -147,17 +151,17 @@ def read_of_others(model: PreTrainedModel, folder: Path) -> tuple[Method, dict[s
     return adapterhub.from_adapterhub(config, tensors, head, model)
 
 
-def check_probe(tuned: Tuned, folder: str | Path) -> dict[str, float]:
+def check_probe(tuned: Tuned, folder: str | Path, base_logits: Tensor | None = None) -> dict[str, float]:
     """The largest absolute differences between the probe saved in `folder` and this model now.
 
-    `tuned` with the method on, `base` with it off, `effect` between the two as saved: 0 would be an adapter that
-    does nothing.
+    `tuned` with the method on, `base` with it off (or as it was before it was attached, where those logits are given),
+    `effect` between the two as saved: 0 would be an adapter that does nothing.
     """
     path = Path(folder) / PROBE
     if not path.is_file():
         raise UserError(f"{folder} holds no {PROBE}", hint="adapters saved by a run have one; save with probe=[...]")
     saved, probes = load_file(path), saved_probes(folder)
-    now = _probe(tuned, probes)
+    now = _probe(tuned, probes, (None, base_logits))
 
     def largest(names: Sequence[tuple[dict[str, Tensor], str, dict[str, Tensor], str]]) -> float:
         return max(float((a[x] - b[y]).abs().max()) for a, x, b, y in names)
@@ -269,21 +273,23 @@ def _read_tensors(folder: Path, name: str = TENSORS) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _probe(tuned: Tuned, probes: Sequence[Probe]) -> dict[str, Tensor]:
-    """Logits of each probe at evenly spaced entries, with the method on and off."""
+def _probe(tuned: Tuned, probes: Sequence[Probe], said: Said = (None, None)) -> dict[str, Tensor]:
+    """Logits of each probe at evenly spaced entries, with the method on and off: as `said`, or asked for now."""
     was_training = tuned.model.training
     tuned.model.eval()
-
-    def logits(inputs: Probe) -> Tensor:
-        found = last_logits(tuned.model, inputs, tuned.prefix_ids)
-        return found[:: max(1, len(found) // PROBED_LOGITS)].float().cpu().contiguous()
-
+    on, off = said
+    if on is None:
+        on = [last_logits(tuned.model, inputs, tuned.prefix_ids) for inputs in probes]
+    if off is None:
+        with tuned.disabled():
+            off = [last_logits(tuned.model, inputs) for inputs in probes]
+    tuned.model.train(was_training)
     found: dict[str, Tensor] = {}
     for index, inputs in enumerate(probes):
         found |= {f"input.{index}.{name}": tensor.cpu().contiguous() for name, tensor in inputs.items()}
-        found[f"tuned.{index}"] = logits(inputs)
-    with tuned.disabled():
-        for index, inputs in enumerate(probes):
-            found[f"base.{index}"] = logits(inputs)
-    tuned.model.train(was_training)
+        found |= {f"tuned.{index}": _few_of(on[index]), f"base.{index}": _few_of(off[index])}
     return found
+
+
+def _few_of(logits: Tensor) -> Tensor:
+    return logits[:: max(1, len(logits) // PROBED_LOGITS)].float().cpu().contiguous()

@@ -55,7 +55,7 @@ from tunewise.training.lane import FitResult, Training
 from tunewise.training.loop import fit_alone
 from tunewise.training.memory import Peak
 from tunewise.training.progress import Watcher
-from tunewise.training.proofs import Proof, at_most, check_labels, check_rows, check_tuned, probe_logits
+from tunewise.training.proofs import Proof, at_most, check_labels, check_rows, check_tuned, untouched
 from tunewise.training.reload import prove_in_fresh_process
 from tunewise.training.rules import check_optimiser
 from tunewise.training.tensorboard import TensorBoard, check_report_to
@@ -178,9 +178,8 @@ class Run:
         for each in self.elsewhere:
             _tell(each.ledger)
         self.spent = record.Spent()
-        self.probes = probes_of(base, prepare(base, task, task.test[:N_PROBES]))
         with self.spent.on("proofs"):
-            self.base_logits, self.base_sums = probe_logits(self.model, self.probes), checksums(self.model)
+            self.untouched = untouched(self.model, probes_of(base, prepare(base, task, task.test[:N_PROBES])))
         self.tuned = begun(recipe, base, self._losses)
         self.objective = objective_for(base, self.tuned.prefix_ids, packing=recipe.train.packing)  # of evaluations
         self.route = Route(self.objective, None, "nothing is trained")
@@ -192,7 +191,7 @@ class Run:
         self.class_weights: dict[str, float] = {}
         self.weighing = ALIKE
         self.proofs: dict[str, Proof] = {}
-        self.saving = Saving(recipe, base, task, self.tuned, self.probes, out)
+        self.saving = Saving(recipe, base, task, self.tuned, out)
         self.tensorboard = TensorBoard(out) if recipe.train.report_to else None
 
     def _begin_the_head(self) -> None:
@@ -258,8 +257,9 @@ class Run:
         `seconds` are those of the training before a resume; who called adds those of this process.
         """
         proofs, rows = self.proofs, self.rows
+        said: Tensor | None = None
         if rows:
-            proofs |= self.saving.save()
+            proofs["the_template_is_saved"], said = self.saving.save(self.untouched)
         before_training = peak.bytes() if result is None else max(peak.bytes(), result.peak_bytes)
         if found is None:
             found = self.answers.alone(self.answers.at_the_end(result))
@@ -272,10 +272,10 @@ class Run:
         left_out: dict[str, str] = {}
         if rows:
             with self.spent.on("proofs"):
-                after, left_out = check_tuned(self.tuned, self.probes, self.base_logits, self.base_sums)
+                after, left_out = check_tuned(self.tuned, self.untouched, said)
             proofs |= after
         else:
-            proofs["base_unchanged"] = at_most(int(checksums(self.model) != self.base_sums), 0)
+            proofs["base_unchanged"] = at_most(int(checksums(self.model) != self.untouched.sums), 0)
         with self.spent.on("planning"):
             foretold = planned(self.base, self.tuned, self.recipe, rows, self.sources, result, self.route.told())
         files.write_jsonl(self.out / record.PREDICTIONS, test.predictions)

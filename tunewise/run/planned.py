@@ -24,6 +24,7 @@ from tunewise.training.lane import FitResult
 
 logger = logging.getLogger(__name__)
 
+_SIZES: dict[tuple[object, ...], dict[str, int]] = {}
 
 def planned(
     base: Base,
@@ -42,27 +43,40 @@ def planned(
     """
     if result is None:
         return {"planned": None, MEMORY: None}
-    shell, trained = shell_of(base.name, base.head), trained_on(base, recipe, rows, sources)
+    trained = trained_on(base, recipe, rows, sources)
     if trunk["cached"]:
         trained = from_trunk(trained, rows)
-    shell.model.to(base.dtype)  # in which trained tensors of the base are saved
-    counted = count_on(shell, recipe.method)
+    sizes = _sizes(base, recipe.method)
     reason = _why_not(result, trunk, len(rows)) or (SHORT if result.seconds < LEAST_SECONDS else "")
     told: dict[str, Any] = {}
     if reason in ("", RESUMED):
         try:
-            told = foretold(shell, recipe.method, trained)
+            told = foretold(_shell(base), recipe.method, trained)
         except Exception as error:  # whatever it is: a run that is done is not lost to what was thought of it before
             reason = f"the planner fails on it: {type(error).__name__}: {error}"
             logger.warning("%s", reason)
     if reason == RESUMED:
         told.pop(MEMORY, None)
-    sizes = {"n_trainable": counted.n_trainable, "adapter_bytes": counted.adapter_bytes}
     memory = None if result.own_bytes is None or result.lanes > 1 else result.own_bytes + tuned.held_bytes
     return {
         "planned": {**sizes, **told, "left_out": reason, "trained_on": trained.as_data()},
         MEMORY: memory,
     }
+
+
+def _sizes(base: Base, method: Method) -> dict[str, int]:
+    """What is counted without the weights, once for all seeds."""
+    key = base.name, base.fingerprint, base.dtype, base.head, str(method.configuration())
+    if key not in _SIZES:
+        counted = count_on(_shell(base), method)
+        _SIZES[key] = {"n_trainable": counted.n_trainable, "adapter_bytes": counted.adapter_bytes}
+    return _SIZES[key]
+
+
+def _shell(base: Base) -> Shell:
+    shell = shell_of(base.name, base.head)
+    shell.model.to(base.dtype)  # in which trained tensors of the base are saved
+    return shell
 
 
 def foretold(shell: Shell, method: Method, trained: TrainedOn) -> dict[str, Any]:

@@ -10,46 +10,47 @@ from torch import Tensor
 
 from tunewise.data.task import Task
 from tunewise.methods.attach import Tuned
-from tunewise.methods.store import read_card, save_adapter
+from tunewise.methods.store import Probe, Said, read_card, save_adapter
 from tunewise.models.load import Base
 from tunewise.run import record
 from tunewise.run.kept import kept
 from tunewise.run.recipe import Recipe
-from tunewise.training.proofs import Proof, at_most
+from tunewise.training.proofs import Proof, Untouched, at_most, probe_logits
 
 
 @dataclass(frozen=True)
 class Saving:
-    """Where and how a run saves what it trained; `probes` are the inputs by which a reload is proved."""
+    """Where and how a run saves what it trained."""
 
     recipe: Recipe
     base: Base
     task: Task
     tuned: Tuned
-    probes: Sequence[dict[str, Tensor]]
     out: Path
 
     def succeeds(self) -> dict[str, Proof]:
         """A trial save beside the real place, so that a full disk is told now and not after the training."""
         trial = self.out / ".trial"
         try:
-            self._write(trial, ())
+            self._write(trial)
             return {"a_save_succeeds": {"passed": True, "value": record.folder_bytes(trial), "tolerance": None}}
         finally:
             shutil.rmtree(trial, ignore_errors=True)
 
-    def save(self) -> dict[str, Proof]:
-        """Write the adapter; the proof that it says how its prompts were written."""
-        folder = self.out / record.ADAPTER
-        self._write(folder, self.probes)
+    def save(self, before: Untouched) -> tuple[Proof, Tensor]:
+        """Write the adapter; the proof that it says how its prompts were written, and what it says to the probes by
+        which its reload is proved."""
+        folder, tuned = self.out / record.ADAPTER, self.tuned
+        said = probe_logits(tuned.model, before.probes, tuned.prefix_ids)
+        self._write(folder, before.probes, (said, before.logits))
         saved = read_card(folder)["notes"]
-        return {"the_template_is_saved": at_most(int(saved != json.loads(json.dumps(self._notes()))), 0)}
+        return at_most(int(saved != json.loads(json.dumps(self._notes()))), 0), said
 
-    def _write(self, folder: Path, probes: Sequence[dict[str, Tensor]]) -> None:
+    def _write(self, folder: Path, probes: Sequence[Probe] = (), said: Said = (None, None)) -> None:
         base = self.base
         save_adapter(
             self.tuned, folder, tokenizer=base.tokenizer, base_name=base.name, base_fingerprint=base.fingerprint,
-            notes=self._notes(), probe=probes,
+            notes=self._notes(), probe=probes, said=said,
         )  # fmt: skip
 
     def _notes(self) -> dict[str, object]:

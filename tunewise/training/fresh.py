@@ -2,7 +2,8 @@
 
 One process waits that has imported code and read nothing. For each question it splits a new one off itself, which has
 the answer and ends: whatever it reads is new to it. Where this process is ours and has read nothing yet either, the one
-that waits is split off it (`stand_by`); else it is started with the first question.
+that waits is split off it (`stand_by`); else it is started with the first question, or split off the process that the
+workers of this one are split off (`come_from`).
 """
 
 import gc
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -76,6 +78,7 @@ class Fresh:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._waiting: _Waiting | None = None
+        self._server: ForkServerContext | None = None
         self._exit_code = 0  # of the one that waited last
         self._lock = threading.Lock()
 
@@ -94,6 +97,10 @@ class Fresh:
         its.close()
         self._waiting = _Waiting(pid, ours.makefile("rwb"), lambda: _end_of(pid), os.getpid())
 
+    def come_from(self, server: ForkServerContext) -> None:
+        """Split the process that waits off this server, which has imported and read nothing, when there is none."""
+        self._server = server
+
     def ask(self, words: Sequence[str], device: str = "cpu") -> Any:
         """What the work returns for `words`, which may name files from this folder; Failed where it raises.
 
@@ -105,7 +112,9 @@ class Fresh:
         with self._lock:
             if not splits or (self._waiting is not None and self._waiting.asked_by != os.getpid()):
                 self._waiting = None  # or of the process that this one was split off
-            answer = self._answer(question) or (self._answer(question) if splits else b"")  # it had waited too long
+            answer = self._answer(question, splits)
+            if splits and not answer:  # it had waited too long
+                answer = self._answer(question, splits)
             if not splits:
                 self.end()
         found = json.loads(answer) if answer else {"failed": f"exit code {self._exit_code}"}
@@ -118,10 +127,13 @@ class Fresh:
         if self._waiting is not None:
             self._exit_code, self._waiting = self._waiting.end(), None
 
-    def _answer(self, question: bytes) -> bytes:
+    def _started(self, splits: bool) -> _Waiting:
+        return _started(self._work) if self._server is None or not splits else _split_off_by(self._server, self._work)
+
+    def _answer(self, question: bytes, splits: bool) -> bytes:
         answer = b""
         try:
-            self._waiting = self._waiting or _started(self._work)
+            self._waiting = self._waiting or self._started(splits)
             answer = self._waiting.answer_to(question)
         finally:
             if not answer:  # it is gone, or we are interrupted
@@ -141,6 +153,25 @@ def _started(work: Work) -> _Waiting:
     )  # fmt: skip
     its.close()
     return _Waiting(process.pid, ours.makefile("rwb"), process.wait, os.getpid())
+
+
+def _split_off_by(server: ForkServerContext, work: Work) -> _Waiting:
+    """A process that waits, with no import."""
+    ours, its = socket.socketpair()
+    process = server.Process(target=_begin, args=(its, work), daemon=True)
+    process.start()
+    its.close()
+
+    def ended() -> int:
+        process.join()
+        return process.exitcode or 0
+
+    return _Waiting(process.pid or 0, ours.makefile("rwb"), ended, os.getpid())
+
+
+def _begin(channel: socket.socket, work: Work) -> NoReturn:
+    os.setsid()
+    serve(channel.detach(), work)
 
 
 def serve(channel: int, work: Work) -> NoReturn:

@@ -6,9 +6,11 @@ Logits are compared by their largest absolute difference over the largest absolu
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from tunewise.data.doctor import tokens
 from tunewise.data.doctor.reading import flattened
 from tunewise.data.encode import CHUNK, MASKED, Encoded
 from tunewise.data.token_store import longest
+from tunewise.engine.backend import chosen
 from tunewise.engine.batches import plain
 from tunewise.engine.objectives import Objective, objective_for
 from tunewise.errors import UserError
@@ -37,7 +40,7 @@ RELOADED = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, tor
 FOLDED = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 1e-2}
 """Largest relative difference of a folded model: its weights are rounded to the base's dtype once more."""
 LARGEST_COPY_BYTES = 4 << 30
-"""Folding copies the base; larger ones are not copied unasked (`tunewise adapter check` does it when asked)."""
+"""The weights that folding writes to are copied, and put back: larger ones are not."""
 
 
 def at_most(value: float, tolerance: float) -> Proof:
@@ -99,12 +102,17 @@ def check_longest_batch(
 
     The value is the number of tokens in that batch, padding included. Nothing is changed by it.
     """
-    chosen = [rows[number] for number in longest(rows, config.batch_size)]
-    n_longest = len(tuned.prefix_ids) + len(chosen[0].ids)
-    batch = objective.collate(chosen).to(tuned.model.device)
+    tried = [rows[number] for number in longest(rows, config.batch_size)]
+    n_longest = len(tuned.prefix_ids) + len(tried[0].ids)
+    batch = objective.collate(tried).to(tuned.model.device)
     devices = [tuned.model.device] if tuned.model.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices), training_mode(tuned, config), objective.ready(tuned.model):
+        with (
+            torch.random.fork_rng(devices),
+            chosen(tuned.model.device),
+            training_mode(tuned, config),
+            objective.ready(tuned.model),
+        ):
             objective.loss(tuned.model, batch).backward()
     except RuntimeError as error:
         if not is_out_of_memory(error):
@@ -114,7 +122,7 @@ def check_longest_batch(
             f"train.batch_size={max(1, config.batch_size // 2)} train.accumulation={2 * config.accumulation}, "
             "train.checkpointing=true, or a smaller train.max_length",
         ) from error
-    return {"longest_batch_fits": {"passed": True, "value": len(chosen) * n_longest, "tolerance": None}}
+    return {"longest_batch_fits": {"passed": True, "value": len(tried) * n_longest, "tolerance": None}}
 
 
 @torch.no_grad()
@@ -123,37 +131,69 @@ def probe_logits(model: PreTrainedModel, probes: Sequence[Probe], prefix_ids: Se
     return torch.stack([last_logits(model, probe, prefix_ids) for probe in probes])
 
 
+@dataclass(frozen=True)
+class Untouched:
+    """A base with nothing attached: what it says to these probes, and what its weights sum up to."""
+
+    probes: Sequence[Probe]
+    logits: Tensor
+    sums: Checksums
+
+
+_UNTOUCHED: WeakKeyDictionary[PreTrainedModel, Untouched] = WeakKeyDictionary()
+
+
+def untouched(model: PreTrainedModel, probes: Sequence[Probe]) -> Untouched:
+    """That of this base; one whose weights still sum up to the same is not asked the same again."""
+    known, sums = _UNTOUCHED.get(model), checksums(model)
+    if known is None or known.sums != sums or not _same(known.probes, probes):
+        known = _UNTOUCHED[model] = Untouched(probes, probe_logits(model, probes), sums)
+    return known
+
+
+def _same(some: Sequence[Probe], others: Sequence[Probe]) -> bool:
+    return len(some) == len(others) and all(
+        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+        for one, other in zip(some, others, strict=True)
+    )
+
+
 def check_tuned(
-    tuned: Tuned, probes: Sequence[Probe], base_logits: Tensor, base_sums: Checksums
+    tuned: Tuned, base: Untouched, attached: Tensor | None = None
 ) -> tuple[dict[str, Proof], dict[str, str]]:
     """The proofs that need the tuned model, and the reasons for those that were left out.
 
-    `base_logits` (`probe_logits` of `probes`) and `base_sums` were taken before anything was attached.
+    `base` was taken before anything was attached; `attached` is what the tuned model says to its probes, where that is
+    known.
     """
-    dtype = tuned.model.dtype
-    attached = probe_logits(tuned.model, probes, tuned.prefix_ids)
+    if attached is None:
+        attached = probe_logits(tuned.model, base.probes, tuned.prefix_ids)
+    folds, left_out = _check_folded(tuned, base.probes, attached)
     with tuned.disabled():
-        off, sums = probe_logits(tuned.model, probes), checksums(tuned.model)
-    n_moved = sum(sums[name] != base_sums[name] for name in base_sums)
-    effect = _distance(base_logits, attached)
-    proofs = {
+        off, sums = probe_logits(tuned.model, base.probes), checksums(tuned.model)
+    n_moved = sum(sums[name] != base.sums[name] for name in base.sums)
+    effect = _distance(base.logits, attached)
+    return {
         "has_an_effect": {"passed": effect > 0, "value": effect, "tolerance": None},
-        "off_is_the_base": at_most(float((off - base_logits).abs().max()), 0.0),
+        "off_is_the_base": at_most(float((off - base.logits).abs().max()), 0.0),
         "base_unchanged": at_most(n_moved, 0),
-    }
-    left_out: dict[str, str] = {}
-    n_bytes = sum(p.numel() * p.element_size() for p in tuned.model.parameters())
+        **folds,
+    }, left_out
+
+
+def _check_folded(tuned: Tuned, probes: Sequence[Probe], attached: Tensor) -> tuple[dict[str, Proof], dict[str, str]]:
+    """That the weights in which base and method are one say the same, or why that was left out."""
+    modules = {tuned.site(name).module for name in tuned.deltas}
+    written = [p for path in modules for p in tuned.model.get_submodule(path).parameters(recurse=False)]
+    n_bytes = sum(parameter.nbytes for parameter in written)
     if n_bytes > LARGEST_COPY_BYTES:
-        left_out[FOLDS] = f"it would copy the base, {n_bytes / 1e9:.1f} GB"
-        return proofs, left_out
+        return {}, {FOLDS: f"it would copy {n_bytes / 1e9:.1f} GB of the base"}
     try:
-        folded = tuned.fold().eval()
+        with tuned.folded() as folded:
+            distance = _distance(attached, probe_logits(folded, probes, tuned.prefix_ids))
     except CannotFold as reason:
-        left_out[FOLDS] = reason.message
-        return proofs, left_out
-    distance = _distance(attached, probe_logits(folded, probes, tuned.prefix_ids))
-    proofs[FOLDS] = at_most(distance, FOLDED[dtype])
-    return proofs, left_out
+        return {}, {FOLDS: reason.message}
+    return {FOLDS: at_most(distance, FOLDED[tuned.model.dtype])}, {}
 
 
 def reloaded(differences: dict[str, float], dtype: torch.dtype) -> Proof:
@@ -172,14 +212,14 @@ def prove_adapter(folder: str | Path, base: Base) -> dict[str, Proof]:
     Raises UserError where the adapter is damaged or belongs to another base.
     """
     probes = saved_probes(folder) or [plain_probe(base)]
-    base_logits, base_sums = probe_logits(base.model, probes), checksums(base.model)
+    before = untouched(base.model, probes)
     tuned = load_adapter(base.model, folder, tokenizer=base.tokenizer)
     tuned.model.eval()
     try:
         proofs: dict[str, Proof] = {}
         if (Path(folder) / PROBE).is_file():
             proofs["reloads_to_the_same_logits"] = reloaded(check_probe(tuned, folder), base.dtype)
-        return proofs | check_tuned(tuned, probes, base_logits, base_sums)[0]
+        return proofs | check_tuned(tuned, before)[0]
     finally:
         tuned.detach()
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from tunewise.errors import UserError
-from tunewise.methods.store import check_probe, head_noted, load_adapter
+from tunewise.methods.store import check_probe, head_noted, load_adapter, saved_probes
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base, load_base
 from tunewise.training.fresh import Failed, Fresh
-from tunewise.training.proofs import Proof, reloaded
+from tunewise.training.proofs import Proof, reloaded, untouched
 
 
 def prove_in_fresh_process(
@@ -46,8 +46,9 @@ def _check(base_name: str, dtype: str, device: str, quantise: str, folders: Sequ
         except UserError as error:
             found.append({"error": error.message})
             continue
-        tuned.model.eval()
-        found.append(check_probe(tuned, folder))
+        with tuned.disabled():  # bit for bit the same base below every adapter, or it is asked again
+            off = untouched(base.model, saved_probes(folder)).logits
+        found.append(check_probe(tuned, folder, off))
         tuned.detach()
     return found
 
