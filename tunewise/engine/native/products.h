@@ -10,9 +10,6 @@
 #include <numeric>
 #include <type_traits>
 #include <vector>
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
 
 #include "vector.h"
 
