@@ -1,4 +1,4 @@
-// What the attention kernels are made of: small matrix products, rows of a head as they enter them, and back.
+// What the kernels of attention and of low ranks are made of: small matrix products, rows as they enter them, and back.
 //
 // Scratch is padded with zeros to whole vectors.
 
