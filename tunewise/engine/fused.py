@@ -1,8 +1,9 @@
 """An unchanged model whose norms, activations, gated feed-forward parts and rotations run as one kernel each.
 
-Inside `fused` a module keeps its class, parameters and hooks; only its own arithmetic is done in one pass, and packed
-linear layers get their weights from a kernel. What is replaced is tried and not guessed: a module is left as it is
-unless the kernel says what it says on random numbers.
+Inside `fused` a module keeps its class, parameters and hooks; only its own arithmetic is done in one pass, packed
+linear layers get their weights from a kernel, and one adds what low-rank changes make of their outputs. What is
+replaced in a model is tried and not guessed: a module is left as it is unless the kernel says what it says on random
+numbers.
 """
 
 import inspect
@@ -21,7 +22,9 @@ from transformers import PreTrainedModel
 
 from tunewise.engine.dequantised import forwards
 from tunewise.engine.native.attention import DTYPES, why_no_kernel
+from tunewise.engine.native.low_rank import fits, with_low_rank
 from tunewise.engine.native.rows import gated, rms_norm, rotated
+from tunewise.methods.reparam import low_rank
 from tunewise.models.anatomy import Anatomy, read_anatomy
 
 SAME = {torch.float32: 1e-5, torch.bfloat16: 0.02}
@@ -30,6 +33,7 @@ ROTATION = "apply_rotary_pos_emb"
 """What transformers calls the rotation of queries and keys, in the file of each family that has one."""
 ACTIVATIONS = ("silu", "gelu_tanh")
 Forward = Callable[..., Any]
+_ADDED = low_rank.added
 
 
 @dataclass
@@ -84,9 +88,11 @@ def fused(model: PreTrainedModel) -> Iterator[None]:
         module.forward = forward
     for name, rotation in plan.rotations.items():
         vars(sys.modules[name])[ROTATION] = rotation
+    adding, low_rank.added = low_rank.added, _added
     try:
         yield
     finally:
+        low_rank.added = adding
         for module, _ in replaced:
             del module.forward
         for name, rotation in originals.items():
@@ -123,6 +129,10 @@ def _plan(model: PreTrainedModel) -> _Plan:
     plan = _bound(makers, rotations, model)
     plan.forwards += forwards(model)
     return plan
+
+
+def _added(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    return (with_low_rank if fits(y, x, a, b) else _ADDED)(y, x, a, b, scaling)
 
 
 def _as_gelu(module: nn.Module) -> Forward:

@@ -1,4 +1,4 @@
-// What the attention kernels are made of: small matrix products, rows of a head as they enter them, and back.
+// What the kernels of attention and of low ranks are made of: small matrix products, rows as they enter them, and back.
 //
 // Scratch is padded with zeros to whole vectors.
 
@@ -10,9 +10,6 @@
 #include <numeric>
 #include <type_traits>
 #include <vector>
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
 
 #include "vector.h"
 

@@ -15,9 +15,8 @@ extern "C" int omp_get_thread_num(), omp_get_max_threads();
 constexpr long FEW = 1 << 14;  // numbers that are not worth waking threads for
 
 static inline Vector sigmoid(Vector x) {
-    const Integers is_negative = x < 0.0f;
-    const Vector e = exponential(is_negative ? x : -x), s = 1.0f / (1.0f + e);
-    return is_negative ? e * s : s;
+    const Vector most = Vector{} + 87.0f;  // beyond, e^-x is no number
+    return 1.0f / (1.0f + exponential(-x < most ? -x : most));
 }
 
 // y = x · gain / sqrt(mean(x²) + eps); x (N, d) with `stride` numbers from row to row, inverse (N,) is kept.

@@ -40,7 +40,7 @@ def cross_entropies(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> T
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
-        rows, wide = _rows(x), gain.float().contiguous()
+        rows, wide = even_rows(x), gain.float().contiguous()
         out = torch.empty(x.shape, dtype=x.dtype)
         inverse = torch.empty(len(rows))
         call(
@@ -60,7 +60,7 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, inverse = ctx.saved_tensors
-        rows, dy = _rows(x), gradients[0].contiguous()
+        rows, dy = even_rows(x), gradients[0].contiguous()
         dx = torch.empty(x.shape, dtype=x.dtype)
         dgain = torch.empty(gain.shape) if ctx.needs_input_grad[1] else None
         wide = gain.float().contiguous()
@@ -72,9 +72,9 @@ class _RMSNorm(torch.autograd.Function):
 class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, is_gelu: bool) -> Tensor:
-        left, right = _rows(gate), _rows(up)
+        left, right = even_rows(gate), even_rows(up)
         out = torch.empty(gate.shape, dtype=gate.dtype)
-        strides = _longs(left.stride(0), right.stride(0))
+        strides = longs(left.stride(0), right.stride(0))
         call("tunewise_gated", gate.dtype, is_gelu, left, right, strides, out, *_sizes(left))
         ctx.save_for_backward(gate, up)
         ctx.is_gelu = is_gelu
@@ -83,9 +83,9 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
-        left, right, dy = _rows(gate), _rows(up), gradients[0].contiguous()
+        left, right, dy = even_rows(gate), even_rows(up), gradients[0].contiguous()
         dgate, dup = (torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in (gate, up))
-        strides = _longs(left.stride(0), right.stride(0))
+        strides = longs(left.stride(0), right.stride(0))
         sizes = _sizes(left)
         call("tunewise_gated_backward", gate.dtype, ctx.is_gelu, dy, left, right, strides, dgate, dup, *sizes)
         return dgate, dup, None
@@ -106,7 +106,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool) -> Tensor:
     x = x if x.stride(-1) == 1 else x.contiguous()
     _, n_heads, n_tokens, width = x.shape
     out = torch.empty(n_tokens, n_heads, width, dtype=x.dtype)
-    strides = _longs(x.stride(2), x.stride(1))
+    strides = longs(x.stride(2), x.stride(1))
     call("tunewise_rotate", x.dtype, back, x, strides, cos.contiguous(), sin.contiguous(), out,
           ctypes.c_long(n_tokens), n_heads, width)  # fmt: skip
     return out.transpose(0, 1)[None]
@@ -130,7 +130,7 @@ class _CrossEntropies(torch.autograd.Function):
         return dlogits, None, None
 
 
-def _rows(tensor: Tensor) -> Tensor:
+def even_rows(tensor: Tensor) -> Tensor:
     """(N, d): the same memory where rows lie evenly apart, whatever their distance."""
     flat = tensor.flatten(0, -2) if tensor.dim() != 2 else tensor
     return flat if flat.stride(-1) == 1 else flat.contiguous()
@@ -140,7 +140,7 @@ def _sizes(rows: Tensor) -> tuple[ctypes.c_long, int]:
     return ctypes.c_long(rows.shape[0]), rows.shape[1]
 
 
-def _longs(*numbers: int) -> ctypes.Array[ctypes.c_long]:
+def longs(*numbers: int) -> ctypes.Array[ctypes.c_long]:
     return (ctypes.c_long * len(numbers))(*numbers)
 
 
@@ -153,10 +153,5 @@ def call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
         return
     native = library()
     assert native is not None, "ask library() first"
-    native[name](dtype == torch.bfloat16, *(_argument(argument) for argument in arguments))
-
-
-def _argument(argument: Any) -> Any:
-    if isinstance(argument, Tensor):
-        return ctypes.c_void_p(argument.data_ptr())
-    return argument
+    kernel = getattr(native, name)  # looked up by [name] it would be made anew at every call
+    kernel(dtype == torch.bfloat16, *(ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in arguments))

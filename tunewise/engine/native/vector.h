@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <cstring>
 #include <utility>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 #ifdef __AVX512F__
 constexpr int WIDTH = 16;
@@ -20,7 +23,7 @@ static inline int padded(int n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
 static inline Vector& at(float* p) { return *reinterpret_cast<Vector*>(p); }
 static inline const Vector& at(const float* p) { return *reinterpret_cast<const Vector*>(p); }
 
-// e^x to 2 units in the last place for x <= 0; 0 below -87.
+// e^x to 2 units in the last place for x <= 87; 0 below -87.
 static inline Vector exponential(Vector x) {
     const Integers is_low = x < -87.0f;
     Vector shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23 leaves the nearest integer in the lowest bits
@@ -85,8 +88,12 @@ static inline void store(Vector x, float* to, Extent extent) {
 }
 template <class Extent>
 static inline void store(Vector x, Bfloat16* to, Extent extent) {
+#ifdef __AVX512BF16__
+    const __m256bh bits = _mm512_cvtneps_pbh((__m512)x);  // rounds as below; what is no normal number becomes zero
+#else
     const Words words = (Words)x;
     const Halves bits = __builtin_convertvector((words + 0x7FFF + ((words >> 16) & 1)) >> 16, Halves);
+#endif
     std::memcpy(to, &bits, extent.n * sizeof(Bfloat16));
 }
 

@@ -24,6 +24,13 @@ def _orthonormal(weight: Tensor, rank: int, scaling: float) -> tuple[Tensor, Ten
     return r[:rank], q[:, :rank]
 
 
+def added(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """y + scaling · B A x. The engine's kernels stand in for it while a model runs on them."""
+    inner = functional.linear(x, a.to(x.dtype))
+    # in one pass over y: the scaled product is never a tensor of its own
+    return torch.addmm(y.flatten(0, -2), inner.flatten(0, -2), b.T.to(x.dtype), alpha=scaling).view(y.shape)
+
+
 PARTS_OF_WEIGHT = {"pissa": principal, "olora": _orthonormal}
 FROM_WEIGHT = tuple(PARTS_OF_WEIGHT)
 
@@ -77,11 +84,7 @@ class LowRank(Delta):
             del self.start_A, self.start_B
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        a, b = self.factors()
-        inner = functional.linear(self.dropout(x), a.to(x.dtype))
-        # y + scaling · B A x in one pass over y: the scaled product is never a tensor of its own
-        added = torch.addmm(y.flatten(0, -2), inner.flatten(0, -2), b.T.to(x.dtype), alpha=self.scaling)
-        return added.view(y.shape)
+        return added(y, self.dropout(x), *self.factors(), self.scaling)
 
     def stack_key(self) -> Hashable:
         if type(self) is not LowRank or (self.dropout.p and self.training):
