@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _SIZES: dict[tuple[object, ...], dict[str, int]] = {}
 
+
 def planned(
     base: Base,
     tuned: Tuned,
