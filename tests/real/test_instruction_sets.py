@@ -72,8 +72,8 @@ ROWS = {
         "\n"
         "\"My phone\"\n"
         "Options:\n"
-        "- no spam\n"
-        "- spam\n",
+        "no spam\n"
+        "spam\n",
         "no spam",
     ),
     "pawsx": (
@@ -83,8 +83,8 @@ ROWS = {
         "\n"
         "Do these two mean the same?\n"
         "Possible answers:\n"
-        "- no\n"
-        "- yes\n",
+        "no\n"
+        "yes\n",
         "no",
     ),
     "copa_en": (
