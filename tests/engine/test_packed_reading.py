@@ -8,7 +8,7 @@ import torch
 from tests import bases
 from tests.rows import random_rows
 from tests.tuned import moved
-from tunewise.engine import packed_reading
+from tunewise.engine import packed_reading, tried
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.packed_reading import Row, reading, rows_of, split_off, why_not_read
 from tunewise.engine.scoring import option_likelihoods, option_log_probabilities, sequence_losses
@@ -233,19 +233,19 @@ def test_what_cannot_be_read_packed_says_why_and_is_tried_once(caplog):
     assert len(shapes_of(model, lambda: why_not_read(model))) == 0
     tuned = attach(model, parse_method({"name": "lora", "rank": 2}), seed=1)
     assert why_not_read(tuned.model) == ""
-    assert len(packed_reading._tried[model]) == 2  # once bare but for the hook of shapes_of, once with lora
+    assert len(tried._FOUND[model]) == 2  # once bare but for the hook of shapes_of, once with lora
 
 
 def test_what_is_put_on_and_taken_off_again_and_again_is_forgotten(monkeypatch):
-    model, tried = bases.build("llama", torch.float32), []
-    monkeypatch.setattr(packed_reading, "_try", lambda *_: tried.append(1) or "")
-    for _ in range(3 * packed_reading.KEPT):
+    model, trials = bases.build("llama", torch.float32), []
+    monkeypatch.setattr(packed_reading, "_try", lambda *_: trials.append(1) or "")
+    for _ in range(3 * tried.KEPT):
         why_not_read(model)  # stays known, as it is asked for
         hook = model.register_forward_pre_hook(lambda *_: None)
         packed_reading.found_to_read(model)
         hook.remove()
-    assert len(tried) == 1
-    assert len(packed_reading._tried[model]) == packed_reading.KEPT
+    assert len(trials) == 1
+    assert len(tried._FOUND[model]) == tried.KEPT
 
 
 def test_a_rotation_that_depends_on_the_length_is_not_packed():

@@ -83,7 +83,7 @@ def test_bfloat16_is_float32_rounded():
     assert off < 1.5 * off_padded + 1e-3
     for name, gradient in wide[1].items():
         off, off_padded = (float((one[1][name] - gradient).norm()) for one in (packed, padded))
-        assert off < 1.5 * off_padded + 1e-2 * float(gradient.norm()), name
+        assert off < 2 * off_padded + 1e-2 * float(gradient.norm()), name
 
 
 def test_one_pair_never_sees_another():

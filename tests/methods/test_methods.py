@@ -652,7 +652,7 @@ def test_every_method_is_documented():
     ("model", "method", "message"),
     [
         (None, "lora", "'lora' is no method"),
-        (torch.nn.Linear(2, 2), LoRA(rank=2), "a Linear is no transformers model"),
+        (torch.nn.Linear(2, 2), LoRA(rank=2), "Linear is no model of transformers"),
     ],
 )
 def test_attach_says_what_it_takes(model, method, message):

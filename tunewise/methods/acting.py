@@ -123,8 +123,11 @@ def acts_on(model: PreTrainedModel) -> Hashable:
 
 
 def refuse_a_second(model: PreTrainedModel) -> None:
-    """UserError where something is attached to `model`, and for what is no model."""
-    if not isinstance(model, nn.Module):
-        raise UserError(f"a {type(model).__name__} is no model", hint="of what load_base returns, give base.model")
+    """UserError where something is attached to `model`, and for what is no model of transformers."""
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(
+            f"{type(model).__name__} is no model of transformers",
+            "of what load_base returns, give base.model; of one that peft has wrapped, what model.unload() returns",
+        )
     if model in _CARRIED:
         raise UserError(f"this model already carries {_CARRIED[model][0]!r}", hint="call .detach() on that one first")

@@ -37,7 +37,8 @@ def attach(
     `frozen`. Raises UserError when a method is attached already, does not act on this kind of model, or asks for a
     site that the base lacks.
     """
-    _refuse_others(model, method)
+    if not isinstance(method, Method):
+        raise UserError(f"{method!r} is no method", "give one such as tunewise.LoRA(rank=4)")
     refuse_a_second(model)
     keep_layout(model)
     anatomy = anatomy_for(method, model)
@@ -52,17 +53,6 @@ def attach(
         if warm_start:
             method.warm_start(Start(model, anatomy, tokenizer, losses), deltas)
     return Tuned(model, method, anatomy, deltas)
-
-
-def _refuse_others(model: object, method: object) -> None:
-    """UserError for what is no transformers model, or no method."""
-    if not isinstance(method, Method):
-        raise UserError(f"{method!r} is no method", "give one such as tunewise.LoRA(rank=4)")
-    if not isinstance(model, PreTrainedModel):
-        raise UserError(
-            f"a {type(model).__name__} is no transformers model",
-            "give a PreTrainedModel; of one that peft has wrapped, what model.unload() returns",
-        )
 
 
 def count(model: PreTrainedModel, method: Method) -> int:
