@@ -153,6 +153,24 @@ def test_a_beginning_and_a_prompt_are_read_once():
     assert shapes == [1 + len(SHOWN), -(-own // 32) * 32]
 
 
+def test_the_last_layer_makes_something_of_what_is_wanted_and_no_more():
+    """Of the beginning only keys and values are of use, of prompts their last tokens and those of options."""
+    model = bases.build("llama", torch.float32)
+    first, *_, last = (layer.mlp for layer in model.model.layers)
+    in_first, in_last = [], []
+    first.register_forward_hook(lambda _, args, __: in_first.append(args[0].shape[1]))
+    last.up_proj.register_forward_hook(lambda _, args, __: in_last.append(args[0].shape[1]))
+    assert why_not_read(model) == ""
+    in_first.clear()
+    in_last.clear()
+    long = [[1, *SHOWN * 4, *prompt[1:]] for prompt in OWN]
+    option_log_probabilities(model, long, OPTIONS, pad_id=0)
+    own = sum(len(prompt) - 1 for prompt in OWN) + 3 * 7
+    wanted = 7 * (1 + 2 + 1)  # behind each prompt, and the options' tokens but their last
+    assert in_first == [1 + 4 * len(SHOWN), -(-own // 32) * 32]
+    assert in_last == [32, -(-wanted // 32) * 32]
+
+
 def test_what_does_not_fit_one_row_goes_into_several(monkeypatch):
     model = bases.build("llama", torch.float32)
     whole = option_log_probabilities(model, SHARING, OPTIONS, pad_id=0)

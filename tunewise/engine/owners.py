@@ -67,7 +67,9 @@ class Owners(Owner):
             beginnings.append(shared)
             for i, rest in zip(own, of_lane, strict=True):
                 behind[i], rests[i] = number, rest
-        parts = [Part(lane, len(shared), 1) for lane, shared in zip(lanes, beginnings, strict=True) if shared]
+        parts = [
+            Part(lane, len(shared), 1, read_size=1) for lane, shared in zip(lanes, beginnings, strict=True) if shared
+        ]
         return Apart(beginnings, behind, rests, self._lanes.at(Parts(1, tuple(parts))))
 
     def sorted(self, prompts: Iterable[int]) -> list[int]:
@@ -88,5 +90,6 @@ class Owners(Owner):
         parts = []
         for lane, group in groupby(range(len(prompts)), key=lambda place: self._of[prompts[place]]):
             places = list(group)
-            parts.append(Part(lane, sum(sizes[i] for i in places), sum(head_sizes[i] for i in places)))
+            n_of_head = sum(head_sizes[i] for i in places)
+            parts.append(Part(lane, sum(sizes[i] for i in places), n_of_head, read_size=n_of_head))
         return self._lanes.at(Parts(dim, tuple(parts)))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tunewise.engine.last_layer import read_at, read_places
 from tunewise.engine.native.attention import Pattern, attend, why_no_kernel
 from tunewise.engine.native.prefix_attention import Prefix, attend_behind
 from tunewise.engine.packing import APART, ROUND, packed_attention
@@ -105,7 +106,7 @@ class Reader:
     def logits(self, row: Row, wanted: Sequence[int]) -> Tensor:
         """(K, vocabulary) behind the tokens at these places of a row."""
         n_tokens = len(row.ids)
-        padding = -n_tokens % (ROUND if n_tokens > FEW else ROUND_FEW)
+        padding = -n_tokens % _multiple(n_tokens)
         more = -len(wanted) % ROUND_FEW
         self._blocks = row.blocks()
         self._slots = torch.tensor(row.slots) if row.slots else None
@@ -113,13 +114,23 @@ class Reader:
         return found[: len(wanted)]
 
     def _forward(self, ids: list[int], positions: list[int], wanted: list[int]) -> Tensor:
-        return self._model(
-            input_ids=torch.tensor([ids]),
-            position_ids=torch.tensor([positions]),
-            use_cache=False,
-            logits_to_keep=torch.tensor(wanted),
-            reader=self,
-        ).logits[0]
+        with self._read_at(wanted, len(ids)):
+            return self._model(
+                input_ids=torch.tensor([ids]),
+                position_ids=torch.tensor([positions]),
+                use_cache=False,
+                logits_to_keep=torch.tensor(wanted),
+                reader=self,
+            ).logits[0]
+
+    def _read_at(self, wanted: Sequence[int], n_tokens: int) -> AbstractContextManager[None]:
+        """The last layer makes something of the wanted tokens alone; those of lanes stand first, in their order."""
+        distinct = list(dict.fromkeys(wanted))
+        places = read_places(distinct, n_tokens, _multiple(n_tokens))
+        if len(places) == n_tokens:
+            return nullcontext()
+        more = sorted(set(places).difference(distinct))
+        return read_at(self._model, torch.tensor(distinct + more))
 
     def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
         """What one attention layer makes of q (T, H, D) and k, v (T, G, D), which it keeps where it has to."""
@@ -142,6 +153,10 @@ class Reader:
             first += n
         rest = attend_behind(q[first:], k, v, segments, prefixes[last], pattern)  # with the padding
         return torch.cat([*made, rest]) if made else rest
+
+
+def _multiple(n_tokens: int) -> int:
+    return ROUND if n_tokens > FEW else ROUND_FEW
 
 
 @contextmanager
