@@ -82,8 +82,9 @@ def reloads_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     reload = import_module("tunewise.training.reload")
 
     here = SimpleNamespace(
-        ask=lambda words, device: reload.check(list(words)), stand_by=lambda: None, come_from=lambda server: None
-    )
+        ask=lambda words, device: reload.check(list(words)), stand_by=lambda: None, come_from=lambda server: None,
+        import_meanwhile=lambda: None,
+    )  # fmt: skip
     monkeypatch.setattr(reload, "FRESH", here)
 
 

@@ -79,6 +79,26 @@ def test_the_process_that_the_workers_come_from_may_split_it_off():
         os.kill(waiting, 0)
 
 
+def test_a_process_that_imports_meanwhile_is_the_one_that_is_asked(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    asked = Fresh(work)
+    try:
+        asked.import_meanwhile()
+        started = asked._waiting.pid
+        asked.import_meanwhile()
+        assert asked.ask(["one"])["seen"] == 1
+        assert asked._waiting.pid == started
+    finally:
+        asked.end()
+
+
+def test_none_imports_meanwhile_where_one_thread_is_allowed(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    asked = Fresh(work)
+    asked.import_meanwhile()
+    assert asked._waiting is None
+
+
 def test_for_a_gpu_a_process_is_started_which_nothing_is_split_off():
     asked = Fresh(work)
     assert asked.ask(["one"], "cuda")["seen"] == 1

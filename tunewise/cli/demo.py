@@ -8,6 +8,7 @@ import typer
 from tunewise.cli.compare import Workers, seeds_of
 from tunewise.cli.console import AsJson, Out, print_json, progress_lines, results, this_command
 from tunewise.cli.unproved import refuse_unproved
+from tunewise.processes import import_meanwhile
 
 if TYPE_CHECKING:
     from tunewise.data.task import Task
@@ -48,6 +49,7 @@ def demo(
 ) -> None:
     """Eight ways to adapt the embedded base to its sentiment task: a table, answers side by side, a report page."""
     root, numbers = out or Path("demo"), seeds_of(seeds)
+    import_meanwhile(workers)
 
     from tunewise.cli.progress import RunsProgress
     from tunewise.comparison import compare

@@ -27,6 +27,7 @@ from tunewise.data.in_memory import Data, data_fields
 from tunewise.errors import UserError
 from tunewise.run import Bases, Loading, Recipe, add_reload_proof, base_of, is_done, refuse_unfit, run_folder
 from tunewise.run.record import METRICS, mapping, refuse_another_base
+from tunewise.training import reload
 from tunewise.training.lane import Diverged
 
 COMPARISON = "comparison.json"
@@ -196,4 +197,7 @@ def workers_for(workers: int | Ray, bases: Bases, root: Path) -> Workers:
     """Who carries runs out into folders below `root`: this process, several of this machine, or those of a cluster."""
     if isinstance(workers, Ray):
         return OnCluster(workers, root)
-    return OneByOne(bases) if workers == 1 else SideBySide(workers)
+    if workers > 1:
+        return SideBySide(workers)
+    reload.FRESH.import_meanwhile()
+    return OneByOne(bases)

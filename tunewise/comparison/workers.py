@@ -7,7 +7,6 @@ each get through twice as many runs.
 
 import os
 import signal
-import sys
 import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -15,15 +14,16 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from multiprocessing import Queue, get_context, parent_process
+from multiprocessing import Queue, parent_process
 from multiprocessing.connection import wait
-from multiprocessing.context import BaseContext, ForkServerContext
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import torch
 
+from tunewise import processes
 from tunewise.comparison.outcome import Outcome, run_group
 from tunewise.comparison.relay import Begins, Listener, Telling, Told, log_through
 from tunewise.errors import UserError
@@ -95,8 +95,9 @@ class SideBySide(Workers):
         self.n_workers = n_workers
 
     def __enter__(self) -> Self:
-        context = _context()
+        context = processes.context(torch.cuda.is_available())
         if isinstance(context, ForkServerContext):
+            processes.import_meanwhile(self.n_workers)
             reload.FRESH.come_from(context)
         told: Queue[object] = context.Queue()
         self._listener = Listener(told)
@@ -125,16 +126,6 @@ class SideBySide(Workers):
         except BaseException:
             self._pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _context() -> BaseContext:
-    """How workers come to be: split off a process that has imported all they need, where that works, so that they take
-    no seconds to start."""
-    if sys.platform != "linux" or torch.cuda.is_available():  # a GPU may be closed to what was split off
-        return get_context("spawn")
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["tunewise.comparison.imported"])
-    return context
 
 
 def _start(n_threads: int, told: "Queue[object]", environment: dict[str, str]) -> None:

@@ -51,6 +51,7 @@ from tunewise.run.prepare import drawn, fields_of, load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.saving import Saving
 from tunewise.run.training_rows import tell, tell_limit, training_rows
+from tunewise.training import reload
 from tunewise.training.lane import FitResult, Training
 from tunewise.training.loop import fit_alone
 from tunewise.training.memory import Peak
@@ -90,6 +91,8 @@ def run(
         return there_already(out, recipe, finished)
     check_optimiser(recipe.train)
     check_report_to(recipe.train)
+    if prove and finished is None:
+        reload.FRESH.import_meanwhile()
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
     if finished is not None:
         record.refuse_another_base(out, base)

@@ -1,0 +1,84 @@
+"""How processes of ours begin beside this one: split off one that has imported all they need, or started anew.
+
+Neither runs the program that calls us, which multiprocessing otherwise does in each, so that what is pickled by a name
+of that program is found: a script would have to hide its calls behind `if __name__ == "__main__"`, and its imports
+would be paid for once more. What our processes are given is ours.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tunewise.machine import n_cores
+
+IMPORTED = "tunewise.comparison.imported"
+_GPUS = tuple(map(Path, ("/dev/nvidiactl", "/dev/kfd")))
+
+
+class _SplitOff(ForkServerProcess):
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:
+        with _without_main():
+            return ForkServerProcess._Popen(process_obj)
+
+
+class _Started(SpawnProcess):
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:
+        with _without_main():
+            return SpawnProcess._Popen(process_obj)
+
+
+class SplittingOff(ForkServerContext):
+    """Of processes that are split off one that has imported and read nothing."""
+
+    Process = _SplitOff
+
+
+class Starting(SpawnContext):
+    """Of processes that import all they need."""
+
+    Process = _Started
+
+
+def context(has_gpu: bool) -> BaseContext:
+    """How a process begins here: a GPU may be closed to what was split off, and so are threads of libraries."""
+    if not _splits() or has_gpu:
+        return Starting()
+    found = SplittingOff()
+    found.set_forkserver_preload([IMPORTED])
+    return found
+
+
+def import_meanwhile(n_workers: int | None) -> None:
+    """Start the process that others are split off, where so many are wanted and there is one: it imports for seconds,
+    in which this one has other things to do."""
+    if (n_workers or 1) > 1 and _splits() and spare_cores() and not any(device.exists() for device in _GPUS):
+        context(has_gpu=False)
+        forkserver.ensure_running()
+
+
+def spare_cores() -> int:
+    """Cores that a process of ours may use beside this one; none where a person allows a process one thread."""
+    return 0 if os.environ.get("OMP_NUM_THREADS") == "1" else n_cores() - 1
+
+
+def _splits() -> bool:
+    return sys.platform == "linux"
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
