@@ -109,6 +109,19 @@ def test_texts_have_a_label_at_every_token_but_the_first_and_no_answers(tmp_path
         apart.sheet_of(base, task, [], "none")
 
 
+def test_a_few_rows_are_drawn_and_not_the_first(tmp_path):
+    base = load_base(str(write_base(tmp_path / "base")), "float32")
+    write_jsonl(tmp_path / "rows.jsonl", ({"text": f"boat {i}", "label": "ab"[i % 2]} for i in range(200)))
+    task = load_task(DataConfig(path=str(tmp_path / "rows.jsonl")), base.tokenizer)
+    few = apart.a_few(task, (task.test, task.dev), 10)
+    assert [task.test.index(one) for one in few] == sorted(task.test.index(one) for one in few)
+    assert few != list(task.test[:10])
+    assert few == apart.a_few(task, (task.test, task.dev), 10)
+    more = apart.a_few(task, (task.test, task.dev), len(task.test) + 3)
+    assert more[:-3] == list(task.test)
+    assert set(more[-3:]) <= set(task.dev)
+
+
 def test_answers_that_changed_are_counted_by_question():
     first, second = (
         Evaluation({}, [{"id": str(i), "predicted": text} for i, text in enumerate(texts)])

@@ -187,3 +187,16 @@ def test_numbers_from_0_to_1_are_told_once(caplog):
     assert [record.getMessage() for record in caplog.records if "above 1" in record.getMessage()] == [
         "shares told nothing above 1: margins are points of 100, so return 100 where 1 would be perfect"
     ]
+
+
+def test_a_program_that_begins_a_run_wherever_it_is_read_is_refused(tmp_path):
+    """As a worker reads it, which has the metric by its file: it would compare all over again, and wait for itself."""
+    program = tmp_path / "program.py"
+    own = "def letters(predictions, references):\n    return float(len(predictions))\n"
+    program.write_text(f"import tunewise\n\n{own}\ntunewise.compare('tiny:sentiment', workers=2)\n")
+    with pytest.raises(UserError, match="begins a run while it is read for its metric") as refused:
+        check_own([f"{program}:letters"])
+    assert "__main__" in refused.value.hint
+    program.write_text(own)
+    check_own([f"{program}:letters"])
+    build_recipe({"model": "tiny", "data": "tiny:sentiment", "method": "lora"})

@@ -12,7 +12,7 @@ from tests import bases
 from tunewise.errors import UserError
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.attach import attach
-from tunewise.methods.base import Delta, Method
+from tunewise.methods.base import CannotFold, Delta, Method
 from tunewise.methods.reparam import eva
 from tunewise.methods.reparam.hadamard import walsh_hadamard
 from tunewise.methods.reparam.lora import LoRA
@@ -555,6 +555,20 @@ def test_a_tied_head_is_changed_apart_from_the_embedding():
     torch.testing.assert_close(tuned.model(IDS).logits, hidden @ weight.T, rtol=0, atol=1e-10)
     untied = attach(bases.build("llama"), parse_method("head"))
     assert list(untied.trainable) == ["base.lm_head.weight"]
+
+
+def test_of_a_soft_prompt_no_tied_embedding_is_blamed():
+    tuned = attach(bases.build("llama_tied"), parse_method({"name": "prompt_tuning", "virtual_tokens": 3}))
+    with pytest.raises(CannotFold, match="no equivalent dense weight"):
+        tuned.fold()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_scale_that_is_no_number_is_refused(value):
+    tuned = attach(bases.build("llama"), parse_method("lora"))
+    with pytest.raises(UserError, match="the scale of a method cannot be"):
+        tuned.scale = value
+    assert tuned.scale == 1.0
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tunewise.data.encode import Encoded, encode_prompt
 from tunewise.data.examples import Example
+from tunewise.data.streamed import some_of
 from tunewise.data.task import Task
 from tunewise.engine.backend import chosen
 from tunewise.engine.batches import IGNORED, by_length, plain
@@ -29,6 +30,8 @@ ROWS_AT_A_TIME = 16
 LOGITS_AT_A_TIME = 1 << 27
 """Logits of one forward, where more rows than one would make more: 512 MiB in float32."""
 
+DRAWN_WITH = 0
+"""The seed of the rows that are taken of many."""
 PIECE = 1 << 23
 """Logits that are compared at a time: 64 MiB in float64."""
 
@@ -99,12 +102,20 @@ def sheet_of_texts(base: Base, texts: Sequence[str], told: str) -> Sheet:
     return Sheet(told, _text_rows(base, texts, base.longest or LONGEST))
 
 
-def a_few(task: Task, parts: Iterator[Example], limit: int) -> list[Example]:
-    """The first `limit` of these examples; of a mixture as many of each source."""
+def a_few(task: Task, parts: Sequence[Sequence[Example]], limit: int) -> list[Example]:
+    """At most `limit` examples, drawn from the first part that has any left, then the next; of a mixture as many of
+    each source."""
     if task.mixture is None:
-        return list(islice(parts, limit))
-    by_source = examples_by_source(task, list(parts)).values()
-    return [example for found in by_source for example in found[: max(1, limit // len(by_source))]]
+        return _drawn(parts, limit)
+    by_source = examples_by_source(task, list(chain.from_iterable(parts))).values()
+    return [example for found in by_source for example in _drawn([found], max(1, limit // len(by_source)))]
+
+
+def _drawn(parts: Sequence[Sequence[Example]], limit: int) -> list[Example]:
+    found: list[Example] = []
+    for part in parts:
+        found += some_of(part, limit - len(found), DRAWN_WITH) if len(found) < limit else ()
+    return found
 
 
 @torch.no_grad()

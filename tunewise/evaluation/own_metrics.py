@@ -31,6 +31,8 @@ Function = Callable[[list[str], list[str]], Any]
 _NAMED = re.compile(rf"(?P<file>.+\.py):(?P<function>[^\W\d]\w*)(?P<lower>{LOWER})?")
 _FUNCTIONS: dict[str, Function] = {}
 """By file, name, and what the file says: a changed one is read again."""
+_BEING_RUN: list[Path] = []
+"""Files that are run for a metric at this moment."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,15 @@ def check_own(names: Iterable[str]) -> None:
             own.check()
         if (other := told.setdefault(called(name), name)) != name:
             raise UserError(f"{other} and {name} would both be called {called(name)}", "call one otherwise")
+
+
+def refuse_in_a_file_of_metrics() -> None:
+    """UserError where a program that holds a metric is run for it: it would begin its work anew in every process."""
+    if _BEING_RUN:
+        raise UserError(
+            f"{_BEING_RUN[-1]} begins a run while it is read for its metric",
+            "put what it does below  if __name__ == '__main__':  or the metric into a file of its own",
+        )
 
 
 def files_of(names: Iterable[str]) -> list[Path]:
@@ -168,10 +179,15 @@ def _read(file: Path, name: str) -> Function:
     assert spec is not None, file
     assert spec.loader is not None, file
     module = importlib.util.module_from_spec(spec)
+    _BEING_RUN.append(file)
     try:
         spec.loader.exec_module(module)
+    except UserError:
+        raise
     except Exception as error:  # whatever the user's file raises
         raise UserError(f"{file} cannot be run: {type(error).__name__}: {error}", "correct it") from error
+    finally:
+        _BEING_RUN.pop()
     functions = {key: value for key, value in vars(module).items() if inspect.isfunction(value)}
     if name not in functions:
         raise unknown(f"function of {file}", name, functions)

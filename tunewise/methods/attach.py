@@ -1,6 +1,7 @@
 """Attaching a method to a base: `attach(model, LoRA(rank=8)) -> Tuned`. What all methods share is written here once."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -202,6 +203,8 @@ class Tuned:
     @scale.setter
     @torch.no_grad()
     def scale(self, value: float) -> None:
+        if not math.isfinite(value):
+            raise UserError(f"the scale of a method cannot be {value}", "give a number: 0 is the base, 1 the method")
         if self._scale == 1.0 and value != 1.0:
             self._set_aside = {name: p.detach().clone() for name, p in self.selected.items()}
         for name, parameter in self.selected.items():
@@ -274,8 +277,9 @@ class Tuned:
             raise CannotFold(f"{whole[0]} is a mixture of experts and has no equivalent dense weight", SERVE)
         tied = [
             name
-            for name in self.deltas
+            for name, delta in self.deltas.items()
             if self._sites[name].role in ("embedding", "head") and self.anatomy.head_is_tied
+            if type(delta).fold is not Delta.fold  # virtual tokens, say, fold nowhere
         ]
         if tied:
             raise CannotFold(

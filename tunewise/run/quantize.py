@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from itertools import chain
 from math import fsum, sqrt
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,7 @@ def _measured(dense: Base, quantised: Base, task: Task | None, limit: int) -> di
 
 def _sheet(base: Base, task: Task, limit: int) -> Sheet:
     n_rows = sum(map(len, (task.test, task.dev, task.train)))
-    few = apart.a_few(task, chain(task.test, task.dev, task.train), limit)
+    few = apart.a_few(task, (task.test, task.dev, task.train), limit)
     drawn = ", by a classifier that was drawn and not trained" if base.new_parameters else ""
     return apart.sheet_of(base, task, few, f"{len(few)} of the {n_rows:,} rows of {task.name}{drawn}")
 

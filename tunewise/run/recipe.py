@@ -19,7 +19,7 @@ from tunewise.elsewhere import ELSEWHERE
 from tunewise.errors import UserError
 from tunewise.evaluation.config import DialConfig, GenerationConfig, RetentionTask
 from tunewise.evaluation.evaluate import Asking
-from tunewise.evaluation.own_metrics import spelled
+from tunewise.evaluation.own_metrics import refuse_in_a_file_of_metrics, spelled
 from tunewise.identity import digest_of_arm
 from tunewise.methods import METHODS, parse_method
 from tunewise.methods.base import Method
@@ -168,6 +168,7 @@ def _places(sections: Mapping[str, type[BaseModel] | None], here: str, key: str,
 
 def build_recipe(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A checked recipe; short forms (`data: FILE`, `method: NAME`) are opened first, so that overrides reach inside."""
+    refuse_in_a_file_of_metrics()
     opened = {name: str(value) if isinstance(value, PathLike) else value for name, value in fields.items()}
     if "data" in opened:
         opened["data"] = data_fields(opened["data"])

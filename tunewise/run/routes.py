@@ -182,7 +182,7 @@ def _sheet(base: Base, tuned: Tuned, folder: Path, data: str | None, limit: int)
             "give it rows like those it was trained on: --data FILE",
         )
     part, examples = next(((name, rows) for name, rows in _parts(task) if rows), ("", ()))
-    few = apart.a_few(task, iter(examples), limit)
+    few = apart.a_few(task, [examples], limit)
     return apart.sheet_of(
         base, task, few, f"{len(few)} of the {len(examples)} {part} rows of {task.name}",
         n_prefix=len(tuned.prefix_ids), shots=recipe.in_context.shots, seed=recipe.seed, asking=recipe.asking,
