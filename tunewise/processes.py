@@ -6,10 +6,11 @@ would be paid for once more. What our processes are given is ours.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -61,8 +62,26 @@ def import_meanwhile(n_workers: int | None) -> None:
     """Start the process that others are split off, where so many are wanted and there is one: it imports for seconds,
     in which this one has other things to do."""
     if (n_workers or 1) > 1 and _splits() and spare_cores() and not any(device.exists() for device in _GPUS):
-        context(has_gpu=False)
+        begin_to_import(context(has_gpu=False))
+
+
+def begin_to_import(kind: BaseContext) -> None:
+    """Start the process that this kind of others is split off, if there is one, and there is none yet. Ctrl-C does not
+    reach it, nor what is split off it before `take_interrupts`."""
+    if not isinstance(kind, ForkServerContext):
+        return
+    resource_tracker.ensure_running()  # which would let signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
         forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def take_interrupts() -> None:
+    """Let Ctrl-C reach this process, which was split off."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def spare_cores() -> int:

@@ -97,7 +97,7 @@ class SideBySide(Workers):
     def __enter__(self) -> Self:
         context = processes.context(torch.cuda.is_available())
         if isinstance(context, ForkServerContext):
-            processes.import_meanwhile(self.n_workers)
+            processes.begin_to_import(context)
             reload.FRESH.come_from(context)
         told: Queue[object] = context.Queue()
         self._listener = Listener(told)
@@ -136,6 +136,7 @@ def _start(n_threads: int, told: "Queue[object]", environment: dict[str, str]) -
     log_through(told)
     # between runs Ctrl-C is the parent's to answer; during one, the training loop answers it with a checkpoint
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    processes.take_interrupts()
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     torch.set_num_threads(n_threads)
 
