@@ -10,7 +10,7 @@ from tunewise.errors import UserError
 from tunewise.evaluation.retention import retention_loss
 from tunewise.methods.store import load_adapter
 from tunewise.models.load import load_base
-from tunewise.run import Recipe, build_recipe, evaluate, run
+from tunewise.run import Recipe, build_recipe, evaluate, forgetting, run
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,22 @@ def test_every_task_of_the_suite_is_asked_of_both(place, finished):
         before = evaluate(model=asked.model, overrides={"dtype": "float32"}, **asked_of)["metrics"]
         after = evaluate(out, **asked_of)["metrics"]
         assert (look["base"], look["tuned"]) == pytest.approx((before[look["metric"]], after[look["metric"]]))
+
+
+def test_the_base_is_read_once_for_methods_that_leave_unlike_room(place, tmp_path, monkeypatch):
+    """Unless the room of one cuts a text."""
+    monkeypatch.setattr(forgetting, "_OF_BASES", {})
+    texts = str(place / "texts.jsonl")
+    prompt = {"name": "prompt_tuning", "virtual_tokens": 5}
+    plain, beside = (
+        run(recipe(place, texts, method=method), tmp_path / str(number), prove=False)["retention"]
+        for number, method in enumerate(["lora", prompt])
+    )
+    assert plain["base"] == beside["base"]
+    assert len(forgetting._OF_BASES) == 1
+    long = {**prompt, "virtual_tokens": 90}  # of 96
+    cut = run(recipe(place, texts, method=long), tmp_path / "cut", prove=False)["retention"]
+    assert cut["base"] != plain["base"]
 
 
 def test_one_task_no_text_and_nothing(place, tmp_path):

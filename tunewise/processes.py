@@ -80,7 +80,7 @@ def begin_to_import(kind: BaseContext) -> None:
 
 def take_interrupts() -> None:
     """Let Ctrl-C reach this process, which was split off."""
-    if hasattr(signal, "pthread_sigmask"):
+    if sys.platform != "win32":  # which has no such masks
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tunewise.data.encode import encode_prompt
 from tunewise.data.load import load_task
 from tunewise.data.task import Task
 from tunewise.engine.trunk import Trunk
@@ -25,6 +26,7 @@ N_QUESTIONS = 50
 TEXTS = "language_modelling"
 _TASKS: dict[tuple[str | None, ...], Task] = {}  # read once a process
 _OF_BASES: dict[tuple[object, ...], tuple[Look, float]] = {}  # what its bases make of them, and how far that is exact
+_LENGTHS: dict[tuple[object, ...], int] = {}  # tokens of the longest of some texts
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,8 @@ def _of_base(base: Base, tuned: Tuned, asked: RetentionTask, task: Task | None, 
     known = base.fingerprint, base.dtype, str(base.model.device), base.head
     texts = () if task is None else tuple(example.text for example in task.test)
     is_text = task is not None and task.kind == TEXTS
-    key = (*known, setting.longest if is_text else setting.n_prefix, setting.packing, asked.model_dump_json(), texts)
+    cut = _cut(base, texts[: asked.rows], setting.longest) if is_text else setting.n_prefix
+    key = (*known, cut, setting.packing, asked.model_dump_json(), texts)
     if key not in _OF_BASES:
         with tuned.disabled():
             found = look(base, asked, task, setting)
@@ -166,3 +169,13 @@ def _of_base(base: Base, tuned: Tuned, asked: RetentionTask, task: Task | None, 
                 floor = noise_floor(base, texts[: asked.rows], setting.longest, list(found.items.values()))
         _OF_BASES[key] = found, floor
     return _OF_BASES[key]
+
+
+def _cut(base: Base, texts: tuple[str, ...], longest: int | None) -> int | None:
+    """`longest` where it cuts any of these; else None, so that methods which leave unlike room share a look."""
+    if longest is None:
+        return None
+    known = base.fingerprint, texts
+    if known not in _LENGTHS:
+        _LENGTHS[known] = max((len(encode_prompt(text, base.tokenizer)) for text in texts), default=0)
+    return longest if _LENGTHS[known] > longest else None
