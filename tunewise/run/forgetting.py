@@ -175,6 +175,7 @@ def _cut(base: Base, texts: tuple[str, ...], longest: int | None) -> int | None:
     """`longest` where it cuts any of these; else None, so that methods which leave unlike room share a look."""
     if longest is None:
         return None
+    assert base.tokenizer is not None, "what reads texts has a tokenizer"
     known = base.fingerprint, texts
     if known not in _LENGTHS:
         _LENGTHS[known] = max((len(encode_prompt(text, base.tokenizer)) for text in texts), default=0)
