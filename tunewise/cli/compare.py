@@ -21,6 +21,7 @@ from tunewise.cli.console import (
 from tunewise.cli.train import IgnoreFindings
 from tunewise.cli.unproved import refuse_unproved
 from tunewise.errors import UserError, unknown
+from tunewise.processes import import_meanwhile
 
 if TYPE_CHECKING:
     from tunewise.comparison import Ray
@@ -158,7 +159,7 @@ def compare(
         "ignore_findings": ignore_findings or None,
     }
     asked = {"arms": arms_of(METHODS), **fields, **{name: value for name, value in given.items() if value is not None}}
-
+    import_meanwhile(None if plan or cluster else workers)  # what follows imports as long
     from tunewise.comparison import Ray, build_comparison
     from tunewise.comparison.plan import plan_comparison
 
