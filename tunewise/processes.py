@@ -20,6 +20,8 @@ from typing import Any
 from tunewise.machine import n_cores
 
 IMPORTED = "tunewise.comparison.imported"
+CAN_SPLIT = sys.platform == "linux"
+"""Elsewhere libraries start threads as they are imported, and a process that is split off cannot use them."""
 _GPUS = tuple(map(Path, ("/dev/nvidiactl", "/dev/kfd")))
 
 
@@ -42,6 +44,16 @@ class SplittingOff(ForkServerContext):
 
     Process = _SplitOff
 
+    def begin_to_import(self) -> None:
+        """Start the process that others are split off, where there is none yet. Ctrl-C does not reach it, nor what is
+        split off it before `take_interrupts`."""
+        resource_tracker.ensure_running()  # which would let signals through again
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
 
 class Starting(SpawnContext):
     """Of processes that import all they need."""
@@ -50,8 +62,8 @@ class Starting(SpawnContext):
 
 
 def context(has_gpu: bool) -> BaseContext:
-    """How a process begins here: a GPU may be closed to what was split off, and so are threads of libraries."""
-    if not _splits() or has_gpu:
+    """How a process begins here; a GPU may be closed to what was split off."""
+    if has_gpu or not CAN_SPLIT:
         return Starting()
     found = SplittingOff()
     found.set_forkserver_preload([IMPORTED])
@@ -61,21 +73,10 @@ def context(has_gpu: bool) -> BaseContext:
 def import_meanwhile(n_workers: int | None) -> None:
     """Start the process that others are split off, where so many are wanted and there is one: it imports for seconds,
     in which this one has other things to do."""
-    if (n_workers or 1) > 1 and _splits() and spare_cores() and not any(device.exists() for device in _GPUS):
-        begin_to_import(context(has_gpu=False))
-
-
-def begin_to_import(kind: BaseContext) -> None:
-    """Start the process that this kind of others is split off, if there is one, and there is none yet. Ctrl-C does not
-    reach it, nor what is split off it before `take_interrupts`."""
-    if not isinstance(kind, ForkServerContext):
-        return
-    resource_tracker.ensure_running()  # which would let signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if (n_workers or 1) > 1 and spare_cores():
+        kind = context(has_gpu=any(device.exists() for device in _GPUS))
+        if isinstance(kind, SplittingOff):
+            kind.begin_to_import()
 
 
 def take_interrupts() -> None:
@@ -87,10 +88,6 @@ def take_interrupts() -> None:
 def spare_cores() -> int:
     """Cores that a process of ours may use beside this one; none where a person allows a process one thread."""
     return 0 if os.environ.get("OMP_NUM_THREADS") == "1" else n_cores() - 1
-
-
-def _splits() -> bool:
-    return sys.platform == "linux"
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing import Queue, parent_process
 from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -96,8 +95,8 @@ class SideBySide(Workers):
 
     def __enter__(self) -> Self:
         context = processes.context(torch.cuda.is_available())
-        if isinstance(context, ForkServerContext):
-            processes.begin_to_import(context)
+        if isinstance(context, processes.SplittingOff):
+            context.begin_to_import()
             reload.FRESH.come_from(context)
         told: Queue[object] = context.Queue()
         self._listener = Listener(told)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from tunewise.engine.batches import IGNORED, Batch, LabelledBatch
 from tunewise.engine.criterion import minimising, of_lanes
-from tunewise.engine.last_layer import read_places
+from tunewise.engine.last_layer import wanted_first
 from tunewise.engine.objectives import Objective
 from tunewise.engine.packed_classifier import PackedTexts
 from tunewise.engine.packed_writing import PackedPairs
@@ -56,7 +56,6 @@ def _packed(
     padding = -firsts[-1] % ROUND
     starts = [batch.starts[:-1] + first for batch, first in zip(cut, firsts)]
     read = torch.cat([batch.read + first for batch, first in zip(cut, firsts)]).tolist()
-    more = sorted(set(read_places(read, firsts[-1] + padding, ROUND)).difference(read))
     ends = [firsts[-1], *([firsts[-1] + padding] if padding else [])]
     joined = PackedBatch(
         functional.pad(torch.cat([batch.input_ids for batch in cut], dim=1), (0, padding), value=pad_id),
@@ -68,7 +67,7 @@ def _packed(
         sum(batch.n_labels for batch in cut),
         sum(batch.n_tokens for batch in cut),
         [row_id for batch in cut for row_id in batch.ids],
-        torch.tensor(read + more, dtype=torch.long),
+        torch.tensor(wanted_first(read, firsts[-1] + padding, ROUND), dtype=torch.long),
     )
     parts = [
         Part(lane, size, len(batch.labels), read_size=len(batch.read))

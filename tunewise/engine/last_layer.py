@@ -54,6 +54,11 @@ def read_places(wanted: Sequence[int], n_tokens: int, multiple: int) -> list[int
     return sorted([*wanted, *islice(others, n_more)])
 
 
+def wanted_first(wanted: Sequence[int], n_tokens: int, multiple: int) -> list[int]:
+    """The same places, the distinct `wanted` ones first and in their order: those of lanes stand part by part."""
+    return [*wanted, *sorted(set(read_places(wanted, n_tokens, multiple)).difference(wanted))]
+
+
 @contextmanager
 def read_at(model: PreTrainedModel, places: Tensor) -> Iterator[None]:
     """Inside the block the last layer of `model` computes what it makes of the tokens at `places`, (R,), distinct.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tunewise.engine.last_layer import read_at, read_places
+from tunewise.engine.last_layer import read_at, wanted_first
 from tunewise.engine.native.attention import Pattern, attend, why_no_kernel
 from tunewise.engine.native.prefix_attention import Prefix, attend_behind
 from tunewise.engine.packing import APART, ROUND, packed_attention
@@ -124,13 +124,9 @@ class Reader:
             ).logits[0]
 
     def _read_at(self, wanted: Sequence[int], n_tokens: int) -> AbstractContextManager[None]:
-        """The last layer makes something of the wanted tokens alone; those of lanes stand first, in their order."""
-        distinct = list(dict.fromkeys(wanted))
-        places = read_places(distinct, n_tokens, _multiple(n_tokens))
-        if len(places) == n_tokens:
-            return nullcontext()
-        more = sorted(set(places).difference(distinct))
-        return read_at(self._model, torch.tensor(distinct + more))
+        """The last layer makes something of the wanted tokens alone."""
+        places = wanted_first(list(dict.fromkeys(wanted)), n_tokens, _multiple(n_tokens))
+        return nullcontext() if len(places) == n_tokens else read_at(self._model, torch.tensor(places))
 
     def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
         """What one attention layer makes of q (T, H, D) and k, v (T, G, D), which it keeps where it has to."""

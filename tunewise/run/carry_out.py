@@ -32,6 +32,7 @@ from tunewise.evaluation.asks import Asks
 from tunewise.evaluation.evaluate import Evaluation, prepare, probes_of
 from tunewise.evaluation.out_of_domain import by_its_labels
 from tunewise.evaluation.serving import cost_of_a_query
+from tunewise.methods.selective.frozen import Frozen
 from tunewise.models.fingerprint import checksums
 from tunewise.models.heads import draw_head
 from tunewise.models.load import Base
@@ -91,7 +92,7 @@ def run(
         return there_already(out, recipe, finished)
     check_optimiser(recipe.train)
     check_report_to(recipe.train)
-    if prove and finished is None:
+    if prove and finished is None and not isinstance(recipe.method, Frozen):  # which leaves nothing to reload
         reload.FRESH.import_meanwhile()
     base, task = load_for(recipe.data, recipe.model, recipe.dtype, recipe.head, recipe.quantise, base)
     if finished is not None:

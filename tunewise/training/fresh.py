@@ -26,12 +26,10 @@ from typing import IO, Any, NoReturn
 import torch
 
 from tunewise.garbage import has_only_imported
-from tunewise.processes import spare_cores
+from tunewise.processes import CAN_SPLIT, spare_cores
 
 IDLE_SECONDS = 300.0
 """Until the process that waits is gone: it holds as much memory as the imports take."""
-CAN_SPLIT = sys.platform == "linux"
-"""Elsewhere libraries start threads as they are imported, and a process that is split off cannot use them."""
 ROOT = Path(__file__).parents[2]
 START = (
     "from tunewise.garbage import collect_rarely; collect_rarely(); from tunewise.training.fresh import serve; "
@@ -101,10 +99,11 @@ class Fresh:
     def import_meanwhile(self) -> None:
         """Start the process that waits now, where there is none, and this one leaves a core alone while it reads its
         base: no question waits for an import then, but of one that comes long after."""
-        is_waited_for = self._waiting is not None and self._waiting.asked_by == os.getpid()
-        if is_waited_for or not CAN_SPLIT or spare_cores() < 1 or torch.cuda.is_available():
+        if not CAN_SPLIT or spare_cores() < 1 or torch.cuda.is_available():
             return
-        self._waiting = self._started(splits=True)
+        with self._lock:
+            if self._waiting is None or self._waiting.asked_by != os.getpid():
+                self._waiting = self._started(splits=True)
 
     def come_from(self, server: ForkServerContext) -> None:
         """Split the process that waits off this server, which has imported and read nothing, when there is none."""
