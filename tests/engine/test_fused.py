@@ -52,6 +52,14 @@ def test_what_is_replaced_and_put_back(family):
     assert vars(file).get(ROTATION) is before
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+def test_gelu_itself_is_not_taken_for_its_tanh_form(family, dtype):
+    model = bases.build(family, dtype)
+    with fused(model):
+        assert bool(replaced(model, "gelu")) == (family == "gpt2")
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", NORMS)
 def test_losses_and_gradients_are_those_of_the_model_as_it_is(family, method, monkeypatch):

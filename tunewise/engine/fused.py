@@ -17,13 +17,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from tunewise.engine.dequantised import forwards
 from tunewise.engine.native.attention import DTYPES, why_no_kernel
 from tunewise.engine.native.low_rank import fits, with_low_rank
-from tunewise.engine.native.rows import gated, rms_norm, rotated
+from tunewise.engine.native.rows import gated, gelu_tanh, rms_norm, rotated
 from tunewise.methods.reparam import low_rank
 from tunewise.models.anatomy import Anatomy, read_anatomy
 
@@ -115,7 +114,7 @@ def _plan(model: PreTrainedModel) -> _Plan:
                 norms[kind] = _norm(module, model.dtype)
             if (made := norms[kind]) is not None:
                 makers[path] = made
-        makers |= {path: _as_gelu for path, module in model.named_modules() if _is_gelu(module, model.dtype)}
+        makers |= {path: _as_gelu_tanh for path, module in model.named_modules() if _is_gelu_tanh(module)}
         parts = _feed_forwards(model, anatomy)
         if parts and (made := _gated(next(iter(parts.values())), model.dtype)) is not None:
             makers |= {path: partial(_of_part, made, part) for path, part in parts.items()}
@@ -135,8 +134,8 @@ def _added(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor
     return (with_low_rank if fits(y, x, a, b) else _ADDED)(y, x, a, b, scaling)
 
 
-def _as_gelu(module: nn.Module) -> Forward:
-    return _gelu
+def _as_gelu_tanh(module: nn.Module) -> Forward:
+    return gelu_tanh
 
 
 def _of_part(made: "Callable[[_FeedForward], Forward]", part: "_FeedForward", module: nn.Module) -> Forward:
@@ -210,16 +209,13 @@ def _gated(part: _FeedForward, dtype: torch.dtype) -> Callable[[_FeedForward], F
     return None
 
 
-def _gelu(x: Tensor) -> Tensor:
-    return functional.gelu(x, approximate="tanh")
-
-
-def _is_gelu(module: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether it is the tanh form, which some families (GPT-2) write out operation by operation."""
+def _is_gelu_tanh(module: nn.Module) -> bool:
+    """Whether it is the tanh form, which some families (GPT-2) write out operation by operation. Tried in float32:
+    bfloat16 does not tell it from GELU itself, for which torch is as fast."""
     if "GELU" not in type(module).__name__:
         return False
-    x = _drawn(1, 7, 64, dtype=dtype)
-    return _is_same(_gelu(x), type(module).forward(module, x))
+    x = _drawn(1, 7, 64, dtype=torch.float32)
+    return _is_same(gelu_tanh(x), type(module).forward(module, x))
 
 
 def _rotation(original: Forward, dtype: torch.dtype) -> Forward | None:

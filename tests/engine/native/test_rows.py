@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from tunewise.engine.native.build import library, why_not
-from tunewise.engine.native.rows import cross_entropies, gated, rms_norm, rotated
+from tunewise.engine.native.rows import cross_entropies, gated, gelu_tanh, rms_norm, rotated
 
 pytestmark = pytest.mark.skipif(library() is None, reason=f"no kernels here: {why_not()}")
 WIDTHS = (5, 16, 50, 256)
@@ -41,6 +41,12 @@ def drawn(*shape, seed=0, scale=1.0):
 @pytest.mark.parametrize("n", [1, 333])
 def test_rms_norm(d, n):
     both(lambda x, gain: rms_norm(x, gain, 1e-5), plain_norm, drawn(1, n, d, scale=3), 1 + drawn(d, seed=1))
+
+
+@pytest.mark.parametrize("d", WIDTHS)
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_gelu_tanh(d, scale):
+    both(gelu_tanh, lambda x: functional.gelu(x, approximate="tanh"), drawn(1, 200, d, scale=scale))
 
 
 @pytest.mark.parametrize("d", WIDTHS)
@@ -91,6 +97,7 @@ def test_halves_that_lie_in_one_wider_row():
 def test_bfloat16_is_float32_rounded_once():
     x, gain = drawn(1, 40, 96).bfloat16(), (1 + drawn(96, seed=1)).bfloat16()
     assert torch.equal(rms_norm(x, gain, 1e-5), rms_norm(x.float(), gain.float(), 1e-5).bfloat16())
+    assert torch.equal(gelu_tanh(x), gelu_tanh(x.float()).bfloat16())
     assert torch.equal(gated(x, -x, "gelu_tanh"), gated(x.float(), -x.float(), "gelu_tanh").bfloat16())
     heads, cos = drawn(1, 2, 40, 32).bfloat16(), drawn(1, 40, 32, seed=3).bfloat16()
     assert torch.equal(rotated(heads, cos, cos), rotated(heads.float(), cos.float(), cos.float()).bfloat16())
@@ -109,6 +116,7 @@ def test_what_is_not_finite_stays_so():
     x[0, 1, 4] = torch.nan
     for found in (
         rms_norm(x, torch.ones(32), 1e-5),
+        gelu_tanh(x),
         gated(x, x, "silu"),
         rotated(x[None], torch.ones(1, 3, 32), torch.ones(1, 3, 32))[0],
         cross_entropies(x[0], torch.zeros(3, dtype=torch.long))[None, :, None],

@@ -84,6 +84,25 @@ static inline Activation gelu_tanh(Vector x) {
     return {x * s, s + x * s * (1.0f - s) * (a * (1.0f + 3 * b * x * x))};
 }
 
+// y = gelu_tanh(x); x (N, d) with `stride` numbers from row to row, y dense.
+template <class Number>
+static void activated(const Number* x, long stride, Number* y, long n, int d) {
+#pragma omp parallel for schedule(static) if (n * d > FEW)
+    for (long i = 0; i < n; i++)
+        along(d, [&](int j, auto extent) {
+            store(gelu_tanh(load(x + i * stride + j, extent)).value, y + i * d + j, extent);
+        });
+}
+template <class Number>
+static void activated_backward(const Number* dy, const Number* x, long stride, Number* dx, long n, int d) {
+#pragma omp parallel for schedule(static) if (n * d > FEW)
+    for (long i = 0; i < n; i++)
+        along(d, [&](int j, auto extent) {
+            const Vector slope = gelu_tanh(load(x + i * stride + j, extent)).slope;
+            store(load(dy + i * d + j, extent) * slope, dx + i * d + j, extent);
+        });
+}
+
 // y = act(gate) · up; gate and up (N, d) with strides of their own, y dense.
 template <Activation (*act)(Vector), class Number>
 static void gated(const Number* gate, const Number* up, const long* strides, Number* y, long n, int d) {
@@ -195,6 +214,15 @@ void tunewise_rms_norm_backward(int is_bfloat16, const void* dy, const void* x, 
                                 const float* inverse, void* dx, float* dgain, long n, int d) {
     BY_PRECISION(rms_norm_backward((F)dy, (F)x, stride, gain, inverse, (float*)dx, dgain, n, d),
                  rms_norm_backward((B)dy, (B)x, stride, gain, inverse, (Bfloat16*)dx, dgain, n, d));
+}
+
+void tunewise_gelu_tanh(int is_bfloat16, const void* x, long stride, void* y, long n, int d) {
+    BY_PRECISION(activated((F)x, stride, (float*)y, n, d), activated((B)x, stride, (Bfloat16*)y, n, d));
+}
+
+void tunewise_gelu_tanh_backward(int is_bfloat16, const void* dy, const void* x, long stride, void* dx, long n, int d) {
+    BY_PRECISION(activated_backward((F)dy, (F)x, stride, (float*)dx, n, d),
+                 activated_backward((B)dy, (B)x, stride, (Bfloat16*)dx, n, d));
 }
 
 // strides: from row to row of gate and up
