@@ -18,9 +18,15 @@ from tunewise.engine.packing import NAME
 from tunewise.engine.trunk_store import store_of
 from tunewise.errors import UserError
 from tunewise.files import verify
-from tunewise.methods import METHODS
+from tunewise.methods import METHODS, parse_method
+from tunewise.methods.attach import attach
 from tunewise.methods.store import check_probe, load_adapter, read_card
 from tunewise.models.load import load_base
+from tunewise.planning.correction import in_warm_process
+from tunewise.planning.rehearsal import rehearse
+from tunewise.planning.rows import made_up_row
+from tunewise.planning.shell import shell_of
+from tunewise.planning.work import Work
 from tunewise.run import Recipe, build_recipe, evaluate, longest_batch, prove_adapter, run, run_folder, train
 from tunewise.training import proofs
 from tunewise.training.interrupt import Interrupted
@@ -402,6 +408,7 @@ def test_the_longest_batch_is_tried_once_for_all_seeds(place, base, tmp_path, mo
         return check_longest_batch(*words)
 
     monkeypatch.setattr(longest_batch, "check_longest_batch", counted)
+    monkeypatch.setattr(longest_batch, "free_memory", lambda: None)
     asked = recipe(place, {"name": "lora", "rank": 3})
     found = [
         run(asked.model_copy(update={"seed": seed}), tmp_path / str(seed), base=base, prove=False) for seed in (0, 1)
@@ -417,9 +424,27 @@ def test_the_longest_batch_is_tried_once_for_all_seeds(place, base, tmp_path, mo
     assert other["proofs"]["longest_batch_fits"]["value"] < proofs[0]["value"]
 
 
+def test_a_batch_is_not_tried_where_far_more_is_free_than_it_can_take(place, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(longest_batch, "check_longest_batch", None)
+    asked = recipe(place, {"name": "lora", "rank": 2})
+    proof = run(asked, tmp_path / "run", base=base, prove=False)["proofs"]["longest_batch_fits"]
+    assert proof["passed"]
+    assert 0 < proof["value"] * 1000 < 2 * proof["bytes_at_most"] < proof["bytes_free"]
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_no_step_takes_half_of_its_estimate(method):
+    tiny, own = load_base("tiny", "float32"), {"bitfit": {"add": True}, "sparse": {"by": "magnitude"}}
+    method = {"name": method, **own.get(method, {})}
+    if not (tuned := attach(tiny.model, parse_method(method))).n_trainable:
+        return
+    work = Work(rows=8, tokens=120, labels=30, dtype=torch.float32)
+    batch = [made_up_row(work, "lm", tiny.anatomy.kind, lambda n: (5,) * n) for _ in range(work.rows)]
+    foretold = in_warm_process(rehearse(shell_of("tiny"), parse_method(method), work, "cpu").memory).total
+    assert 0 < 2 * foretold < longest_batch.bytes_at_most(tiny, tuned, batch)
+
+
 def test_a_batch_that_does_not_fit_says_what_to_change(base):
-    from tunewise.methods import parse_method
-    from tunewise.methods.attach import attach
     from tunewise.training.config import TrainConfig
 
     tuned = attach(base.model, parse_method("lora"))

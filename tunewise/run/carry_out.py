@@ -47,6 +47,7 @@ from tunewise.run.forgetting import RETENTION, check_suite, forgotten
 from tunewise.run.going_on import going_on
 from tunewise.run.kept import ASKED, kept, shown
 from tunewise.run.longest_batch import longest_batch_fits
+from tunewise.run.memory import OfAllSeeds
 from tunewise.run.planned import planned
 from tunewise.run.prepare import drawn, fields_of, load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
@@ -98,11 +99,12 @@ def run(
     if finished is not None:
         record.refuse_another_base(out, base)
         return there_already(out, recipe, finished)
-    peak = Peak(base.model.device)
+    memory = OfAllSeeds(recipe, base)
+    peak = Peak(base.model.device, anew=not memory.is_measured)
     with record.alone(out):
-        carried = Run(recipe, out, base, drawn(task, recipe))
+        carried = Run(recipe, out, base, drawn(task, recipe), measures_memory=not memory.is_measured)
         try:
-            metrics = carried.carry_out(digest, progress, peak)
+            metrics = memory.told(carried.carry_out(digest, progress, peak))
         finally:
             carried.tuned.detach()
         start -= metrics["seconds"]
@@ -168,7 +170,7 @@ def add_reload_proof(folders: list[Path], base: Base) -> list[dict[str, Any]]:
 class Run:
     """One run while it is carried out."""
 
-    def __init__(self, recipe: Recipe, out: Path, base: Base, task: Task) -> None:
+    def __init__(self, recipe: Recipe, out: Path, base: Base, task: Task, *, measures_memory: bool = True) -> None:
         _tell(task.ledger)
         if not task.test:
             raise UserError(
@@ -195,6 +197,7 @@ class Run:
         self.class_weights: dict[str, float] = {}
         self.weighing = ALIKE
         self.proofs: dict[str, Proof] = {}
+        self.measures_memory = measures_memory
         self.saving = Saving(recipe, base, task, self.tuned, out)
         self.tensorboard = TensorBoard(out) if recipe.train.report_to else None
 
@@ -356,9 +359,11 @@ class Run:
         """What is to be trained."""
         dev_score = self.dev_score if self.task.dev else None
         config, seed, objective = self.recipe.train, self.recipe.seed, self.route.objective
-        how = (seed, self.out, objective, dev_score, progress)
-        told = None if self.tensorboard is None else self.tensorboard.line
-        return Training(self.tuned, self.rows, config, *how, sources=self.sources, weighing=self.weighing, told=told)
+        return Training(
+            self.tuned, self.rows, config, seed, self.out, objective, dev_score, progress, sources=self.sources,
+            weighing=self.weighing, told=None if self.tensorboard is None else self.tensorboard.line,
+            measures_memory=self.measures_memory,
+        )  # fmt: skip
 
     def _route(self, objective: Objective[Any]) -> Route:
         config = self.recipe.train

@@ -17,12 +17,14 @@ class Peak:
     """Measures the peak from now on: `bytes()` any time later.
 
     On CUDA it is what torch allocated on the device; on Linux the process's resident memory since the reset; where
-    that cannot be reset (`measure` says so) it is the highest since the process started.
+    that cannot be reset (`measure` says so) it is the highest since the process started. What was freed before is in
+    it, unless it is to begin `anew`.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, anew: bool = True) -> None:
         self._device = device
-        give_pages_back()  # what an earlier run has freed is none of this one's
+        if anew:
+            give_pages_back()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             self.measure = "torch.cuda.max_memory_allocated, reset at the start"
