@@ -6,17 +6,18 @@ Colours are written as style-sheet variables, so that one figure serves a light 
 import hashlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report.arms import Arm
-from tunewise.report.words import metric_name, on_axis
+from tunewise.report.words import in_short, metric_name, on_axis
 from tunewise.verdict import Contender, pareto
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # stand-ins that matplotlib accepts and no figure uses otherwise, each replaced by a variable of the page
@@ -103,7 +104,9 @@ def quality_against_cost(arms: Sequence[Arm], *, narrow: bool = False) -> str:
                 markeredgewidth=1.0, zorder=2,
             )  # fmt: skip
         if panel.log:
+            counts = [value for value in panel.values if value]
             axis.set_xscale("log")
+            _in_decades(axis.xaxis, max(counts) / min(counts), in_short)
         axis.margins(x=0.12, y=0.1)
         axis.set_xlabel(panel.title)
         if narrow or axis is axes[0]:
@@ -172,16 +175,22 @@ def subplots(
 
 def logarithmic(axis: "Axes", low: float, high: float) -> None:
     """Both axes from `low` to `high`, logarithmic, with plain numbers at 1, 2, 5, 10 and so on."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlim(low, high)
     axis.set_ylim(low, high)
     for each in (axis.xaxis, axis.yaxis):
-        each.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 3e3 else (1,)))
-        each.set_major_formatter(lambda value, place: f"{value:,.10g}")
-        each.set_minor_formatter(NullFormatter())
+        _in_decades(each, high / low, lambda value: f"{value:,.10g}")
+
+
+def _in_decades(axis: "Axis", span: float, told: Callable[[float], str]) -> None:
+    """Of a logarithmic axis whose largest number is `span` times its smallest: plain numbers, no powers of ten, which
+    matplotlib would set as formulas."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 3e3 else (1,)))
+    axis.set_major_formatter(lambda value, place: told(value))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def svg(figure: "Figure", colours: Mapping[str, str] = VARIABLES) -> str:

@@ -87,6 +87,14 @@ def count(value: int) -> str:
     return f"{value / 1e6:.2f} M" if value >= 100_000 else f"{value:,}"
 
 
+def in_short(value: float) -> str:
+    """A number on an axis: 500, 20k, 1M."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:g}{name}"
+    return f"{value:g}"
+
+
 def rows(n: int) -> str:
     """1 row, 1,234 rows."""
     return f"{n:,} row{'' if n == 1 else 's'}"
