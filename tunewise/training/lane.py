@@ -161,9 +161,7 @@ class Lane:
         self._last_step = max(1, round((training.until or 1.0) * self.n_steps))
         tell_endless_warmup(self.n_steps, config)
         self._peak_rate = config.learning_rate or tuned.method.learning_rate
-        self._peak = Peak(
-            self._device, anew=training.measures_memory
-        )  # before there are moments, which are the training's own
+        self._peak = Peak(self._device, anew=training.measures_memory)  # its moments are still to come
         self._own_bytes: int | None = None
         self._optimiser = Optimiser(tuned.trainable, config, tuned.method.learning_rate_factor)
         self._state = State(tuned, self._optimiser, training.folder)
