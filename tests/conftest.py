@@ -82,9 +82,11 @@ def reloads_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     reload = import_module("tunewise.training.reload")
 
     here = SimpleNamespace(
-        ask=lambda words, device: reload.check(list(words)), stand_by=lambda: None, come_from=lambda server: None,
+        ask_each=lambda each, device: [reload.check(list(words)) for words in each],
+        stand_by=lambda: None,
+        come_from=lambda server: None,
         import_meanwhile=lambda: None,
-    )  # fmt: skip
+    )
     monkeypatch.setattr(reload, "FRESH", here)
 
 
@@ -95,7 +97,7 @@ def leave_out_fresh_processes(patch: pytest.MonkeyPatch) -> None:
         return [{"passed": True, "value": 0.0, "tolerance": 0.0} for _ in folders]
 
     # by module, not by dotted path: the package's root has functions under the names of these rooms
-    patch.setattr(import_module("tunewise.run.carry_out"), "prove_in_fresh_process", passed)
+    patch.setattr(import_module("tunewise.run.reloads"), "prove_in_fresh_process", passed)
 
 
 @pytest.fixture(scope="module")

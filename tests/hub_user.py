@@ -82,7 +82,7 @@ def _change(kind: str, words: Sequence[str]) -> None:
 def main() -> None:
     """Read the commands from standard input, and print what each of them left as the last line."""
     logging.raiseExceptions = False  # datasets logs to the standard error of the first command, which is closed
-    import_module("tunewise.run.carry_out").prove_in_fresh_process = lambda folders, *_: [
+    import_module("tunewise.run.reloads").prove_in_fresh_process = lambda folders, *_: [
         {"passed": True, "value": 0.0, "tolerance": 0.0} for _ in folders
     ]
     found, names = [], {}

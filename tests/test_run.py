@@ -322,7 +322,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(place, base, tmp_path, monke
 
 def test_train_is_the_verb_as_a_function(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tunewise.run.carry_out.prove_in_fresh_process", lambda *_: [{"passed": True}])
+    monkeypatch.setattr("tunewise.run.reloads.prove_in_fresh_process", lambda *_: [{"passed": True}])
     found = train(
         {"path": str(place / "reviews.csv"), "train": 16},
         model=str(place / "base"),

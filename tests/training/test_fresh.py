@@ -21,6 +21,8 @@ def work(words):
         raise ValueError("no such thing")
     if words[0] == "leave":
         os._exit(3)
+    if words[0] == "say":
+        return {"said": words[1]}
     return {"process": os.getpid(), "seen": len(SEEN), "folder": str(Path.cwd()), "variable": os.environ.get("TOLD")}
 
 
@@ -41,6 +43,17 @@ def test_each_question_has_a_process_that_knows_of_no_other(asked, tmp_path, mon
     assert one["process"] != other["process"] != os.getpid()
     assert (one["seen"], other["seen"]) == (1, 1)
     assert (one["folder"], one["variable"]) == (str(tmp_path), "this moment")
+
+
+def test_several_are_answered_side_by_side_and_in_their_order(asked):
+    one, other = asked.ask_each([["one"], ["other"]])
+    assert one["process"] != other["process"] != os.getpid()
+    assert (one["seen"], other["seen"]) == (1, 1)
+    told = asked.ask_each([["say", name] for name in "abc"])
+    assert [each["said"] for each in told] == ["a", "b", "c"]
+    with pytest.raises(Failed, match="ValueError: no such thing"):
+        asked.ask_each([["one"], ["fail"], ["one"]])
+    assert asked.ask(["one"])["seen"] == 1
 
 
 @pytest.mark.parametrize(("word", "told"), [("fail", "ValueError: no such thing"), ("leave", "exit code 3")])

@@ -3,7 +3,7 @@
 from tunewise.run.adapter_base import base_of_adapter
 from tunewise.run.adapter_start import start_adapter
 from tunewise.run.adapters import combine_adapters, compare_adapters, merge_adapter, save_merged
-from tunewise.run.carry_out import add_reload_proof, run, train
+from tunewise.run.carry_out import run, train
 from tunewise.run.dial import dial_adapter
 from tunewise.run.examined import examine_data, refuse_unfit
 from tunewise.run.going_on import going_on
@@ -13,6 +13,7 @@ from tunewise.run.prepare import Bases, Loading, base_of
 from tunewise.run.quantize import quantize
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
 from tunewise.run.record import is_done
+from tunewise.run.reloads import add_reload_proof
 from tunewise.run.routes import merge_by, weigh_routes
 from tunewise.run.together import plan, run_together
 from tunewise.run.training_rows import in_columns

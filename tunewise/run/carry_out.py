@@ -51,6 +51,7 @@ from tunewise.run.memory import OfAllSeeds
 from tunewise.run.planned import planned
 from tunewise.run.prepare import drawn, fields_of, load_for
 from tunewise.run.recipe import Recipe, build_recipe, run_folder
+from tunewise.run.reloads import add_reload_proof
 from tunewise.run.saving import Saving
 from tunewise.run.training_rows import tell, tell_limit, training_rows
 from tunewise.training import reload
@@ -59,14 +60,12 @@ from tunewise.training.loop import fit_alone
 from tunewise.training.memory import Peak
 from tunewise.training.progress import Watcher
 from tunewise.training.proofs import Proof, at_most, check_labels, check_rows, check_tuned, untouched
-from tunewise.training.reload import prove_in_fresh_process
 from tunewise.training.rules import check_optimiser
 from tunewise.training.tensorboard import TensorBoard, check_report_to
 from tunewise.training.weighing import ALIKE
 
 logger = logging.getLogger(__name__)
 
-RELOADS = "reloads_to_the_same_logits"
 N_PROBES = 2
 
 
@@ -143,28 +142,6 @@ def train(
     if not (ignore_findings or record.is_done(folder)):
         refuse_unfit([recipe])
     return {"folder": str(folder), **run(recipe, folder, base=base, progress=progress)}
-
-
-def add_reload_proof(folders: list[Path], base: Base) -> list[dict[str, Any]]:
-    """Reload the adapters of run folders of one base in one fresh process, and write the proof into each metrics.json.
-
-    Runs without an adapter, and those that have the proof already, are left as they are. The metrics of each folder.
-    """
-    found = [record.mapping(folder / record.METRICS) for folder in folders]
-    wanted = [
-        number
-        for number, folder in enumerate(folders)
-        if (folder / record.ADAPTER).is_dir() and RELOADS not in found[number]["proofs"]
-    ]
-    adapters = [folders[number] / record.ADAPTER for number in wanted]
-    start = time.perf_counter()
-    proofs = prove_in_fresh_process(adapters, base.name, base.dtype, str(base.model.device), base.quantise)
-    share = round((time.perf_counter() - start) / max(1, len(wanted)), 3)
-    for number, proof in zip(wanted, proofs, strict=True):
-        found[number]["proofs"][RELOADS] = proof
-        found[number]["spent"]["reload"] = share
-        files.write_json(folders[number] / record.METRICS, found[number])
-    return found
 
 
 class Run:

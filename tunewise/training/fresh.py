@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -114,8 +115,13 @@ class Fresh:
 
         For a GPU, which may be closed to a process that was split off, a process is started.
         """
+        return self.ask_each([words], device)[0]
+
+    def ask_each(self, each: Sequence[Sequence[str]], device: str = "cpu") -> list[Any]:
+        """What the work returns for each of several: side by side in as many processes, which share the threads, where
+        they can be split off."""
         splits = CAN_SPLIT and device == "cpu"
-        told = {"words": list(words), "folder": str(Path.cwd()), "environment": dict(os.environ)}
+        told = {"each": list(map(list, each)), "folder": str(Path.cwd()), "environment": dict(os.environ)}
         question = json.dumps({**told, "threads": torch.get_num_threads(), "splits": splits}).encode() + b"\n"
         with self._lock:
             if not splits or (self._waiting is not None and self._waiting.asked_by != os.getpid()):
@@ -201,7 +207,15 @@ def serve(channel: int, work: Work) -> NoReturn:
 
 
 def _split_off(question: dict[str, Any], work: Work) -> bytes:
-    """The answer of a new process."""
+    """The answer of new processes, one for each of several."""
+    each = question.pop("each")
+    question["threads"] = max(1, question["threads"] // len(each))
+    begun = [_begun({**question, "each": [words]}, work) for words in each]
+    return _joined([_answer_of(*one) for one in begun])
+
+
+def _begun(question: dict[str, Any], work: Work) -> tuple[Connection, int]:
+    """Where a new process tells its answer, and its pid."""
     told, tells = Pipe(duplex=False)
     pid = os.fork()
     if pid == 0:
@@ -212,6 +226,10 @@ def _split_off(question: dict[str, Any], work: Work) -> bytes:
         finally:
             os._exit(code)
     tells.close()
+    return told, pid
+
+
+def _answer_of(told: Connection, pid: int) -> bytes:
     try:
         answer = told.recv_bytes()
     except EOFError:
@@ -221,13 +239,20 @@ def _split_off(question: dict[str, Any], work: Work) -> bytes:
     return answer or json.dumps({"failed": f"exit code {code}"}).encode()
 
 
+def _joined(answers: Sequence[bytes]) -> bytes:
+    """All that was found, or the first failure."""
+    told = list(map(json.loads, answers))
+    failed = next((one for one in told if "failed" in one), None)
+    return json.dumps(failed or {"found": [found for one in told for found in one["found"]]}).encode()
+
+
 def _found(question: dict[str, Any], work: Work) -> bytes:
     try:
         os.chdir(question["folder"])
         os.environ.clear()
         os.environ.update(question["environment"])
         torch.set_num_threads(question["threads"])
-        return json.dumps({"found": work(question["words"])}).encode()
+        return json.dumps({"found": [work(words) for words in question["each"]]}).encode()
     except BaseException as error:
         return json.dumps({"failed": f"{type(error).__name__}: {error}".splitlines()[0]}).encode()
 

@@ -16,22 +16,29 @@ from tunewise.models.load import Base, load_base
 from tunewise.training.fresh import Failed, Fresh
 from tunewise.training.proofs import Proof, reloaded, untouched
 
+WORTH_A_BASE = 5
+"""Adapters that take as long to reload as a small base."""
+
 
 def prove_in_fresh_process(
-    folders: Sequence[str | Path], base_name: str, dtype: torch.dtype, device: str = "cpu", quantise: str = ""
-) -> list[Proof]:
+    folders: Sequence[str | Path], base_name: str, dtype: torch.dtype, device: str = "cpu", quantise: str = "",
+    at_once: int = 1,
+) -> list[Proof]:  # fmt: skip
     """For each adapter folder, whether a process that has read nothing else reloads it to the logits that were saved
-    with it."""
+    with it; of many as many processes `at_once` as that, each with a base of its own."""
     if not folders:
         return []
-    paths = (str(Path(folder).absolute()) for folder in folders)
+    paths = [str(Path(folder).absolute()) for folder in folders]
+    n_shares = max(1, min(at_once, len(paths) // WORTH_A_BASE))
+    told = [base_name, str(dtype).removeprefix("torch."), device, quantise]
     try:
-        found = FRESH.ask([base_name, str(dtype).removeprefix("torch."), device, quantise, *paths], device)
+        found = FRESH.ask_each([[*told, *paths[number::n_shares]] for number in range(n_shares)], device)
     except Failed as reason:
         return [{"passed": False, "value": str(reason), "tolerance": None} for _ in folders]
+    in_order = (found[number % n_shares][number // n_shares] for number in range(len(paths)))
     return [
         {"passed": False, "value": each["error"], "tolerance": None} if "error" in each else reloaded(each, dtype)
-        for each in found
+        for each in in_order
     ]
 
 
