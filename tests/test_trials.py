@@ -18,6 +18,7 @@ from tunewise.run.forecast import forecast
 from tunewise.run.prepare import load_for
 from tunewise.run.trials import advance, put_away
 from tunewise.training.lane import Diverged
+from tunewise.training.proofs import check_longest_batch
 
 QUICK = {"train.steps": 8, "train.batch_size": 8, "train.learning_rate": 1e-2, "dtype": "float32"}
 
@@ -155,6 +156,20 @@ def test_a_forecast_is_scaled_to_the_whole_run(place):
 
 def _task(asked, base: Base) -> Task:
     return load_for(asked.data, asked.model, asked.dtype, asked.head, asked.quantise, base)[1]
+
+
+def test_a_forecast_tries_the_longest_batch_whatever_is_free(place, monkeypatch):
+    monkeypatch.setattr("tunewise.run.longest_batch.check_longest_batch", None)
+    tried = []
+
+    def counted(*words):
+        tried.append(words[2].batch_size)
+        return check_longest_batch(*words)
+
+    monkeypatch.setattr("tunewise.run.forecast.check_longest_batch", counted)
+    asked = recipe(place, **{"method.rank": 7})
+    forecast(asked, base_of(asked, {}))
+    assert tried == [asked.train.batch_size]
 
 
 def test_trials_side_by_side_are_scored_at_once(place, tmp_path, monkeypatch):

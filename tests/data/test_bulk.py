@@ -1,5 +1,7 @@
 """Ids of many texts at once are those of the tokenizer's own call, text by text."""
 
+from copy import deepcopy
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -84,3 +86,26 @@ def test_words_are_read_by_word_where_that_is_the_same_and_by_the_call_where_it_
     words = Words(own, rows)
     assert not words._is_by_word
     assert [read.ids for read in words.read(rows)] == own(rows, is_split_into_words=True)["input_ids"]
+
+
+def test_what_was_read_last_is_known_and_nobodys_to_change(monkeypatch):
+    tokenizer, wanted = deepcopy(bytes_without_begin()), [f"the cat sat on the mat {n}" for n in range(2 * FEW)]
+    first = ids_of(wanted, tokenizer)
+    expected = called(wanted, tokenizer)
+    first[-1].append(7)
+    monkeypatch.setattr(bulk, "_core", None)  # nothing is asked
+    assert ids_of(wanted, tokenizer) == expected
+
+
+def test_a_token_more_is_seen_though_the_first_texts_lack_it():
+    tokenizer, wanted = deepcopy(bytes_without_begin()), ["the cat"] * FEW + ["a <whole> thing"]
+    ids_of(wanted, tokenizer)
+    tokenizer.add_tokens(["<whole>"])
+    assert ids_of(wanted, tokenizer) == called(wanted, tokenizer)
+
+
+def test_large_sets_are_not_kept(monkeypatch):
+    monkeypatch.setattr(bulk, "MOST_IDS", 20)
+    tokenizer, wanted = deepcopy(bytes_without_begin()), [f"the cat sat on the mat {n}" for n in range(2 * FEW)]
+    assert ids_of(wanted, tokenizer) == called(wanted, tokenizer)
+    assert not bulk._KNOWN[tokenizer]

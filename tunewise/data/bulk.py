@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
 
 FEW = 16
 """As many texts go through the tokenizer's own call, to see that the core says the same."""
+KNOWN, MOST_IDS = 8, 1 << 18
+"""So many sets of texts are known again, none of more ids than that."""
+_KNOWN: WeakKeyDictionary[PreTrainedTokenizerBase, OrderedDict[tuple[tuple[str, ...], str, int], list[list[int]]]]
+_KNOWN = WeakKeyDictionary()
 
 
 def ids_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -23,12 +29,29 @@ def ids_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[lis
     """
     few = list(texts[:FEW])
     told = _called(few, tokenizer)  # which also leaves the core without truncation and padding
-    rest, core = list(texts[FEW:]), _core(tokenizer)
-    if not rest:
-        return told
+    rest = tuple(texts[FEW:])
+    return told + _ids_of_rest(rest, few, told, tokenizer) if rest else told
+
+
+def _ids_of_rest(
+    rest: tuple[str, ...], few: list[str], told: list[list[int]], tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]]:
+    """Of texts behind the first few, which read as is `told`. What was read last is known, as every run of a comparison
+    asks the same, while the first few read as they did."""
+    known, key = _KNOWN.setdefault(tokenizer, OrderedDict()), (rest, str(told), len(tokenizer))
+    if key in known:
+        known.move_to_end(key)
+        return list(map(list, known[key]))
+    core = _core(tokenizer)
     if core is None or [found.ids for found in core.encode_batch_fast(few, add_special_tokens=False)] != told:
-        return told + _called(rest, tokenizer)
-    return told + [found.ids for found in core.encode_batch_fast(rest, add_special_tokens=False)]
+        found = _called(list(rest), tokenizer)
+    else:
+        found = [each.ids for each in core.encode_batch_fast(rest, add_special_tokens=False)]
+    if sum(map(len, found)) <= MOST_IDS:
+        known[key] = list(map(list, found))
+    if len(known) > KNOWN:
+        known.popitem(last=False)
+    return found
 
 
 def _called(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

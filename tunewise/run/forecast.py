@@ -14,11 +14,13 @@ from tunewise.data.token_store import lengths
 from tunewise.files import read_jsonl
 from tunewise.models.load import Base
 from tunewise.run.carry_out import Run
+from tunewise.run.longest_batch import BYTES_AT_MOST
 from tunewise.run.prepare import drawn, load_for
 from tunewise.run.recipe import Recipe
 from tunewise.training.config import TrainConfig
 from tunewise.training.loop import LOG, fit_alone
 from tunewise.training.memory import Peak
+from tunewise.training.proofs import check_longest_batch
 
 N_STEPS = 4
 """Of which the first warms up and is not counted."""
@@ -71,6 +73,8 @@ def forecast(recipe: Recipe, base: Base) -> Forecast:
             n_steps = recipe.train.n_steps(run.sources.n) if run.rows else 0
             part = replace(run.training(None), dev_score=None, until=min(1.0, N_STEPS / max(1, n_steps)))
             begun = time.perf_counter()
+            if run.rows and BYTES_AT_MOST in run.proofs["longest_batch_fits"]:  # and so it was not tried
+                check_longest_batch(run.tuned, run.rows, recipe.train, run.route.objective)
             result = fit_alone(part) if run.rows else None
             trained = time.perf_counter()
             metrics = run.finish(result, peak)

@@ -19,6 +19,8 @@ TIMES_KEPT, TIMES_WEIGHTS, TIMES_TRAINED = 3, 16, 16
 what a method makes of the weights is so many times as large; a trained number takes so many bytes, with its gradient,
 both averages, and copies of the best and the last state."""
 
+BYTES_AT_MOST = "bytes_at_most"
+"""In a proof that nothing was tried for."""
 _FITTED: dict[tuple[object, ...], dict[str, Proof]] = {}
 
 
@@ -39,7 +41,7 @@ def longest_batch_fits(
         at_most, free = bytes_at_most(base, tuned, of_longest), free_memory() or 0
         if tuned.model.device.type == "cpu" and objective.layout == "packed" and 2 * at_most < free:
             n_tokens = len(of_longest) * (len(tuned.prefix_ids) + len(of_longest[0].ids))
-            told = {"passed": True, "value": n_tokens, "tolerance": None, "bytes_at_most": at_most, "bytes_free": free}
+            told = {"passed": True, "value": n_tokens, "tolerance": None, BYTES_AT_MOST: at_most, "bytes_free": free}
             _FITTED[key] = {"longest_batch_fits": told}
         else:
             _FITTED[key] = check_longest_batch(tuned, rows, config, objective)

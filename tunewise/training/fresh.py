@@ -131,7 +131,7 @@ class Fresh:
                 answer = self._answer(question, splits)
             if not splits:
                 self.end()
-        found = json.loads(answer) if answer else {"failed": f"exit code {self._exit_code}"}
+        found: dict[str, Any] = json.loads(answer) if answer else {"failed": f"exit code {self._exit_code}"}
         if "failed" in found:
             raise Failed(found["failed"])
         return found["found"]
