@@ -424,6 +424,21 @@ def test_the_longest_batch_is_tried_once_for_all_seeds(place, base, tmp_path, mo
     assert other["proofs"]["longest_batch_fits"]["value"] < proofs[0]["value"]
 
 
+def test_memory_is_measured_once_for_all_seeds(place, base, tmp_path, monkeypatch):
+    given_back = []
+    monkeypatch.setattr("tunewise.training.memory.give_pages_back", lambda: given_back.append("pages"))
+    asked = recipe(place, {"name": "lora", "rank": 9})
+    first, second = (
+        run(asked.model_copy(update={"seed": seed}), tmp_path / str(seed), base=base, prove=False) for seed in (3, 4)
+    )
+    assert len(given_back) == 2  # before the run and before its training
+    assert first["peak_bytes"] == second["peak_bytes"] > 0
+    assert second["train_memory_bytes"] == first["train_memory_bytes"]
+    assert second["peak_measure"] == f"{first['peak_measure']}, with seed 3"
+    run(recipe(place, {"name": "lora", "rank": 10}), tmp_path / "other", base=base, prove=False)
+    assert len(given_back) == 4
+
+
 def test_a_batch_is_not_tried_where_far_more_is_free_than_it_can_take(place, base, tmp_path, monkeypatch):
     monkeypatch.setattr(longest_batch, "check_longest_batch", None)
     asked = recipe(place, {"name": "lora", "rank": 2})
