@@ -1,5 +1,6 @@
 """Quality against cost: which arms are on the front, and that parts of two figures on one page are not confused."""
 
+import io
 import re
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from tests.report.runs import write_runs
 from tunewise.report.arms import Arm, read_arms
-from tunewise.report.figure import front, panels, quality_against_cost
+from tunewise.report.figure import _in_decades, front, panels, quality_against_cost, subplots
+from tunewise.report.words import tick
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +46,18 @@ def test_no_two_figures_share_an_id(arms: list[Arm], tmp_path: Path) -> None:
         used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text))
         assert used
         assert {a or b for a, b in used} <= known
+
+
+@pytest.mark.parametrize("span", [1.0, 1.1, 1.5, 2.3, 4.9, 6.0, 80.0, 2e4])
+def test_a_logarithmic_axis_always_shows_plain_numbers(span: float) -> None:
+    for low in (1_540, 21_000, 61_000, 8_700_000):
+        drawn, (axis,) = subplots((1, 1), width=4, height=3)
+        axis.set_xscale("log")
+        _in_decades(axis.xaxis, span, tick)
+        axis.plot([low, low * span], [0, 1], "o")
+        axis.margins(x=0.12)
+        drawn.savefig(io.StringIO(), format="svg")
+        left, right = axis.get_xlim()
+        shown = [one.label1.get_text() for one in axis.xaxis.get_major_ticks() if left <= one.get_loc() <= right]
+        assert [text for text in shown if text], (low, span)
+        assert not any("$" in text for text in shown)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report.arms import Arm
-from tunewise.report.words import in_short, metric_name, on_axis
+from tunewise.report.words import metric_name, on_axis, tick
 from tunewise.verdict import Contender, pareto
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ INK, QUIET, GRID = "#010101", "#020202", "#030303"
 N_SERIES = 10
 SERIES = tuple(f"#0400{index:02x}" for index in range(N_SERIES))
 MARKERS = "osD^vPXph*"
+NARROW = 5
+"""A logarithmic axis of a smaller span may show neither of 1, 2 and 5."""
 VARIABLES = {INK: "var(--ink)", QUIET: "var(--quiet)", GRID: "var(--line)"} | {
     colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
 }
@@ -106,7 +108,7 @@ def quality_against_cost(arms: Sequence[Arm], *, narrow: bool = False) -> str:
         if panel.log:
             counts = [value for value in panel.values if value]
             axis.set_xscale("log")
-            _in_decades(axis.xaxis, max(counts) / min(counts), in_short)
+            _in_decades(axis.xaxis, max(counts) / min(counts), tick)
         axis.margins(x=0.12, y=0.1)
         axis.set_xlabel(panel.title)
         if narrow or axis is axes[0]:
@@ -186,9 +188,10 @@ def logarithmic(axis: "Axes", low: float, high: float) -> None:
 def _in_decades(axis: "Axis", span: float, told: Callable[[float], str]) -> None:
     """Of a logarithmic axis whose largest number is `span` times its smallest: plain numbers, no powers of ten, which
     matplotlib would set as formulas."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 3e3 else (1,)))
+    between = LogLocator(subs=(1, 2, 5) if span < 3e3 else (1,))
+    axis.set_major_locator(MaxNLocator(4) if span < NARROW else between)
     axis.set_major_formatter(lambda value, place: told(value))
     axis.set_minor_formatter(NullFormatter())
 

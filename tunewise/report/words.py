@@ -87,7 +87,7 @@ def count(value: int) -> str:
     return f"{value / 1e6:.2f} M" if value >= 100_000 else f"{value:,}"
 
 
-def in_short(value: float) -> str:
+def tick(value: float) -> str:
     """A number on an axis: 500, 20k, 1M."""
     for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
