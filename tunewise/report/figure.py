@@ -25,8 +25,6 @@ INK, QUIET, GRID = "#010101", "#020202", "#030303"
 N_SERIES = 10
 SERIES = tuple(f"#0400{index:02x}" for index in range(N_SERIES))
 MARKERS = "osD^vPXph*"
-NARROW = 5
-"""A logarithmic axis of a smaller span may show neither of 1, 2 and 5."""
 VARIABLES = {INK: "var(--ink)", QUIET: "var(--quiet)", GRID: "var(--line)"} | {
     colour: f"var(--series-{index})" for index, colour in enumerate(SERIES)
 }
@@ -188,10 +186,9 @@ def logarithmic(axis: "Axes", low: float, high: float) -> None:
 def _in_decades(axis: "Axis", span: float, told: Callable[[float], str]) -> None:
     """Of a logarithmic axis whose largest number is `span` times its smallest: plain numbers, no powers of ten, which
     matplotlib would set as formulas."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    between = LogLocator(subs=(1, 2, 5) if span < 3e3 else (1,))
-    axis.set_major_locator(MaxNLocator(4) if span < NARROW else between)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 3e3 else (1,)))  # or between, where these are too few
     axis.set_major_formatter(lambda value, place: told(value))
     axis.set_minor_formatter(NullFormatter())
 
