@@ -12,7 +12,7 @@ from tunewise.methods.attach import Tuned
 from tunewise.models.load import Base
 from tunewise.models.weights import bytes_at_rest
 from tunewise.training.config import TrainConfig
-from tunewise.training.proofs import Proof, check_longest_batch
+from tunewise.training.proofs import Proof, check_longest_batch, longest_batch
 
 TIMES_KEPT, TIMES_WEIGHTS, TIMES_TRAINED = 3, 16, 16
 """For an estimate that no method comes near: all that goes into and out of the linear layers is kept so many times;
@@ -40,9 +40,8 @@ def longest_batch_fits(
     if key not in _FITTED:
         at_most, free = bytes_at_most(base, tuned, of_longest), free_memory() or 0
         if tuned.model.device.type == "cpu" and objective.layout == "packed" and 2 * at_most < free:
-            n_tokens = len(of_longest) * (len(tuned.prefix_ids) + len(of_longest[0].ids))
-            told = {"passed": True, "value": n_tokens, "tolerance": None, BYTES_AT_MOST: at_most, "bytes_free": free}
-            _FITTED[key] = {"longest_batch_fits": told}
+            _FITTED[key] = longest_batch(tuned, of_longest)
+            _FITTED[key]["longest_batch_fits"] |= {BYTES_AT_MOST: at_most, "bytes_free": free}
         else:
             _FITTED[key] = check_longest_batch(tuned, rows, config, objective)
     return _FITTED[key]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tunewise.identity import digest_of_arm
 from tunewise.models.load import Base
 from tunewise.planning.left_out import MEMORY
 from tunewise.run.recipe import Recipe
@@ -21,8 +22,8 @@ class OfAllSeeds:
     """Of a recipe on a base."""
 
     def __init__(self, recipe: Recipe, base: Base) -> None:
-        told = recipe.model_copy(update={"seed": 0}).model_dump_json()
-        self._kind = told, base.fingerprint, base.dtype, str(base.model.device), torch.get_num_threads()
+        arm = digest_of_arm(recipe.model_dump(mode="json"))
+        self._kind = arm, base.fingerprint, base.dtype, str(base.model.device), torch.get_num_threads()
         self._seed, self._is_free = recipe.seed, base.model.device.type != "cpu"  # a GPU counts what torch takes
 
     @property

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tunewise.data.task import Task
+from tunewise.identity import digest_of_arm
 from tunewise.methods.attach import Tuned
 from tunewise.methods.store import Probe, Said, read_card, save_adapter
 from tunewise.models.load import Base
@@ -34,7 +35,8 @@ class Saving:
     def succeeds(self) -> dict[str, Proof]:
         """A trial save beside the real place, so that a full disk is told now and not after the training: once for all
         seeds, as long as there is room for twice as much."""
-        kind = self.base.fingerprint, str(self.tuned.method.configuration()), str(self.out.parent.absolute())
+        arm = digest_of_arm(self.recipe.model_dump(mode="json"))
+        kind = arm, self.base.fingerprint, str(self.base.dtype), str(self.out.parent.absolute())
         n_bytes = _SAVED.get(kind)
         if n_bytes is None or shutil.disk_usage(self.out).free < 2 * n_bytes:
             trial = self.out / ".trial"

@@ -40,6 +40,11 @@ Work = Callable[[list[str]], Any]
 """A function of a module, of words: what it returns can be written as json."""
 
 
+def splits_off(device: str) -> bool:
+    """Whether what works on this device is split off; else each question costs an import, and several go in turn."""
+    return CAN_SPLIT and device == "cpu"
+
+
 class Failed(Exception):
     """Why there is no answer: the error that the work raised, or how its process ended."""
 
@@ -120,7 +125,7 @@ class Fresh:
     def ask_each(self, each: Sequence[Sequence[str]], device: str = "cpu") -> list[Any]:
         """What the work returns for each of several: side by side in as many processes, which share the threads, where
         they can be split off."""
-        splits = CAN_SPLIT and device == "cpu"
+        splits = splits_off(device)
         told = {"each": list(map(list, each)), "folder": str(Path.cwd()), "environment": dict(os.environ)}
         question = json.dumps({**told, "threads": torch.get_num_threads(), "splits": splits}).encode() + b"\n"
         with self._lock:

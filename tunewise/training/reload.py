@@ -13,7 +13,7 @@ from tunewise.errors import UserError
 from tunewise.methods.store import check_probe, head_noted, load_adapter, saved_probes
 from tunewise.models.heads import TaskHead
 from tunewise.models.load import Base, load_base
-from tunewise.training.fresh import Failed, Fresh
+from tunewise.training.fresh import Failed, Fresh, splits_off
 from tunewise.training.proofs import Proof, reloaded, untouched
 
 WORTH_A_BASE = 5
@@ -29,7 +29,7 @@ def prove_in_fresh_process(
     if not folders:
         return []
     paths = [str(Path(folder).absolute()) for folder in folders]
-    n_shares = max(1, min(at_once, len(paths) // WORTH_A_BASE))
+    n_shares = max(1, min(at_once, len(paths) // WORTH_A_BASE)) if splits_off(device) else 1
     told = [base_name, str(dtype).removeprefix("torch."), device, quantise]
     try:
         found = FRESH.ask_each([[*told, *paths[number::n_shares]] for number in range(n_shares)], device)
