@@ -546,6 +546,18 @@ def test_p_tuning_settles_to_what_its_encoder_writes(encoder):
     assert tuned.n_trainable == 3 * 32 < n_before
 
 
+def test_what_is_settled_is_told_without_a_copy_of_the_base(monkeypatch):
+    tuned = trained(attach(bases.build("llama"), parse_method({"name": "dora", "rank": 2})))
+
+    def refuse(tensor, _):
+        raise AssertionError(f"a tensor of {list(tensor.shape)} was copied")
+
+    monkeypatch.setattr(torch.Tensor, "__deepcopy__", refuse)
+    settled = tuned.settled_state()
+    assert settled.keys() == tuned.state().keys()
+    assert all(torch.equal(settled[name], tensor) for name, tensor in tuned.state().items())
+
+
 def test_a_tied_head_is_changed_apart_from_the_embedding():
     tuned = trained(attach(bases.build("llama_tied"), parse_method("head")))
     assert list(tuned.trainable) == ["delta.head.change"]

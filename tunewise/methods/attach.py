@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunewise.errors import UserError
 from tunewise.methods.acting import Acting, acting, occupy, refuse_a_second, vacate
+from tunewise.methods.alike import alike
 from tunewise.methods.base import SERVE, CannotFold, Delta, Method, Start
 from tunewise.methods.reach import added_by, anatomy_for, delta_dtype, n_trained, selected_by, sites_by_name
 from tunewise.models.anatomy import MIXTURE, Anatomy, Site
@@ -187,10 +188,7 @@ class Tuned:
 
     def settled_state(self) -> dict[str, Tensor]:
         """`state()` as it would be once settled; nothing changes here."""
-        deltas = {
-            site: delta if type(delta).settle is Delta.settle else copy.deepcopy(delta)
-            for site, delta in self.deltas.items()
-        }
+        deltas = alike(self.deltas, self.model)
         for delta in deltas.values():
             delta.settle()
         kept = {name: value.clone() for name, value in self.values().items() if name.startswith("base.")}

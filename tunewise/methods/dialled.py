@@ -1,13 +1,13 @@
 """One tuned object as several lanes, each at its own λ: they share its tensors."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+from tunewise.methods.alike import alike
 from tunewise.methods.attach import Tuned
-from tunewise.methods.base import Delta, WeightChange
+from tunewise.methods.base import WeightChange
 
 
 class Dialled(Tuned):
@@ -19,7 +19,9 @@ class Dialled(Tuned):
 
     def __init__(self, tuned: Tuned, scale: float) -> None:
         vars(self).update(vars(tuned))
-        self.deltas = _with_their_tensors(tuned)
+        # some keep what they see of a forward for others, or for later; a change of weights sees nothing
+        unseeing = [delta for delta in tuned.deltas.values() if isinstance(delta, WeightChange)]
+        self.deltas = alike(tuned.deltas, tuned.model, same=unseeing)
         self._dial = scale
         values = tuned.values()
         self._set_aside = {
@@ -31,14 +33,3 @@ class Dialled(Tuned):
         with super().beside():
             self._scale = self._dial
             yield
-
-
-def _with_their_tensors(tuned: Tuned) -> dict[str, Delta]:
-    """Its deltas once more, with the very same tensors: some keep what they see of a forward for others, or for later.
-
-    A change of weights sees nothing, and is the same object.
-    """
-    deltas = tuned.deltas.values()
-    tensors = [each for delta in deltas for each in (*delta.parameters(), *delta.buffers())]
-    same = (tuned.model, *tensors, *(delta for delta in deltas if isinstance(delta, WeightChange)))
-    return copy.deepcopy(tuned.deltas, {id(each): each for each in same})
