@@ -546,8 +546,9 @@ def test_p_tuning_settles_to_what_its_encoder_writes(encoder):
     assert tuned.n_trainable == 3 * 32 < n_before
 
 
-def test_what_is_settled_is_told_without_a_copy_of_the_base(monkeypatch):
-    tuned = trained(attach(bases.build("llama"), parse_method({"name": "dora", "rank": 2})))
+@pytest.mark.parametrize("name", ["dora", "vera", "intrinsic", "prefix_tuning"])
+def test_what_is_settled_is_told_without_a_copy_of_the_base(name, monkeypatch):
+    tuned = trained(attach(bases.build("llama"), parse_method(name)))
 
     def refuse(tensor, _):
         raise AssertionError(f"a tensor of {list(tensor.shape)} was copied")

@@ -188,7 +188,8 @@ class Tuned:
 
     def settled_state(self) -> dict[str, Tensor]:
         """`state()` as it would be once settled; nothing changes here."""
-        deltas = alike(self.deltas, self.model)
+        settled = [delta for delta in self.deltas.values() if type(delta).settle is Delta.settle]
+        deltas = alike(self.deltas, self.model, same=settled)
         for delta in deltas.values():
             delta.settle()
         kept = {name: value.clone() for name, value in self.values().items() if name.startswith("base.")}
