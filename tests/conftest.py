@@ -1,4 +1,4 @@
-"""The environment every test runs in, set before torch is imported: one thread, no spinning, no network."""
+"""The environment every test runs in, set before torch is imported: one thread, no spinning, no network, the CPU."""
 
 import gc
 import os
@@ -16,6 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "passive"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("TUNEWISE_DEVICE", "cpu")  # which most tests are about
 # a shell starts background jobs with Ctrl-C ignored, and Python keeps that; the tests of Ctrl-C need it heard
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

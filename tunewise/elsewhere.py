@@ -101,7 +101,7 @@ ANSWERS = {
     "data.splits.dev=NAME data.splits.test=NAME": "dataset_test_split eval_split test_split",
     "data.text=COLUMN": "dataset_text_field text_column text_column_name",
     "data.splits.train=NAME": "dataset_train_split train_split train_split_name",
-    "TUNEWISE_DEVICE=cuda before the command": "device device_map use_mps_device",
+    "TUNEWISE_DEVICE=cuda:1 before the command; a GPU is taken where there is one": "device device_map use_mps_device",
     f"{NOTHING} progress is told in lines where nobody looks at a terminal": "disable_tqdm",
     f"{MISSING} one learning rate for all layers": "discriminative_lr layer_lr_decay layerwise_lr_decay",
     f"{NOTHING} dev is looked at while training, and test once at the end": "do_eval",

@@ -69,15 +69,15 @@ def test_without_ray_it_is_told_what_to_install(monkeypatch, tmp_path):
 
 def test_a_worker_stands_where_the_recipes_were_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # and back again
-    monkeypatch.setenv(cluster.DEVICE, "cpu")
+    monkeypatch.setenv(cluster.VARIABLE, "cpu")
     (tmp_path / "here").mkdir()
     worker = cluster.Worker(1, "", str(tmp_path / "here"))
     assert Path.cwd() == tmp_path / "here"
-    assert os.environ[cluster.DEVICE] == "cpu"
+    assert os.environ[cluster.VARIABLE] == "cpu"
     assert worker.sees(str(tmp_path / "here")) == (os.uname().nodename, False)
     cluster.Worker(1, "cuda", str(tmp_path / "of another machine"))
     assert Path.cwd() == tmp_path / "here"
-    assert os.environ[cluster.DEVICE] == "cuda"
+    assert os.environ[cluster.VARIABLE] == "cuda"
 
 
 @needs_ray

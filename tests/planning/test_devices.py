@@ -43,6 +43,7 @@ def test_this_machine_has_the_memory_that_is_free_and_the_speeds_that_were_measu
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("TUNEWISE_DEVICE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     here = device_named("auto")
     measured = backend()
     assert here.is_here
@@ -53,8 +54,8 @@ def test_this_machine_has_the_memory_that_is_free_and_the_speeds_that_were_measu
 
 def test_a_gpu_that_is_not_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEWISE_DEVICE", "cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="TUNEWISE_DEVICE=cuda, and torch finds no GPU here"):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match="there is no device cuda: torch finds no GPUs here"):
         device_named("auto")
     assert device_named("cpu").is_here
 

@@ -27,6 +27,7 @@ from tunewise.comparison.relay import Begins, Listener, Telling, Told, log_throu
 from tunewise.comparison.workers import SECONDS_TO_SAVE, Job, Workers
 from tunewise.errors import UserError
 from tunewise.files import Held
+from tunewise.models.device import VARIABLE
 from tunewise.run import Bases
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ logger = logging.getLogger(__name__)
 N_LIVES = 4  # workers that a job may cost before it is given up
 SECONDS_TO_ANSWER = 10.0
 SECONDS_TO_START = 60.0  # after which it is told that the cluster has no room yet
-DEVICE = "TUNEWISE_DEVICE"
 GO_ON = "the same command goes on from the checkpoints"
 
 
@@ -43,7 +43,7 @@ class Ray:
     """The cluster that RAY_ADDRESS names, or that this machine is part of, or one of this machine alone."""
 
     workers: int | None = None
-    """At most so many. None takes one a node, or one a GPU where TUNEWISE_DEVICE asks for GPUs."""
+    """At most so many. None takes one a GPU where there are any (TUNEWISE_DEVICE=cpu takes none), else one a node."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Worker:
 
     def __init__(self, n_threads: int, device: str, folder: str) -> None:
         if device:
-            os.environ[DEVICE] = device
+            os.environ[VARIABLE] = device
         if Path(folder).is_dir():
             os.chdir(folder)  # from which the paths of the recipes go
         torch.set_num_threads(n_threads)
@@ -128,7 +128,7 @@ class OnCluster(Workers):
             _connect(ray)
         resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         nodes = [(int(each.get("CPU", 0)), int(each.get("GPU", 0))) for each in resources]
-        device = os.environ.get(DEVICE, "")
+        device = os.environ.get(VARIABLE) or ("cuda" if any(gpus for _, gpus in nodes) else "cpu")
         on_gpus = device.startswith("cuda")
         share = share_of(nodes, self._cluster.workers, on_gpus)
         self.n_workers = share.workers

@@ -32,9 +32,8 @@ _PLACED = WeakTensorKeyDictionary()  # the starts of a batch -> the same on its 
 
 def why_no_attention(model: PreTrainedModel) -> str:
     """Why packed segments cannot be attended to where `model` is, in its precision; "" where they can."""
-    if is_disentangled(model) and model.dtype in (*DTYPES, torch.float64):
-        return ""  # by plain torch
-    if model.device.type == "cuda" and model.dtype in DTYPES:
+    by_plain_torch = is_disentangled(model) or model.device.type == "cuda"
+    if by_plain_torch and model.dtype in (*DTYPES, torch.float64):
         return ""
     return native.why_no_kernel(model.device, model.dtype)
 

@@ -24,6 +24,7 @@ from tunewise.cache import cache_folder
 from tunewise.engine import gpu
 from tunewise.engine.denormals import flushed
 from tunewise.engine.native.build import library, processor, why_not
+from tunewise.models.device import why_chosen
 
 FASTER = 1.1
 """oneDNN has to be so many times faster: figures scatter, and a choice that flips changes the last bits of a run."""
@@ -155,6 +156,7 @@ def told(again: bool = False) -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "torch": version("torch"),
         "transformers": version("transformers"),
+        "device of runs": why_chosen(),
         "threads": found.threads,
         "waiting threads": os.environ.get("OMP_WAIT_POLICY", "spin (set OMP_WAIT_POLICY=passive on a shared machine)"),
         "matrix products, GFLOP/s": found.gflops,

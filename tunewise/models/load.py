@@ -4,7 +4,6 @@ the embedded `tiny`.
 
 import copy
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from tunewise.errors import UserError
 from tunewise.garbage import collect_as_usual
 from tunewise.models import fingerprint, plain
 from tunewise.models.anatomy import Anatomy, modules_on_top, read_anatomy
+from tunewise.models.device import choose_device
 from tunewise.models.families import NOT_IN_16_BITS, VISION, kind_of
 from tunewise.models.found import find_base
 from tunewise.models.heads import TaskHead, draw_head, head_of, is_told_by
@@ -101,7 +101,7 @@ def load_base(
     """Load the base `name`: "tiny", a folder, or a hub name, in evaluation mode.
 
     `dtype` is "auto" (bfloat16 where `device` multiplies it natively), "float32", "bfloat16" or "float64"; `device` is
-    what TUNEWISE_DEVICE says where none is given ("cuda", "cuda:1"), and else the CPU.
+    "cpu", "cuda" or "cuda:1", and where none is given what TUNEWISE_DEVICE says, else a GPU, else the CPU.
     `head` is the base's own language-model head, or a classifier: new, or as the checkpoint holds one with these
     labels. `quantise` stores the linear weights as "nf4", "fp4" or "int8", and with "-ends8" behind it embedding and
     head in int8; a checkpoint that is quantised already stays so. Weights are read from safetensors only, and no code
@@ -109,7 +109,7 @@ def load_base(
     that cannot be reached, a head that it cannot have, and a device that is not there.
     """
     collect_as_usual()
-    head, where = head or TaskHead(), _device(device)
+    head, where = head or TaskHead(), choose_device(device)
     config = load_config(name)
     kind = kind_of(config)
     auto_class = head.auto_class(kind, name, config)
@@ -153,17 +153,6 @@ def load_base(
 def bytes_beside(model: PreTrainedModel) -> int:
     """Of the other bases that this process holds on the device of `model`: no cost of a run on it."""
     return sum(bytes_at_rest(other) for other in _LOADED if other is not model and other.device == model.device)
-
-
-def _device(name: str) -> torch.device:
-    told = name or os.environ.get("TUNEWISE_DEVICE", "cpu")
-    try:
-        device = torch.device(told)
-    except RuntimeError as error:
-        raise UserError(f"{told!r} is no device", "TUNEWISE_DEVICE=cuda, or cpu") from error
-    if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
-        raise UserError(f"there is no device {told}: torch finds {torch.cuda.device_count()} GPUs", "device cpu")
-    return device
 
 
 def _read(

@@ -4,7 +4,6 @@ The table is of the vendors' data sheets: memory as it is sold, products without
 program gets a share, and plans count with that; of this machine speeds are measured, and nothing is taken off.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from tunewise.engine import gpu
 from tunewise.engine.backend import backend
 from tunewise.errors import UserError, unknown
 from tunewise.machine import free_memory
+from tunewise.models.device import choose_device
 
 MEMORY_SHARE = 0.96
 """Of a card's memory: the rest is the driver's, the context's and the libraries'."""
@@ -83,8 +83,8 @@ def device_named(name: str = "auto") -> Device:
     """
     wanted = name.strip().lower()
     if wanted == "auto":
-        told = os.environ.get("TUNEWISE_DEVICE", "cpu")
-        return _gpu_here(told) if told.startswith("cuda") else _cpu_here()
+        device = choose_device()
+        return _gpu_here(device) if device.type == "cuda" else _cpu_here()
     if wanted == "cpu":
         return _cpu_here()
     if found := _MEMORY_ALONE.fullmatch(wanted):
@@ -130,12 +130,7 @@ def _cpu_here() -> Device:
     )
 
 
-def _gpu_here(name: str) -> Device:
-    if not torch.cuda.is_available():
-        raise UserError(
-            f"TUNEWISE_DEVICE={name}, and torch finds no GPU here", "--device rtx4090, a card elsewhere; or cpu"
-        )
-    device = torch.device(name)
+def _gpu_here(device: torch.device) -> Device:
     measured = gpu.measure(device)
     free, _ = torch.cuda.mem_get_info(device)
     products = {torch.bfloat16: measured.teraflops, torch.float16: measured.teraflops}

@@ -51,27 +51,28 @@ def why_not() -> str:
 def _loaded() -> tuple[ctypes.CDLL | None, str]:
     if os.environ.get("TUNEWISE_NATIVE") == "0":
         return None, "TUNEWISE_NATIVE=0 turns them off"
-    compiler = _compiler()
-    if compiler is None:
+    found = compiler()
+    if found is None:
         return None, "no C++ compiler (c++, g++ or clang++)"
     try:
-        return ctypes.CDLL(str(_built(compiler))), ""
+        return ctypes.CDLL(str(_built(found))), ""
     except subprocess.CalledProcessError as error:
         return None, f"the build failed: {(error.stderr.strip().splitlines() or ['no reason given'])[0]}"
     except (OSError, subprocess.SubprocessError) as error:
         return None, f"the build failed: {error}"
 
 
-def _compiler() -> str | None:
+def compiler() -> str | None:
+    """That of CXX, or the first C++ compiler on the path."""
     named = os.environ.get("CXX")
     return next((found for name in (named, "c++", "g++", "clang++") if name and (found := shutil.which(name))), None)
 
 
-def _built(compiler: str) -> Path:
+def _built(by: str) -> Path:
     """The library of these sources on this machine, built where it is not there yet."""
     sources = sorted(FOLDER.glob("*.cpp"))
     texts = [path.read_text("utf-8") for path in (*sources, *sorted(FOLDER.glob("*.h")))]
-    told = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS)
+    told = subprocess.run([by, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS)
     what = [*texts, " ".join(FLAGS), told.stdout, processor(), torch.__version__]
     digest = hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
     library = cache_folder() / f"kernels-{digest}.so"
@@ -81,7 +82,7 @@ def _built(compiler: str) -> Path:
             commands = [[*FLAGS, "-c", source, "-o", target] for source, target in compiled.items()]
             # without -fopenmp when linking: its symbols are found in the one that torch has loaded
             for command in (*commands, ["-shared", *compiled.values(), "-o", str(path)]):
-                subprocess.run([compiler, *command], capture_output=True, text=True, check=True, timeout=SECONDS)
+                subprocess.run([by, *command], capture_output=True, text=True, check=True, timeout=SECONDS)
     return library
 
 
