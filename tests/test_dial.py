@@ -117,6 +117,19 @@ def test_a_run_measures_its_dial_where_it_is_asked_to(place, tmp_path, monkeypat
     assert without["test"] == metrics["test"], "measuring the dial changes nothing"
 
 
+def test_what_a_folder_does_not_take_is_told_all_the_same(place, tmp_path, monkeypatch, caplog):
+    run(recipe(place, "lora"), tmp_path / "run", prove=False)
+
+    def refuse(path, _):
+        raise UserError(f"cannot write {path}: read-only")
+
+    monkeypatch.setattr(files, "write_json", refuse)
+    with caplog.at_level("WARNING", "tunewise"):
+        found = dial_adapter(tmp_path / "run", points=2)
+    assert len(found["points"]) == 2
+    assert "dial.json: read-only; what was measured is told here alone" in caplog.text
+
+
 def test_the_lambda_to_take_is_saved(place, tmp_path, monkeypatch):
     run(recipe(place, "lora"), tmp_path / "run", prove=False)
     monkeypatch.setattr("tunewise.run.dial.knee_of", lambda points, *_, **__: points[1])

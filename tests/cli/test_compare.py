@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import tunewise
-from tunewise.cli.compare import arms_of, laid_over
+from tunewise.cli.compare import arms_of, laid_over, seeds_of
 
 pytestmark = pytest.mark.usefixtures("without_a_fresh_process")
 QUICK = ("train.steps=4", "train.batch_size=4")
 
 
 def test_trials_and_the_rule_stand_in_the_comparison_the_table_and_the_page(
-    base: Path, reviews: Path, tmp_path: Path
+    base: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tunewise.report.decision.majority_score", lambda _: None)  # no better than it, few steps on
     words = ("--methods", "frozen,lora:rank=2", "--seeds", "0,1", "--trials", "2", "--margin", "100", "--alpha", "0.2")
     asked = ("compare", "--model", base, "--data", reviews, *words, "--weights", "bytes=1,seconds=0.5")
     found = tunewise(*asked, "--out", tmp_path, *QUICK)
@@ -81,6 +82,8 @@ def test_a_recipe_of_a_comparison_and_what_wins_over_it(base: Path, reviews: Pat
         (("--weights", "byte=1"), "no such cost: byte"),
         (("--alpha", "2"), "alpha = 2.0"),
         (("--trials", "0"), "trials = 0"),
+        (("--seeds", "3-1"), "cannot read the seeds '3-1'"),
+        (("--seeds", "one"), "cannot read the seeds 'one'"),
         (("arms.lora.train.steps=9", "arms.ia3=ia3", "trails=3"), "did you mean trials?"),
         (("--methods", "lora", "arms.lroa.train.steps=9"), "no arm of --methods named 'lroa'"),
     ],
@@ -89,6 +92,13 @@ def test_bad_options_are_refused(words: tuple[str, ...], told: str, base: Path, 
     found = tunewise("compare", "--model", base, "--data", reviews, *words)
     assert found.code == 2
     assert told in found.err
+
+
+def test_seeds_are_numbers_and_ranges(caplog: pytest.LogCaptureFixture) -> None:
+    assert seeds_of("0-2, 7,9-9") == [0, 1, 2, 7, 9]
+    with caplog.at_level("INFO", "tunewise"):
+        assert seeds_of("5") == [5]
+    assert "--seeds 5 is one seed; so many are --seeds 0-4" in caplog.text
 
 
 def test_words_of_an_arm_are_laid_over_those_of_methods() -> None:

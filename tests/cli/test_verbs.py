@@ -201,7 +201,8 @@ def test_compare_tells_which_runs_diverged(base: Path, reviews: Path, tmp_path: 
     words = ("--methods", "frozen,lora", "--seeds", "0", "--out", tmp_path, *QUICK, "train.learning_rate=1e38")
     found = tunewise("compare", "--model", base, "--data", reviews, *words)
     assert found.code == 3
-    assert "Take frozen" in found.out
+    assert "Take none yet: no way is better than always giving the most frequent answer" in found.out
+    assert "adapter to ship" not in found.out
     assert "lora (1 of 1 lost)" in found.out
     assert "lora: 1 of 1 seeds diverged; the first: the loss is not finite at step 2 of 3" in found.out
     assert "lora seed 0" in found.err

@@ -73,6 +73,6 @@ def resumed(root: Path) -> list[int]:
 def wait_for_checkpoint(root: Path, seconds: float = 240.0) -> None:
     """Until a run below `root` has left one."""
     deadline = time.monotonic() + seconds
-    while not list(root.rglob("checkpoints/step-*/manifest.json")):
+    while not any(root.glob("*/*/seed*/checkpoints/step-*/manifest.json")):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -8,6 +8,7 @@ import torch
 from tunewise.comparison import build_comparison
 from tunewise.config import read_yaml
 from tunewise.errors import UserError
+from tunewise.methods import METHODS
 from tunewise.verdict import COSTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +39,20 @@ def test_an_arms_own_fields_win_over_shared_ones_and_overrides_over_all():
     assert (a.train.epochs, b.train.epochs, a.data.train) == (1, 1, 32)
     assert (found.protocol.trials, found.protocol.weights) == (3, {"bytes": 2})
     assert build_comparison(TWO).protocol.weights == dict.fromkeys(COSTS, 1.0)
+
+
+def test_all_is_every_method_that_acts_on_the_base():
+    found = build_comparison({"data": "tiny:sentiment", "arms": ["all", "lora:rank=4"]})
+    assert list(found.recipes) == [*(name for name in METHODS), "lora rank=4"]
+    assert found.recipes["bitfit"][0].method.add
+    named = build_comparison({"data": "tiny:sentiment", "arms": {"all": "all", "lora": {"method": "lora:rank=2"}}})
+    assert named.recipes["lora"][0].method.rank == 2
+
+
+def test_of_a_new_head_all_is_what_trains_it():
+    found = build_comparison({"data": "tiny:sentiment", "head": "classifier", "arms": ["all"]})
+    assert "frozen" not in found.recipes
+    assert {"head", "lora", "full"} <= found.recipes.keys()
 
 
 def test_a_dotted_field_of_an_arm_is_the_last_word():

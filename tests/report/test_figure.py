@@ -8,7 +8,7 @@ import pytest
 
 from tests.report.runs import write_runs
 from tunewise.report.arms import Arm, read_arms
-from tunewise.report.figure import _in_decades, front, panels, quality_against_cost, subplots
+from tunewise.report.figure import N_SERIES, _in_decades, front, panels, quality_against_cost, shape_of, subplots
 from tunewise.report.words import tick
 
 
@@ -25,6 +25,10 @@ def brute_force(arms: list[Arm], costs: list[float]) -> set[str]:
         for label, mean, cost in points
         if not any(m >= mean and c <= cost and (m > mean or c < cost) for _, m, c in points)
     }
+
+
+def test_no_two_of_a_hundred_ways_have_colour_and_mark_in_common() -> None:
+    assert len({(number % N_SERIES, shape_of(number)) for number in range(100)}) == 100
 
 
 def test_the_front_is_whom_no_other_beats(arms: list[Arm]) -> None:

@@ -15,7 +15,7 @@ from tunewise.cli.console import results
 from tunewise.cli.progress import RunsProgress
 from tunewise.comparison.following import Planned
 from tunewise.errors import UserError
-from tunewise.report.arms import diverged_of, gather_arms, read_arms
+from tunewise.report.arms import Arm, diverged_of, gather_arms, read_arms
 from tunewise.report.calibration_figure import calibration_figure, calibration_of
 from tunewise.report.decision import decide
 from tunewise.report.folders import read_runs
@@ -160,10 +160,35 @@ def test_a_verdict_over_ways_that_learnt_nothing_says_so(root: Path) -> None:
     arms = read_arms(root)
     assert "has learnt the task" not in decide(arms).reason
     weak = [arm for arm in arms if arm.n_trainable == 0]
-    flat = [replace(arm, scores=(50.0,) * 3, quality=mean_interval((50.0,) * 3)) for arm in weak]
-    assert decide(flat).reason.startswith(
-        "But no way is better than always giving the most frequent answer, 50.0 %: none has learnt the task."
+    flat = [scoring(arm, (50.0,) * 3) for arm in weak]
+    found = decide(flat)
+    assert (found.learnt, found.takes, found.badge) == (False, False, "")
+    assert found.headline == "Take none yet: no way is better than always giving the most frequent answer, 50.0 %."
+    assert f"{found.best.label} has the best mean, accuracy 50.0 ± 0.0 %: none has learnt the task." in found.reason
+    scattered = scoring(flat[0], (51.0, 49.0, 52.0))
+    found = decide([scattered, *flat[1:]])
+    assert found.learnt
+    reaches = (
+        f"But the interval of {scattered.label} reaches down to the 50.0 % of always giving the most frequent answer."
     )
+    assert reaches in found.reason
+
+
+def test_of_many_ways_that_are_as_good_not_each_is_named(root: Path) -> None:
+    one = next(arm for arm in read_arms(root) if arm.n_trainable)
+    scores = [(90.0, 90.4, 90.2)] * 6 + [(86.0, 94.0, 90.0)]
+    reason = decide([replace(scoring(one, each), label=f"way {n}") for n, each in enumerate(scores)]).reason
+    assert "As good, within 2 points of the best mean: all others." in reason
+    assert "Two one-sided tests show it of all but way 6, of which so few seeds leave it open." in reason
+
+
+def scoring(arm: Arm, scores: tuple[float, ...]) -> Arm:
+    """The same with these accuracies of its seeds."""
+    tests = [
+        {**run.metrics, "test": {**run.metrics["test"], "accuracy": score}} for run, score in zip(arm.runs, scores)
+    ]
+    runs = tuple(replace(run, metrics=metrics) for run, metrics in zip(arm.runs, tests))
+    return replace(arm, runs=runs, scores=scores, quality=mean_interval(scores))
 
 
 def test_an_unfinished_run_is_not_read(tmp_path: Path) -> None:

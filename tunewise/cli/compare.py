@@ -1,5 +1,7 @@
 """`tunewise compare`: several methods and seeds on one task, and which to take."""
 
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from tunewise.comparison import Ray
     from tunewise.comparison.protocol import Comparison
 
+logger = logging.getLogger("tunewise.cli")
+
 METHODS = "frozen,lora,bitfit:add=true,full"
 ITS_OWN = "that of the recipe, or"
 CLUSTERS = ("ray",)
@@ -53,12 +57,12 @@ Words = Annotated[
 Methods = Annotated[
     str | None,
     typer.Option(
-        help="Methods with commas; fields after colons, as in frozen,lora:rank=4:alpha=8. Dotted ones are of the "
-        "recipe, as in frozen:data.pattern=question, and so are dtype, head and quantise, as in lora:quantise=nf4.",
+        help="Methods with commas, or all; fields after colons, as in frozen,lora:rank=4:alpha=8. Dotted ones are of "
+        "the recipe, as in frozen:data.pattern=question, and so are dtype, head and quantise, as in lora:quantise=nf4.",
         show_default=f"{ITS_OWN} {METHODS.replace(',', ', ')}",
     ),
 ]
-Seeds = Annotated[str | None, typer.Option(help="Seeds, with commas.", show_default=f"{ITS_OWN} 0,1,2")]
+Seeds = Annotated[str | None, typer.Option(help="Seeds, with commas or as 0-4.", show_default=f"{ITS_OWN} 0,1,2")]
 Trials = Annotated[
     int | None,
     typer.Option(
@@ -199,7 +203,7 @@ def carry_out(comparison: "Comparison", root: Path, workers: "int | Ray | None",
     from tunewise.cli.progress import RunsProgress
     from tunewise.comparison import carry_out_comparison
     from tunewise.report.arms import diverged_of, read_arms
-    from tunewise.report.card import write_card
+    from tunewise.report.card import is_shipped, write_card
     from tunewise.report.decision import decide
     from tunewise.report.page import write_page
     from tunewise.report.protocol import how_compared
@@ -213,7 +217,7 @@ def carry_out(comparison: "Comparison", root: Path, workers: "int | Ray | None",
     page = write_page(root, root / "report.html", commands=[this_command()])
     table, how = read_arms(root), how_compared(root)
     decision = decide(table, how.rule)
-    card = write_card(table, decision) if decision.pick.adapter_bytes else None
+    card = write_card(table, decision) if is_shipped(decision) else None
     if as_json:
         print_json({**found, "page": str(page), "card": None if card is None else str(card)})
     else:
@@ -252,11 +256,15 @@ def sets_of(words: Sequence[str]) -> dict[str, dict[str, str]] | None:
 
 
 def seeds_of(text: str) -> list[int]:
-    """Whole numbers with commas between them."""
+    """Whole numbers with commas between them, and ranges of them with both ends: 0,1,2 or 0-4."""
     words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words or not all(word.isdecimal() for word in words):
-        raise UserError(f"cannot read the seeds {text!r}", "write whole numbers with commas: --seeds 0,1,2")
-    return [int(word) for word in words]
+    ends = [re.fullmatch(r"(\d+)(?:-(\d+))?", word) for word in words]
+    found = [seed for end in ends if end for seed in range(int(end[1]), int(end[2] or end[1]) + 1)]
+    if not found or None in ends:
+        raise UserError(f"cannot read the seeds {text!r}", "write whole numbers: --seeds 0,1,2 or --seeds 0-4")
+    if len(found) == 1 < found[0]:
+        logger.info("--seeds %d is one seed; so many are --seeds 0-%d", found[0], found[0] - 1)
+    return found
 
 
 def weights_of(text: str) -> dict[str, float]:

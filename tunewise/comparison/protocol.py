@@ -1,5 +1,6 @@
 """What a comparison is: its arms, each a recipe a seed, and the protocol by which all of them are run and judged."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,11 +13,16 @@ from tunewise.config import Strict, parse
 from tunewise.errors import UserError, nearest, unknown
 from tunewise.methods.base import Method
 from tunewise.run import Recipe, build_recipe
+from tunewise.run.estimate import every_method
 from tunewise.stats import ALPHA
 from tunewise.verdict import COSTS, MARGIN, Rule
 
+logger = logging.getLogger(__name__)
+
 Arms = Sequence[str | Mapping[str, Any] | Method] | Mapping[str, Any]
 ARMS = "arms"
+ALL = "all"
+"""Among the arms: every method that acts on the base."""
 
 
 class Protocol(Strict):
@@ -86,7 +92,8 @@ class Comparison:
 def build_comparison(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Comparison:
     """The comparison that these fields of a recipe ask for, checked.
 
-    `arms` maps a label to the fields that are the arm's own, or is a list of methods (see `arms_of`). Beside it stand
+    `arms` maps a label to the fields that are the arm's own, or is a list of methods (see `arms_of`), among which `all`
+    is every method that acts on the base, at its defaults, but for those that are named too. Beside it stand
     fields of `Protocol`, and fields of a run's recipe, which all arms share; an arm's own win over those, `overrides`
     (dotted fields of either kind) over both, and dotted fields of an arm over all. UserError for what is unknown,
     wrong, or unlike between arms.
@@ -100,9 +107,13 @@ def build_comparison(fields: Mapping[str, Any], overrides: Mapping[str, Any] | N
     protocol.rule("")  # weights of costs that there are
     shared = {name: value for name, value in fields.items() if name not in own and name not in (ARMS, "method", "seed")}
     _refuse_unknown(shared)
+    arms = arms_of(fields.get(ARMS, ()))
+    if arms.get(ALL) in ({"method": ALL}, {"method": {"name": ALL}}):
+        arms = _every_arm(_recipe(ALL, {**shared, "method": "lora", "seed": protocol.seeds[0]}, changed)) | arms
+        del arms[ALL]
     recipes = {
         label: tuple(_recipe(label, {**_merged(shared, of_arm), "seed": seed}, changed) for seed in protocol.seeds)
-        for label, of_arm in arms_of(fields.get(ARMS, ())).items()
+        for label, of_arm in arms.items()
     }
     if protocol.against and protocol.against not in recipes:
         raise unknown("arm", protocol.against, recipes)
@@ -137,6 +148,14 @@ def arms_of(methods: Arms) -> dict[str, Mapping[str, Any]]:
     if not arms:
         raise UserError("no methods given", "name at least one: --methods lora,bitfit")
     return arms
+
+
+def _every_arm(recipe: Recipe) -> dict[str, Mapping[str, Any]]:
+    """An arm of every method that acts on the base of this recipe, at its defaults; which do not is told."""
+    methods, refused = every_method(recipe)
+    for name, reason in refused.items():
+        logger.info("left out: %s, as %s", name, reason)
+    return {method.name: {"method": method.configuration()} for method in methods}
 
 
 def is_comparison(fields: Mapping[str, Any]) -> bool:

@@ -43,6 +43,11 @@ def shipped_run(arm: Arm) -> Run:
     return arm.runs[scores.index(max(scores))]
 
 
+def is_shipped(decision: Decision) -> bool:
+    """Whether there is an adapter to ship: of a way that is to be taken, now or so far, and that has one."""
+    return decision.learnt and bool(decision.pick.adapter_bytes)
+
+
 def write_card(arms: Sequence[Arm], decision: Decision) -> Path:
     """README.md beside the adapter to ship; UserError where what is to be taken trains nothing."""
     pick = decision.pick

@@ -11,6 +11,7 @@ from tunewise.report.folders import majority_score
 from tunewise.verdict import Pair, Rule, Verdict, contender, judge
 
 WORTH_SAYING = 1.2  # a cost that is less by a fifth or more
+FEW = 4  # names that are read one by one
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,18 @@ class Decision:
     pick: Arm
     best: Arm
     verdict: Verdict
+    learnt: bool = True
+    """Whether the best mean is better than one answer to everything; where it is not, `pick` is not advised."""
 
     @property
     def takes(self) -> bool:
         """Whether `pick` is advised; until all is settled, by more than one seed, it is the one to take so far."""
-        return _is_settled(self.verdict)
+        return self.learnt and _is_settled(self.verdict)
+
+    @property
+    def badge(self) -> str:
+        """What stands beside `pick`."""
+        return "take this" if self.takes else "so far" if self.learnt else ""
 
 
 def decide(arms: Sequence[Arm], rule: Rule | None = None) -> Decision:
@@ -40,9 +48,17 @@ def decide(arms: Sequence[Arm], rule: Rule | None = None) -> Decision:
     verdict = judge([contender(arm.label, metric, [run.metrics for run in arm.runs]) for arm in arms], rule)
     by_label = {arm.label: arm for arm in arms}
     pick, best = by_label[verdict.pick], by_label[verdict.best]
-    warned = [*_unproved(pick), *_nothing_learnt(best)]
-    reason = " ".join([*warned, *_reasons(by_label, verdict, rule), *paid_back(arms, pick)])
-    return Decision(_headline(pick, verdict), reason, pick, best, verdict)
+    most = majority_score(best.middle.predictions()) if metric == "accuracy" else None
+    if most is not None and best.quality.mean <= most:
+        headline = f"Take none yet: no way is better than always giving the most frequent answer, {most:.1f} %."
+        reasons = [
+            f"{best.label} has the best mean, {_score(best)}: none has learnt the task. "
+            "More rows, more steps or other learning rates are worth a try first.",
+            *_power(verdict, rule, metric),
+        ]
+        return Decision(headline, " ".join(reasons), pick, best, verdict, learnt=False)
+    reasons = [*_unproved(pick), *_hardly_learnt(best, most), *_reasons(by_label, verdict, rule)]
+    return Decision(_headline(pick, verdict), " ".join([*reasons, *paid_back(arms, pick)]), pick, best, verdict)
 
 
 def best_of(arms: Sequence[Arm]) -> Arm:
@@ -55,13 +71,16 @@ def _is_settled(verdict: Verdict) -> bool:
     return verdict.settled and (verdict.n_seeds > 1 or not verdict.pairs)
 
 
+def _score(arm: Arm) -> str:
+    return f"{words.metric_name(arm.metric)} {words.quality(arm.metric, arm.quality)}{words.unit(arm.metric)}"
+
+
 def _headline(pick: Arm, verdict: Verdict) -> str:
-    score = f"{words.metric_name(pick.metric)} {words.quality(pick.metric, pick.quality)}{words.unit(pick.metric)}"
     trained = f"{words.count(pick.n_trainable)} trained parameters" if pick.n_trainable else "nothing trained"
     if not _is_settled(verdict):
         seeds = "one seed" if verdict.n_seeds == 1 else f"{verdict.n_seeds} seeds"
-        return f"Not settled by {seeds}; so far take {pick.label}: {score} with {trained}."
-    return f"Take {pick.label}: {score} with {trained}."
+        return f"Not settled by {seeds}; so far take {pick.label}: {_score(pick)} with {trained}."
+    return f"Take {pick.label}: {_score(pick)} with {trained}."
 
 
 def _unproved(pick: Arm) -> list[str]:
@@ -73,14 +92,12 @@ def _unproved(pick: Arm) -> list[str]:
     return [f"But proofs of {pick.label} failed ({told}): do not rely on it before you know why."]
 
 
-def _nothing_learnt(best: Arm) -> list[str]:
-    """A warning where even the best mean is no better than one answer to everything."""
-    most = majority_score(best.middle.predictions()) if best.metric == "accuracy" else None
-    if most is None or best.quality.mean > most:
+def _hardly_learnt(best: Arm, most: float | None) -> list[str]:
+    """A warning where the seeds of the best mean scatter down to one answer to everything."""
+    if most is None or len(best.runs) < 2 or best.quality.mean - best.quality.half_width > most:
         return []
     return [
-        f"But no way is better than always giving the most frequent answer, {most:.1f} %: none has learnt the task. "
-        "More rows, more steps or other learning rates are worth a try first."
+        f"But the interval of {best.label} reaches down to the {most:.1f} % of always giving the most frequent answer."
     ]
 
 
@@ -91,8 +108,10 @@ def _reasons(arms: dict[str, Arm], verdict: Verdict, rule: Rule) -> list[str]:
     near = f"{rule.margin:g} %" if rule.lower_is_better else f"{rule.margin:g} points"
     sentences = []
     if verdict.equal:
-        equal = words.listing([label for label in (verdict.best, *verdict.equal) if label != verdict.pick])
-        sentences.append(f"As good, within {near} of the best mean: {equal}. {_shown(verdict)}")
+        equal = [label for label in (verdict.best, *verdict.equal) if label != verdict.pick]
+        are_all = len(equal) > FEW and len(equal) == len(arms) - 1
+        told = "all others" if are_all else words.listing(equal)
+        sentences.append(f"As good, within {near} of the best mean: {told}. {_shown(verdict)}")
         sentences += _bargain(pick, best)
     if verdict.worse:
         told = [_gap(verdict.pair(label, verdict.best), label, best.metric) for label in verdict.worse]
@@ -101,22 +120,29 @@ def _reasons(arms: dict[str, Arm], verdict: Verdict, rule: Rule) -> list[str]:
         told = [_gap(verdict.pair(label, verdict.best), label, best.metric) for label in verdict.open]
         more = f"; about {verdict.seeds_needed} seeds an arm would tell" if verdict.seeds_needed else ""
         sentences.append(f"Not settled, as seeds scatter too widely: {words.listing(told)}{more}.")
+    return [*sentences, *_power(verdict, rule, best.metric)]
+
+
+def _power(verdict: Verdict, rule: Rule, metric: str) -> list[str]:
+    """What gaps so few seeds could have seen."""
     n_pairs = len(verdict.pairs)
-    if n_pairs:
-        scale = "" if rule.lower_is_better else " points"
-        corrected = f", Holm over {n_pairs} pairs" if n_pairs > 1 else ""
-        smallest = _number(verdict.detectable, best.metric)
-        sentences.append(
-            f"{verdict.n_seeds} seeds could only have seen gaps of {smallest}{scale} or more "
-            f"between arms that scatter as most do here (Welch's t{corrected}; 80 % power)."
-        )
-    return sentences
+    if not n_pairs or verdict.n_seeds < 2:
+        return []
+    scale = "" if rule.lower_is_better else " points"
+    corrected = f", Holm over {n_pairs} pairs" if n_pairs > 1 else ""
+    return [
+        f"{verdict.n_seeds} seeds could only have seen gaps of {_number(verdict.detectable, metric)}{scale} or more "
+        f"between arms that scatter as most do here (Welch's t{corrected}; 80 % power)."
+    ]
 
 
 def _shown(verdict: Verdict) -> str:
     """Of which of its equals the seeds show that they lie within the margin of the best, as their means do."""
     is_shown = {label: verdict.pair(label, verdict.best).p_equivalent < verdict.alpha for label in verdict.equal}
     shown, rest = ([label for label in verdict.equal if is_shown[label] == which] for which in (True, False))
+    if len(shown) > FEW and len(rest) < len(shown):
+        left = f" but {words.listing(rest)}, of which so few seeds leave it open" if rest else ""
+        return f"Two one-sided tests show it of all{left}."
     told = [f"Two one-sided tests show it of {words.listing(shown)}"] if shown else []
     told += [f"so few seeds leave it open of {words.listing(rest)}"] if rest else []
     sentence = "; ".join(told)

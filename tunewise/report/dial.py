@@ -8,7 +8,7 @@ from typing import Any
 
 from tunewise.files import read_json
 from tunewise.report.arms import Arm
-from tunewise.report.figure import MARKERS, N_SERIES, SERIES, subplots, svg
+from tunewise.report.figure import MARKERS, N_SERIES, SERIES, shape_of, subplots, svg
 from tunewise.report.words import on_axis
 
 DIAL = "dial.json"
@@ -50,7 +50,7 @@ def dial_figure(arms: Sequence[Arm], narrow: bool = False) -> str:
         return ""
     figure, (axis,) = subplots((1, 1), width=3.9 if narrow else 10.2, height=3.0 if narrow else 3.4)
     for index, dial in dials:
-        colour, marker = SERIES[index % N_SERIES], MARKERS[index % len(MARKERS)]
+        colour, marker = SERIES[index % N_SERIES], MARKERS[shape_of(index)]
         axis.plot(dial.forgotten, dial.scores, color=colour, linewidth=1.5, marker=marker, markersize=3.5)
         at = dial.scales.index(dial.knee)
         place = (dial.forgotten[at], dial.scores[at])

@@ -50,7 +50,7 @@ def _row(arm: Arm, decision: Decision) -> dict[str, Any]:
         "arm": arm.label,
         "method": arm.runs[0].method.get("name"),
         "seeds": " ".join(map(str, arm.seeds)),
-        "taken": arm is decision.pick,
+        "taken": arm is decision.pick and decision.learnt,
         "standing": standing,
     }
     shared = [name for name in arm.runs[0].metrics["test"] if all(name in run.metrics["test"] for run in arm.runs)]

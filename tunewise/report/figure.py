@@ -39,6 +39,11 @@ class Panel:
     log: bool = False
 
 
+def shape_of(number: int) -> int:
+    """Which of the ten marks the arm of this number has: of arms of one colour each has another."""
+    return (number + number // N_SERIES) % len(MARKERS)
+
+
 def available() -> bool:
     """Whether matplotlib is installed."""
     try:
@@ -93,7 +98,7 @@ def quality_against_cost(arms: Sequence[Arm], *, narrow: bool = False) -> str:
                 continue
             spread = arm.quality.half_width if arm.quality.n > 1 else 0.0
             axis.errorbar(
-                cost, mean, yerr=spread, color=colour, marker=MARKERS[index % len(MARKERS)], markersize=7,
+                cost, mean, yerr=spread, color=colour, marker=MARKERS[shape_of(index)], markersize=7,
                 elinewidth=1.4, capsize=0, markeredgewidth=0, zorder=3,
             )  # fmt: skip
         held = [(panel.values[index], arms[index].quality.mean) for index in front(arms, panel)]

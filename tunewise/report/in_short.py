@@ -7,7 +7,7 @@ from tunewise.report import words
 from tunewise.report.arms import Arm
 from tunewise.report.decision import Decision
 from tunewise.report.named import Named
-from tunewise.report.page import GLYPHS
+from tunewise.report.page import glyph_of
 
 UNTRAINED = "┅"
 FIRST_TONE = 2
@@ -31,13 +31,13 @@ def in_short(named: Mapping[str, Named], decision: Decision | None = None, base:
     found = {base: InShort(facts={"trained": "nothing"})}
     for number, (name, one) in enumerate(named.items()):
         arm = one.figures()
-        mark, tone = GLYPHS[number % len(GLYPHS)], number + (0 if one.arm else FIRST_TONE)
+        mark, tone = glyph_of(number), number + (0 if one.arm else FIRST_TONE)
         if arm is None:
             found[name] = InShort(mark, tone)
             continue
         badge = ""
         if decision is not None and arm.label == decision.pick.label:
-            badge = "take this" if decision.takes else "so far"
+            badge = decision.badge
         told = InShort(mark if arm.n_trainable else UNTRAINED, tone, badge, facts_of(arm))
         found[name] = told
         if not arm.n_trainable and not arm.runs[0].method.get("shots"):

@@ -10,7 +10,7 @@ from tunewise.directions import LOWER_IS_BETTER
 from tunewise.report import figure, words
 from tunewise.report.arms import Arm, DivergedArm, are_stored_unlike, gather_arms
 from tunewise.report.calibration_figure import calibration_figure, calibration_of
-from tunewise.report.card import shipped_run
+from tunewise.report.card import is_shipped, shipped_run
 from tunewise.report.confusion import MOST_CLASSES, confusion_of, mistakes_beside
 from tunewise.report.curves import learning_curves
 from tunewise.report.decision import Decision, best_of, decide
@@ -28,7 +28,12 @@ from tunewise.report.shown import Shown, shown_in
 from tunewise.report.source_curves import source_curves
 from tunewise.report.templating import template
 
-GLYPHS = "●■◆▲▼✚✖⬟⬢★"
+GLYPHS = "●■◆▲▼✚✖⬟⬢★"  # of the marks in figures
+
+
+def glyph_of(number: int) -> str:
+    """The mark of the arm of this number in a text."""
+    return GLYPHS[figure.shape_of(number)]
 
 
 def write_page(root: Path | Shown, page: Path, *, commands: Sequence[str] = (), title: str = "") -> Path:
@@ -70,13 +75,13 @@ def render(
         diverged=diverged,
         how=how,
         tiles=_tiles(arms, decision),
-        shipped=shipped_run(decision.pick).folder / "adapter" if decision.pick.adapter_bytes else None,
+        shipped=shipped_run(decision.pick).folder / "adapter" if is_shipped(decision) else None,
         figures=_figures(arms, learnt),
         learnt=learnt,
         sources=source_rows(arms),
         elsewhere=set_rows(arms),
         has_figures=figure.available(),
-        glyphs=GLYPHS,
+        glyph_of=glyph_of,
         matrix=matrix_of(arms, decision.verdict),
         held=differences_of(decision.verdict, how, metric=arms[0].metric) + differences_elsewhere(arms, how),
         forgotten=forgotten_tasks(arms),
@@ -111,7 +116,7 @@ def _rows(arms: Sequence[Arm]) -> list[dict[str, Any]]:
 
 def _tiles(arms: Sequence[Arm], decision: Decision) -> list[tuple[str, str, str]]:
     """(figure, what it is, of which arm): the numbers to see first."""
-    pick = decision.pick
+    pick = decision.pick if decision.learnt else decision.best
     tiles = [
         (words.quality(pick.metric, pick.quality) + words.unit(pick.metric), words.metric_name(pick.metric), pick.label)
     ]
@@ -121,7 +126,7 @@ def _tiles(arms: Sequence[Arm], decision: Decision) -> list[tuple[str, str, str]
         gain = pick.quality.mean - rival.quality.mean
         digits, what = (3, "beside") if pick.metric in LOWER_IS_BETTER else (1, "points over")
         tiles.append((f"{gain:+.{digits}f}".replace("-", "−"), f"{what} the best without training", rival.label))
-    if pick.adapter_bytes:
+    if is_shipped(decision):
         tiles.append((words.size(pick.adapter_bytes), "to store and to ship", pick.label))
     if pick.forgetting is not None:
         forgot = f"{pick.forgetting.mean:+.3f}".replace("-", "−")

@@ -40,7 +40,7 @@ def comparison_table(arms: Sequence[Arm], found: Decision, diverged: Sequence[Di
             *(arm.base_told for _ in stored),
             words.duration(arm.seconds),
             words.size(arm.peak_bytes),
-            style="" if arm is not found.pick else "bold green" if found.takes else "bold",
+            style="" if arm is not found.pick or not found.learnt else "bold green" if found.takes else "bold",
         )
     for each in diverged:
         if each.n_diverged == each.n_seeds:

@@ -193,13 +193,21 @@ def dial_adapter(
         measured = measure_dial(base, tuned, recipe, task)
         content = {"adapter": str(found.adapter), **measured}
         if (place / RECIPE).is_file():
-            files.write_json(place / DIAL, content)
+            _keep(place / DIAL, content)
         if save is not None:
             tuned.scale = measured["knee"]
             _save(tuned, base, found.adapter, Path(save))
     finally:
         tuned.detach()
     return content
+
+
+def _keep(path: Path, content: dict[str, Any]) -> None:
+    """Write it beside the run where its folder takes it: what was measured is told either way."""
+    try:
+        files.write_json(path, content)
+    except UserError as error:
+        logger.warning("%s; what was measured is told here alone", error.message)
 
 
 def _save(tuned: Tuned, base: Base, source: Path, out: Path) -> None:

@@ -23,7 +23,7 @@ from tunewise.planning.base_plan import Plan
 from tunewise.planning.devices import Device, device_named
 from tunewise.planning.fits import at_length
 from tunewise.planning.method_plan import Steps, plan_method
-from tunewise.planning.parameters import defaults_on
+from tunewise.planning.parameters import count_on, defaults_on
 from tunewise.planning.rehearsals import Rehearsals
 from tunewise.planning.shell import Shell, shell_of
 from tunewise.planning.work import Seen, Work
@@ -202,6 +202,24 @@ def _asked(methods: Iterable[str | Mapping[str, object] | Method], shell: Shell)
         method = each if isinstance(each, Method) else parse_method(each)
         found[label_of(method)] = method, bool(chosen)
     return found
+
+
+def every_method(recipe: Recipe) -> tuple[list[Method], dict[str, str]]:
+    """Every method that acts on the base of this recipe, with the head that its data want, at its defaults; and of each
+    other why it does not. A new head that is not trained answers by chance, so that `frozen` is none of them there.
+    """
+    shell, _ = _shell_and_rows(recipe)
+    is_new = shell.head.kind != "lm"
+    found, refused = [], {}
+    for method in defaults_on(shell):
+        try:
+            trains = count_on(shell, method).n_trainable > 0
+        except UserError as error:
+            refused[method.name] = error.message
+            continue
+        if trains or not is_new:
+            found.append(method)
+    return found, refused
 
 
 def label_of(method: Method) -> str:

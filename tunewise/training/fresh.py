@@ -177,7 +177,7 @@ def _started(work: Work) -> _Waiting:
 def _split_off_by(server: ForkServerContext, work: Work) -> _Waiting:
     """A process that waits, with no import."""
     ours, its = socket.socketpair()
-    process = server.Process(target=_begin, args=(its, work), daemon=True)
+    process = server.Process(target=_serve_anew, args=(its, work), daemon=True)
     process.start()
     its.close()
 
@@ -188,7 +188,7 @@ def _split_off_by(server: ForkServerContext, work: Work) -> _Waiting:
     return _Waiting(process.pid or 0, ours.makefile("rwb"), ended, os.getpid())
 
 
-def _begin(channel: socket.socket, work: Work) -> NoReturn:
+def _serve_anew(channel: socket.socket, work: Work) -> NoReturn:
     os.setsid()
     serve(channel.detach(), work)
 
@@ -215,12 +215,12 @@ def _split_off(question: dict[str, Any], work: Work) -> bytes:
     """The answer of new processes, one for each of several."""
     each = question.pop("each")
     question["threads"] = max(1, question["threads"] // len(each))
-    begun = [_begun({**question, "each": [words]}, work) for words in each]
+    begun = [_put({**question, "each": [words]}, work) for words in each]
     return _joined([_answer_of(*one) for one in begun])
 
 
-def _begun(question: dict[str, Any], work: Work) -> tuple[Connection, int]:
-    """Where a new process tells its answer, and its pid."""
+def _put(question: dict[str, Any], work: Work) -> tuple[Connection, int]:
+    """The question to a new process: where it tells its answer, and its pid."""
     told, tells = Pipe(duplex=False)
     pid = os.fork()
     if pid == 0:
