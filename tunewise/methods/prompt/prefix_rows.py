@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewise.methods.base import Delta
-from tunewise.methods.prompt.virtual_positions import VirtualColumns, VirtualIds
+from tunewise.methods.prompt.virtual_positions import VirtualColumns, VirtualIds, in_place_of
 from tunewise.models.anatomy import Anatomy, Site
 from tunewise.models.families import DECODER
 
@@ -35,9 +35,7 @@ class PrefixRows(Delta):
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         rows = self.virtual.rows
         assert rows is not None, "the embedding runs before the layers"
-        values = self.written().to(y.dtype).unflatten(-1, y.shape[2:])
-        chosen = values[rows.clamp(min=0)]
-        return torch.where((rows >= 0).view(*rows.shape, *[1] * (y.dim() - 2)), chosen, y)
+        return in_place_of(y, self.written(), rows)
 
 
 class Network(nn.Module):

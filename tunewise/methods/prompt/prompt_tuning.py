@@ -13,6 +13,7 @@ from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor, nn
 
 from tunewise.methods.base import Delta, Method, PeftNames, Start
+from tunewise.methods.prompt.virtual_positions import in_place_of
 from tunewise.methods.prompt.virtual_tokens import NO_VOCABULARY, prompt_sizes, start_from_tokens, virtual_ids
 from tunewise.models.anatomy import Anatomy
 
@@ -32,8 +33,7 @@ class SoftPrompt(Delta):
         return torch.where(x >= self.vocab_size, 0, x)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        row = (x - self.vocab_size).clamp(min=0)
-        return torch.where((x >= self.vocab_size).unsqueeze(-1), self.rows().to(y.dtype)[row], y)
+        return in_place_of(y, self.rows(), x - self.vocab_size)
 
     def rows(self) -> Tensor:
         """P as it is now."""

@@ -32,3 +32,28 @@ class VirtualColumns:
         self.n_present = self.virtual_tokens if present else 0
         virtual = torch.arange(self.n_present, device=sequence.device)
         self.rows = torch.cat([virtual, virtual.new_full((sequence.shape[1],), -1)])[None]
+
+
+def in_place_of(y: Tensor, values: Tensor, rows: Tensor) -> Tensor:
+    """y (batch, length, ...) with a row of `values` (virtual_tokens, d) wherever `rows` (batch or 1, length) has its
+    number, from 0 on; d are all the numbers that y has at a position. Both may be without a batch."""
+    flat, rows = y.reshape(-1, values.shape[1]), rows.expand(y.shape[: rows.dim()]).reshape(-1)
+    return _InPlaceOf.apply(flat, values.to(y.dtype), rows).view(y.shape)
+
+
+class _InPlaceOf(torch.autograd.Function):
+    """A product chooses the rows and, in the backward, adds up what comes back to each: indices, of which most would be
+    of rows that are not there, took a sixth of a step of prefix tuning."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, values: Tensor, rows: Tensor) -> Tensor:
+        chosen = (rows[:, None] == torch.arange(len(values), device=rows.device)).to(values.dtype)
+        is_virtual = (rows >= 0)[:, None]
+        ctx.save_for_backward(chosen, is_virtual)
+        return torch.where(is_virtual, chosen @ values, y)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        (gradient,), (chosen, is_virtual) = gradients, ctx.saved_tensors
+        to_y = gradient.masked_fill(is_virtual, 0) if ctx.needs_input_grad[0] else None
+        return to_y, chosen.T @ gradient if ctx.needs_input_grad[1] else None, None
