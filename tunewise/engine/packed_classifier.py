@@ -197,4 +197,4 @@ def _alone(model: PreTrainedModel, ids: Tensor, pad_id: int) -> tuple[Tensor, in
         found = model(input_ids=ids, position_ids=counted + first).logits
         if float((found - wanted).abs().max()) <= APART * float(wanted.abs().max()):
             return wanted, first
-    raise ValueError("its positions begin neither at 0 nor behind the padding id")
+    raise ValueError("its positions begin elsewhere, as behind a prefix inside the model")
