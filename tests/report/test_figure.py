@@ -52,7 +52,7 @@ def test_no_two_figures_share_an_id(arms: list[Arm], tmp_path: Path) -> None:
         assert {a or b for a, b in used} <= known
 
 
-@pytest.mark.parametrize("span", [1.0, 1.1, 1.5, 2.3, 4.9, 6.0, 80.0, 2e4])
+@pytest.mark.parametrize("span", [1.0, 1.1, 1.5, 2.3, 4.9, 6.0, 29.0, 80.0, 299.0, 943.0, 2e4])
 def test_a_logarithmic_axis_always_shows_plain_numbers(span: float) -> None:
     for low in (1_540, 21_000, 61_000, 8_700_000):
         drawn, (axis,) = subplots((1, 1), width=4, height=3)
@@ -63,5 +63,6 @@ def test_a_logarithmic_axis_always_shows_plain_numbers(span: float) -> None:
         drawn.savefig(io.StringIO(), format="svg")
         left, right = axis.get_xlim()
         shown = [one.label1.get_text() for one in axis.xaxis.get_major_ticks() if left <= one.get_loc() <= right]
-        assert [text for text in shown if text], (low, span)
+        most = 7 if span > 4 else 10
+        assert 1 <= len([text for text in shown if text]) <= most, (low, span, shown)
         assert not any("$" in text for text in shown)

@@ -193,7 +193,8 @@ def _in_decades(axis: "Axis", span: float, told: Callable[[float], str]) -> None
     matplotlib would set as formulas."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 3e3 else (1,)))  # or between, where these are too few
+    # as many as have room side by side, or others between where these are too few
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 30 else (1, 3) if span < 300 else (1,)))
     axis.set_major_formatter(lambda value, place: told(value))
     axis.set_minor_formatter(NullFormatter())
 
