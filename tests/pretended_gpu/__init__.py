@@ -2,7 +2,8 @@
 
 Every operator runs there as on the CPU, refuses tensors of both devices as on a GPU, and flash attention is plain
 torch. So everything that a run does on a GPU is done, by the same branches, and what was left on the CPU is noticed;
-speed and memory are not a GPU's. Needs a torch that is built for CPUs alone. `environment` is that of a Python process that finds it.
+speed and memory are not a GPU's. Needs a torch that is built for CPUs alone. `environment` is that of a Python process
+that finds it.
 """
 
 import os
