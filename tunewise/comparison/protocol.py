@@ -13,7 +13,7 @@ from tunewise.config import Strict, parse
 from tunewise.errors import UserError, nearest, unknown
 from tunewise.methods.base import Method
 from tunewise.run import Recipe, build_recipe
-from tunewise.run.estimate import every_method
+from tunewise.run.estimate import ALL, every_method
 from tunewise.stats import ALPHA
 from tunewise.verdict import COSTS, MARGIN, Rule
 
@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 Arms = Sequence[str | Mapping[str, Any] | Method] | Mapping[str, Any]
 ARMS = "arms"
-ALL = "all"
-"""Among the arms: every method that acts on the base."""
 
 
 class Protocol(Strict):

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tunewise.data.in_memory import Data
+from tunewise.data.task import Task
 from tunewise.engine.trunk_store import caps
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
@@ -130,16 +131,20 @@ def _shell(recipe: Recipe) -> Shell:
     return shell_of(recipe.model, TaskHead("classes", ("0", "1")) if recipe.head == "classifier" else None)
 
 
-def _shell_and_rows(recipe: Recipe) -> tuple[Shell, RowLengths]:
-    """The shell with the head that the data wants, and its rows as this base would read them."""
+def _shell_and_task(recipe: Recipe) -> tuple[Shell, Task, PreTrainedTokenizerBase | None]:
+    """The shell with the head that the data wants, the data, and the base's tokenizer."""
     kind = kind_of(load_config(recipe.model))
     tokenizer = None if kind == VISION else _tokenizer(recipe.model)
     task = drawn(task_of(recipe.data, tokenizer), recipe)
     check_loss(recipe, task)
-    head = head_for(task, kind, recipe.model, recipe.head)
-    shell = shell_of(recipe.model, head)
+    return shell_of(recipe.model, head_for(task, kind, recipe.model, recipe.head)), task, tokenizer
+
+
+def _shell_and_rows(recipe: Recipe) -> tuple[Shell, RowLengths]:
+    """The shell with the head that the data wants, and its rows as this base would read them."""
+    shell, task, tokenizer = _shell_and_task(recipe)
     longest = min(recipe.train.max_length, context_length(shell.config) or recipe.train.max_length)
-    return shell, row_lengths(task, tokenizer, kind, head, longest)
+    return shell, row_lengths(task, tokenizer, shell.kind, shell.head, longest)
 
 
 def _tokenizer(model: str) -> PreTrainedTokenizerBase | None:
@@ -208,7 +213,7 @@ def every_method(recipe: Recipe) -> tuple[list[Method], dict[str, str]]:
     """Every method that acts on the base of this recipe, with the head that its data want, at its defaults; and of each
     other why it does not. A new head that is not trained answers by chance, so that `frozen` is none of them there.
     """
-    shell, _ = _shell_and_rows(recipe)
+    shell, *_ = _shell_and_task(recipe)
     is_new = shell.head.kind != "lm"
     found, refused = [], {}
     for method in defaults_on(shell):
