@@ -8,13 +8,13 @@ would be paid for once more. What our processes are given is ours.
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, spawn
 from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from tunewise.machine import n_cores
@@ -22,6 +22,7 @@ from tunewise.machine import n_cores
 IMPORTED = "tunewise.comparison.imported"
 CAN_SPLIT = sys.platform == "linux"
 """Elsewhere libraries start threads as they are imported, and a process that is split off cannot use them."""
+_LAUNCHES = threading.Lock()
 _GPUS = tuple(map(Path, ("/dev/nvidiactl", "/dev/kfd")))
 
 
@@ -92,9 +93,14 @@ def spare_cores() -> int:
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    """Inside the block no process is told of the program that calls us; the modules of this one stay as they are, for
+    what other threads do meanwhile."""
+    with _LAUNCHES:
+        told = spawn.get_preparation_data
+        spawn.get_preparation_data = lambda name: {
+            key: value for key, value in told(name).items() if not key.startswith("init_main_from")
+        }
+        try:
+            yield
+        finally:
+            spawn.get_preparation_data = told

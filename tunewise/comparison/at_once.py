@@ -5,6 +5,7 @@ thread each do not. But they take seconds to start, and a base each.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -24,6 +25,8 @@ WORTH_SECONDS = 15.0
 """All products of the runs at full speed, from which on it is worth it; the runs take two or three times as long."""
 LARGEST_BATCH = 2000 * 4.8e6
 """Tokens of a batch times parameters behind the embedding, up to which it was seen to save time."""
+SHORT_SECONDS = 3.0
+"""All products of a run at full speed, up to which it is short; it takes four to six times as long on one thread."""
 THREADS_COUNT = 0.68
 """A run takes 1.6 times as long on one thread as on two (llama, 6 layers of width 256; float32 and bfloat16)."""
 SHARE_OF_MEMORY = 0.5
@@ -40,19 +43,43 @@ def n_at_once(arms: Mapping[str, Sequence[Recipe]], bases: Bases) -> int:
     """
     if sum(map(len, arms.values())) < 2 or min(n_cores(), torch.get_num_threads()) < 2:
         return 1
+    work = _work(arms, bases)
+    if work is None or not _has_room(work.base):
+        return 1
+    return 2 if work.seconds > WORTH_SECONDS and work.of_a_batch < LARGEST_BATCH else 1
+
+
+def are_short(arms: Mapping[str, Sequence[Recipe]], bases: Bases) -> bool:
+    """Whether a run ends about as soon as a process has imported what it needs, on the base that is loaded here."""
+    work = _work(arms, bases)
+    return work is not None and work.seconds < SHORT_SECONDS * sum(map(len, arms.values()))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What runs ask of the CPU that their base is on."""
+
+    base: Base
+    seconds: float
+    """All products of all of them at full speed."""
+    of_a_batch: float
+    """Tokens times parameters behind the embedding."""
+
+
+def _work(arms: Mapping[str, Sequence[Recipe]], bases: Bases) -> _Work | None:
+    """None on a GPU, of what has no texts, and where nobody trains."""
     first = next(recipe for of_arm in arms.values() for recipe in of_arm)
     base = base_of(first, bases)
-    if base.model.device.type != "cpu" or base.tokenizer is None or not _has_room(base):
-        return 1
+    if base.model.device.type != "cpu" or base.tokenizer is None:
+        return None
     task = drawn(load_for(first.data, first.model, first.dtype, first.head, first.quantise, base)[1], first)
     if not task.train:
-        return 1
+        return None
     of_rows, a_token = lengths_of(first, base), n_body(base.model)
     mean = sum(of_rows) / max(1, len(of_rows))
     rows = sum(len(seeds) * _rows_read(seeds[0], task, base) for seeds in arms.values() if seeds)
     seconds = 2 * a_token * mean * rows / (1e9 * backend().gflops_in(base.model.dtype))
-    a_batch = a_token * mean * first.train.batch_size
-    return 2 if seconds > WORTH_SECONDS and a_batch < LARGEST_BATCH else 1
+    return _Work(base, seconds, a_token * mean * first.train.batch_size)
 
 
 def slower_by(workers: int) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tunewise import files
 from tunewise.break_even import break_even_of
-from tunewise.comparison.at_once import n_at_once
+from tunewise.comparison.at_once import are_short, n_at_once
 from tunewise.comparison.cluster import OnCluster, Ray
 from tunewise.comparison.following import GridWatcher, Unfollowed
 from tunewise.comparison.outcome import Outcome, failures
@@ -25,6 +25,7 @@ from tunewise.comparison.tables import rows_of, verdict_of
 from tunewise.comparison.workers import OneByOne, SideBySide, Workers
 from tunewise.data.in_memory import Data, data_fields
 from tunewise.errors import UserError
+from tunewise.processes import spare_cores
 from tunewise.run import Bases, Loading, Recipe, add_reload_proof, base_of, is_done, refuse_unfit, run_folder
 from tunewise.run.record import METRICS, mapping, refuse_another_base
 from tunewise.training import reload
@@ -81,8 +82,8 @@ def carry_out_comparison(
     with ExitStack() as stack:
 
         def started() -> Workers:
-            n_workers = workers or n_at_once(still_left(comparison, root), bases)
-            return stack.enter_context(workers_for(n_workers, bases, root))
+            left = still_left(comparison, root)
+            return stack.enter_context(workers_for(workers or n_at_once(left, bases), bases, root, left))
 
         hands = cache(started)  # asked for once something is left to do, and kept to the end
         if protocol.trials > 1:
@@ -193,11 +194,12 @@ def carry_out(
     return {label: [found[jobs.index((label, number))] for number in range(n_seeds)] for label in recipes}
 
 
-def workers_for(workers: int | Ray, bases: Bases, root: Path) -> Workers:
-    """Who carries runs out into folders below `root`: this process, several of this machine, or those of a cluster."""
+def workers_for(workers: int | Ray, bases: Bases, root: Path, left: Mapping[str, Sequence[Recipe]]) -> Workers:
+    """Who carries the runs that are left out into folders below `root`: this process, several of this machine, or those
+    of a cluster."""
     if isinstance(workers, Ray):
         return OnCluster(workers, root)
     if workers > 1:
-        return SideBySide(workers)
+        return SideBySide(workers, bases if spare_cores() and are_short(left, bases) else None)
     reload.FRESH.import_meanwhile()
     return OneByOne(bases)

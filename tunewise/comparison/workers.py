@@ -9,10 +9,11 @@ import os
 import signal
 import threading
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from multiprocessing import Queue, parent_process
 from multiprocessing.connection import wait
@@ -88,10 +89,14 @@ class OneByOne(Workers):
 
 
 class SideBySide(Workers):
-    """In `n_workers` processes of this machine; UserError where one of them is killed."""
+    """In `n_workers` processes of this machine; UserError where one of them is killed.
 
-    def __init__(self, n_workers: int) -> None:
-        self.n_workers = n_workers
+    With `bases`, those that are loaded here, this process carries runs out itself, as one of them would, until the
+    others have imported what they need: for runs that do not take much longer than that.
+    """
+
+    def __init__(self, n_workers: int, bases: Bases | None = None) -> None:
+        self.n_workers, self._bases = n_workers, bases
 
     def __enter__(self) -> Self:
         context = processes.context(torch.cuda.is_available())
@@ -113,10 +118,15 @@ class SideBySide(Workers):
     def carry_out(self, jobs: Sequence[Job], begins: Begins) -> Iterator[tuple[int, list[Outcome] | Held]]:
         """Each worker takes the next job when it has ended one."""
         self._listener.follow(begins)
-        numbers = {self._pool.submit(_carry_out, number, job): number for number, job in enumerate(jobs)}
+        left = deque(enumerate(jobs))
+        given: dict[Future[list[Outcome] | Held], int] = {}
         try:
-            for future in as_completed(numbers):
-                yield numbers[future], future.result()
+            with ThreadPoolExecutor(1) as beside:
+                giving = beside.submit(self._give, left, given)
+                yield from self._carry_out_meanwhile(giving, left, begins)
+                giving.result()
+            for future in as_completed(given):
+                yield given[future], future.result()
         except BrokenProcessPool:
             raise UserError(
                 "a worker was killed from outside, as systems do that run out of memory",
@@ -125,6 +135,44 @@ class SideBySide(Workers):
         except BaseException:
             self._pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+    def _give(self, left: "deque[tuple[int, Job]]", given: dict[Future[list[Outcome] | Held], int]) -> None:
+        """Give the workers all that is left once one of them is there, and note what was given."""
+        self._pool.submit(os.getpid)
+        while first := _taken(left):
+            given[self._pool.submit(_carry_out, *first)] = first[0]
+
+    def _carry_out_meanwhile(
+        self, giving: Future[None], left: "deque[tuple[int, Job]]", begins: Begins
+    ) -> Iterator[tuple[int, list[Outcome] | Held]]:
+        """Take jobs from the front until they are given away."""
+        try:
+            while self._bases is not None and not giving.done() and (first := _taken(left)):
+                number, job = first
+                with _n_threads(threads_of(self.n_workers)):
+                    outcomes = job.carry_out(self._bases, begins(number))
+                yield number, outcomes
+        except BaseException:
+            left.clear()
+            raise
+
+
+def _taken(left: "deque[tuple[int, Job]]") -> tuple[int, Job] | None:
+    """The first of those that two threads take from, or none."""
+    try:
+        return left.popleft()
+    except IndexError:
+        return None
+
+
+@contextmanager
+def _n_threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _start(n_threads: int, told: "Queue[object]", environment: dict[str, str]) -> None:
