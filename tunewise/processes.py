@@ -97,7 +97,7 @@ def _without_main() -> Iterator[None]:
     what other threads do meanwhile."""
     with _LAUNCHES:
         told = spawn.get_preparation_data
-        spawn.get_preparation_data = lambda name: {
+        spawn.get_preparation_data = lambda name: {  # ty: ignore[invalid-assignment]
             key: value for key, value in told(name).items() if not key.startswith("init_main_from")
         }
         try:

@@ -23,7 +23,7 @@ from tunewise.training.sharing import n_body, threads_of
 
 WORTH_SECONDS = 15.0
 """All products of the runs at full speed, from which on it is worth it; the runs take two or three times as long."""
-LARGEST_BATCH = 2000 * 4.8e6
+LARGEST_BATCH = 5000 * 4.8e6
 """Tokens of a batch times parameters behind the embedding, up to which it was seen to save time."""
 SHORT_SECONDS = 3.0
 """All products of a run at full speed, up to which it is short; it takes four to six times as long on one thread."""
