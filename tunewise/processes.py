@@ -47,7 +47,7 @@ class SplittingOff(ForkServerContext):
 
     def begin_to_import(self) -> None:
         """Start the process that others are split off, where there is none yet. Ctrl-C does not reach it, nor what is
-        split off it before `take_interrupts`."""
+        split off it."""
         resource_tracker.ensure_running()  # which would let signals through again
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -80,10 +80,11 @@ def import_meanwhile(n_workers: int | None) -> None:
             kind.begin_to_import()
 
 
-def take_interrupts() -> None:
-    """Let Ctrl-C reach this process, which was split off."""
+def ignore_interrupts() -> None:
+    """Let Ctrl-C pass by this process, whoever wants to be told of it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":  # which has no such masks
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def spare_cores() -> int:

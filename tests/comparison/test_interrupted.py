@@ -46,6 +46,24 @@ def test_a_comparison_that_was_killed_ends_as_one_that_was_not(workers, place, t
     assert not [path for path in tmp_path.rglob("*") if path.name in (RUNNING, "checkpoints")]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_leaves_checkpoints_and_begins_nothing_more(workers, place, tmp_path):
+    """It is told to the process that was started: the workers hear of it from that one."""
+    command = [sys.executable, "-m", "tunewise", *words_for(place, tmp_path), "--workers", str(workers)]
+    stopped = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_checkpoint(tmp_path)
+    before = {path.parent for path in tmp_path.glob("*/*/seed*/recipe.yaml")}
+    stopped.send_signal(signal.SIGINT)
+    assert stopped.wait(240) == 130
+    begun = {path.parent for path in tmp_path.glob("*/*/seed*/recipe.yaml")}
+    assert len(begun) - len(before) <= workers, "what was on its way is not begun"
+    assert not list(tmp_path.rglob(RUNNING))
+    carry_out(place, tmp_path)
+    assert max(resumed(tmp_path)) >= 5
+    assert_same(tmp_path, place / "whole")
+
+
 def _workers(pid: int) -> list[int]:
     """The processes that were split off the server which that process has started."""
     servers = [child for child in _children(pid) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()]

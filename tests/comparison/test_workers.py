@@ -1,7 +1,9 @@
-"""Who carries jobs out while the processes that are to do it still import."""
+"""Who carries jobs out while the processes that are to do it still import, and how they leave."""
 
 import os
+import signal
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from tunewise.comparison.workers import SideBySide
+from tunewise.errors import UserError
 from tunewise.processes import CAN_SPLIT
 from tunewise.training.sharing import threads_of
 
@@ -23,6 +26,14 @@ class Asking:
 
     def carry_out(self, bases, progress):
         return [self.number, os.getpid(), torch.get_num_threads()]
+
+
+class Waiting(Asking):
+    """A job that would take an hour, and leaves a word when it has begun."""
+
+    def carry_out(self, bases, progress):
+        progress.finished()
+        time.sleep(3600)
 
 
 class Interrupted(Asking):
@@ -44,6 +55,7 @@ class Slow:
         monkeypatch.setattr(ProcessPoolExecutor, "submit", submitted)
 
     def begins(self, number):
+        """Of a comparison's watcher."""
         if threading.current_thread() is threading.main_thread():
             self.begun.append(number)
             if len(self.begun) == self._n:
@@ -78,3 +90,33 @@ def test_what_is_interrupted_here_begins_nowhere_else(monkeypatch):
         for number, _ in workers.carry_out([Asking(0), Interrupted(1), Asking(2)], slow.begins):
             told.append(number)
     assert (told, slow.begun) == ([0], [0, 1])
+
+
+class Telling:
+    """Counts the jobs that have begun to wait."""
+
+    def __init__(self, n):
+        self._left, self.all_there = n, threading.Event()
+
+    def finished(self):
+        self._left -= 1
+        if not self._left:
+            self.all_there.set()
+
+
+def test_an_error_ends_what_is_under_way_and_what_waits():
+    """Two of them wait for an hour, and others behind them."""
+    told = Telling(2)
+
+    with pytest.raises(KeyboardInterrupt), SideBySide(2) as workers:
+        beside = threading.Thread(target=lambda: (told.all_there.wait(60), os.kill(os.getpid(), signal.SIGINT)))
+        beside.start()
+        dict(workers.carry_out([Waiting(number) for number in range(6)], lambda number: told))
+
+
+def test_an_error_between_two_outcomes_ends_what_is_under_way():
+    told = Telling(1)
+    with pytest.raises(UserError, match="no more"), SideBySide(2) as workers:
+        for _ in workers.carry_out([Asking(0), *(Waiting(number) for number in range(1, 6))], lambda number: told):
+            assert told.all_there.wait(60)
+            raise UserError("no more", "")

@@ -17,8 +17,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from multiprocessing import Queue, parent_process
 from multiprocessing.connection import wait
+from multiprocessing.synchronize import Event
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Self
 
 import torch
@@ -30,15 +31,17 @@ from tunewise.errors import UserError
 from tunewise.files import Held
 from tunewise.run import Bases, Recipe, base_of
 from tunewise.training import reload
+from tunewise.training.interrupt import Interrupted
 from tunewise.training.progress import Watcher
 from tunewise.training.sharing import threads_of
 
 SECONDS_TO_SAVE = 60.0  # what a run has to leave a checkpoint when the process that started it is gone
 
-# in a worker: the base that its runs share, by how it was loaded, the queue to who started it, and whether it
-# is between two jobs
+# in a worker: the base that its runs share, by how it was loaded, the queue to who started it, whether that one wants
+# it to leave, and whether it is between two jobs
 _BASES: Bases = {}
 _told: Told
+_leave: Event
 _IDLE = threading.Event()
 
 
@@ -97,6 +100,7 @@ class SideBySide(Workers):
 
     def __init__(self, n_workers: int, bases: Bases | None = None) -> None:
         self.n_workers, self._bases = n_workers, bases
+        self._is_broken = False
 
     def __enter__(self) -> Self:
         context = processes.context(torch.cuda.is_available())
@@ -104,14 +108,16 @@ class SideBySide(Workers):
             context.begin_to_import()
             reload.FRESH.come_from(context)
         told: Queue[object] = context.Queue()
-        self._listener = Listener(told)
-        start = (threads_of(self.n_workers), told, dict(os.environ))
+        self._listener, self._leave = Listener(told), context.Event()
+        start = (threads_of(self.n_workers), told, self._leave, dict(os.environ))
         self._pool = ProcessPoolExecutor(self.n_workers, mp_context=context, initializer=_start, initargs=start)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None and not self._is_broken:  # else they have been told by the pool
+            self._leave.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._listener.stop()
 
@@ -128,11 +134,13 @@ class SideBySide(Workers):
             for future in as_completed(given):
                 yield given[future], future.result()
         except BrokenProcessPool:
+            self._is_broken = True
             raise UserError(
                 "a worker was killed from outside, as systems do that run out of memory",
                 "the same command goes on from the checkpoints; fewer --workers need less memory",
             ) from None
         except BaseException:
+            self._leave.set()
             self._pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -175,17 +183,31 @@ def _n_threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _start(n_threads: int, told: "Queue[object]", environment: dict[str, str]) -> None:
-    global _told
-    _told = told
+def _start(n_threads: int, told: "Queue[object]", leave: Event, environment: dict[str, str]) -> None:
+    global _told, _leave
+    _told, _leave = told, leave
     os.environ.update(environment)  # which may have changed since that process was there
     told.cancel_join_thread()  # a worker that is killed in the middle of a word blocks the queue, and nobody's exit
     log_through(told)
-    # between runs Ctrl-C is the parent's to answer; during one, the training loop answers it with a checkpoint
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    processes.take_interrupts()
+    _IDLE.set()
+    # Ctrl-C is the parent's to answer, who tells us; during training it is answered with a checkpoint
+    processes.ignore_interrupts()
+    signal.signal(signal.SIGTERM, _stop)
+    threading.Thread(target=_leave_when_told, daemon=True).start()
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     torch.set_num_threads(n_threads)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if _IDLE.is_set():
+        os._exit(1)
+    raise KeyboardInterrupt
+
+
+def _leave_when_told() -> None:
+    _leave.wait()
+    if not _IDLE.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _leave_with_the_parent() -> None:
@@ -201,6 +223,12 @@ def _leave_with_the_parent() -> None:
 def _carry_out(number: int, job: Job) -> list[Outcome] | Held:
     _IDLE.clear()
     try:
+        if _leave.is_set():  # a job that was on its way to us
+            raise KeyboardInterrupt
         return job.carry_out(_BASES, Telling(number, _told))
+    except (Interrupted, KeyboardInterrupt):
+        if not _leave.is_set():  # somebody else has sent the signal, and nobody waits for our next word
+            os._exit(1)
+        raise
     finally:
         _IDLE.set()
