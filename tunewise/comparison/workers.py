@@ -11,6 +11,7 @@ import threading
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
@@ -36,6 +37,7 @@ from tunewise.training.progress import Watcher
 from tunewise.training.sharing import threads_of
 
 SECONDS_TO_SAVE = 60.0  # what a run has to leave a checkpoint when the process that started it is gone
+SECONDS_TO_SPLIT_OFF = 0.2  # a few processes, of one that has imported what they need
 
 # in a worker: the base that its runs share, by how it was loaded, the queue to who started it, whether that one wants
 # it to leave, and whether it is between two jobs
@@ -153,7 +155,8 @@ class SideBySide(Workers):
     def _carry_out_meanwhile(
         self, giving: Future[None], left: "deque[tuple[int, Job]]", begins: Begins
     ) -> Iterator[tuple[int, list[Outcome] | Held]]:
-        """Take jobs from the front until they are given away."""
+        """Take jobs from the front until they are given away, where that is not done at once."""
+        futures.wait([giving], SECONDS_TO_SPLIT_OFF)
         try:
             while self._bases is not None and not giving.done() and (first := _taken(left)):
                 number, job = first
