@@ -112,7 +112,8 @@ class Stage:
                 self.progress.ends(twin, outcome)
 
     def _groups(self, numbers: Sequence[int], n_workers: int) -> list[tuple[int, ...]]:
-        """These in their order; those that are to be carried out side by side stand together."""
+        """These in their order, but for the last round of several workers; those that are to be carried out side by
+        side stand together."""
         together: dict[int, tuple[int, ...]] = {}
         for loading in dict.fromkeys(Loading.of(self.recipes[number]) for number in numbers):
             of_base = [number for number in numbers if Loading.of(self.recipes[number]) == loading]
@@ -122,4 +123,14 @@ class Stage:
             together |= {number: group for group in groups for number in group}
             for reason in dict.fromkeys(found.reasons.values()):
                 logger.info("%d runs: %s", list(found.reasons.values()).count(reason), reason)
-        return list(dict.fromkeys(together.get(number, (number,)) for number in numbers))
+        in_order = list(dict.fromkeys(together.get(number, (number,)) for number in numbers))
+        if n_workers == 1:
+            return in_order
+        last = max(0, len(in_order) - len(set(self.arms)))
+        return [*in_order[:last], *sorted(in_order[last:], key=self._n_trained, reverse=True)]
+
+    def _n_trained(self, group: Sequence[int]) -> int:
+        """Parameters that these runs train: who trains much begins the last round, so that nobody is waited for long at
+        its end."""
+        recipes = [self.recipes[number] for number in group]
+        return sum(count(base_of(recipe, self.bases).model, recipe.method) for recipe in recipes)
