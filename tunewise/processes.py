@@ -36,7 +36,7 @@ class _SplitOff(ForkServerProcess):
 class _Started(SpawnProcess):
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> Any:
-        with _without_main():
+        with _without_main(), _out_of_reach():
             return SpawnProcess._Popen(process_obj)
 
 
@@ -48,12 +48,8 @@ class SplittingOff(ForkServerContext):
     def begin_to_import(self) -> None:
         """Start the process that others are split off, where there is none yet. Ctrl-C does not reach it, nor what is
         split off it."""
-        resource_tracker.ensure_running()  # which would let signals through again
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _out_of_reach():
             forkserver.ensure_running()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Starting(SpawnContext):
@@ -93,14 +89,33 @@ def spare_cores() -> int:
 
 
 @contextmanager
+def _out_of_reach() -> Iterator[None]:
+    """Ctrl-C does not reach what is started inside the block."""
+    if sys.platform == "win32":  # which has no such masks
+        yield
+        return
+    resource_tracker.ensure_running()  # which would let signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def _without_main() -> Iterator[None]:
-    """Inside the block no process is told of the program that calls us; the modules of this one stay as they are, for
-    what other threads do meanwhile."""
+    """Inside the block no process that this thread starts is told of the program that calls us; what other threads do
+    meanwhile is as ever."""
+    ours = threading.get_ident()
     with _LAUNCHES:
         told = spawn.get_preparation_data
-        spawn.get_preparation_data = lambda name: {  # ty: ignore[invalid-assignment]
-            key: value for key, value in told(name).items() if not key.startswith("init_main_from")
-        }
+
+        def told_apart(name: str) -> dict[str, Any]:
+            found = told(name)
+            is_kept = threading.get_ident() != ours
+            return {key: value for key, value in found.items() if is_kept or not key.startswith("init_main_from")}
+
+        spawn.get_preparation_data = told_apart  # ty: ignore[invalid-assignment]
         try:
             yield
         finally:

@@ -47,14 +47,16 @@ def test_a_comparison_that_was_killed_ends_as_one_that_was_not(workers, place, t
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_leaves_checkpoints_and_begins_nothing_more(workers, place, tmp_path):
-    """It is told to the process that was started: the workers hear of it from that one."""
+@pytest.mark.parametrize(("workers", "to_all"), [(1, False), (2, False), (2, True)], ids=["one", "two", "to all"])
+def test_ctrl_c_leaves_checkpoints_and_begins_nothing_more(workers, to_all, place, tmp_path):
+    """Told to the process that was started, or to its workers as well, as a terminal does: they hear of it from that
+    one."""
     command = [sys.executable, "-m", "tunewise", *words_for(place, tmp_path), "--workers", str(workers)]
-    stopped = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    nothing = subprocess.DEVNULL
+    stopped = subprocess.Popen(command, stdout=nothing, stderr=nothing, start_new_session=True)
     wait_for_checkpoint(tmp_path)
     before = {path.parent for path in tmp_path.glob("*/*/seed*/recipe.yaml")}
-    stopped.send_signal(signal.SIGINT)
+    (os.killpg if to_all else os.kill)(stopped.pid, signal.SIGINT)
     assert stopped.wait(240) == 130
     begun = {path.parent for path in tmp_path.glob("*/*/seed*/recipe.yaml")}
     assert len(begun) - len(before) <= workers, "what was on its way is not begun"

@@ -133,6 +133,16 @@ def test_an_error_between_two_outcomes_ends_what_is_under_way():
             raise UserError("no more", "")
 
 
+@splitting_off
+def test_an_error_beside_a_worker_that_was_killed_ends_the_others_too():
+    told = Telling(1)
+    with pytest.raises(UserError, match="no more"), SideBySide(2) as workers:
+        for _, (_, killed, _) in workers.carry_out([Asking(0), Waiting(1)], lambda number: told):
+            assert told.all_there.wait(60)
+            os.kill(killed, signal.SIGKILL)
+            raise UserError("no more", "")
+
+
 class OneAfterAnother(Workers):
     """Notes the methods in the order in which jobs are given, of several workers."""
 

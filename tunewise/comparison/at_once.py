@@ -51,7 +51,7 @@ def n_at_once(arms: Mapping[str, Sequence[Recipe]], bases: Bases) -> int:
 
 def are_short(arms: Mapping[str, Sequence[Recipe]], bases: Bases) -> bool:
     """Whether a run ends about as soon as a process has imported what it needs, on the base that is loaded here."""
-    work = _work(arms, bases)
+    work = _work(arms, bases) if any(arms.values()) else None
     return work is not None and work.seconds < SHORT_SECONDS * sum(map(len, arms.values()))
 
 

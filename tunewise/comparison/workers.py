@@ -8,6 +8,7 @@ each get through twice as many runs.
 import os
 import signal
 import threading
+import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from multiprocessing import Queue, parent_process
-from multiprocessing.connection import wait
-from multiprocessing.synchronize import Event
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -31,19 +31,19 @@ from tunewise.comparison.relay import Begins, Listener, Telling, Told, log_throu
 from tunewise.errors import UserError
 from tunewise.files import Held
 from tunewise.run import Bases, Recipe, base_of
-from tunewise.training import reload
-from tunewise.training.interrupt import Interrupted
+from tunewise.training import interrupt, reload
 from tunewise.training.progress import Watcher
 from tunewise.training.sharing import threads_of
 
 SECONDS_TO_SAVE = 60.0  # what a run has to leave a checkpoint when the process that started it is gone
+SECONDS_BETWEEN_LOOKS = 0.05  # whether a run has stopped
 SECONDS_TO_SPLIT_OFF = 0.2  # a few processes, of one that has imported what they need
 
-# in a worker: the base that its runs share, by how it was loaded, the queue to who started it, whether that one wants
-# it to leave, and whether it is between two jobs
+# in a worker: the base that its runs share, by how it was loaded, the queue to who started it, where there is a word
+# to read once it shall leave, and whether it is between two jobs
 _BASES: Bases = {}
 _told: Told
-_leave: Event
+_leave: Connection
 _IDLE = threading.Event()
 
 
@@ -102,7 +102,7 @@ class SideBySide(Workers):
 
     def __init__(self, n_workers: int, bases: Bases | None = None) -> None:
         self.n_workers, self._bases = n_workers, bases
-        self._is_broken = False
+        self._has_told = False
 
     def __enter__(self) -> Self:
         context = processes.context(torch.cuda.is_available())
@@ -110,7 +110,9 @@ class SideBySide(Workers):
             context.begin_to_import()
             reload.FRESH.come_from(context)
         told: Queue[object] = context.Queue()
-        self._listener, self._leave = Listener(told), context.Event()
+        told.cancel_join_thread()  # a worker may be gone in the middle of a word
+        self._listener = Listener(told)
+        self._leave, self._tell = context.Pipe(duplex=False)
         start = (threads_of(self.n_workers), told, self._leave, dict(os.environ))
         self._pool = ProcessPoolExecutor(self.n_workers, mp_context=context, initializer=_start, initargs=start)
         return self
@@ -118,10 +120,18 @@ class SideBySide(Workers):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and not self._is_broken:  # else they have been told by the pool
-            self._leave.set()
+        if error is not None:
+            self._tell_to_leave()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._listener.stop()
+        self._tell.close()
+        self._leave.close()
+
+    def _tell_to_leave(self) -> None:
+        """One word for all workers, which see it and leave it where it is."""
+        if not self._has_told:
+            self._has_told = True
+            self._tell.send_bytes(b"leave")
 
     def carry_out(self, jobs: Sequence[Job], begins: Begins) -> Iterator[tuple[int, list[Outcome] | Held]]:
         """Each worker takes the next job when it has ended one."""
@@ -131,19 +141,22 @@ class SideBySide(Workers):
         try:
             with ThreadPoolExecutor(1) as beside:
                 giving = beside.submit(self._give, left, given)
-                yield from self._carry_out_meanwhile(giving, left, begins)
-                giving.result()
+                try:
+                    yield from self._carry_out_meanwhile(giving, left, begins)
+                    giving.result()
+                except BaseException:  # before it is waited for
+                    left.clear()
+                    self._tell_to_leave()
+                    raise
             for future in as_completed(given):
                 yield given[future], future.result()
         except BrokenProcessPool:
-            self._is_broken = True
             raise UserError(
                 "a worker was killed from outside, as systems do that run out of memory",
                 "the same command goes on from the checkpoints; fewer --workers need less memory",
             ) from None
         except BaseException:
-            self._leave.set()
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._tell_to_leave()
             raise
 
     def _give(self, left: "deque[tuple[int, Job]]", given: dict[Future[list[Outcome] | Held], int]) -> None:
@@ -157,15 +170,11 @@ class SideBySide(Workers):
     ) -> Iterator[tuple[int, list[Outcome] | Held]]:
         """Take jobs from the front until they are given away, where that is not done at once."""
         futures.wait([giving], SECONDS_TO_SPLIT_OFF)
-        try:
-            while self._bases is not None and not giving.done() and (first := _taken(left)):
-                number, job = first
-                with _n_threads(threads_of(self.n_workers)):
-                    outcomes = job.carry_out(self._bases, begins(number))
-                yield number, outcomes
-        except BaseException:
-            left.clear()
-            raise
+        while self._bases is not None and not giving.done() and (first := _taken(left)):
+            number, job = first
+            with _n_threads(threads_of(self.n_workers)):
+                outcomes = job.carry_out(self._bases, begins(number))
+            yield number, outcomes
 
 
 def _taken(left: "deque[tuple[int, Job]]") -> tuple[int, Job] | None:
@@ -186,7 +195,7 @@ def _n_threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _start(n_threads: int, told: "Queue[object]", leave: Event, environment: dict[str, str]) -> None:
+def _start(n_threads: int, told: "Queue[object]", leave: Connection, environment: dict[str, str]) -> None:
     global _told, _leave
     _told, _leave = told, leave
     os.environ.update(environment)  # which may have changed since that process was there
@@ -202,13 +211,16 @@ def _start(n_threads: int, told: "Queue[object]", leave: Event, environment: dic
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    """SIGTERM where nothing is trained."""
     if _IDLE.is_set():
         os._exit(1)
     raise KeyboardInterrupt
 
 
 def _leave_when_told() -> None:
-    _leave.wait()
+    wait([_leave])
+    while interrupt.request() and not _IDLE.is_set():  # training ends with a checkpoint
+        time.sleep(SECONDS_BETWEEN_LOOKS)
     if not _IDLE.is_set():
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -226,12 +238,10 @@ def _leave_with_the_parent() -> None:
 def _carry_out(number: int, job: Job) -> list[Outcome] | Held:
     _IDLE.clear()
     try:
-        if _leave.is_set():  # a job that was on its way to us
-            raise KeyboardInterrupt
-        return job.carry_out(_BASES, Telling(number, _told))
-    except (Interrupted, KeyboardInterrupt):
-        if not _leave.is_set():  # somebody else has sent the signal, and nobody waits for our next word
+        if _leave.poll():  # a job that was on its way to us
             os._exit(1)
-        raise
+        return job.carry_out(_BASES, Telling(number, _told))
+    except (interrupt.Interrupted, KeyboardInterrupt):
+        os._exit(1)  # nobody waits for another word of ours
     finally:
         _IDLE.set()

@@ -105,7 +105,7 @@ def _take_turns(turns: Sequence[_Turn], lanes: Lanes, interrupts: Interrupts, de
         for turn, answer in zip(waiting, answers, strict=True):
             turn.take(answer)
             if turn.error is not None and not interrupts.requested:
-                interrupts.requested = "an error in another run"
+                interrupts.request("an error in another run")
         waiting = [turn for turn in turns if turn.asked is not None]
         to_score = [turn for turn in waiting if isinstance(turn.asked, ToScore)]
         if to_score:  # the others wait: their gradients are to be taken in one batch with those of these
