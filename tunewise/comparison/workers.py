@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing import Queue, parent_process
 from multiprocessing.connection import Connection, wait
@@ -28,6 +28,7 @@ import torch
 from tunewise import processes
 from tunewise.comparison.outcome import Outcome, run_group
 from tunewise.comparison.relay import Begins, Listener, Telling, Told, log_through
+from tunewise.engine.backend import n_threads
 from tunewise.errors import UserError
 from tunewise.files import Held
 from tunewise.run import Bases, Recipe, base_of
@@ -138,16 +139,11 @@ class SideBySide(Workers):
         self._listener.follow(begins)
         left = deque(enumerate(jobs))
         given: dict[Future[list[Outcome] | Held], int] = {}
+        beside = ThreadPoolExecutor(1)
+        giving = beside.submit(self._give, left, given)
         try:
-            with ThreadPoolExecutor(1) as beside:
-                giving = beside.submit(self._give, left, given)
-                try:
-                    yield from self._carry_out_meanwhile(giving, left, begins)
-                    giving.result()
-                except BaseException:  # before it is waited for
-                    left.clear()
-                    self._tell_to_leave()
-                    raise
+            yield from self._carry_out_meanwhile(giving, left, begins)
+            giving.result()
             for future in as_completed(given):
                 yield given[future], future.result()
         except BrokenProcessPool:
@@ -156,8 +152,11 @@ class SideBySide(Workers):
                 "the same command goes on from the checkpoints; fewer --workers need less memory",
             ) from None
         except BaseException:
+            left.clear()
             self._tell_to_leave()
             raise
+        finally:
+            beside.shutdown(wait=False)
 
     def _give(self, left: "deque[tuple[int, Job]]", given: dict[Future[list[Outcome] | Held], int]) -> None:
         """Give the workers all that is left once one of them is there, and note what was given."""
@@ -172,7 +171,7 @@ class SideBySide(Workers):
         futures.wait([giving], SECONDS_TO_SPLIT_OFF)
         while self._bases is not None and not giving.done() and (first := _taken(left)):
             number, job = first
-            with _n_threads(threads_of(self.n_workers)):
+            with n_threads(threads_of(self.n_workers)):
                 outcomes = job.carry_out(self._bases, begins(number))
             yield number, outcomes
 
@@ -185,17 +184,7 @@ def _taken(left: "deque[tuple[int, Job]]") -> tuple[int, Job] | None:
         return None
 
 
-@contextmanager
-def _n_threads(n: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _start(n_threads: int, told: "Queue[object]", leave: Connection, environment: dict[str, str]) -> None:
+def _start(n: int, told: "Queue[object]", leave: Connection, environment: dict[str, str]) -> None:
     global _told, _leave
     _told, _leave = told, leave
     os.environ.update(environment)  # which may have changed since that process was there
@@ -207,7 +196,7 @@ def _start(n_threads: int, told: "Queue[object]", leave: Connection, environment
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_leave_when_told, daemon=True).start()
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
-    torch.set_num_threads(n_threads)
+    torch.set_num_threads(n)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -78,6 +78,17 @@ def chosen(device: torch.device = CPU) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+@contextmanager
+def n_threads(n: int) -> Iterator[None]:
+    """So many threads for what this process computes inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @cache
 def keep_pages() -> bool:
     """Ask the C library to keep memory that is freed, for the rest of the process; False where it knows no such thing.

@@ -4,13 +4,11 @@ The objective, the model with its method, the backward and the optimiser are tho
 and multiply is recorded. Of many layers that are alike three and then four are run, and the rest follows.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from tunewise.engine.backend import backend
+from tunewise.engine.backend import backend, n_threads
 from tunewise.errors import UserError
 from tunewise.garbage import not_collecting
 from tunewise.methods.base import Method
@@ -50,7 +48,9 @@ def rehearse(shell: Shell, method: Method, work: Work, device_type: str = "cpu",
     if work.seen is not None:
         backend()  # measured now, where it was not yet: inside it would be by one thread, on tensors that hold nothing
     try:
-        with _one_thread(), not_collecting():  # a search in the middle would move when tensors are freed
+        # what is multiplied is too small for several threads, which would only wait for one another; and a search in
+        # the middle would move when tensors are freed
+        with n_threads(1), not_collecting():
             stage = Stage(shell, method, work, device_type)
             if whole:
                 taken = stage.step([number for layers in stage.runs for number in layers])
@@ -77,17 +77,6 @@ def rehearse(shell: Shell, method: Method, work: Work, device_type: str = "cpu",
         stage.trunk_plan,
         trunk_pass,
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """What is multiplied in a rehearsal is too small for several threads, which would only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _extended(stage: Stage) -> Taken:
