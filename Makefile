@@ -40,6 +40,7 @@ bench: $(STAMP)
 	$(BIN)/python -m bench.training
 	$(BIN)/python -m bench.trunk
 	$(BIN)/python -m bench.in_context
+	$(BIN)/python -m bench.writing
 	$(BIN)/python -m bench.lanes
 	$(BIN)/python -m bench.qlora
 	$(BIN)/python -m bench.gpu

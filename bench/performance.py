@@ -90,6 +90,13 @@ def in_context(found: Sequence[dict[str, Any]]) -> str:
     return table(head, ((peer, *(one["ratio"][peer] for one in found)) for peer in found[0]["ratio"]))
 
 
+def writing(found: Sequence[dict[str, Any]]) -> str:
+    """One row a shape, precision and number of prompts."""
+    head = ("shape", "in", "prompts at a time", "tokens a second", "× generate")
+    keys = ("dtype", "prompts", "tokens_per_second", "ratio")
+    return table(head, ((one["shape"], *(one[key] for key in keys)) for one in found))
+
+
 def lanes(found: Sequence[dict[str, Any]]) -> str:
     """One row a batch size and a mix of methods."""
     head = ("methods", "lanes", "rows a batch", "tokens a batch of one run", "× in turn")
@@ -153,7 +160,10 @@ def main() -> None:
     results = sorted(found["results"], key=lambda one: (one["shape"], one["method"], one["dtype"] != PRECISIONS[0]))
     plot(results)
     page.put(PAGE, "training", machine(found["environment"]) + "\n" + training(results))
-    parts = {"trunk": trunk, "in_context": in_context, "lanes": lanes, "compare": compare, "qlora": qlora, "gpu": gpu}
+    parts = {
+        "trunk": trunk, "in_context": in_context, "writing": writing, "lanes": lanes, "compare": compare,
+        "qlora": qlora, "gpu": gpu,
+    }  # fmt: skip
     for name, write in parts.items():
         results = kept.read(name)["results"]
         if results:

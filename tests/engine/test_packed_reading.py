@@ -168,7 +168,7 @@ def test_the_last_layer_makes_something_of_what_is_wanted_and_no_more():
     own = sum(len(prompt) - 1 for prompt in OWN) + 3 * 7
     wanted = 7 * (1 + 2 + 1)  # behind each prompt, and the options' tokens but their last
     assert in_first == [1 + 4 * len(SHOWN), -(-own // 32) * 32]
-    assert in_last == [32, -(-wanted // 32) * 32]
+    assert in_last == [2, -(-wanted // 8) * 8]
 
 
 def test_what_does_not_fit_one_row_goes_into_several(monkeypatch):

@@ -63,7 +63,7 @@ def chosen(device: torch.device = CPU) -> Iterator[None]:
 
     Turned off by TUNEWISE_BACKEND=0; on a GPU there is nothing to choose, and float32 stays float32.
     """
-    if device.type != "cpu" or os.environ.get("TUNEWISE_BACKEND") == "0":
+    if device.type != "cpu" or is_off():
         with flushed():
             yield
         return
@@ -76,6 +76,11 @@ def chosen(device: torch.device = CPU) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def is_off() -> bool:
+    """Whether TUNEWISE_BACKEND=0 leaves everything as torch has it."""
+    return os.environ.get("TUNEWISE_BACKEND") == "0"
 
 
 @contextmanager

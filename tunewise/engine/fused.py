@@ -13,16 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tunewise.engine.dequantised import forwards
+from tunewise.engine import dequantised, prepacked
 from tunewise.engine.native.attention import DTYPES, why_no_kernel
 from tunewise.engine.native.low_rank import fits, with_low_rank
 from tunewise.engine.native.rows import gated, gelu_tanh, rms_norm, rotated
+from tunewise.engine.prepacked import Prepacked
 from tunewise.methods.reparam import low_rank
 from tunewise.models.anatomy import Anatomy, read_anatomy
 
@@ -45,17 +46,30 @@ class _Plan:
     rotations: dict[str, Forward] = field(default_factory=dict)
     """By the name of the Python module that holds the rotation."""
 
+    @property
+    def prepacked(self) -> list[Prepacked]:
+        return [forward for _, forward in self.forwards if isinstance(forward, Prepacked)]
+
 
 _PLANS: WeakKeyDictionary[PreTrainedModel, _Plan] = WeakKeyDictionary()
+_ANSWERING: WeakSet[PreTrainedModel] = WeakSet()
 
 
-def fuse_as(model: PreTrainedModel, other: PreTrainedModel) -> None:
-    """Let `model` run on the kernels that are right for `other`, which has a module of the same name for each of its.
+def fuse_as(model: PreTrainedModel, other: PreTrainedModel, whole: PreTrainedModel, anatomy: Anatomy) -> None:
+    """Let `model`, some layers of `whole`, run on the kernels that are right for `other`, which has a module of the
+    same name for each of its.
 
     For a model that holds no numbers, on which nothing can be tried.
     """
     if not why_no_kernel(other.device, other.dtype):
-        _PLANS[model] = _bound(_plan_of(other).makers, _plan_of(other).rotations, model)
+        plan = _PLANS[model] = _bound(_plan_of(other).makers, _plan_of(other).rotations, model)
+        plan.forwards += prepacked.forwards(model, anatomy, whole)
+
+
+def pretend_copies(model: PreTrainedModel) -> None:
+    """For a model that holds no numbers: have the copies of weights by which products are made in training."""
+    for by in _PLANS[model].prepacked if model in _PLANS else ():
+        by.pretend()
 
 
 def _plan_of(model: PreTrainedModel) -> _Plan:
@@ -72,6 +86,19 @@ def _bound(
 
 
 @contextmanager
+def answering(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block nothing of `model` is trained: where much memory is free a large one is kept twice, too, to
+    multiply by. What is kept so is given back behind it."""
+    _PLANS.pop(model, None)
+    _ANSWERING.add(model)
+    try:
+        yield
+    finally:
+        _ANSWERING.discard(model)
+        _PLANS.pop(model, None)
+
+
+@contextmanager
 def fused(model: PreTrainedModel) -> Iterator[None]:
     """Inside the block `model` runs on fused kernels where it can; without kernels it runs as it is.
 
@@ -81,6 +108,8 @@ def fused(model: PreTrainedModel) -> Iterator[None]:
         yield
         return
     plan = _plan_of(model)
+    for by in plan.prepacked:
+        by.look()
     originals = {name: vars(sys.modules[name])[ROTATION] for name in plan.rotations}
     replaced = [(module, forward) for module, forward in plan.forwards if "forward" not in vars(module)]
     for module, forward in replaced:
@@ -126,7 +155,9 @@ def _plan(model: PreTrainedModel) -> _Plan:
     finally:
         model.train(was_training)
     plan = _bound(makers, rotations, model)
-    plan.forwards += forwards(model)
+    plan.forwards += dequantised.forwards(model)
+    most = prepacked.most_of_answering() if model in _ANSWERING else prepacked.MOST_BYTES
+    plan.forwards += prepacked.forwards(model, anatomy, model, most)
     return plan
 
 

@@ -31,7 +31,7 @@ SHORTEST_SHARED = 16
 ALIKE = {torch.float32: 1e-4, torch.bfloat16: 0.25}
 """How far they may lie from those of the prompt alone; in bfloat16 a trained model's on tokens at random are coarse."""
 FEW, ROUND_FEW = 64, 8
-"""A row of few tokens, as of a step of decoding, is rounded up by less."""
+"""A row of few tokens, as of a step of decoding, is rounded up by less, and one of very few to a power of two."""
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Reader:
         """(K, vocabulary) behind the tokens at these places of a row."""
         n_tokens = len(row.ids)
         padding = -n_tokens % _multiple(n_tokens)
-        more = -len(wanted) % ROUND_FEW
+        more = -len(wanted) % _multiple(len(wanted))
         self._blocks = row.blocks()
         self._slots = torch.tensor(row.slots) if row.slots else None
         found = self._forward([*row.ids, *[0] * padding], [*row.positions, *[0] * padding], [*wanted, *[0] * more])
@@ -125,7 +125,8 @@ class Reader:
 
     def _read_at(self, wanted: Sequence[int], n_tokens: int) -> AbstractContextManager[None]:
         """The last layer makes something of the wanted tokens alone."""
-        places = wanted_first(list(dict.fromkeys(wanted)), n_tokens, _multiple(n_tokens))
+        distinct = list(dict.fromkeys(wanted))
+        places = wanted_first(distinct, n_tokens, _multiple(len(distinct)))
         return nullcontext() if len(places) == n_tokens else read_at(self._model, torch.tensor(places))
 
     def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tensor:
@@ -151,8 +152,12 @@ class Reader:
         return torch.cat([*made, rest]) if made else rest
 
 
-def _multiple(n_tokens: int) -> int:
-    return ROUND if n_tokens > FEW else ROUND_FEW
+def _multiple(n: int) -> int:
+    """What so many tokens are rounded up to a multiple of: each number of rows costs oneDNN a kernel of its own. A row
+    alone would be summed up in another order than one among others."""
+    if n <= ROUND_FEW:
+        return max(2, 1 << (n - 1).bit_length())
+    return ROUND if n > FEW else ROUND_FEW
 
 
 @contextmanager

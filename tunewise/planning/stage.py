@@ -86,7 +86,7 @@ def _known(shell: Shell) -> _Known:
     if shell.model not in _KNOWN:
         found = _KNOWN[shell.model] = _Known(shell.anatomy, sibling_of(shell))
         if found.sibling is not None:  # tried here, where tensors have numbers
-            fuse_as(found.sibling, found.sibling)
+            fuse_as(found.sibling, found.sibling, shell.model, shell.anatomy)
             read_as(found.sibling, found.sibling)
     return _KNOWN[shell.model]
 
@@ -136,7 +136,7 @@ class Stage:
             recorder.enter("weights")
             model = self._hollow(kept)
             if self._sibling is not None:
-                fuse_as(model, self._sibling)
+                fuse_as(model, self._sibling, self._shell.model, self._anatomy)
                 read_as(model, self._sibling)
             tuned = self._put_on(model, anatomy)
             work = replace(self._work, keeps_best=self._best_in_memory)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tunewise.data.encode import Encoded
 from tunewise.engine.batches import LabelledBatch
 from tunewise.engine.from_trunk import FromTrunk
+from tunewise.engine.fused import pretend_copies
 from tunewise.engine.objectives import Images, Objective
 from tunewise.engine.recomputing import recompute
 from tunewise.methods.attach import Tuned
@@ -60,6 +61,7 @@ class Step:
     def rehearse(self) -> Taken:
         """Take it."""
         recorder, tuned = self._recorder, self._tuned
+        pretend_copies(tuned.model)
         self._note("weights", recorder.present())
         for module in tuned.model.modules():
             if isinstance(module, PackedShell | EightBitEnd):

@@ -1,0 +1,160 @@
+"""Linear layers that multiply by a copy of their weight in oneDNN's own layout: prepacked, on a CPU.
+
+`functional.linear` brings a weight into that layout for every product. Of few rows, as in writing token by token, that
+takes as long as the product itself; of the many of a batch it costs up to a fifth. A copy is made when a weight is met
+for a second time and is as it was, and again when it has changed; while a weight is trained it has none. A copy is used
+only where its first product is, bit for bit, what torch says without it.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from tunewise.engine.backend import backend, is_off
+from tunewise.engine.native.pretended import is_pretended
+from tunewise.machine import free_memory
+from tunewise.models.anatomy import Anatomy
+
+MOST_BYTES = 256 << 20
+"""Of the copies of a model in training: a larger one has none."""
+SMALLEST = 16**3
+"""Values of a weight: torch multiplies by smaller ones without oneDNN."""
+ROWS = 1024
+"""For which a copy is laid out; it is as fast for few."""
+BLOCK = 64
+"""Rows of a copy are a multiple of it."""
+PROBED = 32
+"""Values of a weight that are compared with what they were when it was copied."""
+Shapes = dict[tuple[torch.Size, torch.dtype], bool]
+"""Of weights, and whether products by their copies are those of torch."""
+
+
+def most_of_answering() -> int:
+    """Bytes that copies may take of a model that is asked and not trained: a quarter of what is free."""
+    return max(MOST_BYTES, (free_memory() or 0) // 4)
+
+
+def forwards(
+    model: PreTrainedModel, anatomy: Anatomy, whole: PreTrainedModel, most: int = MOST_BYTES
+) -> "list[tuple[nn.Linear, Prepacked]]":
+    """The linear modules of `model`, which is `whole` or some of its layers, and what multiplies by their weights.
+
+    None where copies of all layers would take more than `most` bytes, or TUNEWISE_BACKEND=0 says so. The head has none
+    in training, where it is met for few tokens and is large.
+    """
+    n_values = sum(module.weight.numel() for module in _linear(whole, anatomy))
+    if is_off() or n_values * model.dtype.itemsize > most:
+        return []
+    shapes: Shapes = {}
+    found = [(module, Prepacked(module, shapes)) for module in _linear(model, anatomy)]
+    head = None if anatomy.head is None else model.get_submodule(anatomy.head.module)
+    if type(head) is nn.Linear and SMALLEST < head.weight.numel() <= most // head.weight.itemsize:
+        found.append((head, Prepacked(head, shapes, in_training=False)))
+    return found
+
+
+def _linear(model: PreTrainedModel, anatomy: Anatomy) -> Iterator[nn.Linear]:
+    there = {path for path, _ in model.named_modules()}
+    for layer in there.intersection(anatomy.layers):
+        for module in model.get_submodule(layer).modules():
+            if type(module) is nn.Linear and module.weight.numel() > SMALLEST:
+                yield module
+
+
+class Prepacked:
+    """The forward of one linear module, by a copy of its weight while that stays as it is."""
+
+    def __init__(self, module: nn.Linear, shapes: Shapes, in_training: bool = True) -> None:
+        self._module, self._shapes, self._in_training = module, shapes, in_training
+        self._seen: tuple[int, int] | None = None
+        self._probe = torch.empty(0)
+        self.copy: Tensor | None = None
+        """Of the weight, in oneDNN's layout."""
+
+    def __call__(self, input: Tensor) -> Tensor:
+        weight, bias = self._module.weight, self._module.bias
+        is_trained = weight.requires_grad and torch.is_grad_enabled()
+        if is_trained or input.dtype != weight.dtype or not input.numel():
+            self._seen = self.copy = None
+            return functional.linear(input, weight, bias)
+        copy = self._current(weight, input)
+        if torch.is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad)):
+            return _Product.apply(input, weight, bias, copy)  # with and without a copy: what is kept has to be the same
+        return _product(input, weight, bias, copy)
+
+    def pretend(self) -> None:
+        """Have a copy without numbers, of the size that one would have inside `chosen` on this machine."""
+        weight = self._module.weight
+        is_fast = backend().onednn if weight.dtype == torch.float32 else _is_through_onednn(weight.dtype)
+        if self._in_training and is_fast and not weight.requires_grad:
+            self.copy = weight.new_empty(-(-len(weight) // BLOCK) * BLOCK, weight.shape[1])
+
+    def look(self) -> None:
+        """Forget the copy where the weight may have been trained since: fused optimisers change it without a word."""
+        if self.copy is None or is_pretended(self.copy):
+            return
+        weight = self._module.weight
+        if weight.requires_grad or not torch.equal(self._probe, _some(weight)):
+            self._seen = self.copy = None
+
+    def _current(self, weight: nn.Parameter, x: Tensor) -> Tensor | None:
+        """The copy of the weight as it is now; None where there is none."""
+        if torch.is_grad_enabled() and not self._in_training:
+            self._seen = self.copy = None
+            return None
+        if is_pretended(weight) or not _is_through_onednn(weight.dtype):
+            return None
+        # a tensor's version goes with it through every change in place; another one has another address
+        now = weight.data_ptr(), weight._version
+        if now != self._seen:
+            self._seen, self.copy = now, None
+        elif self.copy is None and self._shapes.get((weight.shape, weight.dtype), True):
+            self.copy, self._probe = self._packed(weight, x), _some(weight).clone()
+        return self.copy
+
+    @torch.no_grad()
+    def _packed(self, weight: nn.Parameter, x: Tensor) -> Tensor | None:
+        copy = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+        kind = weight.shape, weight.dtype
+        if kind not in self._shapes:
+            bias = self._module.bias
+            self._shapes[kind] = torch.equal(_product(x, weight, bias, copy), functional.linear(x, weight, bias))
+        return copy if self._shapes[kind] else None
+
+
+def _some(weight: Tensor) -> Tensor:
+    """Few values from all over it."""
+    return weight.detach().reshape(-1)[:: max(1, weight.numel() // PROBED)]
+
+
+def _is_through_onednn(dtype: torch.dtype) -> bool:
+    """Whether torch multiplies by oneDNN in this precision now."""
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 and torch.get_float32_matmul_precision() == "medium"
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, copy: Tensor | None) -> Tensor:
+    if copy is None:
+        return functional.linear(x, weight, bias)
+    made = torch.ops.mkldnn._linear_pointwise(x.reshape(-1, x.shape[-1]), copy, bias, "none", [], "")
+    return made.view(*x.shape[:-1], made.shape[-1])
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, copy: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.shape = x.shape
+        return _product(x, weight, bias, copy)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        dy = gradients[0].reshape(-1, len(weight))
+        dx = (dy @ weight).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        return dx, None, dy.sum(0) if ctx.needs_input_grad[2] else None, None
