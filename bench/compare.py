@@ -290,7 +290,7 @@ def main() -> None:
         for one in new:
             print(json.dumps(one), flush=True)
             if not options.dry:
-                keep_again("compare", {"shape": shape, "dtype": one["dtype"]}, one)
+                keep_again("compare", {"shape": shape, "dtype": one["dtype"], "rows": one["rows"]}, one)
 
 
 if __name__ == "__main__":

@@ -105,16 +105,16 @@ def lanes(found: Sequence[dict[str, Any]]) -> str:
 
 
 def compare(found: Sequence[dict[str, Any]]) -> str:
-    """One row a shape and precision."""
+    """One row a shape, precision and number of rows."""
     beyond = ("proofs", "reload", "retention", "page")
-    head = ("shape", "ours in", "runs", "steps a run", "× peer", "target", "× peer, alike", "seconds", *beyond)
+    head = ("shape", "ours in", "rows", "runs", "steps a run", "× peer", "target", "× peer, alike", "seconds", *beyond)
     rows = []
-    for one in found:
+    for one in sorted(found, key=lambda one: (one["shape"], one["dtype"] != PRECISIONS[0], one["rows"])):
         target = WHOLE_TARGETS[one["shape"]][PRECISIONS.index(one["dtype"])]
         cells = (one["ratio"], target, one["ratio_without_what_is_beyond"], one["seconds"]["ours"])
         n_runs = len(one["methods"]) * one["seeds"]
         spent = (one["seconds"][part] for part in beyond)
-        rows.append((one["shape"], one["dtype"], n_runs, one["steps"], *cells, *spent))
+        rows.append((one["shape"], one["dtype"], one["rows"], n_runs, one["steps"], *cells, *spent))
     return table(head, rows)
 
 

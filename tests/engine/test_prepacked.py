@@ -283,8 +283,25 @@ def test_a_large_model_is_copied_where_it_is_only_asked(monkeypatch):
         assert n_copies() == 0
 
 
-def test_turned_off(monkeypatch):
-    monkeypatch.setenv("TUNEWISE_BACKEND", "0")
+def test_where_a_copy_cannot_be_made_there_is_none(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("could not create a primitive descriptor")
+
+    module, forward = linear(torch.float32)
+    x = torch.randn(64, 96)
+    monkeypatch.setattr("tunewise.engine.prepacked._product", refuse)
+    with torch.no_grad():
+        forward._current(module.weight, x)
+        assert forward._current(module.weight, x) is None
+        assert not any(forward._shapes.values())
+
+
+@pytest.mark.parametrize("way", ["by the environment", "without oneDNN"])
+def test_turned_off(way, monkeypatch):
+    if way == "without oneDNN":
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    else:
+        monkeypatch.setenv("TUNEWISE_BACKEND", "0")
     model = bases.build("llama", torch.float32).requires_grad_(False)
     with torch.no_grad(), fused(model):
         for _ in range(2):

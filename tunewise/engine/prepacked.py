@@ -43,11 +43,11 @@ def forwards(
 ) -> "list[tuple[nn.Linear, Prepacked]]":
     """The linear modules of `model`, which is `whole` or some of its layers, and what multiplies by their weights.
 
-    None where copies of all layers would take more than `most` bytes, or TUNEWISE_BACKEND=0 says so. The head has none
-    in training, where it is met for few tokens and is large.
+    None where copies of all layers would take more than `most` bytes, where torch has no oneDNN, or TUNEWISE_BACKEND=0
+    says so. The head has none in training, where it is met for few tokens and is large.
     """
     n_values = sum(module.weight.numel() for module in _linear(whole, anatomy))
-    if is_off() or n_values * model.dtype.itemsize > most:
+    if is_off() or not torch.backends.mkldnn.is_available() or n_values * model.dtype.itemsize > most:
         return []
     shapes: Shapes = {}
     found = [(module, Prepacked(module, shapes)) for module in _linear(model, anatomy)]
@@ -58,9 +58,9 @@ def forwards(
 
 
 def _linear(model: PreTrainedModel, anatomy: Anatomy) -> Iterator[nn.Linear]:
-    there = {path for path, _ in model.named_modules()}
-    for layer in there.intersection(anatomy.layers):
-        for module in model.get_submodule(layer).modules():
+    there = dict(model.named_modules())
+    for layer in (there[path] for path in anatomy.layers if path in there):
+        for module in layer.modules():
             if type(module) is nn.Linear and module.weight.numel() > SMALLEST:
                 yield module
 
@@ -118,11 +118,13 @@ class Prepacked:
 
     @torch.no_grad()
     def _packed(self, weight: nn.Parameter, x: Tensor) -> Tensor | None:
-        copy = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
-        kind = weight.shape, weight.dtype
-        if kind not in self._shapes:
-            bias = self._module.bias
-            self._shapes[kind] = torch.equal(_product(x, weight, bias, copy), functional.linear(x, weight, bias))
+        kind, bias = (weight.shape, weight.dtype), self._module.bias
+        try:
+            copy = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+            if kind not in self._shapes:
+                self._shapes[kind] = torch.equal(_product(x, weight, bias, copy), functional.linear(x, weight, bias))
+        except RuntimeError:  # a build or a processor for which it is not made
+            self._shapes[kind] = False
         return copy if self._shapes[kind] else None
 
 
