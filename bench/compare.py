@@ -72,7 +72,7 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
         "8 demonstrations": {"name": "frozen", "shots": 8},
     },
 }
-ROWS = {"c": 64, "a": 64}
+ROWS = {"c": 256, "a": 64}  # 16 steps a run
 BEYOND = ("retention", "proofs", "reload", "page")  # what the peer does nothing of
 TOLD_APART = ("loss", "score", "other", "workers")
 Runs = dict[tuple[str, int], Found]
