@@ -23,6 +23,7 @@ class Side:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> Self:
+        self._line()  # it has imported, which would take from the other side's time
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -30,19 +31,24 @@ class Side:
 
     def ask(self, question: Any) -> Any:
         """What the process answers; both are json."""
-        asked, told = self._process.stdin, self._process.stdout
+        asked = self._process.stdin
         assert asked is not None
-        assert told is not None
         asked.write(json.dumps(question) + "\n")
         asked.flush()
+        return json.loads(self._line())
+
+    def _line(self) -> str:
+        told = self._process.stdout
+        assert told is not None
         line = told.readline()
         assert line, f"{self._process.args}: ended with {self._process.wait()}"
-        return json.loads(line)
+        return line
 
 
 def serve(answer: Callable[[Any], Any]) -> None:
-    """Answer questions until there are no more; whatever else is printed goes to stderr."""
+    """Say that all is imported, and answer questions until there are no more; whatever else is printed goes to stderr."""
     told = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    print("ready", file=told, flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), file=told, flush=True)
