@@ -46,7 +46,7 @@ class Side:
 
 
 def serve(answer: Callable[[Any], Any]) -> None:
-    """Say that all is imported, and answer questions until there are no more; whatever else is printed goes to stderr."""
+    """Say that all is imported, and answer questions until there are no more; what else is printed goes to stderr."""
     told = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     print("ready", file=told, flush=True)

@@ -263,6 +263,22 @@ def test_the_head_is_copied_for_answers_and_not_in_training():
         assert len(copies_of_weights(model)) == layers
 
 
+def test_of_a_model_of_middle_size_copies_last_as_long_as_it_is_asked(monkeypatch):
+    monkeypatch.setattr("tunewise.engine.prepacked.MOST_THAT_STAY", 1000)
+    model = bases.build("llama", torch.float32).requires_grad_(False)
+    ids = torch.arange(12)[None]
+    for _ in range(2):
+        with fused(model):
+            for _ in range(2):
+                model(input_ids=ids)
+            assert not copies_of_weights(model)
+            with torch.no_grad():
+                for _ in range(2):
+                    model(input_ids=ids)
+            assert copies_of_weights(model)
+        assert not copies_of_weights(model)
+
+
 def test_a_large_model_is_copied_where_it_is_only_asked(monkeypatch):
     monkeypatch.setattr("tunewise.engine.prepacked.MOST_BYTES", 1000)
     monkeypatch.setattr("tunewise.engine.prepacked.free_memory", lambda: 1 << 30)

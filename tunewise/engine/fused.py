@@ -120,6 +120,8 @@ def fused(model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     finally:
+        for by in plan.prepacked:
+            by.leave()
         low_rank.added = adding
         for module, _ in replaced:
             del module.forward
@@ -156,8 +158,7 @@ def _plan(model: PreTrainedModel) -> _Plan:
         model.train(was_training)
     plan = _bound(makers, rotations, model)
     plan.forwards += dequantised.forwards(model)
-    most = prepacked.most_of_answering() if model in _ANSWERING else prepacked.MOST_BYTES
-    plan.forwards += prepacked.forwards(model, anatomy, model, most)
+    plan.forwards += prepacked.forwards(model, anatomy, model, model in _ANSWERING)
     return plan
 
 

@@ -19,8 +19,9 @@ from tunewise.engine.native.pretended import is_pretended
 from tunewise.machine import free_memory
 from tunewise.models.anatomy import Anatomy
 
-MOST_BYTES = 256 << 20
-"""Of the copies of a model in training: a larger one has none."""
+MOST_BYTES, MOST_THAT_STAY = 256 << 20, 64 << 20
+"""Of the copies of a model's layers: of a larger one there are none; and those that are there in training as well,
+where memory is scarce and rows are many, so that they save less."""
 SMALLEST = 16**3
 """Values of a weight: torch multiplies by smaller ones without oneDNN."""
 ROWS = 1024
@@ -33,27 +34,25 @@ Shapes = dict[tuple[torch.Size, torch.dtype], bool]
 """Of weights, and whether products by their copies are those of torch."""
 
 
-def most_of_answering() -> int:
-    """Bytes that copies may take of a model that is asked and not trained: a quarter of what is free."""
-    return max(MOST_BYTES, (free_memory() or 0) // 4)
-
-
 def forwards(
-    model: PreTrainedModel, anatomy: Anatomy, whole: PreTrainedModel, most: int = MOST_BYTES
+    model: PreTrainedModel, anatomy: Anatomy, whole: PreTrainedModel, is_answering: bool = False
 ) -> "list[tuple[nn.Linear, Prepacked]]":
     """The linear modules of `model`, which is `whole` or some of its layers, and what multiplies by their weights.
 
-    None where copies of all layers would take more than `most` bytes, where torch has no oneDNN, or TUNEWISE_BACKEND=0
-    says so. The head has none in training, where it is met for few tokens and is large.
+    None of a model that is too large, where torch has no oneDNN, or TUNEWISE_BACKEND=0 says so. Copies of one that is
+    asked and never trained may take a quarter of free memory, and stay. The head's does not stay in training, where it
+    is met for few tokens.
     """
-    n_values = sum(module.weight.numel() for module in _linear(whole, anatomy))
-    if is_off() or not torch.backends.mkldnn.is_available() or n_values * model.dtype.itemsize > most:
+    most = max(MOST_BYTES, (free_memory() or 0) // 4) if is_answering else MOST_BYTES
+    n_bytes = sum(module.weight.numel() for module in _linear(whole, anatomy)) * model.dtype.itemsize
+    if is_off() or not torch.backends.mkldnn.is_available() or n_bytes > most:
         return []
     shapes: Shapes = {}
-    found = [(module, Prepacked(module, shapes)) for module in _linear(model, anatomy)]
+    stays = is_answering or n_bytes <= MOST_THAT_STAY
+    found = [(module, Prepacked(module, shapes, stays)) for module in _linear(model, anatomy)]
     head = None if anatomy.head is None else model.get_submodule(anatomy.head.module)
     if type(head) is nn.Linear and SMALLEST < head.weight.numel() <= most // head.weight.itemsize:
-        found.append((head, Prepacked(head, shapes, in_training=False)))
+        found.append((head, Prepacked(head, shapes, is_answering)))
     return found
 
 
@@ -68,8 +67,9 @@ def _linear(model: PreTrainedModel, anatomy: Anatomy) -> Iterator[nn.Linear]:
 class Prepacked:
     """The forward of one linear module, by a copy of its weight while that stays as it is."""
 
-    def __init__(self, module: nn.Linear, shapes: Shapes, in_training: bool = True) -> None:
-        self._module, self._shapes, self._in_training = module, shapes, in_training
+    def __init__(self, module: nn.Linear, shapes: Shapes, stays: bool = True) -> None:
+        """What `stays` is there in training too, and from one pass to the next."""
+        self._module, self._shapes, self._stays = module, shapes, stays
         self._seen: tuple[int, int] | None = None
         self._probe = torch.empty(0)
         self.copy: Tensor | None = None
@@ -79,7 +79,7 @@ class Prepacked:
         weight, bias = self._module.weight, self._module.bias
         is_trained = weight.requires_grad and torch.is_grad_enabled()
         if is_trained or input.dtype != weight.dtype or not input.numel():
-            self._seen = self.copy = None
+            self._forget()
             return functional.linear(input, weight, bias)
         copy = self._current(weight, input)
         if torch.is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad)):
@@ -90,7 +90,7 @@ class Prepacked:
         """Have a copy without numbers, of the size that one would have inside `chosen` on this machine."""
         weight = self._module.weight
         is_fast = backend().onednn if weight.dtype == torch.float32 else _is_through_onednn(weight.dtype)
-        if self._in_training and is_fast and not weight.requires_grad:
+        if self._stays and is_fast and not weight.requires_grad:
             self.copy = weight.new_empty(-(-len(weight) // BLOCK) * BLOCK, weight.shape[1])
 
     def look(self) -> None:
@@ -99,12 +99,20 @@ class Prepacked:
             return
         weight = self._module.weight
         if weight.requires_grad or not torch.equal(self._probe, _some(weight)):
-            self._seen = self.copy = None
+            self._forget()
+
+    def leave(self) -> None:
+        """A pass is over."""
+        if not self._stays:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._seen = self.copy = None
 
     def _current(self, weight: nn.Parameter, x: Tensor) -> Tensor | None:
         """The copy of the weight as it is now; None where there is none."""
-        if torch.is_grad_enabled() and not self._in_training:
-            self._seen = self.copy = None
+        if torch.is_grad_enabled() and not self._stays:
+            self._forget()
             return None
         if is_pretended(weight) or not _is_through_onednn(weight.dtype):
             return None
