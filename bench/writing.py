@@ -9,8 +9,7 @@ plain model's logits of the two tokens at the first difference must be as good a
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel
 from bench.in_context import padded, queries
 from bench.kept import keep
 from bench.shapes import SHAPES, build
+from bench.training import timed
 from tunewise.engine.backend import chosen
 from tunewise.engine.decoding import Decoding, decode
 from tunewise.engine.packed_reading import why_not_read
@@ -73,8 +73,8 @@ def measure(shape: str, dtype: str, n_prompts: int, n_tokens: int, n_rounds: int
 
     ratios, seconds = [], []
     for number in range(n_rounds + 1):
-        our_seconds, our_answers = _timed(ours)
-        their_seconds, their_answers = _timed(lambda: generated(model, prompts, n_tokens))
+        our_seconds, our_answers = timed(ours)
+        their_seconds, their_answers = timed(lambda: generated(model, prompts, n_tokens))
         if number:  # the first is to warm up
             seconds.append(our_seconds)
             ratios.append(their_seconds / our_seconds)
@@ -87,12 +87,6 @@ def measure(shape: str, dtype: str, n_prompts: int, n_tokens: int, n_rounds: int
         "ratio": round(statistics.median(ratios), 2), "ratios": [round(ratio, 2) for ratio in ratios],
         "same_answers": sum(one == other for _, one, other in pairs), "largest_difference": gap,
     }  # fmt: skip
-
-
-def _timed(work: Callable[[], Answers]) -> tuple[float, Answers]:
-    start = time.perf_counter()
-    found = work()
-    return time.perf_counter() - start, found
 
 
 def main() -> None:
