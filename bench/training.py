@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import transformers
@@ -40,6 +41,7 @@ from tunewise.training.loop import fit
 from tunewise.training.memory import Peak
 
 FULL_RATE, RATE = 1e-4, 1e-3
+T = TypeVar("T")
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 SIDES = ("ours", "peer", "peer at its best")
 PACKED_BY_TRL = 512  # tokens of a sequence; no row is longer
@@ -210,11 +212,11 @@ def alone(told: str) -> None:
     print(peak.bytes() >> 20)
 
 
-def timed(work: Callable[[], list[float]]) -> tuple[float, list[float]]:
-    """Seconds that `work` takes, and the losses that it returns."""
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Seconds that `work` takes, and what it returns."""
     start = time.perf_counter()
-    losses = work()
-    return time.perf_counter() - start, losses
+    made = work()
+    return time.perf_counter() - start, made
 
 
 def main() -> None:
