@@ -1,7 +1,6 @@
 """Products by copies of frozen weights against those by the weights, bit for bit, whatever becomes of the weights."""
 
-import gc
-import weakref
+import copy
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from tests.rows import random_rows
 from tests.tuned import moved
 from tunewise.engine import packing, prepacked
 from tunewise.engine.backend import backend, chosen
-from tunewise.engine.fused import _PLANS, answering, fused
+from tunewise.engine.fused import _PLANS, fused, held
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.prepacked import Prepacked
 from tunewise.engine.recomputing import recompute
@@ -128,30 +127,64 @@ def test_a_weight_that_is_trained_has_no_copy():
         assert torch.equal(forward(x), module(x))
 
 
-def test_between_steps_of_training_it_has_one_until_the_next():
-    """Of a model that is trained whole and evaluated now and then, which no optimiser tells of its steps."""
+def test_of_a_model_that_may_be_trained_there_is_none():
     model = bases.build("llama", torch.float32)
-    ids = torch.arange(12)[None]
-    optimiser = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
-    for _ in range(2):
+    with torch.no_grad(), held(model), fused(model):
+        for _ in range(3):
+            model(input_ids=torch.arange(12)[None])
+        assert not copies_of_weights(model)
+
+
+def test_copies_last_while_a_model_is_held():
+    model = bases.build("llama", torch.float32).requires_grad_(False)
+
+    def n_copies_behind_a_pass():
         with fused(model):
-            model(input_ids=ids, labels=ids).loss.backward()
-            assert not copies_of_weights(model)
-            optimiser.step()
-            with torch.no_grad():
-                found = [model(input_ids=ids).logits for _ in range(3)]
+            model(input_ids=torch.arange(12)[None])
+        return len(copies_of_weights(model))
+
+    assert [n_copies_behind_a_pass() for _ in range(3)] == [0, 0, 0]
+    with held(model):
+        assert [n_copies_behind_a_pass() > 0 for _ in range(3)] == [False, True, True]
+        with held(model):
+            assert n_copies_behind_a_pass()
+        assert not copies_of_weights(model)
+        assert [n_copies_behind_a_pass() > 0 for _ in range(2)] == [False, True]
+        with fused(model):
+            with fused(model):
+                pass
             assert copies_of_weights(model)
-        with torch.no_grad():
-            expected = model(input_ids=ids).logits
-        for each in found:
-            torch.testing.assert_close(each, expected, atol=1e-4, rtol=1e-4)
-        optimiser.step()  # outside
-        with torch.no_grad(), fused(model):
-            assert not copies_of_weights(model)
-            torch.testing.assert_close(model(input_ids=ids).logits, model(input_ids=ids).logits)
-            found = model(input_ids=ids).logits
-        with torch.no_grad():
-            torch.testing.assert_close(found, model(input_ids=ids).logits, atol=1e-4, rtol=1e-4)
+            assert not copies_of_weights(copy.deepcopy(model))
+    assert not copies_of_weights(model)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_where_torch_would_round_otherwise_it_is_torch(dtype):
+    module, forward = linear(dtype)
+    x = torch.randn(96, 3, 64).to(dtype).permute(1, 2, 0)
+    with torch.no_grad():
+        for _ in range(3):
+            assert torch.equal(forward(x), module(x))
+            forward(x.contiguous())
+
+
+def test_weights_made_in_inference_mode_have_none():
+    with torch.inference_mode():
+        module = nn.Linear(96, 80)
+        forward, x = Prepacked(module, {}), torch.randn(64, 96)
+        for _ in range(3):
+            assert torch.equal(forward(x), module(x))
+    assert forward.copy is None
+
+
+def test_autocast_is_heeded():
+    _, forward = linear(torch.float32)
+    x = torch.randn(64, 96)
+    forward(x), forward(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert forward(x).dtype == torch.bfloat16
+        forward(x.requires_grad_()).float().sum().backward()
+    assert x.grad is not None
 
 
 def test_a_model_that_was_trained_meanwhile_is_copied_again():
@@ -187,7 +220,7 @@ def test_where_activations_are_computed_again_the_first_step_is_as_all_others():
         for _ in range(2):
             losses = packing.packed_losses(tuned.model, batch)
             found.append([losses.detach(), *torch.autograd.grad(losses.sum(), tuned.trainable.values())])
-    assert copies_of_weights(tuned.model)
+        assert copies_of_weights(tuned.model)
     torch.testing.assert_close(*found)
 
 
@@ -290,12 +323,12 @@ def test_a_large_model_is_copied_where_it_is_only_asked(monkeypatch):
                 model(input_ids=torch.arange(12)[None])
             return len(copies_of_weights(model))
 
-    with answering(model):
+    with held(model, is_answering=True):
         assert n_copies() > 0
     assert not copies_of_weights(model)
     assert n_copies() == 0
     monkeypatch.setattr("tunewise.engine.prepacked.free_memory", lambda: 1 << 12)
-    with answering(model):
+    with held(model, is_answering=True):
         assert n_copies() == 0
 
 
@@ -323,17 +356,6 @@ def test_turned_off(way, monkeypatch):
         for _ in range(2):
             model(input_ids=torch.arange(12)[None])
         assert not copies_of_weights(model)
-
-
-def test_copies_go_with_their_model():
-    model = bases.build("llama", torch.float32).requires_grad_(False)
-    with torch.no_grad(), fused(model):
-        for _ in range(2):
-            model(input_ids=torch.arange(12)[None])
-    copy = weakref.ref(copies_of_weights(model)[0])
-    del model
-    gc.collect()
-    assert copy() is None
 
 
 def test_what_is_chosen_is_what_the_backend_measured():

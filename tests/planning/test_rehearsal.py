@@ -17,6 +17,7 @@ from tunewise.data.encode import Encoded
 from tunewise.engine.batches import IGNORED
 from tunewise.engine.criterion import CrossEntropy, minimising
 from tunewise.engine.from_trunk import route_for
+from tunewise.engine.fused import held
 from tunewise.engine.objectives import objective_for
 from tunewise.errors import UserError
 from tunewise.methods import parse_method
@@ -233,14 +234,15 @@ def _both(shells, tmp_path, config, method, work, packing=True):
     """What is predicted, and what is counted at the peak of two epochs of two steps."""
     kind, shell = str(config["model_type"]), shells(config)
     model = AUTO[kind].from_config(shell.config).to(work.dtype)
-    held = sum(each.nbytes for each in {*model.parameters(), *model.buffers()})
+    at_rest = sum(each.nbytes for each in {*model.parameters(), *model.buffers()})
     work = replace(work, labels=1 if kind in CLASSIFIERS else work.labels)
     predicted = rehearse(shell, parse_method(method), work).memory
     looks = {"evaluate_every": 1.0 if work.keeps_best else None, "optimiser": work.optimiser}
     looks |= {"weight_decay": 0.1 if work.decays else 0.0}
     train = TrainConfig(steps=4, batch_size=work.rows, checkpoint_every=0, checkpointing=work.checkpointing, **looks)
     gc.collect()  # what earlier tests left behind is not to be freed on the way, and counted as given back
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    recorded = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
+    with held(model), recorded as profile:
         tuned = attach(model, parse_method(method))
         base = Base(model, _Padding(), read_anatomy(model), "", "", model.dtype, shell.head)
         objective: Any = objective_for(base, tuned.prefix_ids, packing=packing)
@@ -253,7 +255,7 @@ def _both(shells, tmp_path, config, method, work, packing=True):
         fit(tuned, _rows(kind, work.labels), train, dev_score=(lambda: 0.5) if work.keeps_best else None, **told)
     peak = peak_of(profile)
     assert peak > 0
-    return predicted, held + peak
+    return predicted, at_rest + peak
 
 
 def test_operations_are_those_of_a_real_step(shells):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,8 @@ class _Plan:
 
 
 _PLANS: WeakKeyDictionary[PreTrainedModel, _Plan] = WeakKeyDictionary()
-_ANSWERING: WeakSet[PreTrainedModel] = WeakSet()
+_HELD: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+"""Those that are `held`, and whether they are only asked."""
 
 
 def fuse_as(model: PreTrainedModel, other: PreTrainedModel, whole: PreTrainedModel, anatomy: Anatomy) -> None:
@@ -86,16 +87,24 @@ def _bound(
 
 
 @contextmanager
-def answering(model: PreTrainedModel) -> Iterator[None]:
-    """Inside the block nothing of `model` is trained: where much memory is free a large one is kept twice, too, to
-    multiply by. What is kept so is given back behind it."""
-    _PLANS.pop(model, None)
-    _ANSWERING.add(model)
+def held(model: PreTrainedModel, is_answering: bool = False) -> Iterator[None]:
+    """Inside the block nobody but this package changes `model`: copies that products are made by last from one pass to
+    the next. One that is only asked, and never trained, may have large ones."""
+    before = _HELD.get(model)
+    if is_answering:
+        _PLANS.pop(model, None)
+    _HELD[model] = is_answering
     try:
         yield
     finally:
-        _ANSWERING.discard(model)
-        _PLANS.pop(model, None)
+        for by in _PLANS[model].prepacked if model in _PLANS else ():
+            by.forget()
+        if is_answering:
+            _PLANS.pop(model, None)
+        if before is None:
+            del _HELD[model]
+        else:
+            _HELD[model] = before
 
 
 @contextmanager
@@ -108,8 +117,6 @@ def fused(model: PreTrainedModel) -> Iterator[None]:
         yield
         return
     plan = _plan_of(model)
-    for by in plan.prepacked:
-        by.look()
     originals = {name: vars(sys.modules[name])[ROTATION] for name in plan.rotations}
     replaced = [(module, forward) for module, forward in plan.forwards if "forward" not in vars(module)]
     for module, forward in replaced:
@@ -120,8 +127,9 @@ def fused(model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     finally:
-        for by in plan.prepacked:
-            by.leave()
+        for _, by in replaced:
+            if isinstance(by, Prepacked) and not (by.stays and model in _HELD):
+                by.forget()
         low_rank.added = adding
         for module, _ in replaced:
             del module.forward
@@ -158,7 +166,7 @@ def _plan(model: PreTrainedModel) -> _Plan:
         model.train(was_training)
     plan = _bound(makers, rotations, model)
     plan.forwards += dequantised.forwards(model)
-    plan.forwards += prepacked.forwards(model, anatomy, model, model in _ANSWERING)
+    plan.forwards += prepacked.forwards(model, anatomy, model, _HELD.get(model, False))
     return plan
 
 

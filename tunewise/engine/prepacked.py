@@ -1,11 +1,13 @@
 """Linear layers that multiply by a copy of their weight in oneDNN's own layout: prepacked, on a CPU.
 
 `functional.linear` brings a weight into that layout for every product. Of few rows, as in writing token by token, that
-takes as long as the product itself; of the many of a batch it costs up to a fifth. A copy is made when a weight is met
-for a second time and is as it was, and again when it has changed; while a weight is trained it has none. A copy is used
-only where its first product is, bit for bit, what torch says without it.
+takes as long as the product itself; of the many of a batch it costs up to a fifth. A copy is made when a frozen weight
+is met for a second time and is as it was, and again when it has changed; where others may change it without a word
+(fused optimisers do), it is forgotten. A copy is used only where its first product is, bit for bit, what torch says
+without it.
 """
 
+import copy as copying
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,10 +30,8 @@ ROWS = 1024
 """For which a copy is laid out; it is as fast for few."""
 BLOCK = 64
 """Rows of a copy are a multiple of it."""
-PROBED = 32
-"""Values of a weight that are compared with what they were when it was copied."""
-Shapes = dict[tuple[torch.Size, torch.dtype], bool]
-"""Of weights, and whether products by their copies are those of torch."""
+Shapes = dict[tuple[torch.Size, torch.dtype, bool], bool]
+"""Of weights, with a bias or without, and whether products by their copies are those of torch."""
 
 
 def forwards(
@@ -43,7 +43,7 @@ def forwards(
     asked and never trained may take a quarter of free memory, and stay. The head's does not stay in training, where it
     is met for few tokens.
     """
-    most = max(MOST_BYTES, (free_memory() or 0) // 4) if is_answering else MOST_BYTES
+    most = (free_memory() or 4 * MOST_BYTES) // 4 if is_answering else MOST_BYTES
     n_bytes = sum(module.weight.numel() for module in _linear(whole, anatomy)) * model.dtype.itemsize
     if is_off() or not torch.backends.mkldnn.is_available() or n_bytes > most:
         return []
@@ -51,7 +51,7 @@ def forwards(
     stays = is_answering or n_bytes <= MOST_THAT_STAY
     found = [(module, Prepacked(module, shapes, stays)) for module in _linear(model, anatomy)]
     head = None if anatomy.head is None else model.get_submodule(anatomy.head.module)
-    if type(head) is nn.Linear and SMALLEST < head.weight.numel() <= most // head.weight.itemsize:
+    if type(head) is nn.Linear and SMALLEST < head.weight.numel() <= (most - n_bytes) // head.weight.itemsize:
         found.append((head, Prepacked(head, shapes, is_answering)))
     return found
 
@@ -68,51 +68,47 @@ class Prepacked:
     """The forward of one linear module, by a copy of its weight while that stays as it is."""
 
     def __init__(self, module: nn.Linear, shapes: Shapes, stays: bool = True) -> None:
-        """What `stays` is there in training too, and from one pass to the next."""
-        self._module, self._shapes, self._stays = module, shapes, stays
+        """What `stays` may be there in training too, and from one pass to the next."""
+        self._module, self._shapes, self.stays = module, shapes, stays
         self._seen: tuple[int, int] | None = None
-        self._probe = torch.empty(0)
         self.copy: Tensor | None = None
         """Of the weight, in oneDNN's layout."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Prepacked":
+        return Prepacked(copying.deepcopy(self._module, memo), self._shapes, self.stays)
+
     def __call__(self, input: Tensor) -> Tensor:
         weight, bias = self._module.weight, self._module.bias
-        is_trained = weight.requires_grad and torch.is_grad_enabled()
-        if is_trained or input.dtype != weight.dtype or not input.numel():
-            self._forget()
+        if not self._is_for(weight, bias, input):
             return functional.linear(input, weight, bias)
         copy = self._current(weight, input)
         if torch.is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad)):
             return _Product.apply(input, weight, bias, copy)  # with and without a copy: what is kept has to be the same
         return _product(input, weight, bias, copy)
 
+    def _is_for(self, weight: Tensor, bias: Tensor | None, x: Tensor) -> bool:
+        if weight.requires_grad or weight.is_inference():
+            self.forget()
+            return False
+        is_plain = bias is None or x.is_contiguous()  # torch rounds twice where it cannot add the bias on the way
+        return is_plain and x.dtype == weight.dtype and x.numel() > 0 and not torch.is_autocast_enabled("cpu")
+
     def pretend(self) -> None:
         """Have a copy without numbers, of the size that one would have inside `chosen` on this machine."""
         weight = self._module.weight
-        is_fast = backend().onednn if weight.dtype == torch.float32 else _is_through_onednn(weight.dtype)
-        if self._stays and is_fast and not weight.requires_grad:
+        if not self.stays or weight.requires_grad:
+            return
+        if backend().onednn if weight.dtype == torch.float32 else _is_through_onednn(weight.dtype):
             self.copy = weight.new_empty(-(-len(weight) // BLOCK) * BLOCK, weight.shape[1])
 
-    def look(self) -> None:
-        """Forget the copy where the weight may have been trained since: fused optimisers change it without a word."""
-        if self.copy is None or is_pretended(self.copy):
-            return
-        weight = self._module.weight
-        if weight.requires_grad or not torch.equal(self._probe, _some(weight)):
-            self._forget()
-
-    def leave(self) -> None:
-        """A pass is over."""
-        if not self._stays:
-            self._forget()
-
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Have no copy any more."""
         self._seen = self.copy = None
 
     def _current(self, weight: nn.Parameter, x: Tensor) -> Tensor | None:
         """The copy of the weight as it is now; None where there is none."""
-        if torch.is_grad_enabled() and not self._stays:
-            self._forget()
+        if torch.is_grad_enabled() and not self.stays:
+            self.forget()
             return None
         if is_pretended(weight) or not _is_through_onednn(weight.dtype):
             return None
@@ -120,25 +116,24 @@ class Prepacked:
         now = weight.data_ptr(), weight._version
         if now != self._seen:
             self._seen, self.copy = now, None
-        elif self.copy is None and self._shapes.get((weight.shape, weight.dtype), True):
-            self.copy, self._probe = self._packed(weight, x), _some(weight).clone()
+        elif self.copy is None and self._shapes.get(self._kind, True):
+            self.copy = self._packed(weight, x)
         return self.copy
+
+    @property
+    def _kind(self) -> tuple[torch.Size, torch.dtype, bool]:
+        return self._module.weight.shape, self._module.weight.dtype, self._module.bias is not None
 
     @torch.no_grad()
     def _packed(self, weight: nn.Parameter, x: Tensor) -> Tensor | None:
-        kind, bias = (weight.shape, weight.dtype), self._module.bias
+        kind, bias = self._kind, self._module.bias
         try:
             copy = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
             if kind not in self._shapes:
                 self._shapes[kind] = torch.equal(_product(x, weight, bias, copy), functional.linear(x, weight, bias))
-        except RuntimeError:  # a build or a processor for which it is not made
+        except (RuntimeError, AttributeError):  # a build or a processor for which it is not made
             self._shapes[kind] = False
         return copy if self._shapes[kind] else None
-
-
-def _some(weight: Tensor) -> Tensor:
-    """Few values from all over it."""
-    return weight.detach().reshape(-1)[:: max(1, weight.numel() // PROBED)]
 
 
 def _is_through_onednn(dtype: torch.dtype) -> bool:

@@ -45,7 +45,7 @@ def rehearse(shell: Shell, method: Method, work: Work, device_type: str = "cpu",
     `device_type` "cuda" has no kernels of ours but flash attention. `whole` runs every layer instead of a few alike.
     UserError where the method does not act on the base, or one of them cannot be run without numbers.
     """
-    if work.seen is not None:
+    if work.seen is not None or device_type == "cpu":
         backend()  # measured now, where it was not yet: inside it would be by one thread, on tensors that hold nothing
     try:
         # what is multiplied is too small for several threads, which would only wait for one another; and a search in

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from tunewise.data.encode import Encoded
 from tunewise.engine.criterion import CrossEntropy, minimising
 from tunewise.engine.from_trunk import FromTrunk
-from tunewise.engine.fused import fuse_as
+from tunewise.engine.fused import fuse_as, held
 from tunewise.engine.last_layer import read_as
 from tunewise.engine.native.build import set_aside
 from tunewise.engine.objectives import Images, Labels, Objective, PackedWriting, Writing, objective_for
@@ -135,6 +135,7 @@ class Stage:
             recorder = stack.enter_context(recording())
             recorder.enter("weights")
             model = self._hollow(kept)
+            stack.enter_context(held(model))  # as in a run
             if self._sibling is not None:
                 fuse_as(model, self._sibling, self._shell.model, self._anatomy)
                 read_as(model, self._sibling)

@@ -25,6 +25,7 @@ from tunewise.data.streamed import witnesses_of
 from tunewise.data.task import Task
 from tunewise.engine.criterion import CrossEntropy, minimising
 from tunewise.engine.from_trunk import Route, route_for
+from tunewise.engine.fused import held
 from tunewise.engine.objectives import Objective, objective_for
 from tunewise.engine.sources import Sources
 from tunewise.errors import UserError
@@ -198,8 +199,9 @@ class Run:
 
     def carry_out(self, digest: str, progress: Watcher | None, peak: Peak) -> dict[str, Any]:
         """Everything from the first file to the in-process proofs."""
-        self.begin(digest)
-        return self.finish(fit_alone(self.training(progress)) if self.rows else None, peak)
+        with held(self.model):
+            self.begin(digest)
+            return self.finish(fit_alone(self.training(progress)) if self.rows else None, peak)
 
     def begin(self, digest: str, *, beside_others: bool = False) -> None:
         """The first files, and the proofs before training, which is alone or `beside_others` in one batch."""

@@ -14,7 +14,7 @@ from tunewise.data.examples import Example
 from tunewise.data.in_memory import Data
 from tunewise.data.task import Task
 from tunewise.data.typed import free_task
-from tunewise.engine.fused import answering
+from tunewise.engine.fused import held
 from tunewise.errors import UserError
 from tunewise.evaluation.asks import Asks, How, Known, alone
 from tunewise.evaluation.by_lane import ByLane
@@ -105,7 +105,7 @@ class Speakers:
     def at_once(self) -> Iterator[None]:
         """All as lanes of one batch inside the block, where they can be; else they are asked one after another."""
         with ExitStack() as stack:
-            stack.enter_context(answering(self.base.model))
+            stack.enter_context(held(self.base.model, is_answering=True))
             try:
                 draws = [Draws(speaker.recipe.seed, self.base.model.device) for speaker in self.each]
                 self.lanes = stack.enter_context(Lanes([speaker.tuned for speaker in self.each], draws))

@@ -12,6 +12,7 @@ from typing import Any
 
 from tunewise.data.task import Task
 from tunewise.data.token_store import lengths
+from tunewise.engine.fused import held
 from tunewise.methods.alone import CannotShare
 from tunewise.methods.attach import count
 from tunewise.models.load import Base
@@ -103,6 +104,7 @@ def run_together(
     with ExitStack() as locks:
         for folder in folders:
             locks.enter_context(record.alone(folder))
+        locks.enter_context(held(base.model))
         return _together(recipes, folders, base, progress)
 
 
