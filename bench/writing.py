@@ -59,7 +59,7 @@ def distance(model: PreTrainedModel, prompt: Sequence[int], one: Sequence[int], 
 
 def measure(shape: str, dtype: str, n_prompts: int, n_tokens: int, n_rounds: int) -> dict[str, object]:
     """The ratio of the peer's seconds to ours, and how many answers are the same."""
-    model = build(shape, getattr(torch, dtype)).eval()
+    model = build(shape, getattr(torch, dtype)).eval().requires_grad_(False)  # as it is with a method attached
     model.generation_config.eos_token_id = None
     prompts = queries(n_prompts, 0, SHAPES[shape].vocabulary)[1]
     reason = why_not_read(model)
