@@ -11,7 +11,6 @@ import argparse
 import copy
 import json
 import statistics
-import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -21,6 +20,7 @@ from transformers import PreTrainedModel
 
 from bench.kept import keep
 from bench.shapes import SHAPES, build
+from bench.training import timed
 from tunewise.engine.backend import chosen
 from tunewise.engine.packed_reading import why_not_read
 from tunewise.engine.scoring import option_log_probabilities
@@ -93,6 +93,7 @@ def _take(scores: Scores, indices: Sequence[int], logits: Tensor) -> None:
         scores[i] = [row[label].item() for label in LABELS]
 
 
+@torch.no_grad()
 def measure(shape: str, dtype: str, n_queries: int, n_demonstrations: int, n_rounds: int) -> dict[str, object]:
     """The ratio of each peer's seconds to ours, and the largest difference of a log-probability."""
     model = build(shape, getattr(torch, dtype)).eval()
@@ -115,10 +116,10 @@ def measure(shape: str, dtype: str, n_queries: int, n_demonstrations: int, n_rou
     ratios: dict[str, list[float]] = {name: [] for name in peers}
     seconds, gap = [], 0.0
     for _ in range(n_rounds):
-        our_seconds, our_scores = _timed(ours)
+        our_seconds, our_scores = timed(ours)
         seconds.append(our_seconds)
         for name, peer in peers.items():
-            their_seconds, their_scores = _timed(peer)
+            their_seconds, their_scores = timed(peer)
             ratios[name].append(their_seconds / our_seconds)
             gap = max(gap, float((torch.tensor(our_scores) - torch.tensor(their_scores)).abs().max()))
     assert gap < SAME[dtype], f"{shape}, {dtype}: log-probabilities differ by {gap}"
@@ -130,13 +131,6 @@ def measure(shape: str, dtype: str, n_queries: int, n_demonstrations: int, n_rou
         "ratios": {name: [round(ratio, 2) for ratio in each] for name, each in ratios.items()},
         "largest_difference": gap,
     }  # fmt: skip
-
-
-@torch.no_grad()
-def _timed(work: Callable[[], Scores]) -> tuple[float, Scores]:
-    start = time.perf_counter()
-    scores = work()
-    return time.perf_counter() - start, scores
 
 
 def main() -> None:

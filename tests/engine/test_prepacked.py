@@ -12,7 +12,7 @@ from tests.rows import random_rows
 from tests.tuned import moved
 from tunewise.engine import packing, prepacked
 from tunewise.engine.backend import backend, chosen
-from tunewise.engine.fused import _PLANS, fused, held
+from tunewise.engine.fused import _PLANS, _prepacked, fused, held
 from tunewise.engine.native.build import library, why_not
 from tunewise.engine.prepacked import Prepacked
 from tunewise.engine.recomputing import recompute
@@ -40,7 +40,7 @@ def through_onednn(monkeypatch):
 
 
 def copies_of_weights(model):
-    return [by.copy for by in _PLANS[model].prepacked if by.copy is not None] if model in _PLANS else []
+    return [by.copy for by in _prepacked(model) if by.copy is not None]
 
 
 def linear(dtype, bias=True):

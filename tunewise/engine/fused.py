@@ -46,10 +46,6 @@ class _Plan:
     rotations: dict[str, Forward] = field(default_factory=dict)
     """By the name of the Python module that holds the rotation."""
 
-    @property
-    def prepacked(self) -> list[Prepacked]:
-        return [forward for _, forward in self.forwards if isinstance(forward, Prepacked)]
-
 
 _PLANS: WeakKeyDictionary[PreTrainedModel, _Plan] = WeakKeyDictionary()
 _HELD: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
@@ -69,8 +65,13 @@ def fuse_as(model: PreTrainedModel, other: PreTrainedModel, whole: PreTrainedMod
 
 def pretend_copies(model: PreTrainedModel) -> None:
     """For a model that holds no numbers: have the copies of weights by which products are made in training."""
-    for by in _PLANS[model].prepacked if model in _PLANS else ():
+    for by in _prepacked(model):
         by.pretend()
+
+
+def _prepacked(model: PreTrainedModel) -> list[Prepacked]:
+    forwards = _PLANS[model].forwards if model in _PLANS else []
+    return [forward for _, forward in forwards if isinstance(forward, Prepacked)]
 
 
 def _plan_of(model: PreTrainedModel) -> _Plan:
@@ -97,7 +98,7 @@ def held(model: PreTrainedModel, is_answering: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        for by in _PLANS[model].prepacked if model in _PLANS else ():
+        for by in _prepacked(model):
             by.forget()
         if is_answering:
             _PLANS.pop(model, None)
